@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The named registry of semantic classes: labels travel by name, the network's class table has a row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def _key(name: str) -> str:
+    """The form in which names are compared: case and runs of white space do not matter."""
+    return " ".join(name.split()).casefold()
+
+
+class ClassRegistry:
+    """An immutable, ordered set of class names; a name's position is its row in the network's class table.
+
+    Names are kept as they were first written, with surrounding and repeated white space removed, and are found again
+    whatever their case and spacing. Raises ValueError for a name that is empty, not a string, or present twice.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        if isinstance(names, str):
+            raise ValueError(f"class names must be given as a sequence of strings, got the single string {names!r}")
+        cleaned: list[str] = []
+        rows: dict[str, int] = {}
+        for name in names:
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"a class name must be a non-empty string, got {name!r}")
+            if _key(name) in rows:
+                raise ValueError(f"class {name!r} is listed twice; it already is {cleaned[rows[_key(name)]]!r}")
+            rows[_key(name)] = len(cleaned)
+            cleaned.append(" ".join(name.split()))
+        self._names = tuple(cleaned)
+        self._rows = rows
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of their rows."""
+        return self._names
+
+    def index(self, name: str) -> int:
+        """The row of `name`; ValueError names the value and the known names if there is none."""
+        row = self._rows.get(_key(name)) if isinstance(name, str) else None
+        if row is None:
+            raise ValueError(f"unknown class {name!r}; known classes: {', '.join(self._names) or '(none)'}")
+        return row
+
+    def add(self, names: Iterable[str]) -> ClassRegistry:
+        """A new registry with `names` in new rows at the end; every existing name keeps its row."""
+        if isinstance(names, str):
+            raise ValueError(f"class names must be given as a sequence of strings, got the single string {names!r}")
+        return ClassRegistry((*self._names, *names))
+
+    def to_list(self) -> list[str]:
+        """The names as a JSON-ready list; `ClassRegistry(registry.to_list())` is equal to the registry."""
+        return list(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _key(name) in self._rows
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClassRegistry) and self._names == other._names
+
+    def __hash__(self) -> int:
+        return hash(self._names)
+
+    def __repr__(self) -> str:
+        return f"ClassRegistry({list(self._names)!r})"

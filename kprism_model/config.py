@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of a K-Prism network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+SIZE_MULTIPLE = 32
+"""Input height and width are padded to a multiple of this many pixels."""
+
+STRIDES = (16, 8, 4)
+"""Pixel strides of the three feature scales, in the order in which the decoder visits them."""
+
+
+@dataclass(frozen=True)
+class KPrismConfig:
+    """Everything that fixes the shape of a network; the published size is `KPrismConfig.base()`.
+
+    `native_size` is the long side in pixels to which images are resized. `attend_padding` lets padded click tokens take
+    part in attention, as the published code does; it exists for the comparison with that code only.
+    """
+
+    native_size: int = 512
+    num_classes: int = 33
+    base_channels: int = 48
+    mask_base_channels: int = 48
+    encoder_heads: int = 4
+    reduced_size: int = 8
+    width: int = 256
+    heads: int = 8
+    ffn_width: int = 256
+    experts: int = 5
+    layers: int = 6
+    queries_per_class: int = 2
+    summaries: int = 6
+    head_channels: int = 32
+    in_channels: int = 3
+    attend_padding: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network can be built with, naming the field and the value."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "attend_padding" and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"KPrismConfig.{field.name} must be a positive integer, got {value!r}")
+        for name, value, divisor in (
+            ("native_size", self.native_size, SIZE_MULTIPLE),
+            ("width", self.width, 32),
+            ("width", self.width, self.heads),
+            ("summaries", self.summaries, 2),
+            ("base_channels", self.base_channels, self.encoder_heads),
+        ):
+            if value % divisor:
+                raise ValueError(f"KPrismConfig.{name} must be a multiple of {divisor}, got {value}")
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> KPrismConfig:
+        """The smallest sensible network, for tests (about 0.3 M parameters)."""
+        sizes = cls(64, 4, 8, 8, 4, 8, 32, 4, 32, 2, 3, head_channels=8)
+        return replace(sizes, **changes)
+
+    @classmethod
+    def small(cls, **changes: Any) -> KPrismConfig:
+        """The size that is shipped: a click answers in tens of milliseconds on two CPU cores."""
+        sizes = cls(256, 8, 24, 24, 4, 8, 96, 4, 96, 3, 3, head_channels=24)
+        return replace(sizes, **changes)
+
+    @classmethod
+    def base(cls, **changes: Any) -> KPrismConfig:
+        """The published size: 43.3 M parameters at 512 x 512 (arXiv 2509.25594, implementation details)."""
+        return replace(cls(), **changes)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> KPrismConfig:
+        """The preset called `name` ("tiny", "small" or "base"); ValueError for another name."""
+        presets = {"tiny": cls.tiny, "small": cls.small, "base": cls.base}
+        if name not in presets:
+            raise ValueError(f"unknown preset {name!r}; expected one of {', '.join(presets)}")
+        return presets[name](**changes)
+
+    @property
+    def encoder_channels(self) -> tuple[int, int, int]:
+        """Channels of the image encoder at strides 16, 8 and 4."""
+        return 8 * self.base_channels, 4 * self.base_channels, 2 * self.base_channels
+
+    @property
+    def mask_encoder_channels(self) -> tuple[int, int, int]:
+        """Channels of the mask encoder at strides 16, 8 and 4."""
+        return 8 * self.mask_base_channels, 4 * self.mask_base_channels, 2 * self.mask_base_channels
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready copy of all fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> KPrismConfig:
+        """The inverse of `to_dict`; ValueError names keys that this version does not know."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown configuration keys: {', '.join(unknown)}")
+        return cls(**values)

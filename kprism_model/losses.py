@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training losses: 5 Dice + 5 binary cross-entropy on every decoder layer (K-Prism, training section), and presence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+    """Mean over N of 1 - soft Dice of sigmoid(`logits`) and `target`, both (N, 1, h, w), target in [0, 1].
+
+    The overlap is the sum of min(p, t). On a binary target that is the usual sum of p * t; on the soft targets of coarse
+    layers it keeps the minimum at p = t, where the product would push p to 0 or 1 (Dice semimetric losses,
+    arXiv 2303.16296). `smooth` pixels are added to both sides, so that an empty target has a defined loss.
+    """
+    _check_shapes(logits, target)
+    probability, target = logits.sigmoid().flatten(1), target.flatten(1)
+    overlap = torch.minimum(probability, target).sum(1)
+    total = probability.sum(1) + target.sum(1)
+    return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
+
+
+def mask_loss(logits: Sequence[Tensor], target: Tensor, *, dice_weight: float = 5.0, bce_weight: float = 5.0) -> Tensor:
+    """Weighted Dice + BCE, averaged over the decoder's layers.
+
+    `logits`: one (N, 1, h, w) per layer, the last layer last; `target`: (N, 1, H, W) float in [0, 1]. The last layer is
+    compared at full size (bilinear upsampling); the coarser layers at their own size with the area-averaged target,
+    which costs a small part of upsampling each of them as the paper does. Raises ValueError for no layers, or a target
+    that does not fit the logits.
+    """
+    if not logits:
+        raise ValueError("mask_loss needs the logits of at least one decoder layer; the list is empty")
+    resized = F.interpolate(logits[-1], size=target.shape[-2:], mode="bilinear", align_corners=False)
+    losses = [_layer_loss(resized, target, dice_weight, bce_weight)]
+    averaged: dict[torch.Size, Tensor] = {}
+    for layer in logits[:-1]:
+        size = layer.shape[-2:]
+        if size not in averaged:
+            averaged[size] = F.interpolate(target, size=size, mode="area")
+        losses.append(_layer_loss(layer, averaged[size], dice_weight, bce_weight))
+    return torch.stack(losses).mean()
+
+
+def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
+    """Binary cross-entropy of the presence logits (N,) with `present` (N,): is the structure in the image at all."""
+    _check_shapes(logits, present)
+    return F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
+
+
+def _layer_loss(logits: Tensor, target: Tensor, dice_weight: float, bce_weight: float) -> Tensor:
+    _check_shapes(logits, target)
+    bce = F.binary_cross_entropy_with_logits(logits, target)
+    return dice_weight * dice_loss(logits, target) + bce_weight * bce
+
+
+def _check_shapes(logits: Tensor, target: Tensor) -> None:
+    if logits.shape != target.shape:
+        raise ValueError(f"logits and target must have one shape, not {tuple(logits.shape)} and {tuple(target.shape)}")

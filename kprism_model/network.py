@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The K-Prism network: encoders, prompts and decoder joined (arXiv 2509.25594)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.decoder import Decoder
+from kprism_model.encoder import ImageEncoder, ImageFeatures, MaskEncoder
+from kprism_model.norm import GroupNorm
+from kprism_model.position import sine_encoding
+from kprism_model.prompts import DensePromptEncoder, Prompts
+from kprism_model.references import ObjectSummarizer, References, read_references
+
+
+@dataclass
+class Decoded:
+    """Answer of the decoder for N rows: `logits` of every layer (N, 1, h, w), the last at stride 4; `presence` (N,)."""
+
+    logits: list[Tensor]
+    presence: Tensor
+
+
+class KPrism(nn.Module):
+    """One network for three kinds of knowledge: trained classes, reference cases, and clicks or scribbles.
+
+    `encode_image` once an image, `encode_references` once a set of references, `decode` as often as wanted.
+    """
+
+    def __init__(self, config: KPrismConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config)
+        self.mask_encoder = MaskEncoder(config)
+        self.summarizer = ObjectSummarizer(config)
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, config.width, 1), GroupNorm(config.width))
+            for channels in config.encoder_channels
+        )
+        self.dense_encoder = DensePromptEncoder(config.width)
+        self.level_embedding = nn.Parameter(torch.randn(3, config.width))
+        self.decoder = Decoder(config)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Encode images (B, 3, H, W) with values in [0, 1]; ValueError unless H and W are multiples of 32."""
+        self._check_images(images)
+        features: ImageFeatures = self.image_encoder(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def encode_references(self, images: Tensor, masks: Tensor) -> References:
+        """Encode R reference images (B, R, 3, H, W) with their masks (B, R, 1, H, W) of 0 and 1, for B rows."""
+        if images.ndim != 5 or masks.shape != (*images.shape[:2], 1, *images.shape[3:]):
+            raise ValueError(
+                "expected images (B, R, 3, H, W) and masks (B, R, 1, H, W), "
+                f"got {tuple(images.shape)} and {tuple(masks.shape)}"
+            )
+        rows = images.shape[:2]
+        flat_images = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        flat_masks = masks.flatten(0, 1).to(images.dtype)
+        keys = self.encode_image(flat_images).stride16
+        encoded = self.mask_encoder(flat_images, flat_masks)
+        summaries = tuple(s.unflatten(0, rows) for s in self.summarizer(encoded, flat_masks))
+        return References(summaries, keys.unflatten(0, rows), encoded.stride16.unflatten(0, rows))  # type: ignore[arg-type]
+
+    def decode(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
+        """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names."""
+        rows = len(prompts.image_index)
+        if prompts.references is not None:
+            prompts = replace(prompts, references=prompts.references.expand(rows))
+        projected = self._project(features, prompts)
+        dense = self._encode_dense(prompts)
+        pixels, positions = [], []
+        for level, scale in enumerate(projected):
+            height, width = scale.shape[-2:]
+            position = sine_encoding(height, width, self.config.width, device=scale.device)
+            embedded = scale + position + dense[level] + self.level_embedding[level][:, None, None]
+            pixels.append(embedded.permute(0, 2, 3, 1).contiguous())
+            positions.append(position.permute(1, 2, 0).contiguous())
+        logits, presence = self.decoder(pixels, positions, prompts)
+        return Decoded(logits, presence)
+
+    def forward(self, images: Tensor, prompts: Prompts) -> Decoded:
+        """Encode and decode in one call."""
+        return self.decode(self.encode_image(images), prompts)
+
+    def add_classes(self, count: int) -> None:
+        """Append `count` rows to the class table, at the mean of the existing ones; no existing output changes."""
+        if count < 1:
+            raise ValueError(f"expected a positive number of new classes, got {count}")
+        decoder = self.decoder
+        for name in ("class_content", "class_position"):
+            table: Tensor = getattr(decoder, name).data
+            new = table.mean(0, keepdim=True).expand(count, -1, -1)
+            setattr(decoder, name, nn.Parameter(torch.cat([table, new])))
+        self.config = replace(self.config, num_classes=self.config.num_classes + count)
+
+    def _project(self, features: ImageFeatures, prompts: Prompts) -> list[Tensor]:
+        """Features of each row at the decoder's width; with references, their readout replaces stride 16."""
+        coarse, *fine = self.projections
+        fine_scales = (projection(scale) for projection, scale in zip(fine, features[1:], strict=True))
+        selected = [scale.index_select(0, prompts.image_index) for scale in fine_scales]
+        if prompts.references is None:
+            return [coarse(features.stride16).index_select(0, prompts.image_index), *selected]
+        readout = read_references(features.stride16.index_select(0, prompts.image_index), prompts.references)
+        return [coarse(readout), *selected]
+
+    def _encode_dense(self, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor]:
+        dense = prompts.dense
+        if dense is None:  # the empty map is the same for all rows
+            dense = torch.zeros(1, 3, *prompts.size, device=prompts.image_index.device)
+        encoded: tuple[Tensor, Tensor, Tensor] = self.dense_encoder(dense.contiguous(memory_format=torch.channels_last))
+        return encoded
+
+    @staticmethod
+    def _check_images(images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or not height or not width:
+            raise ValueError(f"height and width must be multiples of {SIZE_MULTIPLE}, got {height} x {width}")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Position encodings: sine maps over the pixel grid and random Fourier features of points."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def _interleaved(angles: Tensor) -> Tensor:
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def sine_encoding(height: int, width: int, channels: int, *, device: torch.device) -> Tensor:
+    """Sine encoding of a pixel grid, rows in the first half of the channels (DETR, arXiv 2005.12872): (C, H, W)."""
+    half = channels // 2
+    wavelength = 10000.0 ** (torch.arange(0, half, 2, device=device, dtype=torch.float32) / half)
+    rows = torch.arange(1, height + 1, device=device) / (height + 1e-6) * 2 * math.pi
+    columns = torch.arange(1, width + 1, device=device) / (width + 1e-6) * 2 * math.pi
+    by_row = _interleaved(rows[:, None] / wavelength).T[:, :, None].expand(-1, -1, width)
+    by_column = _interleaved(columns[:, None] / wavelength).T[:, None, :].expand(-1, height, -1)
+    return torch.cat([by_row, by_column])
+
+
+def summary_encoding(height: int, width: int, channels: int, *, device: torch.device) -> Tensor:
+    """Sine encoding that the object summariser adds, columns first (Cutie, arXiv 2310.12982): (H, W, C)."""
+    half = math.ceil(channels / 4) * 2
+    frequency = 128.0 ** -(torch.arange(0, half, 2, device=device, dtype=torch.float32) / half)
+    rows = torch.arange(height, device=device) / (height - 1 + 1e-6) * 32
+    columns = torch.arange(width, device=device) / (width - 1 + 1e-6) * 32
+    by_row = _interleaved(rows[:, None] * frequency)[:, None].expand(-1, width, -1)
+    by_column = _interleaved(columns[:, None] * frequency)[None].expand(height, -1, -1)
+    return torch.cat([by_column, by_row], dim=-1)[..., :channels]
+
+
+class FourierPointEncoding(nn.Module):
+    """Random Fourier features of points (Segment Anything, arXiv 2304.02643), with a learned embedding a label."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("gaussian", torch.randn(2, channels // 2))
+        self.gaussian: Tensor
+        self.labels = nn.Parameter(torch.randn(2, channels))
+        self.padding = nn.Parameter(torch.randn(channels))
+
+    def forward(self, points: Tensor, point_labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Encode points.
+
+        `points` (N, K, 2) are (row, column) in pixels of an input of `size` (height, width); `point_labels` (N, K) are
+        1 positive, 0 negative, -1 padding. Returns (N, K, channels).
+        """
+        extent = torch.tensor(size, device=points.device, dtype=torch.float32)
+        angles = 2 * math.pi * ((2 * (points + 0.5) / extent - 1) @ self.gaussian)
+        encoded = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        encoded = encoded + self.labels[point_labels.clamp(min=0)]
+        return torch.where((point_labels < 0)[..., None], self.padding, encoded)
