@@ -11,6 +11,12 @@ def _key(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
+def _refuse_single_string(names: Iterable[str]) -> None:
+    """A string is an iterable of strings too, and would register a class for each letter."""
+    if isinstance(names, str):
+        raise ValueError(f"class names must be given as a sequence of strings, got the single string {names!r}")
+
+
 class ClassRegistry:
     """An immutable, ordered set of class names; a name's position is its row in the network's class table.
 
@@ -19,8 +25,7 @@ class ClassRegistry:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        if isinstance(names, str):
-            raise ValueError(f"class names must be given as a sequence of strings, got the single string {names!r}")
+        _refuse_single_string(names)
         cleaned: list[str] = []
         rows: dict[str, int] = {}
         for name in names:
@@ -47,8 +52,7 @@ class ClassRegistry:
 
     def add(self, names: Iterable[str]) -> ClassRegistry:
         """A new registry with `names` in new rows at the end; every existing name keeps its row."""
-        if isinstance(names, str):
-            raise ValueError(f"class names must be given as a sequence of strings, got the single string {names!r}")
+        _refuse_single_string(names)
         return ClassRegistry((*self._names, *names))
 
     def to_list(self) -> list[str]:

@@ -18,14 +18,15 @@ STRIDES = (16, 8, 4)
 class KPrismConfig:
     """Everything that fixes the shape of a network; the published size is `KPrismConfig.base()`.
 
-    `native_size` is the long side in pixels to which images are resized. `attend_padding` lets padded click tokens take
-    part in attention, as the published code does; it exists for the comparison with that code only.
+    `native_size` is the long side in pixels to which images are resized. `stem_stride` 2 lets the encoders' stems work
+    at half size, a quarter of their cost; the strides of the features stay 4, 8 and 16. `attend_padding` lets padded
+    click tokens take part in attention, as the published code does; it serves the comparison with that code only.
     """
 
     native_size: int = 512
     num_classes: int = 33
     base_channels: int = 48
-    mask_base_channels: int = 48
+    stem_stride: int = 1
     encoder_heads: int = 4
     reduced_size: int = 8
     width: int = 256
@@ -45,6 +46,8 @@ class KPrismConfig:
             value = getattr(self, field.name)
             if field.name != "attend_padding" and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"KPrismConfig.{field.name} must be a positive integer, got {value!r}")
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"KPrismConfig.stem_stride must be 1 or 2, got {self.stem_stride}")
         for name, value, divisor in (
             ("native_size", self.native_size, SIZE_MULTIPLE),
             ("width", self.width, 32),
@@ -58,18 +61,18 @@ class KPrismConfig:
     @classmethod
     def tiny(cls, **changes: Any) -> KPrismConfig:
         """The smallest sensible network, for tests (about 0.3 M parameters)."""
-        sizes = cls(64, 4, 8, 8, 4, 8, 32, 4, 32, 2, 3, head_channels=8)
+        sizes = cls(64, 4, 8, 2, 4, 8, 32, 4, 32, 2, 3, head_channels=8)
         return replace(sizes, **changes)
 
     @classmethod
     def small(cls, **changes: Any) -> KPrismConfig:
         """The size that is shipped: a click answers in tens of milliseconds on two CPU cores."""
-        sizes = cls(256, 8, 24, 24, 4, 8, 96, 4, 96, 3, 3, head_channels=24)
+        sizes = cls(256, 8, 32, 2, 4, 8, 96, 4, 96, 3, 3, head_channels=24)
         return replace(sizes, **changes)
 
     @classmethod
     def base(cls, **changes: Any) -> KPrismConfig:
-        """The published size: 43.3 M parameters at 512 x 512 (arXiv 2509.25594, implementation details)."""
+        """The published size, at 512 x 512: 40.6 M parameters, without the 2.8 M that the published code never uses."""
         return replace(cls(), **changes)
 
     @classmethod
@@ -82,13 +85,8 @@ class KPrismConfig:
 
     @property
     def encoder_channels(self) -> tuple[int, int, int]:
-        """Channels of the image encoder at strides 16, 8 and 4."""
+        """Channels of both encoders at strides 16, 8 and 4."""
         return 8 * self.base_channels, 4 * self.base_channels, 2 * self.base_channels
-
-    @property
-    def mask_encoder_channels(self) -> tuple[int, int, int]:
-        """Channels of the mask encoder at strides 16, 8 and 4."""
-        return 8 * self.mask_base_channels, 4 * self.mask_base_channels, 2 * self.mask_base_channels
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy of all fields."""

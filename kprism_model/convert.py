@@ -29,7 +29,6 @@ def config_of(published: Mapping[str, Tensor], *, native_size: int = 512) -> KPr
             native_size=native_size,
             num_classes=queries // 2,
             base_channels=published["backbone.inc.0.conv1.weight"].shape[0],
-            mask_base_channels=published["mask_encoder.inc.0.conv1.weight"].shape[0],
             encoder_heads=table.shape[1],
             reduced_size=(round(table.shape[0] ** 0.5) + 1) // 2,
             width=width,
@@ -57,9 +56,9 @@ def convert(published: Mapping[str, Tensor], *, config: KPrismConfig | None = No
         source = _read(published, name, tensor, model.config)
         if source is not None:
             state[name] = source
+    state["decoder.presence.2.weight"] = torch.zeros_like(state["decoder.presence.2.weight"])
+    state["decoder.presence.2.bias"] = torch.full_like(state["decoder.presence.2.bias"], 10.0)
     model.load_state_dict(state)
-    torch.nn.init.zeros_(model.decoder.presence[2].weight)
-    torch.nn.init.constant_(model.decoder.presence[2].bias, 10.0)
     return model.eval()
 
 
@@ -103,7 +102,7 @@ def _prefixes(config: KPrismConfig) -> Iterator[tuple[str, str]]:
         for block in range(2):
             for conv in range(2):
                 theirs = f"{_PREDICTOR}.simple_decoders.{level}.res_blocks.{block}.conv{conv + 1}"
-                yield f"decoder.heads.{level}.blocks.{block}.{conv}", theirs
+                yield f"decoder.heads.{level}.blocks.{block}.{2 * conv}", theirs
     yield "summarizer.features", "object_summarizer.feature_pred"
     yield "summarizer.weights", "object_summarizer.weights_pred"
     yield "projections", "sem_seg_head.pixel_decoder.input_proj"

@@ -61,9 +61,9 @@ class Dataset:
 class LoadedCase:
     """A case in memory.
 
-    `images` float32 in [0, 1], (slice, row, column) or (slice, row, column, 3); `labels` uint8 (slice, row, column) of label
-    indices, None where the case has none; a picture is one slice. `spacing` in mm between (slices, rows, columns), and
-    `orientation`, are None for pictures.
+    `images` float32 in [0, 1], (slice, row, column) or (slice, row, column, 3); `labels` uint8 (slice, row, column) of
+    label indices, None where the case has none; a picture is one slice. `spacing` in mm between (slices, rows,
+    columns) and `orientation` are None for pictures.
     """
 
     images: NDArray[np.float32]
@@ -130,10 +130,8 @@ def read_picture(path: Path) -> NDArray[Any]:
     try:
         with Image.open(path) as picture:
             if picture.mode == "LA":
-                picture = picture.convert("L")
-            elif picture.mode not in _GREY_MODES:
-                picture = picture.convert("RGB")
-            return np.array(picture)
+                return np.array(picture.convert("L"))
+            return np.array(picture if picture.mode in _GREY_MODES else picture.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 

@@ -82,15 +82,16 @@ class MaskHead(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(hidden, hidden, 3, padding=1) for _ in range(2)) for _ in range(2)
+            nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 3, padding=1))
+            for _ in range(2)
         )
         self.last = nn.Conv2d(hidden, 1, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, 1, h, w)."""
         x = F.relu(self.first(x))
-        for conv1, conv2 in self.blocks:  # type: ignore[misc]
-            x = F.relu(x + conv2(F.relu(conv1(x))))
+        for block in self.blocks:
+            x = F.relu(x + block(x))
         return self.last(x)  # type: ignore[no-any-return]
 
 
@@ -119,9 +120,7 @@ class DecoderLayer(nn.Module):
         content = self.read(tokens.content, flat, tokens.position, flat_position, blocked)
         content = self.mix(content, tokens.position, padded)
         content = self.feed_forward(content)
-        flat = self.write(
-            flat, content, flat_position, tokens.position, None if padded is None else padded[:, None]
-        )
+        flat = self.write(flat, content, flat_position, tokens.position, None if padded is None else padded[:, None])
         written = self.convolve(flat.view_as(pixels).permute(0, 3, 1, 2))
         return content, written.permute(0, 2, 3, 1)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kprism_model.config import KPrismConfig
+from kprism_model.layers import PointwiseConv
 
 
 class ImageFeatures(NamedTuple):
@@ -35,7 +37,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            projection = PointwiseConv(in_channels, out_channels, stride, bias=False)
             self.shortcut = nn.Sequential(nn.BatchNorm2d(in_channels), nn.ReLU(), projection)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +53,7 @@ class SeparableConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.pointwise = PointwiseConv(in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
@@ -80,7 +82,7 @@ class RelativePositionBias(nn.Module):
 
 
 class EfficientAttention(nn.Module):
-    """Self-attention whose keys and values are resampled to a fixed small grid, so that its cost is linear in pixels."""
+    """Self-attention with keys and values resampled to a fixed small grid: its cost is linear in pixels."""
 
     def __init__(self, channels: int, heads: int, reduced_size: int) -> None:
         super().__init__()
@@ -116,7 +118,7 @@ class AttentionBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(channels)
         self.attention = EfficientAttention(channels, heads, reduced_size)
         self.norm2 = nn.BatchNorm2d(channels)
-        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.pointwise = PointwiseConv(channels, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -124,23 +126,30 @@ class AttentionBlock(nn.Module):
         return x + self.pointwise(F.relu(self.norm2(x)))  # type: ignore[no-any-return]
 
 
-def _stem(in_channels: int, base: int) -> nn.Sequential:
-    return nn.Sequential(ResidualBlock(in_channels, base), ResidualBlock(base, base))
+def _stem(in_channels: int, config: KPrismConfig) -> nn.Sequential:
+    base = config.base_channels
+    return nn.Sequential(ResidualBlock(in_channels, base, config.stem_stride), ResidualBlock(base, base))
+
+
+def _stages(config: KPrismConfig) -> Iterator[tuple[int, int, int]]:
+    """Input channels, output channels and stride of the four stages, which end at strides 2, 4, 8 and 16."""
+    base = config.base_channels
+    yield base, base, 2 // config.stem_stride
+    for widening in (1, 2, 4):
+        yield widening * base, 2 * widening * base, 2
 
 
 class ImageEncoder(nn.Module):
-    """A residual stem at full size and four stages of a stride-2 residual block and an attention block."""
+    """A residual stem and four stages of a stride-2 residual block and an attention block."""
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
-        base = config.base_channels
-        widths = [base, base, 2 * base, 4 * base, 8 * base]
-        self.stem = _stem(config.in_channels, base)
+        self.stem = _stem(config.in_channels, config)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                ResidualBlock(narrow, wide, stride=2), AttentionBlock(wide, config.encoder_heads, config.reduced_size)
+                ResidualBlock(narrow, wide, stride), AttentionBlock(wide, config.encoder_heads, config.reduced_size)
             )
-            for narrow, wide in zip(widths, widths[1:], strict=False)
+            for narrow, wide, stride in _stages(config)
         )
 
     def forward(self, images: Tensor) -> ImageFeatures:
@@ -154,16 +163,13 @@ class ImageEncoder(nn.Module):
 
 
 class MaskEncoder(nn.Module):
-    """Encodes a reference image together with its mask: the image encoder's plan with max-pooling, without attention."""
+    """Encodes a reference image with its mask: the image encoder's plan with max-pooling, without attention."""
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
-        base = config.mask_base_channels
-        widths = [base, base, 2 * base, 4 * base, 8 * base]
-        self.stem = _stem(config.in_channels + 1, base)
+        self.stem = _stem(config.in_channels + 1, config)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.MaxPool2d(2), ResidualBlock(narrow, wide))
-            for narrow, wide in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.MaxPool2d(stride), ResidualBlock(narrow, wide)) for narrow, wide, stride in _stages(config)
         )
 
     def forward(self, images: Tensor, masks: Tensor) -> ImageFeatures:

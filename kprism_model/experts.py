@@ -110,9 +110,7 @@ class MixtureCrossAttention(nn.Module):
         out = torch.einsum("betd,ecd->betc", out, self.out_weight) + self.out_bias[:, None]
         return torch.einsum("bte,betc->btc", gate, out)
 
-    def fold_keys(
-        self, queries: Tensor, keys: Tensor, values: Tensor, gate: Tensor, blocked: Tensor | None
-    ) -> Tensor:
+    def fold_keys(self, queries: Tensor, keys: Tensor, values: Tensor, gate: Tensor, blocked: Tensor | None) -> Tensor:
         """Cross-attention of many queries (B, T, C) to few keys, with raw `queries`."""
         tokens = keys.shape[1]
         w_q, w_k, w_v, b_q, b_v = self._by_head()
@@ -129,7 +127,8 @@ class MixtureCrossAttention(nn.Module):
             scores = scores.masked_fill(blocked.transpose(1, 2)[:, None], -math.inf)
         weights = scores.softmax(2).unflatten(1, (self.experts, self.heads))
         weights = weights * gate.transpose(1, 2)[:, :, None, None]
-        return weights.flatten(1, 3).transpose(1, 2) @ carried + gate @ self.out_bias
+        mixed: Tensor = weights.flatten(1, 3).transpose(1, 2) @ carried + gate @ self.out_bias
+        return mixed
 
     def _by_head(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Query, key and value weights (E, H, d, C) and query and value biases (E, H, d)."""

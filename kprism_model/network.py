@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.decoder import Decoder
 from kprism_model.encoder import ImageEncoder, ImageFeatures, MaskEncoder
-from kprism_model.norm import GroupNorm
+from kprism_model.layers import GroupNorm, PointwiseConv
 from kprism_model.position import sine_encoding
 from kprism_model.prompts import DensePromptEncoder, Prompts
 from kprism_model.references import ObjectSummarizer, References, read_references
@@ -38,7 +38,7 @@ class KPrism(nn.Module):
         self.mask_encoder = MaskEncoder(config)
         self.summarizer = ObjectSummarizer(config)
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, config.width, 1), GroupNorm(config.width))
+            nn.Sequential(PointwiseConv(channels, config.width), GroupNorm(config.width))
             for channels in config.encoder_channels
         )
         self.dense_encoder = DensePromptEncoder(config.width)
@@ -65,7 +65,7 @@ class KPrism(nn.Module):
         keys = self.encode_image(flat_images).stride16
         encoded = self.mask_encoder(flat_images, flat_masks)
         summaries = tuple(s.unflatten(0, rows) for s in self.summarizer(encoded, flat_masks))
-        return References(summaries, keys.unflatten(0, rows), encoded.stride16.unflatten(0, rows))  # type: ignore[arg-type]
+        return References(summaries, keys.unflatten(0, rows), encoded.stride16.unflatten(0, rows))
 
     def decode(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
         """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names."""

@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
-# Slices lie as a radiologist reads them: columns run to the patient's left (or, in sagittal slices, to posterior), rows to
-# posterior (or, in sagittal and coronal slices, to inferior). Keyed by the anatomical axis across the slices.
+# Slices lie as a radiologist reads them: columns run to the patient's left (in sagittal slices to posterior), rows to
+# posterior (in sagittal and coronal slices to inferior). Keyed by the anatomical plane.
 _SLICE_ROW_COLUMN = {"sagittal": "LIP", "coronal": "PIL", "axial": "SPL"}
 _PLANES = ("sagittal", "coronal", "axial")
 _SAME_SPACING = 1.01  # spacings whose ratio is below this count as equal
@@ -44,12 +44,12 @@ class SliceOrientation:
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
             raise ValueError(f"an affine must be 4 x 4, finite and invertible, got {matrix.tolist()}")
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        source = nib.orientations.io_orientation(matrix)
+        source = io_orientation(matrix)  # type: ignore[no-untyped-call]
         anatomical = source[:, 0].astype(int)
         coarse = [axis for axis in range(3) if spacing[axis] * _SAME_SPACING >= spacing.max()]
         plane = _PLANES[max(anatomical[axis] for axis in coarse)]
-        target = nib.orientations.axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))
-        change = nib.orientations.ornt_transform(source, target)
+        target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))  # type: ignore[no-untyped-call]
+        change = ornt_transform(source, target)  # type: ignore[no-untyped-call]
         i, j, k = np.argsort(change[:, 0]).tolist()
         return cls(
             (i, j, k),

@@ -117,7 +117,7 @@ class Geometry:
 
     @classmethod
     def fit(cls, size: tuple[int, int], native: int, multiple: int = SIZE_MULTIPLE) -> Geometry:
-        """The long side of an image of `size` becomes `native`, the short side follows, both are padded to `multiple`."""
+        """The long side of an image of `size` becomes `native`, the short side follows; padded to `multiple`."""
         height, width = (int(side) for side in size)
         if min(height, width, native, multiple) < 1:
             raise ValueError(f"sizes must be positive, got size {size}, native {native}, multiple {multiple}")
@@ -133,11 +133,13 @@ class Geometry:
 
     def points_to_model(self, points: ArrayLike) -> NDArray[np.float64]:
         """Image positions (..., 2) as (row, column) -> canvas positions, in float64."""
-        return (np.asarray(points, dtype=np.float64) + 0.5) * np.array(self.scale) - 0.5
+        canvas: NDArray[np.float64] = (np.asarray(points, dtype=np.float64) + 0.5) * np.array(self.scale) - 0.5
+        return canvas
 
     def points_to_image(self, points: ArrayLike) -> NDArray[np.float64]:
         """Canvas positions (..., 2) as (row, column) -> image positions; the inverse of `points_to_model`."""
-        return (np.asarray(points, dtype=np.float64) + 0.5) / np.array(self.scale) - 0.5
+        image: NDArray[np.float64] = (np.asarray(points, dtype=np.float64) + 0.5) / np.array(self.scale) - 0.5
+        return image
 
     def image_to_model(self, image: NDArray[Any]) -> Tensor:
         """An image already scaled to [0, 1], grey or colour -> float32 (3, padded rows, padded columns)."""
@@ -151,24 +153,11 @@ class Geometry:
         return canvas.repeat(3, 1, 1) if grey else canvas
 
     def mask_to_model(self, mask: NDArray[Any]) -> Tensor:
-        """A mask or probability map (rows, columns) -> float32 (1, padded rows, padded columns), as covered fraction."""
+        """A mask or probability map (rows, columns) -> float32 (1, padded rows, padded columns), fractions at edges."""
         self._check_size(mask, "mask")
         if mask.ndim != 2:
             raise ValueError(f"a mask must be (rows, columns), got shape {mask.shape}")
         return self._to_canvas(torch.tensor(mask, dtype=torch.float32)[None])
-
-    def labels_to_model(self, labels: NDArray[Any]) -> Tensor:
-        """An index map (rows, columns) -> int64 (padded rows, padded columns), the nearest pixel's index, 0 outside."""
-        self._check_size(labels, "label map")
-        if labels.ndim != 2 or labels.dtype.kind not in "bui":
-            raise ValueError(f"a label map must be integers (rows, columns), got {labels.dtype} {labels.shape}")
-        centres = [(np.arange(n) + 0.5) / scale for n, scale in zip(self.resized, self.scale, strict=True)]
-        rows, columns = (
-            np.minimum(centre.astype(np.int64), side - 1) for centre, side in zip(centres, self.size, strict=True)
-        )
-        canvas = torch.zeros(self.padded, dtype=torch.int64)
-        canvas[: self.resized[0], : self.resized[1]] = torch.tensor(labels[np.ix_(rows, columns)].astype(np.int64))
-        return canvas
 
     def logits_to_image(self, logits: Tensor) -> Tensor:
         """Maps (..., h, w) over the padded canvas, at any stride -> (..., rows, columns) of the image, bilinear."""
@@ -190,6 +179,8 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of (N, C, h, w) to `size` (rows, columns), with an antialiasing filter where it shrinks."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
+    if size[1] == 1 and size[0] > 1:  # torch 2.13 filters rows wrongly into a result of one column, but not one row
+        return resize(maps.mT.contiguous(), (size[1], size[0])).mT
     shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
     return F.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=shrinks)
 

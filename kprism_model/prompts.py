@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kprism_model.norm import GroupNorm
+from kprism_model.layers import GroupNorm
 from kprism_model.position import FourierPointEncoding
 from kprism_model.references import References
 
@@ -59,7 +59,7 @@ def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], rad
 
     `points` (N, K, 2) are (row, column) in pixels, `point_labels` (N, K); returns (N, 2, height, width) of 0 and 1.
     """
-    rows, clicks = point_labels.shape
+    rows = len(points)
     height, width = size
     grid = torch.arange(-radius, radius + 1, device=points.device)
     offsets = torch.cartesian_prod(grid, grid)
@@ -109,7 +109,9 @@ class ClickEncoder(nn.Module):
         height, width = pixels.shape[1:3]
         last = torch.tensor([height - 1, width - 1], device=points.device)
         centre = torch.minimum((points / stride).round().long().clamp(min=0), last)
-        reach = torch.arange(-1, 2, device=points.device) if stride < 16 else torch.zeros(1, device=points.device).long()
+        reach = (
+            torch.arange(-1, 2, device=points.device) if stride < 16 else torch.zeros(1, device=points.device).long()
+        )
         around = centre[:, :, None] + torch.cartesian_prod(reach, reach).reshape(-1, 2)
         inside = ((around >= 0) & (around <= last)).all(-1, keepdim=True).to(pixels.dtype)
         flat = torch.minimum(around.clamp(min=0), last)
@@ -117,4 +119,3 @@ class ClickEncoder(nn.Module):
         taken = pixels.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, pixels.shape[-1]))
         taken = taken.reshape(*inside.shape[:3], -1) * inside
         return self.content(taken.sum(2) / inside.sum(2))  # type: ignore[no-any-return]
-

@@ -42,7 +42,7 @@ class ObjectSummarizer(nn.Module):
         super().__init__()
         self.summaries = config.summaries
         width = config.width
-        self.project = nn.ModuleList(nn.Linear(channels, width) for channels in config.mask_encoder_channels)
+        self.project = nn.ModuleList(nn.Linear(channels, width) for channels in config.encoder_channels)
         self.features = nn.ModuleList(self._mlp(width, width) for _ in self.project)
         self.weights = nn.ModuleList(self._mlp(width, config.summaries) for _ in self.project)
 
@@ -64,7 +64,8 @@ class ObjectSummarizer(nn.Module):
         value = value + summary_encoding(height, width, value.shape[-1], device=value.device)
         weights = self.weights[level](value).sigmoid() * region
         sums = torch.einsum("bhws,bhwc->bsc", weights, self.features[level](value))
-        return sums / (weights.sum((1, 2))[..., None] + 1e-4)
+        summaries: Tensor = sums / (weights.sum((1, 2))[..., None] + 1e-4)
+        return summaries
 
 
 def read_references(query: Tensor, references: References) -> Tensor:
@@ -78,4 +79,5 @@ def read_references(query: Tensor, references: References) -> Tensor:
     values = references.values.transpose(1, 2).flatten(2)
     # |k - q|^2 without |q|^2, which the softmax over k cancels.
     affinity = (2 * query.flatten(2).transpose(1, 2) @ keys - keys.square().sum(1, keepdim=True)) / channels**0.5
-    return (values @ affinity.softmax(-1).transpose(1, 2)).reshape(rows, -1, height, width)
+    read: Tensor = values @ affinity.softmax(-1).transpose(1, 2)
+    return read.reshape(rows, -1, height, width)

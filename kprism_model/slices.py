@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ _STORE = "store.json"  # in the folder of the store: which data sets it holds
 
 @dataclass(frozen=True)
 class SliceSet:
-    """The slices of one data set, each on a square canvas (top left, zeros below and right, as `Geometry.fit` lays them).
+    """The slices of one data set, each on a square canvas: top left, zeros below and right, as `Geometry.fit` does it.
 
     images: uint8 (n, size, size, 1 or 3). labels: uint8 (n, size, size), label indices. case: (n,) index into
     `case_names` and `patients`. number: (n,) slice number in its case. content: (n, 2) rows and columns that are image.
@@ -56,7 +55,8 @@ class SliceSet:
     @cached_property
     def patient(self) -> NDArray[np.int64]:
         """(n,) a number for each slice's patient."""
-        return np.unique(np.array(self.patients), return_inverse=True)[1].astype(np.int64)[self.case]
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys(self.patients))}
+        return np.array([numbers[patient] for patient in self.patients], dtype=np.int64)[self.case]
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class SliceStore:
     ) -> SliceStore:
         """Build, or complete, the store in the folder `out` and open it.
 
-        `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built anew
-        only if its dataset.json, one of its files (size or time of change), the split or `size` differ from the stored
-        ones. Raises ValueError for labels that are missing, no case at all, two data sets of one name, or a `size` that
-        is no multiple of 32; what `read_dataset` and `load_case` raise passes through.
+        `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built
+        anew only if its dataset.json, one of its files (size or time of change), the split or `size` differ from the
+        stored ones. Raises ValueError for labels that are missing, no case at all, two data sets of one name, or a
+        `size` that is no multiple of 32; what `read_dataset` and `load_case` raise passes through.
         """
         if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
             raise ValueError(f"the size of a slice store must be a multiple of {SIZE_MULTIPLE}, got {size}")
@@ -147,8 +147,8 @@ def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, 
     shape = (sum(counts), size, size)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        images = np.lib.format.open_memmap(beside / "images.npy", "w+", np.uint8, (*shape, max(channels)))
-        labels = np.lib.format.open_memmap(beside / "labels.npy", "w+", np.uint8, shape)
+        images = _new_array(beside / "images.npy", (*shape, max(channels)))
+        labels = _new_array(beside / "labels.npy", shape)
         rows: list[list[int]] = []
         for number, case in enumerate(tqdm(cases, desc=f"slices of {dataset.name}", disable=not progress)):
             rows += _add_case(dataset, case, number, images[len(rows) :], labels[len(rows) :])
@@ -170,13 +170,22 @@ def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, 
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """A memory-mapped .npy file of zeros."""
+    array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        path, "w+", np.uint8, shape
+    )
+    return array
+
+
 def _add_case(
     dataset: Dataset, case: Case, number: int, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> list[list[int]]:
     """Put a case's slices at the start of `images` and `labels`; one index row for each slice."""
     loaded = load_case(dataset, case)
     assert loaded.labels is not None  # _build_set has checked it
-    geometry = Geometry.fit(loaded.labels.shape[1:], images.shape[1])
+    _, rows_before, columns_before = loaded.labels.shape
+    geometry = Geometry.fit((rows_before, columns_before), images.shape[1])
     height, width = geometry.resized
     finer = max(1.0, geometry.scale[0] * geometry.scale[1])
     values = np.array(list(dataset.classes))
@@ -206,9 +215,9 @@ def _move_into_place(beside: Path, folder: Path) -> None:
     """A folder cannot replace a filled one in one step: the old one is first renamed, and deleted last."""
     old = beside.with_name(f"{beside.name}.old")
     if folder.exists():
-        os.replace(folder, old)
+        folder.replace(old)
     beside.chmod(0o755)
-    os.replace(beside, folder)
+    beside.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -237,4 +246,4 @@ def _open_set(folder: Path) -> SliceSet:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(beside, path)
+    beside.replace(path)

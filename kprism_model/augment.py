@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random changes of images and masks for training: whole batches at once, one resampling for all of the geometry."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Chances and strengths; drawn for each image on its own, the same for every data set.
+
+    Flips and turns are seldom except the left-right one, because up and down carry meaning in most medical images.
+    """
+
+    horizontal_flip: float = 0.5
+    """Chance; so are `vertical_flip` and `quarter_turn`."""
+    vertical_flip: float = 0.15
+    quarter_turn: float = 0.15
+    rotation: float = 20.0
+    """Degrees, either way."""
+    zoom: float = 1.4
+    """Largest enlargement, and reduction by its inverse, uniform in the logarithm; so is `stretch`, of rows alone."""
+    stretch: float = 1.12
+    shear: float = 0.1
+    """Columns' shift for each row, either way."""
+    placement: float = 1.0
+    """How far the image may go from the top left corner: 1 is anywhere with room, or any part of a large image."""
+    gamma: float = 1.5
+    """Largest exponent, and its inverse the smallest; so is `contrast`, about the image's mean."""
+    contrast: float = 1.4
+    brightness: float = 0.12
+    """Added, either way."""
+    tint: float = 0.15
+    """Relative gain of red, green and blue apart, in colour images only."""
+    grey: float = 0.1
+    """Chance that a colour image loses its colour; `invert`, `blur` and `noise` are chances, too."""
+    invert: float = 0.1
+    blur: float = 0.15
+    noise: float = 0.3
+    noise_level: float = 0.06
+    """Largest standard deviation of the noise."""
+
+    def __post_init__(self) -> None:
+        """Refuse chances outside [0, 1], factors below 1 and negative amounts, naming the field."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            factor = field.name in ("zoom", "stretch", "gamma", "contrast")
+            low, high = (1.0, math.inf) if factor else (0.0, 180.0 if field.name == "rotation" else 1.0)
+            if not low <= value <= high:
+                raise ValueError(f"Augmentation.{field.name} must lie in [{low:g}, {high:g}], got {value}")
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """No change at all."""
+        factors = dict.fromkeys(("zoom", "stretch", "gamma", "contrast"), 1.0)
+        return cls(**{field.name: factors.get(field.name, 0.0) for field in fields(cls)})
+
+    def without_geometry(self) -> Augmentation:
+        """The same changes of intensity, with every pixel left at its place."""
+        still = Augmentation.none()
+        chances = ("horizontal_flip", "vertical_flip", "quarter_turn")
+        amounts = ("rotation", "zoom", "stretch", "shear", "placement")
+        return replace(self, **{name: getattr(still, name) for name in (*chances, *amounts)})
+
+
+def augment_batch(
+    images: Tensor,
+    masks: Tensor,
+    generator: Generator,
+    *,
+    size: int,
+    content: Tensor | None = None,
+    settings: Augmentation | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Randomly changed copies at another size.
+
+    images: (n, 3, S, S) in [0, 1], or uint8 in 0..255; masks: (n, 1, S, S), 0 and 1; content: (n, 2) rows and columns,
+    from the top left, that are image and not padding (all by default). Returns float32 (n, 3, size, size) in [0, 1],
+    with zeros outside of the image, and float32 masks (n, 1, size, size) of 0 and 1. Reproducible by `generator`, a CPU
+    generator. ValueError for other shapes.
+    """
+    side = images.shape[-1]
+    if images.shape != (len(images), 3, side, side) or masks.shape != (len(images), 1, side, side):
+        raise ValueError(f"expected images (n, 3, S, S) and masks (n, 1, S, S), got {images.shape} and {masks.shape}")
+    settings = settings or Augmentation()
+    fraction = torch.ones(len(images), 2) if content is None else content.float() / side
+    theta = _random_affine(fraction, settings, generator)
+    images, masks, inside = _resample(images, masks, fraction, theta, size)
+    images = _change_intensity(images, inside, settings, generator)
+    return images * inside, (masks > 0.5).float()
+
+
+def _random_affine(content: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Affine maps (n, 2, 3) from output to input positions, as `F.affine_grid` takes them.
+
+    `content` (n, 2) is the rows' and columns' share of the canvas. Positions are (column, row) in units of the canvas.
+    The changed image's bounding box is then placed at random where it shows as much as possible.
+    """
+    n = len(content)
+    forward = _random_matrix(n, settings, generator)
+    half = content.flip(1) / 2
+    bounds = (forward.abs() @ half[:, :, None])[:, :, 0]
+    offset = settings.placement * torch.rand(n, 2, generator=generator) * (1 - 2 * bounds)
+    # In place, a plain resize: the box of an unchanged image is the image, and an offset of zero keeps it top left.
+    inverse = torch.linalg.inv(forward)
+    shift = (inverse @ (1 - 2 * (bounds + offset))[:, :, None])[:, :, 0] + 2 * half - 1
+    return torch.cat([inverse, shift[:, :, None]], dim=2)
+
+
+def _random_matrix(n: int, settings: Augmentation, generator: Generator) -> Tensor:
+    """The linear parts (n, 2, 2), from input to output, acting on (column, row)."""
+    angle = _uniform(n, math.radians(settings.rotation), generator)
+    angle = angle + math.pi / 2 * _chance(n, settings.quarter_turn, generator)
+    zoom, stretch = _factor(n, settings.zoom, generator), _factor(n, settings.stretch, generator)
+    flips = [1 - 2 * _chance(n, p, generator) for p in (settings.horizontal_flip, settings.vertical_flip)]
+    shear = _uniform(n, settings.shear, generator)
+    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros(n)
+    rotation = torch.stack([cosine, -sine, sine, cosine], dim=1).view(n, 2, 2)
+    shape = torch.stack([zoom * flips[0], shear * zoom, zero, zoom * stretch * flips[1]], dim=1).view(n, 2, 2)
+    return rotation @ shape
+
+
+def _resample(
+    images: Tensor, masks: Tensor, content: Tensor, theta: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, masks and the map of what is image, (n, 1, size, size) of 0 and 1, moved by `theta`."""
+    scale = 1.0 if images.is_floating_point() else 1 / 255
+    stacked = torch.cat([images.float(), masks.float()], dim=1)
+    reduction = images.shape[-1] // size
+    if reduction > 1:  # averaging first keeps bilinear sampling from skipping pixels
+        stacked = F.avg_pool2d(stacked, reduction)
+    positions = (torch.arange(stacked.shape[-1]) + 0.5) / stacked.shape[-1]
+    rows, columns = (positions < content[:, axis, None] for axis in (0, 1))
+    inside = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
+    grid = F.affine_grid(theta, [len(images), 5, size, size], align_corners=False)
+    moved = F.grid_sample(torch.cat([stacked, inside], dim=1), grid, align_corners=False)
+    return moved[:, :3] * scale, moved[:, 3:4], (moved[:, 4:] > 0.5).float()
+
+
+def _change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Colour, inversion, gamma, contrast, brightness, blur and noise; grey images stay grey."""
+    n = len(images)
+    coloured = ((images[:, 0] - images[:, 1]).abs().amax(dim=(1, 2)) > 1e-3).float()
+    tint = 1 + coloured[:, None] * settings.tint * (2 * torch.rand(n, 3, generator=generator) - 1)
+    images = images * tint[:, :, None, None]
+    drop = (coloured * _chance(n, settings.grey, generator)).bool()
+    images[drop] = images[drop].mean(dim=1, keepdim=True)
+    images = images.clamp_(0, 1)
+    invert = _column(_chance(n, settings.invert, generator))
+    images = invert + (1 - 2 * invert) * images
+    if settings.gamma > 1:
+        images = images.pow(_column(_factor(n, settings.gamma, generator)))
+    mean = (images * inside).sum(dim=(1, 2, 3)) / (3 * inside.sum(dim=(1, 2, 3))).clamp(min=1)
+    gain = _factor(n, settings.contrast, generator)
+    offset = mean * (1 - gain) + _uniform(n, settings.brightness, generator)
+    images = images * _column(gain) + _column(offset)
+    blur = _chance(n, settings.blur, generator).bool()
+    if blur.any():  # two box filters are close to a Gaussian of 1.2 pixels
+        images[blur] = F.avg_pool2d(F.avg_pool2d(images[blur], 3, 1, 1), 3, 1, 1)
+    if settings.noise:
+        level = settings.noise_level * torch.rand(n, generator=generator) * _chance(n, settings.noise, generator)
+        noise = torch.randn(n, 1, *images.shape[2:], generator=generator)
+        images = images + _column(level) * noise
+    return images.clamp_(0, 1)
+
+
+def _uniform(n: int, largest: float, generator: Generator) -> Tensor:
+    return largest * (2 * torch.rand(n, generator=generator) - 1)
+
+
+def _factor(n: int, largest: float, generator: Generator) -> Tensor:
+    return _uniform(n, math.log(largest), generator).exp()
+
+
+def _chance(n: int, probability: float, generator: Generator) -> Tensor:
+    return (torch.rand(n, generator=generator) < probability).float()
+
+
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making batches ahead of time in one background thread.
+
+The worker calls `make(0)`, `make(1)`, ... and puts the results into a bounded queue; the consumer takes them in that
+order. What is in a batch depends on its number alone, so timing never changes what is trained on. An exception of
+`make` is raised in the consumer, in the place of the batch that failed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.1  # how soon a worker that waits for room notices that it is closed
+
+
+class Prefetcher(Generic[T]):
+    """An iterator over make(start), make(start + 1), ... up to make(stop - 1), or without end.
+
+    At most `depth` finished items wait. Use it as a context manager, or call `close`, to end the thread.
+    """
+
+    def __init__(self, make: Callable[[int], T], *, start: int = 0, stop: int | None = None, depth: int = 4) -> None:
+        if depth < 1:
+            raise ValueError(f"depth must be 1 or more, got {depth}")
+        self._make = make
+        self._ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._finished = False
+        self._thread = threading.Thread(target=self._work, args=(start, stop), name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Prefetcher[T]:
+        return self
+
+    def __next__(self) -> T:
+        if self._finished or self._closed.is_set():
+            raise StopIteration
+        item, error = self._ready.get()
+        if error is not None:
+            self._finished = True
+            raise error
+        return item  # type: ignore[return-value]  # an entry without an error holds an item
+
+    def close(self) -> None:
+        """End the thread; items that wait are dropped. Calling it again does nothing."""
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> Prefetcher[T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _work(self, start: int, stop: int | None) -> None:
+        number = start
+        while not self._closed.is_set():
+            if stop is not None and number >= stop:
+                self._put((None, StopIteration()))
+                return
+            try:
+                item = self._make(number)
+            except Exception as error:  # handed to the consumer, whatever it is
+                self._put((None, error))
+                return
+            self._put((item, None))
+            number += 1
+
+    def _put(self, entry: tuple[T | None, BaseException | None]) -> None:
+        while not self._closed.is_set():
+            try:
+                self._ready.put(entry, timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                continue

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `train`: from MSD-style folders to a checkpoint that says what it was made of."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kprism_model.checkpoint import save_checkpoint
+from kprism_model.config import KPrismConfig
+from kprism_model.sampling import Sampler
+from kprism_model.slices import SliceStore
+from kprism_model.training import Trainer, TrainingPlan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `train`."""
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with a dataset.json")
+    parser.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run: slice store, state to resume, log")
+    parser.add_argument("--preset", default="small", help="tiny, small or base")
+    parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
+    parser.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
+    parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size)
+    parser.add_argument("--seed", type=int, default=TrainingPlan.seed)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as the arguments say; started again with the same ones, it goes on where it stopped."""
+    store = SliceStore.build(arguments.data, arguments.run / "slices", split="training")
+    weights = _weights(arguments.weight)
+    sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights)
+    sizes: dict[str, Any] = {"num_classes": len(sampler.registry)}
+    if arguments.native_size:
+        sizes["native_size"] = arguments.native_size
+    config = KPrismConfig.preset(arguments.preset, **sizes)
+    plan = TrainingPlan(minutes=arguments.minutes, batch_size=arguments.batch_size, seed=arguments.seed)
+    trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device)
+    model = trainer.run()
+    metadata = {
+        "name": f"kprism_{arguments.preset}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "training": {
+            "command": "python -m kprism_model " + " ".join(_without_folders(sys.argv[1:])),
+            "hours": round(trainer.seconds / 3600, 3),
+            "steps": trainer.step,
+            "samples": trainer.step * plan.batch_size,
+            "sizes": [list(pair) for pair in plan.sizes],
+            "seed": plan.seed,
+            "device": arguments.device,
+            "torch": torch.__version__,
+            "datasets": [_provenance(folder, weights) for folder in arguments.data],
+        },
+    }
+    save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata)
+    print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
+    return 0
+
+
+def _weights(pairs: Sequence[str]) -> dict[str, float]:
+    weights = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--weight takes NAME=NUMBER, got {pair!r}") from None
+    return weights
+
+
+def _provenance(folder: Path, weights: dict[str, float]) -> dict[str, Any]:
+    """What the licence of the weights rests on: name, modality, licence and number of training cases of a data set."""
+    content = json.loads((folder / "dataset.json").read_text())
+    name = content["name"]
+    return {
+        "name": name,
+        "modality": content["modality"]["0"],
+        "licence": content.get("licence", "not stated"),
+        "cases": len(content["training"]),
+        "weight": weights.get(name, 1.0),
+    }
+
+
+def _without_folders(words: Sequence[str]) -> list[str]:
+    """The command without the places of files on the machine that ran it."""
+    return [Path(word).name if "/" in word else word for word in words]

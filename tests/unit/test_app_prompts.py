@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests of the viewers, as captured, become clicks; bad ones are refused with the value in the message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lib.errors import RequestError
+from lib.images import MedicalImage
+from lib.labels import LabelBook
+from lib.prompts import Clicks, read_clicks, read_scribble_values, read_structures, wants_model_numbers
+
+OHIF = {
+    "result_extension": ".nrrd",
+    "result_dtype": "uint8",
+    "result_compress": False,
+    "restore_label_idx": False,
+}
+
+
+@pytest.fixture
+def book() -> LabelBook:
+    return LabelBook(["blob", "cube"])
+
+
+@pytest.fixture
+def volume() -> MedicalImage:
+    return MedicalImage("image 'case'", np.zeros((80, 96, 40), np.int16), np.eye(4), 3, ".nii.gz", "digest")
+
+
+def clicks_of(params: dict[str, Any], book: LabelBook, volume: MedicalImage) -> Clicks:
+    return read_clicks(params, book, ["use_class", "start_from"], volume)
+
+
+def test_ohif_deepedit(book: LabelBook, volume: MedicalImage) -> None:
+    params = {"background": [[16, 53, 19]], "blob": [[51, 38, 19], [49, 41, 19]], **OHIF}
+    clicks = clicks_of(params, book, volume)
+    assert clicks.labels == {"blob": [(51, 38, 19), (49, 41, 19)]}
+    assert clicks.background == [(16, 53, 19)]
+    assert clicks.edited == ["blob"]
+    assert wants_model_numbers(params)
+
+
+def test_slicer_deepedit_edits_the_current_label_only(book: LabelBook, volume: MedicalImage) -> None:
+    params = {
+        "blob": [[51, 38, 19]],
+        "cube": [[10, 11, 12]],
+        "background": [],
+        "label": "cube",
+        "use_class": False,
+        "start_from": "last mask",
+        "reset_state": True,
+        "client_id": "user-xyz",
+        "result_extension": ".nrrd",
+        "result_dtype": "uint8",
+    }
+    clicks = clicks_of(params, book, volume)
+    assert clicks.edited == ["cube"]
+    assert clicks.of("cube") == ([(10, 11, 12)], [(51, 38, 19)])
+    assert not wants_model_numbers(params)
+
+
+def test_slicer_background_as_current_label_edits_all_clicked(book: LabelBook, volume: MedicalImage) -> None:
+    clicks = clicks_of(
+        {"blob": [[1, 2, 3]], "cube": [], "background": [[4, 5, 3]], "label": "background"}, book, volume
+    )
+    assert clicks.edited == ["blob"]
+    assert clicks.of("blob") == ([(1, 2, 3)], [(4, 5, 3)])
+
+
+def test_deepgrow_takes_the_name_from_label(book: LabelBook, volume: MedicalImage) -> None:
+    params = {"foreground": [[51, 38, 19]], "background": [[16, 53, 19]], "label": "Cyst"}
+    clicks = clicks_of(params, book, volume)
+    assert clicks.labels == {"Cyst": [(51, 38, 19)]}
+    assert clicks.background == [(16, 53, 19)]
+
+
+def test_vista3d_takes_the_name_from_label_prompt(book: LabelBook, volume: MedicalImage) -> None:
+    params = {
+        "points": [[51, 38, 19], [49, 41, 19], [16, 53, 19]],
+        "point_labels": [1, 1, 0],
+        "label_prompt": [2],
+        **OHIF,
+    }
+    clicks = clicks_of(params, book, volume)
+    assert clicks.labels == {"cube": [(51, 38, 19), (49, 41, 19)]}
+    assert clicks.background == [(16, 53, 19)]
+
+
+def test_stale_prompts_of_another_tab_are_ignored(book: LabelBook, volume: MedicalImage) -> None:
+    params = {"blob": [[1, 2, 3]], "background": [], "points": [[9, 9, 9]], "point_labels": [1], "label_prompt": [2]}
+    assert clicks_of(params, book, volume).labels == {"blob": [(1, 2, 3)]}
+
+
+def test_unknown_names_are_labels_too_and_case_does_not_matter(book: LabelBook, volume: MedicalImage) -> None:
+    clicks = clicks_of({"BLOB": [[1, 2, 3]], "new  thing": [[4, 5, 6]]}, book, volume)
+    assert list(clicks.labels) == ["blob", "new thing"]
+
+
+def test_repeated_clicks_count_once(book: LabelBook, volume: MedicalImage) -> None:
+    assert clicks_of({"blob": [[1, 2, 3], [1.0, 2, 3]]}, book, volume).labels == {"blob": [(1, 2, 3)]}
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"blob": [[80, 0, 0]]}, r"\[80, 0, 0\].*80 x 96 x 40"),
+        ({"blob": [[0, 0, -1]]}, r"\[0, 0, -1\]"),
+        ({"blob": [[1.5, 2, 3]]}, r"\[1\.5, 2, 3\]"),
+        ({"blob": [["1", 2, 3]]}, r"'1'"),
+        ({"blob": [[True, 2, 3]]}, "True"),
+        ({"blob": [[float("nan"), 2, 3]]}, "nan"),
+        ({"blob": [[10**30, 2, 3]]}, "0000"),
+        ({"blob": [[1, 2]]}, r"\[1, 2\]"),
+        ({"blob": [7]}, "is 7"),
+        ({"blob": [{"i": 1}]}, "'i'"),
+        ({"blob": [[1, 2, 3]] * 5000}, "5000 clicks"),
+        ({"blob": [[i, j, 0] for i in range(30) for j in range(30)], "cube": [[i, 0, 1] for i in range(70)] * 2}, None),
+        ({"blob": [[1, 2, 3]], "background": [[1, 2, 3]]}, "both as 'blob' and as 'background'"),
+        ({"null": [[1, 2, 3]], "background": []}, "no structure was selected"),
+        ({"points": [[1, 2, 3]], "point_labels": [1, 0], "label_prompt": [1]}, "point_labels"),
+        ({"points": [[1, 2, 3]], "point_labels": [3], "label_prompt": [1]}, "holds 3"),
+        ({"points": [[1, 2, 3]], "point_labels": [1], "label_prompt": [9]}, "9"),
+        ({"points": [[1, 2, 3]], "point_labels": [1]}, "label_prompt is None"),
+    ],
+)
+def test_bad_clicks(params: dict[str, Any], named: str | None, book: LabelBook, volume: MedicalImage) -> None:
+    if named is None:  # 900 + 70 different clicks are allowed
+        assert len(clicks_of(params, book, volume).labels["blob"]) == 900
+        return
+    with pytest.raises(RequestError, match=named):
+        clicks_of(params, book, volume)
+
+
+def test_two_indices_do_for_a_picture(book: LabelBook) -> None:
+    picture = MedicalImage("image 'p'", np.zeros((60, 100, 1), np.uint8), np.eye(4), 2, ".png", "digest")
+    assert clicks_of({"blob": [[59, 99]]}, book, picture).labels == {"blob": [(59, 99, 0)]}
+
+
+def test_structures_by_name_or_by_number(book: LabelBook) -> None:
+    assert read_structures({}, " CUBE , blob,, ", book) == ["cube", "blob"]
+    assert read_structures({"label_prompt": [2]}, "", book) == ["cube"]
+    assert read_structures({"label_prompt": None}, "", book) == []
+    with pytest.raises(RequestError, match="3"):
+        read_structures({"label_prompt": [3]}, "", book)
+
+
+def test_slicer_scribbles() -> None:
+    info = [
+        {"name": "blob", "id": 1},
+        {"name": "background_scribbles", "id": 2},
+        {"name": "foreground_scribbles", "id": 3},
+        {"name": "cube", "id": 4},
+    ]
+    values = read_scribble_values({"label_info": info, "selected_label_name": "cube", "roi": []})
+    assert (values.label, values.value, values.foreground, values.background) == ("cube", 4, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({}, "label_info is None"),
+        ({"label_info": [], "selected_label_name": "a"}, r"label_info is \[\]"),
+        ({"label_info": [{"name": "a", "id": 1}], "selected_label_name": "a"}, "foreground_scribbles"),
+        ({"label_info": [{"name": "foreground_scribbles", "id": 300}], "selected_label_name": "a"}, "300"),
+        ({"label_info": [{"name": "foreground_scribbles", "id": 1}]}, "selected_label_name is missing"),
+    ],
+)
+def test_bad_scribbles(params: dict[str, Any], named: str) -> None:
+    with pytest.raises(RequestError, match=named):
+        read_scribble_values(params)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses against values worked out by hand, and their minima."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from kprism_model.losses import dice_loss, mask_loss, presence_loss
+
+
+def binary_target(size: int = 32) -> torch.Tensor:
+    target = torch.zeros(2, 1, size, size)
+    target[0, :, 8:24, 8:24] = 1
+    target[1, :, : size // 2] = 1
+    return target
+
+
+def test_dice_loss_of_a_known_overlap() -> None:
+    target = torch.zeros(1, 1, 4, 4)
+    target[..., :2] = 1
+    logits = torch.full((1, 1, 4, 4), -100.0)
+    logits[..., 1:3] = 100.0  # 8 pixels, 4 of them right
+    assert dice_loss(logits, target).item() == pytest.approx(1 - (2 * 4 + 1) / (8 + 8 + 1))
+
+
+def test_dice_loss_on_a_binary_target_is_the_product_form() -> None:
+    target, logits = binary_target(), torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    p = logits.sigmoid()
+    expected = 1 - (2 * (p * target).sum((1, 2, 3)) + 1) / (p.sum((1, 2, 3)) + target.sum((1, 2, 3)) + 1)
+    assert dice_loss(logits, target).item() == pytest.approx(expected.mean().item(), abs=1e-6)
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
+def test_dice_loss_on_a_soft_target_is_least_at_the_target(wanted: float, other: float) -> None:
+    target = torch.full((1, 1, 8, 8), wanted)
+    at_target = dice_loss(torch.full_like(target, math.log(wanted / (1 - wanted))), target)
+    elsewhere = dice_loss(torch.full_like(target, math.log(other / (1 - other))), target)
+    assert at_target.item() == pytest.approx(0, abs=1e-5)
+    assert elsewhere.item() >= at_target.item() - 1e-6
+
+
+def test_mask_loss_of_undecided_logits() -> None:
+    target = torch.zeros(1, 1, 32, 32)
+    target[..., :16] = 1
+    logits = [torch.zeros(1, 1, size, size) for size in (2, 4, 8)]
+    # p = 0.5 everywhere: the overlap is a quarter of the pixels, p and the target sum to half of them each; BCE is ln 2
+    dice = [1 - (2 * n / 4 + 1) / (n + 1) for n in (4, 16, 32 * 32)]
+    assert mask_loss(logits, target).item() == pytest.approx(5 * sum(dice) / 3 + 5 * math.log(2), rel=1e-5)
+
+
+def test_mask_loss_of_perfect_logits_is_close_to_zero() -> None:
+    target = torch.zeros(1, 1, 64, 64)
+    target[..., :32, :] = 1
+    logits = [20 * (2 * F.interpolate(target, size=size, mode="area") - 1) for size in ((4, 4), (8, 8), (64, 64))]
+    assert mask_loss(logits, target).item() < 1e-3
+
+
+def test_mask_loss_weights_its_two_parts() -> None:
+    target = binary_target()
+    logits = [torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(size)) for size in (2, 4, 8)]
+    parts = [mask_loss(logits, target, dice_weight=d, bce_weight=b).item() for d, b in ((5, 0), (0, 5), (5, 5))]
+    assert parts[0] + parts[1] == pytest.approx(parts[2], rel=1e-6)
+
+
+def test_gradient_descent_reaches_the_mask() -> None:
+    target = binary_target()
+    logits = [torch.zeros(2, 1, size, size, requires_grad=True) for size in (2, 4, 8)]
+    optimizer = torch.optim.Adam(logits, lr=0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        mask_loss(logits, target).backward()
+        optimizer.step()
+    final = F.interpolate(logits[-1], size=(32, 32), mode="bilinear") > 0
+    assert (final == (target > 0.5)).float().mean() > 0.95
+
+
+def test_every_layer_gets_a_finite_gradient_even_for_an_empty_target() -> None:
+    logits = [torch.zeros(1, 1, size, size, requires_grad=True) for size in (2, 4, 8)]
+    mask_loss(logits, torch.zeros(1, 1, 32, 32)).backward()
+    assert all(layer.grad is not None and (layer.grad > 0).all() for layer in logits)
+    assert all(torch.isfinite(layer.grad).all() for layer in logits)
+
+
+def test_presence_loss_value() -> None:
+    loss = presence_loss(torch.tensor([0.0, 2.0]), torch.tensor([True, False]))
+    assert loss.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(2))) / 2)
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="at least one decoder layer"):
+        mask_loss([], torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"\(3, 1, 8, 8\) and \(2, 1, 8, 8\)"):
+        mask_loss([torch.zeros(3, 1, 2, 2)], torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"\(4,\) and \(2,\)"):
+        presence_loss(torch.zeros(4), torch.zeros(2))
