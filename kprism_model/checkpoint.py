@@ -171,7 +171,8 @@ def _read_description(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {name} must be a {kind.__name__}, got {content.get(name)!r}")
     if content["preprocessing"] != _preprocessing():
         raise CheckpointError(
-            f"{path}: the weights expect the preprocessing {content['preprocessing']}, this version does {_preprocessing()}"
+            f"{path}: the weights expect the preprocessing {content['preprocessing']}, "
+            f"this version does {_preprocessing()}"
         )
     return content
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated annotator: where a person would click, or draw, to correct a mask.
 
-The rule is the paper's (K-Prism, training section; the same as in RITM, arXiv 2102.06583): a click goes to the centre of
+The rule is the paper's (K-Prism, training section; as in RITM, arXiv 2102.06583): a click goes to the centre of
 the largest connected error region, positive where the structure was missed, negative where the mask is spurious. Points
 are (row, column) with pixel centres at integer coordinates.
 """
@@ -29,7 +29,7 @@ def next_click(
 ) -> tuple[float, float, bool] | None:
     """The annotator's next click on `prediction` (H, W) given the true mask `target` (H, W).
 
-    Returns (row, column, positive), or None where the masks agree. Without `rng` the point is the deepest of the largest
+    Returns (row, column, positive), or None where the masks agree. Without `rng` it is the deepest of the largest
     8-connected error region (greatest Euclidean distance to its edge; the image border is an edge); among equally deep
     pixels the one nearest to their centroid; regions longer than 96 pixels are measured on a grid of 2 x 2 (3 x 3, ...)
     blocks. With `rng` the point is drawn uniformly from the inner part of that region. Missed and spurious pixels never

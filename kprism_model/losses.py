@@ -13,7 +13,7 @@ from torch.nn import functional as F
 def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
     """Mean over N of 1 - soft Dice of sigmoid(`logits`) and `target`, both (N, 1, h, w), target in [0, 1].
 
-    The overlap is the sum of min(p, t). On a binary target that is the usual sum of p * t; on the soft targets of coarse
+    The overlap is the sum of min(p, t). On a binary target that is the usual sum of p * t; on soft targets of coarse
     layers it keeps the minimum at p = t, where the product would push p to 0 or 1 (Dice semimetric losses,
     arXiv 2303.16296). `smooth` pixels are added to both sides, so that an empty target has a defined loss.
     """

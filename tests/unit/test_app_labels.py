@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lib.errors import RequestError
-from lib.labels import LabelBook, label_values, names_by_hand
+from lib.labels import HandNames, LabelBook, label_values
 
 SLICER = {"label_info": [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}]}
 
@@ -20,7 +20,8 @@ def test_numbers_are_stable_and_start_at_one() -> None:
     assert book.indices() == {"polyp": 1, "lungs": 2}
     book.add(["Lungs ", "background", "zebra", ""])
     assert book.indices() == {"polyp": 1, "lungs": 2, "zebra": 3}
-    assert book.number("cyst") == 4
+    assert book.numbers(["cyst", "LUNGS", "stone"]) == {"cyst": 4, "LUNGS": 2, "stone": 5}
+    assert "cyst" not in book.indices()
     assert book.canonical("ZEBRA") == "zebra"
     assert book.name(2) == "lungs"
     with pytest.raises(RequestError, match="5"):
@@ -50,11 +51,11 @@ def test_fewer_names_than_values_is_refused() -> None:
 
 
 def test_labels_json(tmp_path: Path) -> None:
-    assert names_by_hand(tmp_path, "case") == {}
+    assert HandNames.read(tmp_path).of("case") == {}
     content = {"labels": {"0": "background", "1": "liver", "2": "spleen"}, "cases": {"brain*": {"tumour": 1}}}
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    assert names_by_hand(tmp_path, "case") == {"liver": 1, "spleen": 2}
-    assert names_by_hand(tmp_path, "brain7") == {"tumour": 1}
+    assert HandNames.read(tmp_path).of("case") == {"liver": 1, "spleen": 2}
+    assert HandNames.read(tmp_path).of("brain7") == {"tumour": 1}
 
 
 @pytest.mark.parametrize(
@@ -63,4 +64,4 @@ def test_labels_json(tmp_path: Path) -> None:
 def test_bad_labels_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(RequestError, match=r"labels\.json"):
-        names_by_hand(tmp_path, "case")
+        HandNames.read(tmp_path).of("case")

@@ -112,7 +112,7 @@ def test_refusals_name_what_was_wrong(predictor: Predictor) -> None:
         predictor.predict(previous_mask=np.ones((64, 32)))
     with pytest.raises(ValueError, match="'z'"):
         predictor.predict(class_name="z")
-    with pytest.raises(ValueError, match="'a'.* not both"):
+    with pytest.raises(ValueError, match=r"'a'.* not both"):
         predictor.predict(class_name="a", references=references)
     with pytest.raises(ValueError, match="257 clicks"):
         predictor.predict(clicks=[Click(1, 1, True)] * 257)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all models share: from a request to an image, from masks to a file on its grid, and the JSON of an answer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from numpy.typing import NDArray
+
+from lib.engine import Engine, Network
+from lib.errors import RequestError
+from lib.images import MedicalImage
+from lib.labels import LabelBook
+from lib.memory import MaskMemory
+from lib.options import Option, read_options
+from lib.prompts import wants_model_numbers
+from lib.report import Report
+from lib.writing import ResultFormat, write_mask
+
+MAX_LABELS = 255
+"""A mask has eight bits a voxel."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The image of a request: a file, and its id where it is in the datastore.
+
+    It is made by the app after its checks and can come from nowhere else: JSON holds no such object.
+    """
+
+    path: Path
+    name: str
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class House:
+    """What the app's models have in common."""
+
+    engine: Engine
+    book: LabelBook
+    memory: MaskMemory
+    datastore: Datastore
+
+
+@dataclass
+class Job:
+    """One request on its way through a model."""
+
+    params: Mapping[str, Any]
+    options: dict[str, Any]
+    image: MedicalImage
+    source: Source
+    network: Network
+    report: Report
+
+    def key(self, label: str) -> tuple[str, str, str]:
+        """Under which the last mask of a label of this image is remembered, apart for each client."""
+        return str(self.params.get("client_id") or ""), self.image.digest, label
+
+
+@dataclass
+class Answer:
+    """An index map (i, j, k) whose values 1, 2, ... are `names`, and what else the JSON says.
+
+    `asked` are the names that the client named itself; they are answered for even when nothing was found.
+    """
+
+    labels: NDArray[np.uint8]
+    names: list[str]
+    asked: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class KPrismTask(InferTask):  # type: ignore[misc]
+    """A model of the app: one way to ask the shared network."""
+
+    options: ClassVar[Mapping[str, Option]] = {}
+
+    def __init__(self, house: House, kind: InferType, description: str) -> None:
+        shown = {name: option.shown() for name, option in self.options.items()}
+        super().__init__(kind, house.book.indices(), 3, description, shown)
+        self.house = house
+
+    def info(self) -> dict[str, Any]:
+        """MONAI Label's description of the model, with the names known by now."""
+        self.labels = self.house.book.indices()
+        return dict(super().info())
+
+    def is_valid(self) -> bool:
+        """The weights are checked when the app starts."""
+        return True
+
+    def get_path(self, validate: bool = True) -> str:
+        """The weights file, for MONAI Label's /model."""
+        return str(self.house.engine.model_path)
+
+    def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Answer a request whose `image` is a `Source`: (result file, JSON)."""
+        report = Report()
+        source = request["image"]
+        options = read_options(self.options, request)
+        with report.step("read"):
+            image = self.house.engine.image(source.path, source.name)
+            form = ResultFormat.parse(request, image)
+        with report.step("load"):
+            network = self.house.engine.network()
+        job = Job(request, options, image, source, network, report)
+        answer = self.answer(job)
+        values, label_names = self._number(job, answer)
+        with report.step("write"):
+            path = write_mask(values, image, form)
+        return str(path), {
+            "label_names": label_names,
+            "absent": [name for name in answer.names if not (answer.labels == answer.names.index(name) + 1).any()],
+            **answer.extra,
+            "model": self.name,
+            "weights_version": network.version,
+            "device": network.device,
+            "encoder_passes": report.encoder_passes,
+            "decoder_passes": report.decoder_passes,
+            "latencies": report.latencies(),
+        }
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The model's name in requests."""
+
+    @abstractmethod
+    def answer(self, job: Job) -> Answer:
+        """The masks that the request asks for."""
+
+    def _number(self, job: Job, answer: Answer) -> tuple[NDArray[np.uint8], dict[str, int]]:
+        """The values that the client expects: the model's numbers for OHIF, else 1, 2, ... of the names answered."""
+        found = {int(value) for value in np.unique(answer.labels) if value}
+        if wants_model_numbers(job.params):
+            numbers = self.house.book.numbers(answer.names)
+        else:
+            kept = [name for row, name in enumerate(answer.names, 1) if row in found or name in answer.asked]
+            numbers = {name: number for number, name in enumerate(kept, 1)}
+        if max(numbers.values(), default=0) > MAX_LABELS:
+            raise RequestError(
+                f"the answer needs label number {max(numbers.values())}; a mask holds at most {MAX_LABELS}"
+            )
+        table = np.zeros(256, np.uint8)
+        for row, name in enumerate(answer.names, 1):
+            table[row] = numbers.get(name, 0)
+        return table[answer.labels], numbers

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured on slices: scores of first masks and of annotators' work, gathered until they become figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kprism_model.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
+from kprism_model.contact_sheet import WorstCase
+from kprism_model.metrics import dice, hd95
+from kprism_model.predictor import THRESHOLD, ImageEmbedding, Prediction
+from kprism_model.report import Figure
+
+WORST_KEPT = 3
+"""So many of the worst slices are kept for each data set and mode."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One slice of a case: `image` in [0, 1], `labels` of label indices, `scribble` likewise where there is one."""
+
+    case: str
+    number: int
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    spacing: tuple[float, float, float] | None
+    scribble: NDArray[np.uint8] | None
+    embedding: ImageEmbedding
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One class in one slice, with its true mask, which may be empty."""
+
+    part: Slice
+    index: int
+    class_name: str
+    mask: NDArray[np.bool_]
+
+
+@dataclass
+class Tally:
+    """The scores of one data set, until they become figures; `draw` tells sets of references apart."""
+
+    dataset: str
+    worst: list[WorstCase] = field(default_factory=list)
+    _scores: dict[tuple[str, str, str, str], dict[int, list[float]]] = field(default_factory=dict)
+
+    def add(self, class_name: str, mode: str, name: str, score: float, *, draw: int = 0, unit: str = "") -> None:
+        """Note one score; nan is an undefined one."""
+        self._scores.setdefault((class_name, mode, name, unit), {}).setdefault(draw, []).append(score)
+
+    def note_worst(self, target: Target, mode: str, score: float, prediction: NDArray[np.bool_]) -> None:
+        """Keep the slice if it is among the worst of its mode."""
+        same = [case for case in self.worst if case.mode == mode]
+        if len(same) == WORST_KEPT:
+            best = max(same, key=lambda case: case.score)
+            if score >= best.score:
+                return
+            self.worst.remove(best)
+        part = target.part
+        image = part.image.copy()  # a view would keep the whole volume in memory
+        self.worst.append(
+            WorstCase(
+                self.dataset, target.class_name, mode, part.case, part.number, score, image, target.mask, prediction
+            )
+        )
+
+    def figures(self) -> list[Figure]:
+        """Means over slices or cases; over draws, the mean and the standard deviation of the draws' means."""
+        figures = []
+        for (class_name, mode, name, unit), draws in self._scores.items():
+            defined = [[score for score in scores if not np.isnan(score)] for scores in draws.values()]
+            means = [float(np.mean(scores)) for scores in defined if scores]
+            value = float(np.mean(means)) if means else None
+            std = float(np.std(means, ddof=1)) if len(means) > 1 else None
+            figures.append(Figure(self.dataset, class_name, mode, name, value, len(defined[0]), std, unit))
+        return figures
+
+
+def targets_of(parts: Sequence[Slice], classes: Mapping[int, str]) -> list[Target]:
+    """Every class in every slice, present or not."""
+    return [Target(part, index, name, part.labels == index) for index, name in classes.items() for part in parts]
+
+
+def measure_masks(
+    tally: Tally,
+    mode: str,
+    targets: Sequence[Target],
+    predictions: Sequence[Prediction],
+    *,
+    draw: int = 0,
+    distances: bool = False,
+) -> None:
+    """Score first masks, per slice where the structure is present, and per case over all its slices.
+
+    `targets` must hold all slices of each of its cases. `distances` asks for HD95 as well.
+    """
+    for target, prediction in zip(targets, predictions, strict=True):
+        if target.mask.any():
+            score = dice(prediction.mask, target.mask)
+            tally.add(target.class_name, mode, "dice_present", score, draw=draw)
+            if draw == 0:
+                tally.note_worst(target, mode, score, prediction.mask)
+    for pairs in _by_case(targets, predictions):
+        first = pairs[0][0]
+        predicted = np.stack([prediction.mask & (prediction.presence >= THRESHOLD) for _, prediction in pairs])
+        true = np.stack([target.mask for target, _ in pairs])
+        tally.add(first.class_name, mode, "dice_case", dice(predicted, true), draw=draw)
+        if distances:
+            spacing = first.part.spacing
+            distance = hd95(predicted, true, spacing) if spacing else hd95(predicted[0], true[0], (1.0, 1.0))
+            tally.add(first.class_name, mode, "hd95", distance, draw=draw, unit="mm" if spacing else "px")
+
+
+def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: Sequence[Trace], limit: int) -> None:
+    """Score the annotator's work: Dice after the first clicks, number of clicks to a Dice, share of failures."""
+    for target, trace in zip(targets, traces, strict=True):
+        name = target.class_name
+        if trace.first is not None:
+            tally.add(name, mode, "dice_first", trace.first)
+        for clicks in CLICKS_SHOWN:
+            tally.add(name, mode, f"dice_{clicks}", trace.after(clicks))
+        for threshold in NOC_THRESHOLDS:
+            figure = f"noc{100 * threshold:.0f}"
+            tally.add(name, mode, figure, trace.clicks_to(threshold, limit))
+            tally.add(name, mode, f"{figure}_failed", float(not trace.reached(threshold)))
+        tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
+
+
+def _by_case(targets: Sequence[Target], predictions: Sequence[Prediction]) -> list[list[tuple[Target, Prediction]]]:
+    """The pairs of each class in each case, in the order of the slices."""
+    groups: dict[tuple[str, int], list[tuple[Target, Prediction]]] = {}
+    for target, prediction in zip(targets, predictions, strict=True):
+        groups.setdefault((target.part.case, target.index), []).append((target, prediction))
+    return list(groups.values())

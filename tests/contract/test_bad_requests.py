@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client does wrong is answered with a 4xx and a sentence that names the value; the server goes on."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+import requests
+
+from tests.live_server import LiveServer
+
+IMAGE = "brain_LPS"
+SECRET = "/etc/hostname"
+CLICK = {"thing": [[60, 50, 6]]}
+
+BAD: dict[str, tuple[str, str, Any, int, str]] = {
+    "unknown image": ("semantic", "nobody", {}, 404, "'nobody'"),
+    "unknown model": ("sematic", IMAGE, {}, 404, "'sematic'"),
+    "no image": ("semantic", "", {}, 400, "names no image"),
+    "unknown structure": ("semantic", IMAGE, {"structures": "spleen"}, 400, "'spleen'"),
+    "unknown label number": ("semantic", IMAGE, {"label_prompt": [99]}, 400, "99"),
+    "structure in no label": ("in_context", IMAGE, {"structures": "spleen"}, 400, "'spleen'"),
+    "unknown reference": ("in_context", IMAGE, {"references": "nobody"}, 404, "'nobody'"),
+    "reference without label": ("in_context", IMAGE, {"references": ["grey"]}, 404, "'grey'"),
+    "reference to itself": ("in_context", IMAGE, {"references": IMAGE}, 400, f"'{IMAGE}' is the image itself"),
+    "reference of another size": ("in_context", IMAGE, {"references": "mislabelled"}, 400, "6 x 5 x 3"),
+    "reference that lacks it": (
+        "in_context",
+        "grey",
+        {"references": IMAGE, "structures": "polyp"},
+        400,
+        f"'{IMAGE}' holds 'tumour', not 'polyp'",
+    ),
+    "params are no JSON": ("semantic", IMAGE, "{'a'", 400, "not JSON"),
+    "params are no object": ("semantic", IMAGE, "[1, 2]", 400, "[1, 2]"),
+    "params nest without end": ("semantic", IMAGE, "[" * 100_000, 400, "JSON"),
+    "no clicks": ("interactive", IMAGE, {"thing": [], "background": []}, 400, "no clicks"),
+    "click outside": ("interactive", IMAGE, {"thing": [[120, 0, 0]]}, 400, "[120, 0, 0]"),
+    "negative click": ("interactive", IMAGE, {"thing": [[0, -1, 0]]}, 400, "[0, -1, 0]"),
+    "fractional click": ("interactive", IMAGE, {"thing": [[0.5, 1, 0]]}, 400, "[0.5, 1, 0]"),
+    "click that is no number": ("interactive", IMAGE, '{"thing": [[NaN, 1, 0]]}', 400, "nan"),
+    "click of text": ("interactive", IMAGE, {"thing": ["here"]}, 400, "'here'"),
+    "thousands of clicks": (
+        "interactive",
+        IMAGE,
+        {"thing": [[i, j, 0] for i in range(99) for j in range(99)]},
+        400,
+        "9801",
+    ),
+    "too many on one slice": (
+        "interactive",
+        IMAGE,
+        {"thing": [[i, j, 0] for i in range(30) for j in range(20)]},
+        400,
+        "600",
+    ),
+    "contradiction": ("interactive", IMAGE, {**CLICK, "background": CLICK["thing"]}, 400, "[60, 50, 6]"),
+    "background on nothing": ("interactive", "other", {"background": [[0, 0, 0]]}, 400, "[0, 0, 0]"),
+    "unknown choice": ("interactive", IMAGE, {**CLICK, "start_from": "yesterday"}, 400, "'yesterday'"),
+    "option out of range": ("semantic", IMAGE, {"presence": 7}, 400, "presence is 7"),
+    "option that is no number": ("semantic", IMAGE, {"presence": "much"}, 400, "'much'"),
+    "scribbles without a labelmap": ("scribbles", IMAGE, {}, 400, "no file 'label'"),
+    "unknown result type": ("semantic", IMAGE, {"result_extension": ".dcm"}, 400, "'.dcm'"),
+    "volume as PNG": ("semantic", IMAGE, {"result_extension": ".png"}, 400, "12 slices"),
+    "unknown value type": ("semantic", IMAGE, {"result_dtype": "float128"}, 400, "'float128'"),
+    "tag that is a path": ("semantic", "grey", {"save_label": True, "label_tag": "../../x"}, 400, "'../../x'"),
+    "empty file": ("semantic", "empty", {}, 400, "'empty' is an empty file"),
+    "corrupt file": ("semantic", "corrupt", {}, 400, "'corrupt' is not a readable"),
+    "NaN in the image": ("semantic", "nan", {}, 400, "'nan' has 1 voxels that are not finite"),
+    "constant image": ("semantic", "constant", {}, 400, "'constant' is constant"),
+    "four axes": ("semantic", "series", {}, 400, "6 x 5 x 4 x 3"),
+    "complex numbers": ("semantic", "complex", {}, 400, "complex64"),
+    "file of the server": ("semantic", SECRET, {}, 404, SECRET),
+    "way out of the datastore": ("semantic", f"../../../../../../..{SECRET}", {}, 404, SECRET),
+    "file of the server in params": ("semantic", IMAGE, {"image": SECRET}, 400, SECRET),
+    "label file in params": ("scribbles", IMAGE, {"label_file": SECRET}, 400, SECRET),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_request(server: LiveServer, case: str) -> None:
+    model, image, params, status, named = BAD[case]
+    answer = server.infer(model, image, params)
+    assert answer.status_code == status, answer.text
+    detail = answer.json()["detail"]
+    assert isinstance(detail, str)
+    assert named in detail
+    assert len(detail) < 1000
+    assert str(server.studies) not in detail
+    assert server.info()["name"] == "K-Prism"
+
+
+@pytest.mark.parametrize("path", ["wsi/semantic", "wsi_v2/semantic"])
+def test_other_ways_to_a_file_of_the_server(server: LiveServer, path: str) -> None:
+    answer = requests.post(f"{server.url}/infer/{path}", params={"image": SECRET}, json={}, timeout=30)
+    assert 400 <= answer.status_code < 500
+    assert SECRET in answer.text or answer.status_code == 404
+
+
+def test_sessions_are_no_paths(server: LiveServer) -> None:
+    for session in ("../../../etc", "nobody"):
+        answer = requests.post(f"{server.url}/infer/semantic", params={"session_id": session}, timeout=30)
+        assert answer.status_code == 404
+        assert session in answer.json()["detail"]
+
+
+def test_labels_and_images_stay_in_the_datastore(server: LiveServer) -> None:
+    before = sorted(path for path in server.studies.parent.rglob("*") if server.studies not in path.parents)
+    upload = {"label": ("x.nii.gz", b"anything")}
+    wrong = [{"image": "grey", "tag": "../../escaped"}, {"image": "../escaped"}, {"image": "nobody"}]
+    for params in wrong:
+        answer = requests.put(f"{server.url}/datastore/label", params=params, files=upload, timeout=30)
+        assert answer.status_code in (400, 404), answer.text
+        assert list(params.values())[-1] in answer.json()["detail"]
+    answer = requests.put(
+        f"{server.url}/datastore/image",
+        params={"image": "../escaped"},
+        files={"file": ("x.png", b"anything")},
+        timeout=30,
+    )
+    assert answer.status_code == 404
+    assert sorted(path for path in server.studies.parent.rglob("*") if server.studies not in path.parents) == before
+
+
+def test_dicom_seg_needs_a_dicom_server(server: LiveServer) -> None:
+    answer = server.infer("semantic", IMAGE, {}, output="dicom_seg")
+    assert answer.status_code == 400
+    assert "DICOMweb" in answer.json()["detail"]
+
+
+def test_others_are_served_during_a_long_request(server: LiveServer) -> None:
+    """MONAI Label's own route would hold up everybody until the answer is there."""
+    finished: list[float] = []
+
+    def long_request() -> None:
+        params = json.dumps({"presence": 0, "structures": "tumour,lungs,polyp"})
+        requests.post(
+            f"{server.url}/infer/semantic", params={"image": "brain_nrrd"}, data={"params": params}, timeout=120
+        )
+        finished.append(time.perf_counter())
+
+    thread = threading.Thread(target=long_request)
+    thread.start()
+    answered = []
+    while thread.is_alive():
+        server.info()
+        answered.append(time.perf_counter())
+    thread.join()
+    assert sum(moment < finished[0] for moment in answered) >= 2
+
+
+def test_the_log_holds_no_unhandled_error(server: LiveServer) -> None:
+    assert "Exception in ASGI application" not in server.log()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher: what it says about arguments that it cannot use. Serving itself is tested with the models."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def launch(repository: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `kprism` from another folder."""
+    return subprocess.run([repository / "kprism", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "--port", "eighty"], "--port: expected a number from 1 to 65535, got 'eighty'"),
+        (["serve", "--port", "65536"], "--port: expected a number from 1 to 65535, got '65536'"),
+        (["serve", "--studies", "no/such/folder"], "there is no folder 'no/such/folder'"),
+        (["serve", "--conf", "device"], "--conf needs a key and a value"),
+        (["serve", "--host"], "--host needs a value"),
+        (["serve", "--prot", "80"], "unknown option '--prot'"),
+        (["sreve"], "unknown command 'sreve'"),
+    ],
+)
+def test_wrong_arguments_end_with_a_sentence(
+    repository: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    ended = launch(repository, *arguments, folder=tmp_path)
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+
+
+def test_a_port_in_use_is_named(repository: Path, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        ended = launch(repository, "serve", "--studies", str(tmp_path), "--port", str(port), folder=tmp_path)
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+
+
+def test_help_names_every_command(repository: Path, tmp_path: Path) -> None:
+    ended = launch(repository, "help", folder=tmp_path)
+    assert ended.returncode == 0
+    assert all(f"./kprism {command}" in ended.stdout for command in ("serve", "test", "help"))
