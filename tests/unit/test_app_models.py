@@ -213,9 +213,13 @@ def test_bad_settings(tmp_path: Path, weights: Path, conf: dict[str, str], named
         KPrismApp(str(tmp_path), str(tmp_path), {"model_path": str(weights), **conf})
 
 
-def test_batch_inference_labels_what_is_unlabelled(app: KPrismApp) -> None:
+def test_batch_inference_goes_on_after_a_bad_file(app: KPrismApp) -> None:
+    (Path(app.studies) / "empty.png").write_bytes(b"")
+    app.datastore().refresh()
     request = {"model": "semantic", "images": "unlabeled", "result_extension": ".png", "max_workers": 1}
     results = app.batch_infer(request)
-    assert sorted(results) == app.datastore().get_unlabeled_images()
+    assert sorted(results) == sorted(app.datastore().get_unlabeled_images())
+    assert results.pop("empty") == {"error": "image 'empty' is an empty file"}
+    assert results
     for image_id in results:
         assert Path(app.datastore().get_label_uri(image_id, "original")).is_file()

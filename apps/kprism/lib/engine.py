@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 BATCH = 8
 """Slices in one pass of the encoder."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -97,29 +98,32 @@ class Engine:
         if value is None:
             value = compute()
             self.cache.put(key, value, size(value))
-        return value  # type: ignore[no-any-return]
+        return value
 
     def embed(
         self, network: Network, image: MedicalImage, slices: Sequence[int], report: Report
     ) -> list[ImageEmbedding]:
         """Embeddings of slices of an image; those that are not kept are encoded in batches."""
         keys = {number: ("embedding", network.version, image.digest, number) for number in slices}
-        found = {number: self.cache.get(key) for number, key in keys.items()}
-        missing = [number for number, embedding in found.items() if embedding is None]
+        found: dict[int, ImageEmbedding] = {}
+        for number, key in keys.items():
+            if (kept := self.cache.get(key)) is not None:
+                found[number] = kept
+        missing = [number for number in slices if number not in found]
         for start in range(0, len(missing), BATCH):
             part = missing[start : start + BATCH]
             pixels = [np.ascontiguousarray(image.scaled[number]) for number in part]
-            embeddings = self.run("encode", report, lambda pixels=pixels: network.predictor.embed(pixels))
+            embeddings = self.run("encode", report, network.predictor.embed, pixels)
             report.encoder_passes += len(part)
             for number, embedding in zip(part, embeddings, strict=True):
                 found[number] = embedding
                 self.cache.put(keys[number], embedding, tensor_bytes(embedding))
         return [found[number] for number in slices]
 
-    def run(self, step: str, report: Report, compute: Callable[[], T]) -> T:
+    def run(self, step: str, report: Report, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run passes through the network, alone on the device; counted as time of `step`."""
         with self._passes, report.step(step):
-            return compute()
+            return compute(*arguments, **named)
 
 
 def tensor_bytes(value: Any) -> int:

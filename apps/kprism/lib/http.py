@@ -37,6 +37,9 @@ from lib.reading import suffix_of
 RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "description")
 """What a request is about; `params` must not say otherwise."""
 
+LONGEST = 1000
+"""Characters of a message; a client's value in it may be of any length."""
+
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -153,7 +156,10 @@ def _dicom_seg(app: Any, image: str, result: Mapping[str, Any], request: Mapping
 
 
 def _answer_request_error(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, getattr(error, "status", 400))
+    sentence = str(error)
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[:LONGEST]} ..."
+    return JSONResponse({"detail": sentence}, getattr(error, "status", 400))
 
 
 def _answer_monailabel_error(request: Request, error: Exception) -> JSONResponse:

@@ -81,7 +81,7 @@ def label_values(info: Mapping[str, Any], by_hand: Mapping[str, int], present: S
     """
     names = stored_names(info)
     if isinstance(names, Mapping):
-        return {name: int(value) for name, value in names.items() if name.casefold() != BACKGROUND and int(value) > 0}
+        return dict(names)
     if names is None:
         return dict(by_hand)
     if len(names) == len(present):
@@ -97,7 +97,11 @@ def stored_names(info: Mapping[str, Any]) -> Mapping[str, int] | list[str] | Non
     for source in (info, params if isinstance(params, Mapping) else {}):
         names = source.get("label_names")
         if isinstance(names, Mapping) and names:
-            return names
+            return {
+                name: value
+                for name, value in names.items()
+                if isinstance(value, int) and value > 0 and name.casefold() != BACKGROUND
+            }
         listed = source.get("label_info")
         if isinstance(listed, Sequence) and listed:
             entries = [str(entry["name"]) for entry in listed if isinstance(entry, Mapping) and entry.get("name")]

@@ -161,8 +161,7 @@ class ScribbleValues:
 def read_scribble_values(params: Mapping[str, Any]) -> ScribbleValues:
     """Slicer's `label_info` [{"name", "id"}] and `selected_label_name`; RequestError if they are not usable."""
     info = params.get("label_info")
-    valid = isinstance(info, list) and info
-    if not valid or not all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in info):
+    if not isinstance(info, list) or not info or not all(map(_names_segment, info)):
         raise RequestError(f'label_info is {info!r}; expected a list of {{"name": ..., "id": ...}}, one a segment')
     values: dict[str, int] = {}
     for position, entry in enumerate(info, 1):
@@ -180,6 +179,10 @@ def read_scribble_values(params: Mapping[str, Any]) -> ScribbleValues:
     return ScribbleValues(
         label, values.get(label, 0), values.get(FOREGROUND_SCRIBBLES, 0), values.get(BACKGROUND_SCRIBBLES, 0)
     )
+
+
+def _names_segment(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
 
 
 def wants_model_numbers(params: Mapping[str, Any]) -> bool:

@@ -118,7 +118,7 @@ def content_digest(path: Path) -> str:
 
 
 def _read_nifti(path: Path) -> Stored:
-    image = nibabel.load(path)
+    image: Any = nibabel.load(path)  # typed as the base class, which has no voxels
     _check_size(image.shape)
     array = np.asanyarray(image.dataobj)
     if array.dtype.fields and tuple(array.dtype.fields) == ("R", "G", "B"):
@@ -151,11 +151,11 @@ def _read_nrrd(path: Path) -> Stored:
 
 def _read_picture(path: Path) -> Stored:
     with Image.open(path) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
-            raise RequestError(f"holds {picture.n_frames} pictures; expected one")
-        if picture.mode not in ("L", "RGB", "F") and not picture.mode.startswith("I"):
-            picture = picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
-        pixels = np.asarray(picture)
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1:
+            raise RequestError(f"holds {frames} pictures; expected one")
+        plain = picture.mode in ("L", "RGB", "F") or picture.mode.startswith("I")
+        pixels = np.asarray(picture if plain else picture.convert("L" if picture.mode in ("1", "LA") else "RGB"))
     return Stored(pixels.swapaxes(0, 1), LPS_TO_RAS.copy(), None, pixels.ndim == 3)
 
 

@@ -124,7 +124,7 @@ class ReferenceFinder:
             values = label_values(case.info, case.by_hand, present)
         except ValueError as error:
             raise RequestError(f"{what}: {error}") from error
-        value = {self._book.canonical(name): value for name, value in values.items()}[structure]
+        value = {self._book.canonical(name): value for name, value in values.items()}.get(structure)
         if value not in present:
             raise RequestError(f"{what} holds no voxel of {structure!r}")
         return Loaded(case, image, image.to_slices(label.array) == value)

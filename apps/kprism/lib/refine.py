@@ -22,6 +22,10 @@ REPLAYED = 8
 MAX_CLICKS = 256
 """Clicks of one label on one slice."""
 
+Probability = NDArray[np.float32]
+Half = NDArray[np.float16]
+"""Probabilities are kept in half the memory; fresh ones are rounded in the same way, so that both are equal."""
+
 Pixel = tuple[int, int]
 """(row, column) in a slice."""
 
@@ -51,7 +55,7 @@ def refine(
     before: NDArray[np.bool_],
     class_name: str | None,
     report: Report,
-) -> NDArray[np.float32]:
+) -> Probability:
     """Probability (row, column) of the clicked object in slice `number`, refining the mask `before` (may be empty).
 
     The result depends on the arguments only; steps that an earlier request has taken are not computed again.
@@ -61,19 +65,21 @@ def refine(
         raise RequestError(f"slice {number} has {len(turn)} clicks of one label; expected at most {MAX_CLICKS}")
     [embedding] = engine.embed(network, image, [number], report)
     start = (network.version, image.digest, number, class_name, np.packbits(before).tobytes())
-    previous: NDArray[np.float32] | None = before.astype(np.float32) if before.any() else None
+    previous: Probability | None = before.astype(np.float32) if before.any() else None
     for count in _steps(len(turn)):
 
-        def step(previous: NDArray[np.float32] | None = previous, given: Sequence[Click] = turn[:count]) -> NDArray:
+        def step(given: Sequence[Click] = turn[:count], corrected: Probability | None = previous) -> Half:
             report.decoder_passes += 1
             prediction = engine.run(
                 "decode",
                 report,
-                lambda: network.predictor.predict(
-                    class_name=class_name, clicks=given, previous_mask=previous, embedding=embedding
-                ),
+                network.predictor.predict,
+                class_name=class_name,
+                clicks=given,
+                previous_mask=corrected,
+                embedding=embedding,
             )
-            return prediction.probability.astype(np.float16)  # half the memory; kept and fresh values stay the same
+            return prediction.probability.astype(np.float16)
 
         kept = engine.cached(("refined", start, turn[:count]), step, lambda probability: probability.nbytes)
         previous = kept.astype(np.float32)

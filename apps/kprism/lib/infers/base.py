@@ -110,16 +110,18 @@ class KPrismTask(InferTask):  # type: ignore[misc]
         with report.step("read"):
             image = self.house.engine.image(source.path, source.name)
             form = ResultFormat.parse(request, image)
+            image.prepare()
         with report.step("load"):
             network = self.house.engine.network()
         job = Job(request, options, image, source, network, report)
         answer = self.answer(job)
-        values, label_names = self._number(job, answer)
+        with report.step("number"):
+            values, label_names, absent = self._number(job, answer)
         with report.step("write"):
             path = write_mask(values, image, form)
         return str(path), {
             "label_names": label_names,
-            "absent": [name for name in answer.names if not (answer.labels == answer.names.index(name) + 1).any()],
+            "absent": absent,
             **answer.extra,
             "model": self.name,
             "weights_version": network.version,
@@ -138,9 +140,12 @@ class KPrismTask(InferTask):  # type: ignore[misc]
     def answer(self, job: Job) -> Answer:
         """The masks that the request asks for."""
 
-    def _number(self, job: Job, answer: Answer) -> tuple[NDArray[np.uint8], dict[str, int]]:
-        """The values that the client expects: the model's numbers for OHIF, else 1, 2, ... of the names answered."""
-        found = {int(value) for value in np.unique(answer.labels) if value}
+    def _number(self, job: Job, answer: Answer) -> tuple[NDArray[np.uint8], dict[str, int], list[str]]:
+        """The values that the client expects: the model's numbers for OHIF, else 1, 2, ... of the names answered.
+
+        Returns the renumbered map, the number of every name, and the names of which nothing was found.
+        """
+        found = values_in(answer.labels)
         if wants_model_numbers(job.params):
             numbers = self.house.book.numbers(answer.names)
         else:
@@ -150,7 +155,28 @@ class KPrismTask(InferTask):  # type: ignore[misc]
             raise RequestError(
                 f"the answer needs label number {max(numbers.values())}; a mask holds at most {MAX_LABELS}"
             )
+        absent = [name for row, name in enumerate(answer.names, 1) if row not in found]
         table = np.zeros(256, np.uint8)
         for row, name in enumerate(answer.names, 1):
             table[row] = numbers.get(name, 0)
-        return table[answer.labels], numbers
+        return renumbered(answer.labels, table), numbers, absent
+
+
+def values_in(labels: NDArray[np.uint8]) -> set[int]:
+    """The values of an index map other than 0; a plane at a time, because counting takes eight bytes a voxel."""
+    seen = np.zeros(256, bool)
+    for k in _filled_planes(labels):
+        seen |= np.bincount(labels[:, :, k].ravel(order="K"), minlength=256) > 0
+    return {int(value) for value in np.flatnonzero(seen) if value}
+
+
+def renumbered(labels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The index map with `table[value]` for every value, where `table[0]` is 0; a plane at a time as above."""
+    result = np.zeros(labels.shape, np.uint8, order="F")
+    for k in _filled_planes(labels):
+        result[:, :, k] = table[labels[:, :, k]]
+    return result
+
+
+def _filled_planes(labels: NDArray[np.uint8]) -> list[int]:
+    return [k for k in range(labels.shape[2]) if labels[:, :, k].any()]

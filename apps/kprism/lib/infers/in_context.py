@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from kprism_model.network import References
 from kprism_model.predictor import Prediction, merge_classes
+from kprism_model.references import References
 from lib.engine import tensor_bytes
 from lib.errors import RequestError
 from lib.infers.base import Answer, House, Job, KPrismTask
@@ -90,11 +90,7 @@ class InContext(KPrismTask):
             predictions: dict[str, Prediction] = {}
             for name, references in encoded.items():
                 predictions[name] = engine.run(
-                    "decode",
-                    report,
-                    lambda references=references, embedding=embedding: network.predictor.predict(
-                        references=references, embedding=embedding
-                    ),
+                    "decode", report, network.predictor.predict, references=references, embedding=embedding
                 )
                 report.decoder_passes += 1
             with report.step("compose"):
@@ -108,9 +104,7 @@ class InContext(KPrismTask):
 
         def encode() -> References:
             job.report.encoder_passes += len(images)
-            return self.house.engine.run(
-                "encode", job.report, lambda: job.network.predictor.embed_references(images, masks)
-            )
+            return self.house.engine.run("encode", job.report, job.network.predictor.embed_references, images, masks)
 
         return self.house.engine.cached(("references", job.network.version, chosen), encode, tensor_bytes)
 

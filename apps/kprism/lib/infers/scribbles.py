@@ -60,11 +60,10 @@ class Scribbles(KPrismTask):
         prediction = self.house.engine.run(
             "decode",
             job.report,
-            lambda: job.network.predictor.predict(
-                class_name=class_name,
-                scribbles=scribbles,
-                previous_mask=before if before.any() else None,
-                embedding=embedding,
-            ),
+            job.network.predictor.predict,
+            class_name=class_name,
+            scribbles=scribbles,
+            previous_mask=before if before.any() else None,
+            embedding=embedding,
         )
         return (prediction.mask | (scribbles > 0)) & (scribbles >= 0)
