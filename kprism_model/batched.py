@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def _stacked_references(queries: Sequence[Query]) -> References | None:
     )
 
 
-def _clicks(queries: Sequence[Query], device: torch.device) -> dict[str, Tensor]:
+def _clicks(queries: Sequence[Query], device: torch.device) -> dict[str, Any]:
     """Padded points and labels, and the dense map of discs and previous masks; nothing where nobody clicked."""
     most = max(len(query.clicks) for query in queries)
     if most == 0:

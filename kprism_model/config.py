@@ -67,7 +67,7 @@ class KPrismConfig:
     @classmethod
     def small(cls, **changes: Any) -> KPrismConfig:
         """The size that is shipped: a click answers in tens of milliseconds on two CPU cores."""
-        sizes = cls(256, 8, 32, 2, 4, 8, 96, 4, 96, 3, 3, head_channels=24)
+        sizes = cls(192, 8, 32, 2, 4, 8, 96, 4, 96, 3, 3, head_channels=24)
         return replace(sizes, **changes)
 
     @classmethod

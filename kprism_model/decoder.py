@@ -14,6 +14,9 @@ from kprism_model.config import STRIDES, KPrismConfig
 from kprism_model.experts import MixtureCrossAttention, MixtureFeedForward
 from kprism_model.prompts import POSITIVE_PADDING, ClickEncoder, Prompts
 
+ABSENT_LOGIT = -20.0
+"""Mask logit of rows that stopped at the coarsest scale because their structure is not there."""
+
 
 @dataclass
 class Tokens:
@@ -151,30 +154,40 @@ class Decoder(nn.Module):
         """Decode N rows.
 
         `pixels` holds (N, h, w, C) and `positions` (h, w, C) for strides 16, 8 and 4. Returns the logits (N, 1, h, w)
-        of every layer and the presence logits (N,) of the coarsest scale.
+        of every layer and the presence logits (N,) of the coarsest scale. Rows that stop there for want of presence
+        have `ABSENT_LOGIT` everywhere in the later layers.
         """
         pixels = list(pixels)
         sources = list(pixels)
+        rows = kept = torch.arange(len(pixels[0]), device=pixels[0].device)
         logits: list[Tensor] = []
-        presence = pixels[0].new_zeros(len(pixels[0]))
-        blocked, content = None, None
+        presence = pixels[0].new_zeros(len(rows))
+        content: Tensor | None = None
+        latest: Tensor | None = None
         only_classes = prompts.references is None and prompts.points is None
         for number, layer in enumerate(self.layers):
             level = number % 3
+            if not len(kept):
+                logits.append(_spread(sources[level][..., :1].permute(0, 3, 1, 2), kept, len(rows)))
+                continue
             x = pixels[level]
             if number:
                 x = x + self._resample(number, pixels[(number - 1) % 3])
             tokens = self._tokens(level, sources[level], prompts)
             if only_classes and content is not None:
                 tokens.content = content
-            if logits:
-                blocked = self._blocked(logits[-1], x.shape[1:3], tokens, prompts)
+            blocked = None if latest is None else self._blocked(latest, x.shape[1:3], tokens, prompts)
             content, pixels[level] = layer(tokens, x, positions[level], blocked)
-            if number == 0:
-                presence = self._presence(tokens, content, pixels[0])
             if level == 2:
                 sources = list(pixels)
-            logits.append(self.heads[level](pixels[level].permute(0, 3, 1, 2)))
+            latest = self.heads[level](pixels[level].permute(0, 3, 1, 2))
+            logits.append(_spread(latest, kept, len(rows)))
+            if number == 0:
+                presence = self._presence(tokens, content, pixels[0])
+                if prompts.minimum_presence is not None:
+                    kept = rows[presence.sigmoid() >= prompts.minimum_presence]
+                    pixels, sources = [p[kept] for p in pixels], [s[kept] for s in sources]
+                    content, latest, prompts = content[kept], latest[kept], prompts.select(kept)
         return logits, presence
 
     def _resample(self, number: int, previous: Tensor) -> Tensor:
@@ -226,3 +239,12 @@ class Decoder(nn.Module):
         seen = Tokens(content, tokens.position, tokens.foreground, tokens.padded).mean_foreground()
         strongest = pixels.flatten(1, 2).amax(1)
         return self.presence(torch.cat([seen, strongest], dim=-1))[:, 0]  # type: ignore[no-any-return]
+
+
+def _spread(logits: Tensor, kept: Tensor, rows: int) -> Tensor:
+    """Logits of the rows numbered `kept`, set among `rows` rows."""
+    if len(kept) == rows:
+        return logits
+    spread = logits.new_full((rows, *logits.shape[1:]), ABSENT_LOGIT)
+    spread[kept] = logits
+    return spread

@@ -150,9 +150,18 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_classes(
-        self, class_names: Sequence[str], *, embeddings: Sequence[ImageEmbedding] | None = None, batch: int = 8
+        self,
+        class_names: Sequence[str],
+        *,
+        embeddings: Sequence[ImageEmbedding] | None = None,
+        minimum_presence: float | None = None,
+        batch: int = 8,
     ) -> list[dict[str, Prediction]]:
-        """Every class in every image, `batch` pairs a pass: one dict from name to prediction for each image."""
+        """Every class in every image, `batch` pairs a pass: one dict from name to prediction for each image.
+
+        With `minimum_presence`, a class that is less probable to be in an image stops at the coarsest scale, which is
+        much faster, and has an empty mask.
+        """
         if embeddings is None:
             if self._embedding is None:
                 raise ValueError("no image is set: call set_image first or give embeddings")
@@ -169,6 +178,7 @@ class Predictor:
                 embeddings[numbers[0]].geometry.padded,
                 torch.tensor([numbers.index(number) for number, _ in group], device=self.device),
                 class_index=torch.tensor([rows[name] for _, name in group], device=self.device),
+                minimum_presence=minimum_presence,
             )
             decoded = self.model.decode(features, prompts)
             answers = self._answers(decoded, [embeddings[number].geometry for number, _ in group])

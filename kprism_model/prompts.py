@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ class Prompts:
     `size` is the input's (height, width) in pixels; `image_index` (N,) says which image each row belongs to. Knowledge,
     any of which may be absent: `class_index` (N,) rows of the class registry; `references` of batch N or 1; `points`
     (N, K, 2) as (row, column) in pixels with `point_labels` (N, K): 1 positive, 0 negative, -1 padding; `dense`
-    (N, 3, height, width): positive discs, negative discs, probability of a previous mask.
+    (N, 3, height, width): positive discs, negative discs, probability of a previous mask. With `minimum_presence`, rows
+    whose presence the coarsest scale finds less probable stop there.
     """
 
     size: tuple[int, int]
@@ -36,6 +38,7 @@ class Prompts:
     points: Tensor | None = None
     point_labels: Tensor | None = None
     dense: Tensor | None = None
+    minimum_presence: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse prompts that contradict each other."""
@@ -52,6 +55,16 @@ class Prompts:
                 raise ValueError(f"{name} has {len(value)} rows, image_index has {rows}")
         if self.references is not None and len(self.references.keys) not in (1, rows):
             raise ValueError(f"references are for {len(self.references.keys)} rows, image_index has {rows}")
+
+    def select(self, rows: Tensor) -> Prompts:
+        """The prompts of the rows numbered `rows`; `references` must be expanded to all rows."""
+        taken: dict[str, Any] = {
+            name: None if value is None else value[rows]
+            for name in ("class_index", "points", "point_labels", "dense")
+            for value in [getattr(self, name)]
+        }
+        references = None if self.references is None else self.references.select(rows)
+        return replace(self, image_index=self.image_index[rows], references=references, **taken)
 
 
 def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], radius: int = 1) -> Tensor:

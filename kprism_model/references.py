@@ -34,6 +34,14 @@ class References(NamedTuple):
             self.values.expand(rows, *self.values.shape[1:]),
         )
 
+    def select(self, rows: Tensor) -> References:
+        """The references of the rows numbered `rows`."""
+        return References(
+            tuple(s[rows] for s in self.summaries),  # type: ignore[arg-type]
+            self.keys[rows],
+            self.values[rows],
+        )
+
 
 class ObjectSummarizer(nn.Module):
     """Pools the features of a reference into S vectors a scale: half of its object, half of its surroundings."""

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -132,12 +133,13 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         return self._batch_infer(request, datastore or self.datastore(), infer_or_explain)
 
     def on_init_complete(self) -> None:
-        """In the server, but not in the processes it starts, take over the inference route."""
+        """In the server, but not in the processes it starts: take over the inference route and warm up the network."""
         server = sys.modules.get("monailabel.app")
         if server is not None:
             from lib import http  # imports MONAI Label's endpoints, which only the server has
 
             http.install(server.app)
+            Thread(target=self.engine.warm_up, name="warm-up", daemon=True).start()
         super().on_init_complete()
 
     def _learn_names(self) -> None:

@@ -73,6 +73,23 @@ def test_new_classes_leave_old_answers_alone(predictor: Predictor) -> None:
     assert grown.predict(class_name="e", embedding=embedding).mask.shape == (64, 40)
 
 
+def test_absent_structures_stop_early_and_the_others_do_not_notice(predictor: Predictor) -> None:
+    embeddings = predictor.embed([picture(64, 64), picture(64, 64, 3)])
+    whole = predictor.predict_classes(NAMES, embeddings=embeddings)
+    every = sorted(answer.presence for answers in whole for answer in answers.values())
+    threshold = (every[3] + every[4]) / 2
+    early = predictor.predict_classes(NAMES, embeddings=embeddings, minimum_presence=threshold)
+    for before, after in zip(whole, early, strict=True):
+        for name in NAMES:
+            assert abs(before[name].presence - after[name].presence) < 1e-6
+            if before[name].presence >= threshold:
+                assert np.abs(before[name].probability - after[name].probability).max() < 1e-5
+            else:
+                assert not after[name].mask.any()
+    nothing = predictor.predict_classes(NAMES, embeddings=embeddings, minimum_presence=1.0)
+    assert not any(answer.mask.any() for answers in nothing for answer in answers.values())
+
+
 def test_references_of_any_size_serve_an_image_of_any_size(predictor: Predictor) -> None:
     masks = [np.zeros((30, 70), bool), np.ones((100, 64), bool)]
     masks[0][5:20, 10:40] = True

@@ -21,7 +21,7 @@ import torch
 
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.predictor import ImageEmbedding, Predictor
+from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from lib.cache import ByteCache
 from lib.images import MedicalImage
 from lib.reading import read_image, read_mask
@@ -76,6 +76,18 @@ class Engine:
                 self._network = Network(predictor, checkpoint.registry, checkpoint.weights_version, self.device)
                 logger.info("Loaded %s, version %s, on %s", self.model_path, self._network.version, self.device)
             return self._network
+
+    def warm_up(self) -> None:
+        """Load the weights and run them once, so that the first request does not wait for either."""
+        network = self.network()
+        side = network.predictor.model.config.native_size
+        blank = np.zeros((side, side), np.float32)
+
+        def ask() -> None:
+            embedding = network.predictor.embed([blank])[0]
+            network.predictor.predict(clicks=[Click(side / 2, side / 2, True)], embedding=embedding)
+
+        self.run("warm up", Report(), ask)
 
     def image(self, path: Path, name: str) -> MedicalImage:
         """An image file; read again if it changed."""

@@ -50,7 +50,14 @@ class Semantic(KPrismTask):
         for start in range(0, image.slices, BATCH):
             numbers = range(start, min(start + BATCH, image.slices))
             embeddings = engine.embed(network, image, numbers, report)
-            predictions = engine.run("decode", report, network.predictor.predict_classes, names, embeddings=embeddings)
+            predictions = engine.run(
+                "decode",
+                report,
+                network.predictor.predict_classes,
+                names,
+                embeddings=embeddings,
+                minimum_presence=job.options["presence"],
+            )
             report.decoder_passes += len(names) * len(embeddings)
             with report.step("compose"):
                 for number, found in zip(numbers, predictions, strict=True):
