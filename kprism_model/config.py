@@ -53,6 +53,7 @@ class KPrismConfig:
             ("width", self.width, 32),
             ("width", self.width, self.heads),
             ("summaries", self.summaries, 2),
+            ("layers", self.layers, len(STRIDES)),
             ("base_channels", self.base_channels, self.encoder_heads),
         ):
             if value % divisor:

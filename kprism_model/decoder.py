@@ -119,6 +119,8 @@ class DecoderLayer(nn.Module):
         and the new pixels (N, h, w, C).
         """
         padded = None if self.attend_padding or not tokens.padded.any() else tokens.padded
+        if padded is not None:  # a row of nothing but padding attends it, for want of anything else
+            padded = padded & ~padded.all(-1, keepdim=True)
         flat, flat_position = pixels.flatten(1, 2), position.flatten(0, 1)
         content = self.read(tokens.content, flat, tokens.position, flat_position, blocked)
         content = self.mix(content, tokens.position, padded)

@@ -53,7 +53,10 @@ class ImageEmbedding:
 
 @dataclass(frozen=True)
 class Prediction:
-    """`mask` bool and `probability` float32, (row, column); `presence`: probability that the object is here at all."""
+    """`mask` bool and `probability` float32, (row, column); `presence`: probability that the object is here at all.
+
+    Presence is trained for classes and references without clicks and says nothing else.
+    """
 
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
@@ -118,7 +121,9 @@ class Predictor:
             geometry = Geometry.fit((image.shape[0], image.shape[1]), native)
             rows, columns = geometry.padded
             canvas[0, number, :, :rows, :columns] = geometry.image_to_model(image)
-            canvas[1, number, :, :rows, :columns] = geometry.mask_to_model(np.asarray(mask, dtype=bool)) > THRESHOLD
+            share = geometry.mask_to_model(np.asarray(mask, dtype=bool))
+            # An object thinner than a canvas pixel covers no pixel by half; its best covered ones stand for it.
+            canvas[1, number, :, :rows, :columns] = share >= min(THRESHOLD, float(share.max()))
         pictures, objects = canvas.to(self.device)
         self.encoder_passes += len(images)
         return self.model.encode_references(pictures[None], objects[None, :, :1])
@@ -238,9 +243,10 @@ class Predictor:
         drawn = click_discs(points, labels, geometry.padded)
         if scribbles is not None:
             for channel, sign in enumerate((1, -1)):
-                # A thin stroke must not vanish where the canvas is smaller than the image.
-                stroke = geometry.mask_to_model(np.asarray(scribbles) == sign) > 0.25
-                drawn[0, channel] = torch.maximum(drawn[0, channel], stroke[0].to(drawn))
+                # Drawn pixel by pixel, so that a thin stroke does not vanish where the canvas is the smaller one.
+                pixels = geometry.points_to_model(np.argwhere(np.asarray(scribbles) == sign)).round().astype(np.int64)
+                rows, columns = np.clip(pixels, 0, np.array(geometry.padded) - 1).T
+                drawn[0, channel, rows, columns] = 1.0
         previous = torch.zeros_like(drawn[:, :1])
         if previous_mask is not None:
             mask = np.asarray(previous_mask, dtype=np.float32)

@@ -149,7 +149,7 @@ class Geometry:
             raise ValueError(f"image values must be scaled to [0, 1] (scale_intensity), got {low:g} to {high:g}")
         grey = image.ndim == 2
         channels = image[..., None] if grey else to_three_channels(image)
-        canvas = self._to_canvas(torch.tensor(channels, dtype=torch.float32).permute(2, 0, 1))
+        canvas = self._to_canvas(torch.from_numpy(np.array(channels, dtype=np.float32)).permute(2, 0, 1))
         return canvas.repeat(3, 1, 1) if grey else canvas
 
     def mask_to_model(self, mask: NDArray[Any]) -> Tensor:
@@ -157,7 +157,7 @@ class Geometry:
         self._check_size(mask, "mask")
         if mask.ndim != 2:
             raise ValueError(f"a mask must be (rows, columns), got shape {mask.shape}")
-        return self._to_canvas(torch.tensor(mask, dtype=torch.float32)[None])
+        return self._to_canvas(torch.from_numpy(np.array(mask, dtype=np.float32))[None])
 
     def logits_to_image(self, logits: Tensor) -> Tensor:
         """Maps (..., h, w) over the padded canvas, at any stride -> (..., rows, columns) of the image, bilinear."""

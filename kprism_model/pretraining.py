@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kprism_model.checkpoint import save_checkpoint
-from kprism_model.config import KPrismConfig
+from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.sampling import Sampler
 from kprism_model.slices import SliceStore
 from kprism_model.training import Trainer, TrainingPlan
@@ -36,14 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the arguments say; started again with the same ones, it goes on where it stopped."""
-    store = SliceStore.build(arguments.data, arguments.run / "slices", split="training")
+    native = arguments.native_size or KPrismConfig.preset(arguments.preset).native_size
+    store = SliceStore.build(arguments.data, arguments.run / "slices", split="training", size=max(256, native))
     weights = _weights(arguments.weight)
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights)
-    sizes: dict[str, Any] = {"num_classes": len(sampler.registry)}
-    if arguments.native_size:
-        sizes["native_size"] = arguments.native_size
-    config = KPrismConfig.preset(arguments.preset, **sizes)
-    plan = TrainingPlan(minutes=arguments.minutes, batch_size=arguments.batch_size, seed=arguments.seed)
+    config = KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry), native_size=native)
+    plan = TrainingPlan(
+        minutes=arguments.minutes,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        sizes=((0.0, _coarse_size(native)), (0.65, native)),
+    )
     trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device)
     model = trainer.run()
     metadata = {
@@ -64,6 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
     save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata)
     print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
     return 0
+
+
+def _coarse_size(native: int) -> int:
+    """Side of the first, cheaper part of training: two thirds of the native size, a multiple of 32."""
+    return max(SIZE_MULTIPLE, round(2 * native / 3 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
 
 def _weights(pairs: Sequence[str]) -> dict[str, float]:

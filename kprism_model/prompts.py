@@ -48,6 +48,8 @@ class Prompts:
             raise ValueError("prompts need a class, references or points")
         if self.class_index is not None and self.references is not None:
             raise ValueError("a pass takes a class or references, not both")
+        if self.points is not None and self.points.shape[1] == 0:
+            raise ValueError("points hold no point; expected None where there is none")
         rows = len(self.image_index)
         for name in ("class_index", "points", "point_labels", "dense"):
             value = getattr(self, name)

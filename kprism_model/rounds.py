@@ -17,7 +17,7 @@ from kprism_model.prompts import PADDING, Prompts, click_discs
 from kprism_model.sampling import Batch
 
 SCRIBBLE_POINTS = 4
-"""A scribble is drawn into the dense map and gives this many click tokens, spread along it."""
+"""A scribble is drawn into the dense map and gives this many click tokens, evenly among its rows of pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def practise(
     """Run the rounds of one batch (paper, training section).
 
     Semantic and in-context batches start without clicks, interactive ones with a click or a scribble; after each round
-    every row gets a click at its largest error. Returns the loss to differentiate and the mean soft Dice of the first
-    and of the last round, for logging.
+    every row gets a click at its largest error. Returns the loss to differentiate and the mean Dice of the masks
+    after the first and the last round, for logging.
     """
     features = model.encode_image(batch.images)
     prompts = _first_prompts(model, batch, rng, settings)
@@ -71,25 +71,24 @@ def _first_prompts(model: KPrism, batch: Batch, rng: np.random.Generator, settin
         if batch.reference_images is None or batch.reference_masks is None:
             raise ValueError("an in-context batch needs reference_images and reference_masks")
         return Prompts(size, index, references=model.encode_references(batch.reference_images, batch.reference_masks))
-    blank = torch.zeros(rows, 3, height, width, device=batch.images.device)
-    empty = Prompts(
-        size,
-        index,
-        points=torch.zeros(rows, 0, 2, device=index.device),
-        point_labels=torch.zeros(rows, 0, dtype=torch.long, device=index.device),
-        dense=blank,
-    )
     if rng.random() < settings.scribble_fraction:
-        return _with_scribbles(empty, batch.masks, rng)
-    return _with_clicks(empty, blank[:, 2:], batch.masks, rng)
+        return _scribbles(size, index, batch.masks, rng)
+    blank = torch.zeros(rows, 1, height, width, device=batch.images.device)
+    points, point_labels = _clicks(blank, batch.masks, rng)
+    dense = torch.cat([click_discs(points, point_labels, size), blank], dim=1)
+    return Prompts(size, index, points=points, point_labels=point_labels, dense=dense)
+
+
+def _clicks(probability: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One click a row at the largest error: points (N, 1, 2) and labels (N, 1), padding where there is none."""
+    predicted, target = ((x[:, 0] > 0.5).cpu().numpy() for x in (probability, masks))
+    points, labels = next_clicks(predicted, target, rng=rng)
+    return torch.from_numpy(points)[:, None].to(masks.device), torch.from_numpy(labels)[:, None].to(masks.device)
 
 
 def _with_clicks(prompts: Prompts, probability: Tensor, masks: Tensor, rng: np.random.Generator) -> Prompts:
     """The same prompts with one more click a row, and `probability` (N, 1, H, W) as the previous mask."""
-    found, labels = next_clicks((probability[:, 0] > 0.5).cpu().numpy(), (masks[:, 0] > 0.5).cpu().numpy(), rng=rng)
-    device = masks.device
-    points = torch.from_numpy(found)[:, None].to(device)
-    point_labels = torch.from_numpy(labels)[:, None].to(device)
+    points, point_labels = _clicks(probability, masks, rng)
     drawn = click_discs(points, point_labels, prompts.size)
     if prompts.points is not None and prompts.point_labels is not None:
         points = torch.cat([prompts.points, points], dim=1)
@@ -99,21 +98,21 @@ def _with_clicks(prompts: Prompts, probability: Tensor, masks: Tensor, rng: np.r
     return replace(prompts, points=points, point_labels=point_labels, dense=torch.cat([drawn, probability], dim=1))
 
 
-def _with_scribbles(prompts: Prompts, masks: Tensor, rng: np.random.Generator) -> Prompts:
-    """Prompts that hold one positive scribble a row, inside the object."""
-    assert prompts.dense is not None
-    drawn = prompts.dense.clone()
+def _scribbles(size: tuple[int, int], index: Tensor, masks: Tensor, rng: np.random.Generator) -> Prompts:
+    """Prompts that hold one positive scribble a row, inside the object; nothing where the object is lost."""
+    drawn = torch.zeros(len(masks), 3, *size)
     points = torch.zeros(len(masks), SCRIBBLE_POINTS, 2)
     labels = torch.full((len(masks), SCRIBBLE_POINTS), PADDING)
     for row, mask in enumerate((masks[:, 0] > 0.5).cpu().numpy()):
-        scribble = simulate_scribble(mask, rng)
-        drawn[row, 0] = torch.from_numpy(scribble)
-        pixels = np.argwhere(scribble)
-        if len(pixels):
+        if mask.any():
+            scribble = simulate_scribble(mask, rng)
+            drawn[row, 0] = torch.from_numpy(scribble)
+            pixels = np.argwhere(scribble)
             chosen = pixels[np.linspace(0, len(pixels) - 1, SCRIBBLE_POINTS).round().astype(int)]
             points[row] = torch.from_numpy(chosen)
             labels[row] = 1
-    return replace(prompts, points=points.to(masks.device), point_labels=labels.to(masks.device), dense=drawn)
+    device = masks.device
+    return Prompts(size, index, points=points.to(device), point_labels=labels.to(device), dense=drawn.to(device))
 
 
 def _probability(logits: Tensor, size: tuple[int, int]) -> Tensor:

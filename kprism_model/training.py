@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -94,6 +95,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, plan.weight_decay), lr=plan.learning_rate)
         self.step = 0
         self.seconds = 0.0
+        self._saved_step = -1
         self.recent: dict[str, deque[float]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / f"{STATE_NAME}.json").exists():
@@ -170,6 +172,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state beside the old one and rename it into place: tensors first, then the JSON that names them."""
+        if self._saved_step == self.step:
+            return  # never rewrite a file that the present state names
         tensors: dict[str, Tensor] = {}
         for name, value in self.model.state_dict().items():
             tensors[f"model.{name}"] = value
@@ -182,8 +186,9 @@ class Trainer:
         save_file({name: value.contiguous() for name, value in tensors.items()}, self.folder / tensors_name)
         content = {"step": self.step, "seconds": self.seconds, "tensors": tensors_name}
         beside = self.folder / f".{STATE_NAME}.json"
-        beside.write_text(json.dumps({**content, "config": self.model.config.to_dict()}))
+        beside.write_text(json.dumps({**content, **self._identity()}))
         beside.replace(self.folder / f"{STATE_NAME}.json")
+        self._saved_step = self.step
         for old in self.folder.glob(f"{STATE_NAME}-*.safetensors"):
             if old.name != tensors_name:
                 old.unlink()
@@ -191,21 +196,31 @@ class Trainer:
     def _load(self) -> None:
         path = self.folder / f"{STATE_NAME}.json"
         content: dict[str, Any] = json.loads(path.read_text())
-        if content["config"] != self.model.config.to_dict():
-            raise ValueError(f"{path} belongs to a network of other sizes: {content['config']}")
-        tensors = load_file(self.folder / content["tensors"], device=str(self.device))
+        for key, value in self._identity().items():
+            if content.get(key) != value:
+                raise ValueError(f"{path} belongs to another run: its {key} is {content.get(key)}, not {value}")
+        try:
+            tensors = load_file(self.folder / content["tensors"])
+        except SafetensorError as error:
+            raise ValueError(f"{self.folder / content['tensors']} is damaged: {error}") from error
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "adam": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
         self.model.load_state_dict(parts["model"])
-        self.average.state = parts["average"]
+        self.average.state = {name: value.to(self.device) for name, value in parts["average"].items()}
         state = self.optimizer.state_dict()
         for name, value in parts["adam"].items():
             number, _, moment = name.partition(".")
             state["state"].setdefault(int(number), {})[moment] = value
         self.optimizer.load_state_dict(state)
         self.step, self.seconds = content["step"], content["seconds"]
+        self._saved_step = self.step
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between the parts of one run: the network, what its class rows mean, the seed."""
+        classes = self.sampler.registry.to_list()
+        return {"config": self.model.config.to_dict(), "classes": classes, "seed": self.plan.seed}
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -213,8 +228,10 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        plain = parameter.ndim < 2 or "class_" in name or "reference_" in name or "bias" in name or "table" in name
-        (free if plain else decayed).append(parameter)
+        is_matrix = parameter.ndim > 1 and name.rpartition(".")[2].startswith(
+            ("weight", "in_weight", "in_proj_weight", "out_weight")
+        )
+        (decayed if is_matrix else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 

@@ -113,6 +113,23 @@ def test_scribbles_and_previous_masks_are_heard(predictor: Predictor) -> None:
     assert not np.array_equal(with_background.probability, with_previous.probability)
 
 
+def test_views_with_negative_strides_are_images_too(predictor: Predictor) -> None:
+    image, mask = picture(64, 40), np.zeros((64, 40), np.float32)
+    mask[10:20, 10:20] = 1
+    predictor.set_image(np.ascontiguousarray(image[::-1, ::-1]))
+    plain = predictor.predict(clicks=[Click(3, 3, True)], previous_mask=np.ascontiguousarray(mask[::-1]))
+    predictor.set_image(image[::-1, ::-1])
+    assert np.array_equal(predictor.predict(clicks=[Click(3, 3, True)], previous_mask=mask[::-1]).mask, plain.mask)
+
+
+def test_a_reference_thinner_than_a_canvas_pixel_is_not_lost(predictor: Predictor) -> None:
+    thin, nothing = np.zeros((640, 640), bool), np.zeros((640, 640), bool)
+    thin[:, 300] = True
+    nothing[0, 0] = True
+    line, dot = (predictor.embed_references([picture(640, 640)], [mask]) for mask in (thin, nothing))
+    assert (line.summaries[2] - dot.summaries[2]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("row", [-1.0, 64.0, math.nan, math.inf])
 def test_a_click_outside_is_refused(predictor: Predictor, row: float) -> None:
     predictor.set_image(picture(64, 32))

@@ -63,6 +63,16 @@ def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
     assert loss.isfinite()
 
 
+@pytest.mark.parametrize("scribble_fraction", [0.0, 1.0])
+def test_an_object_that_is_lost_at_the_training_size_breaks_nothing(sampler: Sampler, scribble_fraction: float) -> None:
+    batch = sampler.batch("interactive", 2, step=0, size=SIZE)
+    batch.masks[0] = 0
+    settings = RoundSettings(scribble_fraction=scribble_fraction)
+    loss, _ = practise(KPrism(_config()).train(), batch, np.random.default_rng(0), settings)
+    loss.backward()
+    assert loss.isfinite()
+
+
 def test_training_learns_the_boxes(sampler: Sampler, tmp_path: Path) -> None:
     plan = TrainingPlan(minutes=1e9, batch_size=4, sizes=((0.0, SIZE),), learning_rate=3e-3, warmup_steps=1)
     trainer = Trainer(_config(), sampler, plan, tmp_path)
@@ -90,7 +100,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(sampler: Sampler, tmp_p
 def test_a_state_of_another_size_is_refused(sampler: Sampler, tmp_path: Path) -> None:
     plan = TrainingPlan(minutes=1e9, batch_size=2, sizes=((0.0, SIZE),))
     Trainer(_config(), sampler, plan, tmp_path).save()
-    with pytest.raises(ValueError, match="network of other sizes"):
+    with pytest.raises(ValueError, match="another run: its config"):
         Trainer(KPrismConfig.tiny(num_classes=2), sampler, plan, tmp_path)
 
 
