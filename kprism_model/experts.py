@@ -66,7 +66,8 @@ class MixtureCrossAttention(nn.Module):
         """
         queries, keys = target + target_position, source + source_position
         gate = self.gate(target)
-        # Folding costs the many heads * few / C of a projection and saves them one or two: measured, it pays up to here.
+        # Folding costs the many heads * few / C of a projection and saves them one or two: it was measured to pay up to
+        # about one head's width of few.
         few = self.head_width
         if target.shape[1] <= min(few, source.shape[1]):
             mixed = self.fold_queries(queries, keys, source, gate, blocked)
