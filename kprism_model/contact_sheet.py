@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 TILE = 192
-CAPTION = 36
+CAPTION = 52
+LEGEND = 18
 COLUMNS = 6
 TRUE_COLOUR = (0, 158, 115)  # bluish green and vermilion stay apart for colour-blind readers
 PREDICTED_COLOUR = (213, 94, 0)
@@ -43,15 +44,15 @@ class WorstCase:
 def contact_sheet(cases: Sequence[WorstCase]) -> bytes:
     """A PNG with one captioned tile for each case; the true outline is green, the predicted one orange."""
     rows = -(-len(cases) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * TILE, CAPTION // 2 + rows * (TILE + CAPTION)), "white")
+    sheet = Image.new("RGB", (COLUMNS * TILE, LEGEND + rows * (TILE + CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((4, 2), "true outline", fill=TRUE_COLOUR)
     draw.text((94, 2), "predicted outline", fill=PREDICTED_COLOUR)
     for number, case in enumerate(cases):
-        left, top = number % COLUMNS * TILE, CAPTION // 2 + number // COLUMNS * (TILE + CAPTION)
+        left, top = number % COLUMNS * TILE, LEGEND + number // COLUMNS * (TILE + CAPTION)
         sheet.paste(_tile(case), (left, top))
         where = f"{case.case} [{case.slice_number}]"
-        captions = (f"{case.score:.2f} {case.mode}, {case.class_name}", f"{case.dataset}: {where}")
+        captions = (f"{case.score:.2f} {case.mode}", f"{case.dataset}: {case.class_name}", where)
         for line, text in enumerate(captions):
             draw.text((left + 4, top + TILE + 2 + 15 * line), text[:34], fill="black")
     buffer = io.BytesIO()

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +104,46 @@ def test_other_ways_to_a_file_of_the_server(server: LiveServer, path: str) -> No
     answer = requests.post(f"{server.url}/infer/{path}", params={"image": SECRET}, json={}, timeout=30)
     assert 400 <= answer.status_code < 500
     assert SECRET in answer.text or answer.status_code == 404
+
+
+@pytest.mark.parametrize("field", ["data file", "datafile"])
+def test_a_header_cannot_point_to_a_file_of_the_server(server: LiveServer, tmp_path: Path, field: str) -> None:
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(64))
+    header = f"NRRD0004\ntype: uint8\ndimension: 2\nsizes: 8 8\nencoding: raw\n{field}: {secret}\n\n"
+    info = [{"name": "foreground_scribbles", "id": 1}]
+    params = {"label_info": info, "selected_label_name": "tumour"}
+    answer = server.infer("scribbles", IMAGE, params, files={"label": ("x.nrrd", header.encode())})
+    assert answer.status_code == 400, answer.text
+    assert f"outside of the file ({field}: {secret})" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_weights_cannot_be_changed_over_http(server: LiveServer, method: str) -> None:
+    version = server.infer_all("semantic", IMAGE, {})[0]["weights_version"]
+    upload = {"file": ("x.safetensors", b"nonsense")}
+    answer = requests.request(method, f"{server.url}/model/semantic", files=upload, timeout=30)
+    assert answer.status_code == 403
+    assert "'semantic'" in answer.json()["detail"]
+    assert server.infer_all("semantic", IMAGE, {})[0]["weights_version"] == version
+
+
+def test_archives_are_not_unpacked(server: LiveServer, tmp_path: Path) -> None:
+    archive, escaped = io.BytesIO(), tmp_path / "escaped.txt"
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        member = tarfile.TarInfo(str(escaped))
+        member.size = 1
+        tar.addfile(member, io.BytesIO(b"x"))
+    files = {"files": ("x.tar", archive.getvalue())}
+    answer = requests.put(f"{server.url}/session/", params={"uncompress": "true"}, files=files, timeout=30)
+    assert answer.status_code == 400
+    assert "'x.tar'" in answer.json()["detail"]
+    assert not escaped.exists()
+
+
+def test_other_origins_are_not_let_in(server: LiveServer) -> None:
+    answer = requests.get(f"{server.url}/info/", headers={"Origin": "http://elsewhere.example"}, timeout=30)
+    assert "access-control-allow-origin" not in answer.headers
 
 
 def test_sessions_are_no_paths(server: LiveServer) -> None:

@@ -187,6 +187,12 @@ def test_a_header_that_lies_about_its_size(tmp_path: Path) -> None:
         read_image(path, "lie")
 
 
+def test_a_picture_of_another_format_under_a_picture_s_name(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "x.png", format="GIF")
+    with pytest.raises(RequestError, match=r"not a readable \.png"):
+        read_image(tmp_path / "x.png", "the picture")
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="gone"):
         read_image(tmp_path / "gone.nii.gz", "gone")

@@ -144,6 +144,7 @@ def test_structures_by_name_or_by_number(book: LabelBook) -> None:
     assert read_structures({}, " CUBE , blob,, ", book) == ["cube", "blob"]
     assert read_structures({"label_prompt": [2]}, "", book) == ["cube"]
     assert read_structures({"label_prompt": None}, "", book) == []
+    assert read_structures({}, "Cube, cube, CUBE", book) == ["cube"]
     with pytest.raises(RequestError, match="3"):
         read_structures({"label_prompt": [3]}, "", book)
 

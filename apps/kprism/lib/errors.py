@@ -16,6 +16,12 @@ class NotFoundError(RequestError):
     status = 404
 
 
+class ForbiddenError(RequestError):
+    """What the request asks for is never done over HTTP."""
+
+    status = 403
+
+
 class OutOfMemoryError(RequestError):
     """The request is sound, but this machine has too little memory for it."""
 

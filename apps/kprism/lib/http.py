@@ -19,10 +19,12 @@ from typing import Annotated, Any
 import torch
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.utils.convert import binary_to_image, nifti_to_dicom_seg
+from monailabel.endpoints import session
 from monailabel.endpoints.infer import ResultType, send_response
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException, MONAILabelException
@@ -30,7 +32,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 
 from lib.datastore import image_path
-from lib.errors import NotFoundError, OutOfMemoryError, RequestError
+from lib.errors import ForbiddenError, NotFoundError, OutOfMemoryError, RequestError
 from lib.infers.base import Source
 from lib.reading import suffix_of
 
@@ -47,9 +49,15 @@ def install(application: FastAPI) -> None:
     """Put our route before MONAI Label's and have errors answered with sentences."""
     router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     router.add_api_route("/infer/{model}", infer, methods=["POST"], tags=["Infer"], response_model=None)
+    for method in ("PUT", "DELETE"):
+        router.add_api_route("/model/{model}", refuse_to_change_weights, methods=[method], tags=["Model"])
+    router.add_api_route("/session/", create_session, methods=["PUT"], tags=["Session"])
     application.router.routes[:0] = router.routes
     application.add_exception_handler(RequestError, _answer_request_error)
     application.add_exception_handler(MONAILabelException, _answer_monailabel_error)
+    # MONAI Label lets pages of any origin call the server, and its setting for that ends the start (0.8.5). The viewer
+    # is of the server's own origin and 3D Slicer is no browser, so nobody needs it.
+    application.user_middleware = [layer for layer in application.user_middleware if layer.cls is not CORSMiddleware]
     application.middleware_stack = None  # built again, with these handlers, at the next request
 
 
@@ -97,6 +105,24 @@ def infer(
     return send_response(app.datastore(), result, output, background_tasks)
 
 
+def refuse_to_change_weights(model: str) -> None:
+    """MONAI Label's routes would overwrite or remove the weights of all models without looking at them."""
+    raise ForbiddenError(f"the weights of {model!r} cannot be replaced or deleted over HTTP")
+
+
+def create_session(
+    background_tasks: BackgroundTasks,
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))],
+    files: Annotated[list[UploadFile], File()],
+    uncompress: bool = False,
+    expiry: int = 0,
+) -> Any:
+    """MONAI Label's sessions, without archives: Python 3.11 unpacks one to wherever its members' paths point."""
+    if uncompress:
+        raise RequestError(f"archives are not unpacked (uncompress, {files[0].filename!r}); send the image itself")
+    return session.create_session(background_tasks, False, expiry, files)
+
+
 def read_params(text: str) -> dict[str, Any]:
     """The form's `params`; RequestError unless it is a JSON object that leaves the image and model alone."""
     try:
@@ -113,10 +139,10 @@ def read_params(text: str) -> dict[str, Any]:
 
 def _session_image(app: Any, session_id: str) -> Source:
     sessions = app.sessions()
-    session = sessions.get_session(session_id) if sessions is not None and _SESSION.fullmatch(session_id) else None
-    if session is None:
+    known = sessions.get_session(session_id) if sessions is not None and _SESSION.fullmatch(session_id) else None
+    if known is None:
         raise NotFoundError(f"session {session_id!r} does not exist or has expired")
-    return Source(Path(session.image), f"the image of session {session_id!r}")
+    return Source(Path(known.image), f"the image of session {session_id!r}")
 
 
 def _store(upload: UploadFile, stem: Path) -> Path:

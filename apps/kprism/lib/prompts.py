@@ -145,7 +145,7 @@ def read_structures(params: Mapping[str, Any], text: str, book: LabelBook) -> li
     prompt = params.get("label_prompt")
     if not names and isinstance(prompt, list):
         names = [book.name(number) for number in prompt]
-    return [book.canonical(name) for name in names]
+    return list(dict.fromkeys(book.canonical(name) for name in names))
 
 
 @dataclass(frozen=True)

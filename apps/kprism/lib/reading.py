@@ -111,6 +111,12 @@ def _read(path: Path, name: str) -> MedicalImage:
     return MedicalImage(name, array, _usable(stored.affine), dimensions, suffix, content_digest(path), stored.header)
 
 
+DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
+"""NRRD fields that take voxels from another file, or from elsewhere than behind the header: any file of the server."""
+
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+
+
 def content_digest(path: Path) -> str:
     """A short digest of a file's bytes."""
     with path.open("rb") as stream:
@@ -119,6 +125,8 @@ def content_digest(path: Path) -> str:
 
 def _read_nifti(path: Path) -> Stored:
     image: Any = nibabel.load(path)  # typed as the base class, which has no voxels
+    if not isinstance(image, nibabel.Nifti1Image):  # of which NIfTI-2 is a kind, CIFTI is not
+        raise RequestError(f"is {type(image).__name__}; expected a NIfTI volume")
     _check_size(image.shape)
     array = np.asanyarray(image.dataobj)
     if array.dtype.fields and tuple(array.dtype.fields) == ("R", "G", "B"):
@@ -128,6 +136,11 @@ def _read_nifti(path: Path) -> Stored:
 
 def _read_nrrd(path: Path) -> Stored:
     header = nrrd.read_header(str(path))
+    for key in DETACHED:
+        if header.get(key):
+            raise RequestError(
+                f"names data outside of the file ({key}: {header[key]}); expected voxels in the file itself"
+            )
     _check_size(tuple(int(side) for side in header["sizes"]))
     array, header = nrrd.read(str(path), index_order="F")
     spatial = np.array([kind in ("domain", "space") for kind in header.get("kinds", ["domain"] * array.ndim)])
@@ -150,7 +163,8 @@ def _read_nrrd(path: Path) -> Stored:
 
 
 def _read_picture(path: Path) -> Stored:
-    with Image.open(path) as picture:
+    # Pillow goes by content, not by name: only what the names promise, for other formats run other decoders.
+    with Image.open(path, formats=PICTURE_FORMATS) as picture:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
             raise RequestError(f"holds {frames} pictures; expected one")
