@@ -80,19 +80,20 @@ def augment_batch(
 ) -> tuple[Tensor, Tensor]:
     """Randomly changed copies at another size.
 
-    images: (n, 3, S, S) in [0, 1], or uint8 in 0..255; masks: (n, 1, S, S), 0 and 1; content: (n, 2) rows and columns,
+    images: (n, 3, S, S) in [0, 1], or uint8 in 0..255; masks: (n, m, S, S), 0 and 1; content: (n, 2) rows and columns,
     from the top left, that are image and not padding (all by default). Returns float32 (n, 3, size, size) in [0, 1],
-    with zeros outside of the image, and float32 masks (n, 1, size, size) of 0 and 1. Reproducible by `generator`, a CPU
+    with zeros outside of the image, and float32 masks (n, m, size, size) of 0 and 1. Reproducible by `generator`, a CPU
     generator. ValueError for other shapes.
     """
     side = images.shape[-1]
-    if images.shape != (len(images), 3, side, side) or masks.shape != (len(images), 1, side, side):
-        raise ValueError(f"expected images (n, 3, S, S) and masks (n, 1, S, S), got {images.shape} and {masks.shape}")
+    shapes = images.shape, (masks.shape[0], *masks.shape[2:])
+    if shapes != ((len(images), 3, side, side), (len(images), side, side)):
+        raise ValueError(f"expected images (n, 3, S, S) and masks (n, m, S, S), got {images.shape} and {masks.shape}")
     settings = settings or Augmentation()
     fraction = torch.ones(len(images), 2) if content is None else content.float() / side
     theta = _random_affine(fraction, settings, generator)
     images, masks, inside = _resample(images, masks, fraction, theta, size)
-    images = _change_intensity(images, inside, settings, generator)
+    images = change_intensity(images, inside, settings, generator)
     return images * inside, (masks > 0.5).float()
 
 
@@ -138,13 +139,16 @@ def _resample(
     positions = (torch.arange(stacked.shape[-1]) + 0.5) / stacked.shape[-1]
     rows, columns = (positions < content[:, axis, None] for axis in (0, 1))
     inside = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
-    grid = F.affine_grid(theta, [len(images), 5, size, size], align_corners=False)
+    grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
     moved = F.grid_sample(torch.cat([stacked, inside], dim=1), grid, align_corners=False)
-    return moved[:, :3] * scale, moved[:, 3:4], (moved[:, 4:] > 0.5).float()
+    return moved[:, :3] * scale, moved[:, 3:-1], (moved[:, -1:] > 0.5).float()
 
 
-def _change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Colour, inversion, gamma, contrast, brightness, blur and noise; grey images stay grey."""
+def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Colour, inversion, gamma, contrast, brightness, blur and noise of (n, 3, H, W) in [0, 1]; grey images stay grey.
+
+    `inside` (n, 1, H, W) of 0 and 1 tells what is image and not padding.
+    """
     n = len(images)
     coloured = ((images[:, 0] - images[:, 1]).abs().amax(dim=(1, 2)) > 1e-3).float()
     tint = 1 + coloured[:, None] * settings.tint * (2 * torch.rand(n, 3, generator=generator) - 1)

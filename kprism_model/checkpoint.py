@@ -67,7 +67,7 @@ def save_checkpoint(
     is written, if the registry does not have one name for each class row, a weight is not finite in `dtype`, or
     `metadata` is not JSON (which has no NaN: use None).
     """
-    stem = _stem(path)
+    stem = checkpoint_stem(path)
     if len(registry) != model.config.num_classes:
         raise CheckpointError(f"{stem}: {len(registry)} class names for {model.config.num_classes} rows of the network")
     weights = safetensors.torch.save(_stored_tensors(stem, model, dtype))
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
     CheckpointError if a file is missing, is a pickle or otherwise not what it should be, was written by another format
     version or for another preprocessing, or if hash, class names or tensors do not fit each other.
     """
-    stem = _stem(path)
+    stem = checkpoint_stem(path)
     weights_path, json_path = _with_suffix(stem, ".safetensors"), _with_suffix(stem, ".json")
     content = _read_description(json_path)
     weights = _read(weights_path)
@@ -115,8 +115,8 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
     return Checkpoint(model.to(device).eval(), registry, content["metadata"], digest[:VERSION_LENGTH], weights_path)
 
 
-def _stem(path: Path) -> Path:
-    """`path` without a checkpoint's suffix; other dots belong to the name."""
+def checkpoint_stem(path: Path) -> Path:
+    """`path` without a checkpoint's suffix; other dots belong to the name. CheckpointError for a pickle's suffix."""
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
         raise CheckpointError(

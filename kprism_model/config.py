@@ -18,9 +18,10 @@ STRIDES = (16, 8, 4)
 class KPrismConfig:
     """Everything that fixes the shape of a network; the published size is `KPrismConfig.base()`.
 
-    `native_size` is the long side in pixels to which images are resized. `stem_stride` 2 lets the encoders' stems work
-    at half size, a quarter of their cost; the strides of the features stay 4, 8 and 16. `attend_padding` lets padded
-    click tokens take part in attention, as the published code does; it serves the comparison with that code only.
+    `native_size` is the long side in pixels to which images are resized. `stem_stride` 2 or 4 lets the encoders' stems
+    end at a half or a quarter of the size, where they cost less; the strides of the features stay 4, 8 and 16.
+    `dense_channels` is the width of the dense prompt map at half size. `attend_padding` lets padded click tokens take
+    part in attention, as the published code does; it serves the comparison with that code only.
     """
 
     native_size: int = 512
@@ -38,6 +39,7 @@ class KPrismConfig:
     summaries: int = 6
     head_channels: int = 32
     in_channels: int = 3
+    dense_channels: int = 256
     attend_padding: bool = False
 
     def __post_init__(self) -> None:
@@ -46,12 +48,13 @@ class KPrismConfig:
             value = getattr(self, field.name)
             if field.name != "attend_padding" and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"KPrismConfig.{field.name} must be a positive integer, got {value!r}")
-        if self.stem_stride not in (1, 2):
-            raise ValueError(f"KPrismConfig.stem_stride must be 1 or 2, got {self.stem_stride}")
+        if self.stem_stride not in (1, 2, 4):
+            raise ValueError(f"KPrismConfig.stem_stride must be 1, 2 or 4, got {self.stem_stride}")
         for name, value, divisor in (
             ("native_size", self.native_size, SIZE_MULTIPLE),
             ("width", self.width, 32),
             ("width", self.width, self.heads),
+            ("dense_channels", self.dense_channels, 32),
             ("summaries", self.summaries, 2),
             ("layers", self.layers, len(STRIDES)),
             ("base_channels", self.base_channels, self.encoder_heads),
@@ -62,13 +65,13 @@ class KPrismConfig:
     @classmethod
     def tiny(cls, **changes: Any) -> KPrismConfig:
         """The smallest sensible network, for tests (about 0.3 M parameters)."""
-        sizes = cls(64, 4, 8, 2, 4, 8, 32, 4, 32, 2, 3, head_channels=8)
+        sizes = cls(64, 4, 8, 2, 4, 8, 32, 4, 32, 2, 3, head_channels=8, dense_channels=32)
         return replace(sizes, **changes)
 
     @classmethod
     def small(cls, **changes: Any) -> KPrismConfig:
         """The size that is shipped: a click answers in tens of milliseconds on two CPU cores."""
-        sizes = cls(192, 8, 32, 2, 4, 8, 96, 4, 96, 3, 3, head_channels=24)
+        sizes = cls(192, 8, 32, 4, 4, 8, 96, 4, 96, 3, 3, head_channels=24, dense_channels=32)
         return replace(sizes, **changes)
 
     @classmethod
@@ -95,8 +98,10 @@ class KPrismConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KPrismConfig:
-        """The inverse of `to_dict`; ValueError names keys that this version does not know."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown configuration keys: {', '.join(unknown)}")
+        """The inverse of `to_dict`; ValueError names keys that this version does not know, or that are missing."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            wrong = {"unknown": sorted(set(values) - names), "missing": sorted(names - set(values))}
+            told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in wrong.items() if keys)
+            raise ValueError(f"configuration keys: {told}")
         return cls(**values)

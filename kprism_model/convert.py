@@ -32,6 +32,7 @@ def config_of(published: Mapping[str, Tensor], *, native_size: int = 512) -> KPr
             encoder_heads=table.shape[1],
             reduced_size=(round(table.shape[0] ** 0.5) + 1) // 2,
             width=width,
+            dense_channels=width,
             heads=max(4, width // 32),
             ffn_width=published[f"{_PREDICTOR}.transformer_ffn_layers.0.experts.0.0.weight"].shape[0],
             experts=experts,

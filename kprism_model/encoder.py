@@ -127,16 +127,21 @@ class AttentionBlock(nn.Module):
 
 
 def _stem(in_channels: int, config: KPrismConfig) -> nn.Sequential:
-    base = config.base_channels
-    return nn.Sequential(ResidualBlock(in_channels, base, config.stem_stride), ResidualBlock(base, base))
+    base, stride = config.base_channels, config.stem_stride
+    return nn.Sequential(
+        ResidualBlock(in_channels, base, min(stride, 2)), ResidualBlock(base, base, max(stride // 2, 1))
+    )
 
 
 def _stages(config: KPrismConfig) -> Iterator[tuple[int, int, int]]:
-    """Input channels, output channels and stride of the four stages, which end at strides 2, 4, 8 and 16."""
-    base = config.base_channels
-    yield base, base, 2 // config.stem_stride
-    for widening in (1, 2, 4):
-        yield widening * base, 2 * widening * base, 2
+    """Input channels, output channels and stride of the four stages.
+
+    They end at strides 2, 4, 8 and 16, the first at 4 where the stem already does.
+    """
+    base, reached = config.base_channels, config.stem_stride
+    for end, narrow, wide in ((2, base, base), (4, base, 2 * base), (8, 2 * base, 4 * base), (16, 4 * base, 8 * base)):
+        yield narrow, wide, max(end // reached, 1)
+        reached = max(end, reached)
 
 
 class ImageEncoder(nn.Module):

@@ -41,7 +41,7 @@ class KPrism(nn.Module):
             nn.Sequential(PointwiseConv(channels, config.width), GroupNorm(config.width))
             for channels in config.encoder_channels
         )
-        self.dense_encoder = DensePromptEncoder(config.width)
+        self.dense_encoder = DensePromptEncoder(config.width, config.dense_channels)
         self.level_embedding = nn.Parameter(torch.randn(3, config.width))
         self.decoder = Decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -52,8 +52,11 @@ class KPrism(nn.Module):
         features: ImageFeatures = self.image_encoder(images.contiguous(memory_format=torch.channels_last))
         return features
 
-    def encode_references(self, images: Tensor, masks: Tensor) -> References:
-        """Encode R reference images (B, R, 3, H, W) with their masks (B, R, 1, H, W) of 0 and 1, for B rows."""
+    def encode_references(self, images: Tensor, masks: Tensor, features: ImageFeatures | None = None) -> References:
+        """Encode R reference images (B, R, 3, H, W) with their masks (B, R, 1, H, W) of 0 and 1, for B rows.
+
+        `features` are what `encode_image` made of the B * R images, where that is known already.
+        """
         if images.ndim != 5 or masks.shape != (*images.shape[:2], 1, *images.shape[3:]):
             raise ValueError(
                 "expected images (B, R, 3, H, W) and masks (B, R, 1, H, W), "
@@ -62,7 +65,7 @@ class KPrism(nn.Module):
         rows = images.shape[:2]
         flat_images = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         flat_masks = masks.flatten(0, 1).to(images.dtype)
-        keys = self.encode_image(flat_images).stride16
+        keys = (features or self.encode_image(flat_images)).stride16
         encoded = self.mask_encoder(flat_images, flat_masks)
         summaries = tuple(s.unflatten(0, rows) for s in self.summarizer(encoded, flat_masks))
         return References(summaries, keys.unflatten(0, rows), encoded.stride16.unflatten(0, rows))

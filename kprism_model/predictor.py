@@ -23,12 +23,10 @@ from kprism_model.network import Decoded, KPrism
 from kprism_model.preprocess import Geometry
 from kprism_model.prompts import Prompts, click_discs
 from kprism_model.references import References
+from kprism_model.scribbles import check_scribbles, scribble_points
 
 MAXIMUM_CLICKS = 256
 """More clicks than this in one request are refused."""
-
-SCRIBBLE_POINTS = 4
-"""A scribble gives at most this many click tokens of each sign."""
 
 THRESHOLD = 0.5
 """A pixel belongs to a mask, and a structure to an image, from this probability on."""
@@ -216,7 +214,7 @@ class Predictor:
             raise ValueError(f"give a class ({class_name!r}) or references, not both")
         points, labels = _check_clicks(clicks, geometry.size)
         if scribbles is not None:
-            drawn_points, drawn_labels = _scribble_points(_check_scribbles(scribbles, geometry.size))
+            drawn_points, drawn_labels = scribble_points(check_scribbles(scribbles, geometry.size))
             points, labels = np.concatenate([points, drawn_points]), np.concatenate([labels, drawn_labels])
         if class_name is None and references is None and not len(labels):
             raise ValueError("nothing to go on: give a class, references, clicks or scribbles")
@@ -301,31 +299,3 @@ def _check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> tuple[NDArr
             )
     points = np.array([(click.row, click.column) for click in clicks], dtype=np.float64).reshape(-1, 2)
     return points, np.array([int(click.positive) for click in clicks], dtype=np.int64)
-
-
-def _check_scribbles(scribbles: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int8]:
-    scribbles = np.asarray(scribbles)
-    if scribbles.shape != size:
-        raise ValueError(f"scribbles have shape {scribbles.shape}, the image {size}")
-    if not np.isin(scribbles, (-1, 0, 1)).all():
-        raise ValueError(f"scribbles must hold -1, 0 and 1, got values {np.unique(scribbles)[:5].tolist()}")
-    return scribbles.astype(np.int8)
-
-
-def _scribble_points(scribbles: NDArray[np.int8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A few points of each sign, spread by farthest-point sampling from the pixel nearest the stroke's centre."""
-    points: list[NDArray[np.float64]] = [np.zeros((0, 2))]
-    labels: list[int] = []
-    for sign, label in ((1, 1), (-1, 0)):
-        pixels = np.argwhere(scribbles == sign).astype(np.float64)
-        if not len(pixels):
-            continue
-        distance = np.hypot(*(pixels - pixels.mean(0)).T)
-        chosen = [int(distance.argmin())]
-        nearest = np.full(len(pixels), np.inf)
-        while len(chosen) < min(SCRIBBLE_POINTS, len(pixels)):
-            nearest = np.minimum(nearest, np.hypot(*(pixels - pixels[chosen[-1]]).T))
-            chosen.append(int(nearest.argmax()))
-        points.append(pixels[chosen])
-        labels += [label] * len(chosen)
-    return np.concatenate(points), np.array(labels, dtype=np.int64)

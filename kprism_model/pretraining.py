@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from kprism_model.checkpoint import save_checkpoint
+from kprism_model.checkpoint import checkpoint_stem, save_checkpoint
 from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
-from kprism_model.sampling import Sampler
+from kprism_model.distributed import Workers
+from kprism_model.sampling import Mixture, Sampler
 from kprism_model.slices import SliceStore
 from kprism_model.training import Trainer, TrainingPlan
 
@@ -29,44 +30,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="small", help="tiny, small or base")
     parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
     parser.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
-    parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size)
+    parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size, help="images a batch")
+    parser.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
+    parser.add_argument("--learning-rate", type=float, default=TrainingPlan.learning_rate)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default=TrainingPlan.precision)
+    parser.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
+    parser.add_argument(
+        "--only-own-absent",
+        action="store_true",
+        help="never show images of other data sets as ones without a structure (they may hold it unlabelled)",
+    )
     parser.add_argument("--seed", type=int, default=TrainingPlan.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train as the arguments say; started again with the same ones, it goes on where it stopped."""
-    native = arguments.native_size or KPrismConfig.preset(arguments.preset).native_size
-    store = SliceStore.build(arguments.data, arguments.run / "slices", split="training", size=max(256, native))
+    """Train as the arguments say; started again with the same ones, it goes on where it stopped.
+
+    Under `torchrun` each process trains on its own batches and the first one writes.
+    """
     weights = _weights(arguments.weight)
-    sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights)
+    provenance = [_provenance(folder, weights) for folder in arguments.data]
+    checkpoint_stem(arguments.out)  # before the hours of training, not after them
+    native = arguments.native_size or KPrismConfig.preset(arguments.preset).native_size
+    workers = Workers.join(arguments.device)
+    store = _store(arguments, max(256, native), workers)
+    mixture = Mixture(synthetic=arguments.synthetic, elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere)
+    sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
     config = KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry), native_size=native)
     plan = TrainingPlan(
         minutes=arguments.minutes,
         batch_size=arguments.batch_size,
+        accumulate=arguments.accumulate,
+        learning_rate=arguments.learning_rate,
+        precision=arguments.precision,
         seed=arguments.seed,
         sizes=((0.0, _coarse_size(native)), (0.65, native)),
     )
-    trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device)
+    trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device, workers=workers)
     model = trainer.run()
-    metadata = {
+    if workers.rank == 0:
+        metadata = _metadata(arguments, trainer, provenance)
+        save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")
+        print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
+    workers.leave()
+    return 0
+
+
+def _store(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
+    """The slices of the training lists; the first process builds the store, the others open it when it is there."""
+    path = arguments.run / "slices"
+    if workers.rank == 0:
+        store = SliceStore.build(arguments.data, path, split="training", size=size)
+    workers.wait()
+    return store if workers.rank == 0 else SliceStore.open(path)
+
+
+def _metadata(arguments: argparse.Namespace, trainer: Trainer, provenance: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the checkpoint says of how it was made."""
+    plan = trainer.plan
+    images = trainer.step * plan.batch_size * plan.accumulate * trainer.workers.count
+    return {
         "name": f"kprism_{arguments.preset}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
             "command": "python -m kprism_model " + " ".join(_without_folders(sys.argv[1:])),
             "hours": round(trainer.seconds / 3600, 3),
             "steps": trainer.step,
-            "samples": trainer.step * plan.batch_size,
+            "images": images,
             "sizes": [list(pair) for pair in plan.sizes],
             "seed": plan.seed,
             "device": arguments.device,
+            "processes": trainer.workers.count,
             "torch": torch.__version__,
-            "datasets": [_provenance(folder, weights) for folder in arguments.data],
+            "datasets": provenance,
         },
     }
-    save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata)
-    print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
-    return 0
 
 
 def _coarse_size(native: int) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,13 +91,17 @@ def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], rad
 
 
 class DensePromptEncoder(nn.Module):
-    """Brings the dense prompt map to strides 16, 8 and 4 by (stride-2 convolution, ReLU, GroupNorm) four times."""
+    """Brings the dense prompt map to strides 16, 8 and 4 by (stride-2 convolution, ReLU, GroupNorm) four times.
 
-    def __init__(self, channels: int) -> None:
+    The first step has `first_channels`, which the published network sets to `channels`.
+    """
+
+    def __init__(self, channels: int, first_channels: int) -> None:
         super().__init__()
+        widths = (3, first_channels, channels, channels, channels)
         self.downs = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(inputs, channels, 3, 2, padding=1), nn.ReLU(), GroupNorm(channels))
-            for inputs in (3, channels, channels, channels)
+            nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, padding=1), nn.ReLU(), GroupNorm(outputs))
+            for inputs, outputs in pairwise(widths)
         )
 
     def forward(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,6 +42,14 @@ class References(NamedTuple):
             self.values[rows],
         )
 
+    def gather(self, index: Tensor) -> References:
+        """For N rows the R references of other numbers: `index` (N, R) into B rows of one reference each."""
+        return References(
+            tuple(s[:, 0][index] for s in self.summaries),  # type: ignore[arg-type]
+            self.keys[:, 0][index],
+            self.values[:, 0][index],
+        )
+
 
 class ObjectSummarizer(nn.Module):
     """Pools the features of a reference into S vectors a scale: half of its object, half of its surroundings."""

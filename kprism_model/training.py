@@ -5,27 +5,34 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from kprism_model.config import KPrismConfig
+from kprism_model.distributed import Workers
 from kprism_model.network import KPrism
 from kprism_model.prefetch import Prefetcher
 from kprism_model.rounds import RoundSettings, practise
-from kprism_model.sampling import MODES, Batch, Mode, Sampler
+from kprism_model.sampling import Batch, Sampler
 
 STATE_NAME = "state"
+LOG_NAME = "log.jsonl"
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -33,21 +40,22 @@ class TrainingPlan:
     """What to train with and for how long.
 
     `minutes` is the budget over all resumptions; learning rate and image size follow the share of it that is spent.
-    `sizes` are (share of the budget from which it holds, side in pixels). `mode_weights` are the chances of a batch
-    being semantic, in-context and interactive.
+    `sizes` are (share of the budget from which it holds, side in pixels). A step takes the mean gradient of
+    `accumulate` batches of `batch_size` images in each process. `precision` "auto" is bfloat16 autocast where the
+    device computes in it, float32 elsewhere.
     """
 
     minutes: float = 90.0
     batch_size: int = 8
+    accumulate: int = 1
     sizes: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 192))
-    learning_rate: float = 8e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 150
     final_rate: float = 0.02
     clip_norm: float = 3.0
     ema_decay: float = 0.998
-    mode_weights: tuple[float, float, float] = (0.35, 0.35, 0.3)
-    max_references: int = 2
+    precision: Precision = "auto"
     seed: int = 0
     rounds: RoundSettings = field(default_factory=RoundSettings)
     save_minutes: float = 3.0
@@ -83,13 +91,26 @@ class MovingAverage:
 
 
 class Trainer:
-    """Trains one network on one sampler; everything that a resumption needs lies in `folder`."""
+    """Trains one network on one sampler; everything that a resumption needs lies in `folder`.
+
+    With several `workers` each process trains on its own batches, and the first one alone writes.
+    """
 
     def __init__(
-        self, config: KPrismConfig, sampler: Sampler, plan: TrainingPlan, folder: Path, *, device: str = "cpu"
+        self,
+        config: KPrismConfig,
+        sampler: Sampler,
+        plan: TrainingPlan,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        workers: Workers | None = None,
     ) -> None:
         torch.manual_seed(plan.seed)
-        self.plan, self.sampler, self.folder, self.device = plan, sampler, folder, torch.device(device)
+        self.plan, self.sampler, self.folder = plan, sampler, folder
+        self.workers = workers or Workers()
+        self.device = self.workers.device(device)
+        self.autocast_type = autocast_type(plan.precision, self.device)
         self.model = KPrism(config).to(self.device)
         self.average = MovingAverage(self.model, plan.ema_decay)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, plan.weight_decay), lr=plan.learning_rate)
@@ -109,12 +130,17 @@ class Trainer:
     def run(self, *, progress: bool = True) -> KPrism:
         """Train until the budget is spent and return the averaged network in evaluation mode."""
         saved = time.monotonic()
-        with tqdm(total=round(60 * self.plan.minutes), unit="s", disable=not progress, mininterval=10) as bar:
+        writes = self.workers.rank == 0
+        total = round(60 * self.plan.minutes)
+        with (
+            tqdm(total=total, unit="s", disable=not (progress and writes), mininterval=10) as bar,
+            SummaryWriter(str(self.folder / "tensorboard")) if writes else nullcontext() as board,
+        ):
             bar.update(round(self.seconds))
-            for seconds in self._steps():
-                self.seconds += seconds
+            for record in self._steps():
+                self._note(record, board)
                 bar.set_postfix_str(self._summary(), refresh=False)
-                bar.update(min(round(self.seconds), bar.total) - bar.n)
+                bar.update(min(round(self.seconds), total) - bar.n)
                 if time.monotonic() - saved > 60 * self.plan.save_minutes:
                     self.save()
                     saved = time.monotonic()
@@ -127,52 +153,74 @@ class Trainer:
         model.load_state_dict(self.average.state)
         return model.to(self.device).eval()
 
-    def _steps(self) -> Iterator[float]:
-        """Train step by step while there is budget; yields the seconds that each took."""
+    def _steps(self) -> Iterator[dict[str, float]]:
+        """Train step by step while there is budget; yields what each step logs."""
         self.model.train()
+        self.workers.share_state(self.model)
         while self.share < 1:
             size = self.plan.size_at(self.share)
-            with Prefetcher(lambda step, size=size: self._draw(step, size), start=self.step) as batches:  # type: ignore[misc]
+            first = self.step * self.plan.accumulate
+            with Prefetcher(lambda number, size=size: self._draw(number, size), start=first) as batches:  # type: ignore[misc]
                 while self.share < 1 and self.plan.size_at(self.share) == size:
                     start = time.monotonic()
-                    self._train_on(next(batches))
-                    yield time.monotonic() - start
+                    record = self._train_step(batches)
+                    self.seconds += self.workers.longest(time.monotonic() - start, self.device)
+                    yield record
 
-    def _draw(self, step: int, size: int) -> Batch:
-        rng = np.random.default_rng([self.plan.seed, 1, step])
-        mode: Mode = MODES[rng.choice(len(MODES), p=self.plan.mode_weights)]
-        references = int(rng.integers(1, self.plan.max_references + 1))
-        return self.sampler.batch(mode, self.plan.batch_size, step=step, size=size, references=references)
+    def _draw(self, number: int, size: int) -> Batch:
+        """The batch of this process that is the `number`-th of the run."""
+        return self.sampler.batch(self.plan.batch_size, step=number * self.workers.count + self.workers.rank, size=size)
 
-    def _train_on(self, batch: Batch) -> None:
+    def _train_step(self, batches: Iterator[Batch]) -> dict[str, float]:
         rate = self.plan.rate_at(self.step, self.share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        rng = np.random.default_rng([self.plan.seed, 2, self.step])
-        loss, scores = practise(self.model, _to(batch, self.device), rng, self.plan.rounds)
         self.optimizer.zero_grad()
-        loss.backward()
+        record: dict[str, float] = {"step": self.step, "rate": rate, "loss": 0.0}
+        for part in range(self.plan.accumulate):
+            batch = next(batches)
+            loss, scores = self._practise(batch, part)
+            (loss / self.plan.accumulate).backward()
+            record["loss"] += float(loss.detach()) / self.plan.accumulate
+            record["size"] = batch.images.shape[-1]
+            record |= scores
+        self.workers.average_gradients(self.model.parameters())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
         if torch.isfinite(norm):  # a step with a broken gradient is skipped, not taken
             self.optimizer.step()
         self.average.update(self.model, self.step)
-        self._log(batch, float(loss.detach()), scores, rate)
         self.step += 1
+        return record
 
-    def _log(self, batch: Batch, loss: float, scores: Mapping[str, float], rate: float) -> None:
-        self.recent.setdefault(batch.mode, deque(maxlen=50)).append(scores["first"])
-        size = batch.images.shape[-1]
-        record = {"step": self.step, "mode": batch.mode, "size": size, "loss": loss, "rate": rate, **scores}
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps({key: round(v, 6) if isinstance(v, float) else v for key, v in record.items()}) + "\n")
+    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng([self.plan.seed, self.workers.rank, self.step, part])
+        with torch.autocast(
+            self.device.type, self.autocast_type or torch.bfloat16, enabled=self.autocast_type is not None
+        ):
+            return practise(self.model, _to(batch, self.device), rng, self.plan.rounds)
+
+    def _note(self, record: Mapping[str, float], board: SummaryWriter | None = None) -> None:
+        """Write a step to the log and to TensorBoard, and remember its scores for the progress bar."""
+        scores = {name: value for name, value in record.items() if name not in ("step", "rate", "loss", "size")}
+        for name, value in scores.items():
+            self.recent.setdefault(name, deque(maxlen=50)).append(value)
+        if self.workers.rank:
+            return
+        with (self.folder / LOG_NAME).open("a") as log:
+            log.write(json.dumps({name: round(value, 6) for name, value in record.items()}) + "\n")
+        if board is not None:
+            curves = {name: record[name] for name in ("loss", "rate")} | {f"dice/{n}": v for n, v in scores.items()}
+            for name, value in curves.items():
+                board.add_scalar(name, value, int(record["step"]))
 
     def _summary(self) -> str:
-        means = (f"{mode} {np.nanmean(values):.3f}" for mode, values in sorted(self.recent.items()))
-        return f"step {self.step}  first-mask Dice: " + "  ".join(means)
+        known = ((name, [value for value in values if value == value]) for name, values in sorted(self.recent.items()))
+        means = (f"{name} {np.mean(values):.3f}" for name, values in known if values)
+        return f"step {self.step}  Dice: " + "  ".join(means)
 
     def save(self) -> None:
         """Write the state beside the old one and rename it into place: tensors first, then the JSON that names them."""
-        if self._saved_step == self.step:
+        if self._saved_step == self.step or self.workers.rank:
             return  # never rewrite a file that the present state names
         tensors: dict[str, Tensor] = {}
         for name, value in self.model.state_dict().items():
@@ -184,9 +232,11 @@ class Trainer:
                 tensors[f"adam.{number}.{name}"] = value
         tensors_name = f"{STATE_NAME}-{self.step}.safetensors"
         save_file({name: value.contiguous() for name, value in tensors.items()}, self.folder / tensors_name)
+        _sync(self.folder / tensors_name)
         content = {"step": self.step, "seconds": self.seconds, "tensors": tensors_name}
         beside = self.folder / f".{STATE_NAME}.json"
         beside.write_text(json.dumps({**content, **self._identity()}))
+        _sync(beside)
         beside.replace(self.folder / f"{STATE_NAME}.json")
         self._saved_step = self.step
         for old in self.folder.glob(f"{STATE_NAME}-*.safetensors"):
@@ -216,11 +266,42 @@ class Trainer:
         self.optimizer.load_state_dict(state)
         self.step, self.seconds = content["step"], content["seconds"]
         self._saved_step = self.step
+        if self.workers.rank == 0:
+            self._shorten_log()
+
+    def _shorten_log(self) -> None:
+        """Drop the log's lines of steps that came after the saved state: they are made again."""
+        path = self.folder / LOG_NAME
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < self.step]
+            beside = path.with_name(f".{LOG_NAME}")
+            beside.write_text("".join(f"{line}\n" for line in kept))
+            beside.replace(path)
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between the parts of one run: the network, what its class rows mean, the seed."""
         classes = self.sampler.registry.to_list()
         return {"config": self.model.config.to_dict(), "classes": classes, "seed": self.plan.seed}
+
+
+def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The autocast type for a device, None for plain float32; ValueError for an unknown precision.
+
+    "auto" takes bfloat16 only where the hardware multiplies in it: CPUs without it emulate it many times slower.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported()
+    else:
+        able = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and able) else None
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk, so that no rename can come before it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

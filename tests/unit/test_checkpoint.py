@@ -156,7 +156,7 @@ def test_changed_weights_are_noticed(saved: Path) -> None:
         (lambda c: c.update(classes="liver"), "classes must be a list, got 'liver'"),
         (lambda c: c["classes"].pop(), "3 class names for num_classes 4"),
         (lambda c: c.update(classes=["a", "b", "c", "A"]), "class 'A' is listed twice"),
-        (lambda c: c["config"].update(colour=1), "unknown configuration keys: colour"),
+        (lambda c: c["config"].update(colour=1), "configuration keys: unknown colour"),
         (lambda c: c["config"].update(width=33), "width must be a multiple of 32, got 33"),
         (lambda c: c["preprocessing"].update(ct_window=[-160, 240]), r"expect the preprocessing .*-160.* does .*-500"),
     ],

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +17,10 @@ import torch
 from kprism_model.augment import Augmentation
 from kprism_model.config import KPrismConfig
 from kprism_model.network import KPrism
-from kprism_model.rounds import RoundSettings, practise
-from kprism_model.sampling import MODES, Mode, Sampler
+from kprism_model.rounds import MODES, RoundSettings, _scribble, practise
+from kprism_model.sampling import Mixture, Sampler
 from kprism_model.slices import SliceStore
-from kprism_model.training import MovingAverage, Trainer, TrainingPlan
+from kprism_model.training import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64
@@ -35,42 +38,70 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
 
 @pytest.fixture
 def sampler(store: SliceStore) -> Sampler:
-    return Sampler(store, seed=0, augmentation=Augmentation.none())
+    return Sampler(store, seed=0, mixture=Mixture(absent=0.0, synthetic=0.0), augmentation=Augmentation.none())
 
 
 def _config() -> KPrismConfig:
     return KPrismConfig.tiny(num_classes=1)
 
 
+ONLY = {
+    "semantic": (1.0, 0.0, 0.0),
+    "in_context": (0.0, 1.0, 0.0),
+    "interactive": (0.0, 0.0, 1.0),
+}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: Mode) -> None:
+def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: str) -> None:
     model = KPrism(_config()).train()
-    batch = sampler.batch(mode, 2, step=0, size=SIZE)
-    loss, scores = practise(model, batch, np.random.default_rng(0), RoundSettings(scribble_fraction=0.0))
+    batch = sampler.batch(4, step=0, size=SIZE)
+    settings = RoundSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0)
+    loss, scores = practise(model, batch, np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert 0 <= scores["first"] <= 1 and 0 <= scores["last"] <= 1
-    assert "decoder.clicks.content.0.weight" in touched  # later rounds bring clicks in every mode
+    assert 0 <= scores[mode] <= 1
+    assert ("interactive_last" in scores) == (mode == "interactive")
+    assert "decoder.clicks.content.0.weight" in touched  # corrections bring clicks in every mode
     assert ("decoder.class_content" in touched) == (mode == "semantic")
     assert ("summarizer.project.0.weight" in touched) == (mode == "in_context")
     assert ("decoder.presence.0.weight" in touched) == (mode != "interactive")
 
 
+def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
+    model = KPrism(_config()).train()
+    batch = sampler.batch(4, step=0, size=SIZE)
+    settings = RoundSettings(corrected=0.0, scribbled=0.0, unseen_clicks=0)
+    alone = []
+    for weights in ONLY.values():
+        loss, _ = practise(model, batch, np.random.default_rng(0), replace(settings, weights=weights))
+        alone.append(float(loss.detach()))
+    together, scores = practise(model, batch, np.random.default_rng(0), settings)
+    assert set(scores) == {*MODES, "interactive_last"}
+    assert sum(alone) == pytest.approx(float(together.detach()), rel=0.02)  # clicks are drawn anew
+
+
 def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    batch = sampler.batch("interactive", 2, step=0, size=SIZE, composite_fraction=0.0)
-    loss, _ = practise(model, batch, np.random.default_rng(0), RoundSettings(scribble_fraction=1.0))
-    assert loss.isfinite()
+    settings = RoundSettings(weights=ONLY["interactive"], scribbled=1.0)
+    loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
+    assert loss.isfinite() and 0 <= scores["interactive"] <= 1
 
 
-@pytest.mark.parametrize("scribble_fraction", [0.0, 1.0])
-def test_an_object_that_is_lost_at_the_training_size_breaks_nothing(sampler: Sampler, scribble_fraction: float) -> None:
-    batch = sampler.batch("interactive", 2, step=0, size=SIZE)
-    batch.masks[0] = 0
-    settings = RoundSettings(scribble_fraction=scribble_fraction)
-    loss, _ = practise(KPrism(_config()).train(), batch, np.random.default_rng(0), settings)
+def test_negative_scribbles_lie_outside_of_the_object() -> None:
+    mask = rectangle((SIZE, SIZE), slice(20, 40), slice(20, 40)) > 0
+    drawn = [_scribble(mask, np.random.default_rng(seed)) for seed in range(20)]
+    assert 3 < sum((scribble == -1).any() for scribble in drawn) < 17
+    for scribble in drawn:
+        assert mask[scribble == 1].all() and (scribble == 1).any() and not mask[scribble == -1].any()
+
+
+def test_images_without_anything_to_ask_for_break_nothing(sampler: Sampler) -> None:
+    batch = sampler.batch(4, step=0, size=SIZE)
+    batch.class_index[:], batch.references[:], batch.objects[:] = -1, -1, 0
+    loss, scores = practise(KPrism(_config()).train(), batch, np.random.default_rng(0), RoundSettings())
     loss.backward()
-    assert loss.isfinite()
+    assert loss == 0 and scores == {}
 
 
 def test_training_learns_the_boxes(sampler: Sampler, tmp_path: Path) -> None:
@@ -95,6 +126,78 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(sampler: Sampler, tmp_p
         torch.testing.assert_close(second.model.state_dict()[name], value, atol=1e-5, rtol=1e-4)
     for name, value in whole.average.state.items():
         torch.testing.assert_close(second.average.state[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_log_of_a_resumed_run_holds_each_step_once(sampler: Sampler, tmp_path: Path) -> None:
+    plan = TrainingPlan(minutes=1e9, batch_size=2, sizes=((0.0, 32),))
+    first = Trainer(_config(), sampler, plan, tmp_path)
+    _take(first, 2)
+    first.save()
+    _take(first, 2)  # lost: the run is killed before it saves again
+    second = Trainer(_config(), sampler, plan, tmp_path)
+    _take(second, 2)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3]
+
+
+def test_two_small_batches_make_the_step_of_their_mean(sampler: Sampler, tmp_path: Path) -> None:
+    plan = TrainingPlan(minutes=1e9, batch_size=2, accumulate=2, sizes=((0.0, SIZE),))
+    trainer = Trainer(_config(), sampler, plan, tmp_path)
+    numbers: list[int] = []
+    draw = trainer._draw
+    trainer._draw = lambda number, size: numbers.append(number) or draw(number, size)  # type: ignore[method-assign,func-returns-value]
+    _take(trainer, 3)
+    assert trainer.step == 3 and numbers[:6] == [0, 1, 2, 3, 4, 5]
+
+
+def test_two_processes_keep_the_same_weights(store: SliceStore, tmp_path: Path) -> None:
+    script = tmp_path / "both.py"
+    script.write_text(_TWO_PROCESSES.format(store=str(store.path), out=str(tmp_path)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."})
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert one["images"] != other["images"]  # each saw its own
+    for name in (name for name in one["weights"] if "running" not in name and "num_batches" not in name):
+        assert torch.equal(one["weights"][name], other["weights"][name])
+    assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 2
+
+
+_TWO_PROCESSES = """
+from pathlib import Path
+import torch
+from kprism_model.config import KPrismConfig
+from kprism_model.distributed import Workers
+from kprism_model.sampling import Sampler
+from kprism_model.slices import SliceStore
+from kprism_model.training import Trainer, TrainingPlan
+
+torch.set_num_threads(1)
+workers = Workers.join("cpu")
+sampler = Sampler(SliceStore.open(Path("{store}")), seed=0)
+plan = TrainingPlan(minutes=1e9, batch_size=2, sizes=((0.0, 32),))
+trainer = Trainer(KPrismConfig.tiny(num_classes=1), sampler, plan, Path("{out}/run"), workers=workers)
+for record, _ in zip(trainer._steps(), range(2)):
+    trainer._note(record)
+torch.save(
+    {{"weights": trainer.model.state_dict(), "images": float(trainer._draw(0, 32).images.sum())}},
+    f"{out}/{{workers.rank}}.pt",
+)
+workers.leave()
+"""
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", None), ("bfloat16", torch.bfloat16)])
+def test_precision_as_asked(precision: Precision, expected: torch.dtype | None) -> None:
+    assert autocast_type(precision, torch.device("cpu")) == expected
+    with pytest.raises(ValueError, match="precision must be auto, float32 or bfloat16, got 'half'"):
+        autocast_type("half", torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_training_in_bfloat16_gives_finite_float32_weights(sampler: Sampler, tmp_path: Path) -> None:
+    plan = TrainingPlan(minutes=1e9, batch_size=2, sizes=((0.0, 32),), precision="bfloat16")
+    trainer = Trainer(_config(), sampler, plan, tmp_path)
+    _take(trainer, 2)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in trainer.model.parameters())
 
 
 def test_a_state_of_another_size_is_refused(sampler: Sampler, tmp_path: Path) -> None:
@@ -133,5 +236,5 @@ def test_the_moving_average_ends_near_a_model_that_stands_still() -> None:
 
 
 def _take(trainer: Trainer, steps: int) -> None:
-    for _ in zip(range(steps), trainer._steps(), strict=False):
-        pass
+    for _, record in zip(range(steps), trainer._steps(), strict=False):
+        trainer._note(record)
