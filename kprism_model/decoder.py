@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -152,26 +153,33 @@ class Decoder(nn.Module):
         self.summary_to_content = nn.Linear(width, width)
         self.summary_to_position = nn.Linear(width, width)
 
-    def forward(self, pixels: list[Tensor], positions: list[Tensor], prompts: Prompts) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, embed: Callable[[int, Tensor], Tensor], positions: list[Tensor], prompts: Prompts
+    ) -> tuple[list[Tensor], Tensor]:
         """Decode N rows.
 
-        `pixels` holds (N, h, w, C) and `positions` (h, w, C) for strides 16, 8 and 4. Returns the logits (N, 1, h, w)
-        of every layer and the presence logits (N,) of the coarsest scale. Rows that stop there for want of presence
-        have `ABSENT_LOGIT` everywhere in the later layers.
+        `embed` gives for a scale and the numbers of K rows their pixels (K, h, w, C); it is asked when a scale is first
+        visited, for the rows that are left. `positions` are (h, w, C) for strides 16, 8 and 4. Returns the logits (N,
+        1, h, w) of every layer and the presence logits (N,) of the coarsest scale. Rows that stop there for want of
+        presence have `ABSENT_LOGIT` everywhere in the later layers.
         """
-        pixels = list(pixels)
-        sources = list(pixels)
-        rows = kept = torch.arange(len(pixels[0]), device=pixels[0].device)
+        count = len(prompts.image_index)
+        rows = kept = torch.arange(count, device=prompts.image_index.device)
+        pixels: list[Tensor] = []
+        sources: list[Tensor] = []  # what click tokens read: the embedded pixels, later those of the last round
         logits: list[Tensor] = []
-        presence = pixels[0].new_zeros(len(rows))
+        presence = torch.zeros(count, device=rows.device)
         content: Tensor | None = None
         latest: Tensor | None = None
         only_classes = prompts.references is None and prompts.points is None
         for number, layer in enumerate(self.layers):
             level = number % 3
             if not len(kept):
-                logits.append(_spread(sources[level][..., :1].permute(0, 3, 1, 2), kept, len(rows)))
+                logits.append(_spread(positions[level].new_zeros(0, 1, *positions[level].shape[:2]), kept, count))
                 continue
+            if number < 3:
+                pixels.append(embed(level, kept))
+                sources.append(pixels[level])
             x = pixels[level]
             if number:
                 x = x + self._resample(number, pixels[(number - 1) % 3])
@@ -183,13 +191,13 @@ class Decoder(nn.Module):
             if level == 2:
                 sources = list(pixels)
             latest = self.heads[level](pixels[level].permute(0, 3, 1, 2))
-            logits.append(_spread(latest, kept, len(rows)))
+            logits.append(_spread(latest, kept, count))
             if number == 0:
                 presence = self._presence(tokens, content, pixels[0])
                 if prompts.minimum_presence is not None:
                     kept = rows[presence.sigmoid() >= prompts.minimum_presence]
-                    pixels, sources = [p[kept] for p in pixels], [s[kept] for s in sources]
-                    content, latest, prompts = content[kept], latest[kept], prompts.select(kept)
+                    pixels, content, latest = [pixels[0][kept]], content[kept], latest[kept]
+                    prompts = prompts.select(kept)
         return logits, presence
 
     def _resample(self, number: int, previous: Tensor) -> Tensor:

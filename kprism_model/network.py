@@ -44,6 +44,7 @@ class KPrism(nn.Module):
         self.dense_encoder = DensePromptEncoder(config.width, config.dense_channels)
         self.level_embedding = nn.Parameter(torch.randn(3, config.width))
         self.decoder = Decoder(config)
+        self._empty_maps: tuple[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] | None = None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -75,16 +76,19 @@ class KPrism(nn.Module):
         rows = len(prompts.image_index)
         if prompts.references is not None:
             prompts = replace(prompts, references=prompts.references.expand(rows))
-        projected = self._project(features, prompts)
         dense = self._encode_dense(prompts)
-        pixels, positions = [], []
-        for level, scale in enumerate(projected):
-            height, width = scale.shape[-2:]
-            position = sine_encoding(height, width, self.config.width, device=scale.device)
-            embedded = scale + position + dense[level] + self.level_embedding[level][:, None, None]
-            pixels.append(embedded.permute(0, 2, 3, 1).contiguous())
-            positions.append(position.permute(1, 2, 0).contiguous())
-        logits, presence = self.decoder(pixels, positions, prompts)
+        positions = [
+            sine_encoding(scale.shape[-2], scale.shape[-1], self.config.width, device=scale.device)
+            for scale in features
+        ]
+
+        def embed(level: int, kept: Tensor) -> Tensor:
+            scale = self._project(features[level], level, prompts, kept)
+            laid = dense[level] if len(dense[level]) == 1 else dense[level][kept]
+            where = positions[level] + self.level_embedding[level][:, None, None]
+            return (scale + (laid + where)).permute(0, 2, 3, 1).contiguous()
+
+        logits, presence = self.decoder(embed, [p.permute(1, 2, 0).contiguous() for p in positions], prompts)
         return Decoded(logits, presence)
 
     def forward(self, images: Tensor, prompts: Prompts) -> Decoded:
@@ -102,22 +106,34 @@ class KPrism(nn.Module):
             setattr(decoder, name, nn.Parameter(torch.cat([table, new])))
         self.config = replace(self.config, num_classes=self.config.num_classes + count)
 
-    def _project(self, features: ImageFeatures, prompts: Prompts) -> list[Tensor]:
-        """Features of each row at the decoder's width; with references, their readout replaces stride 16."""
-        coarse, *fine = self.projections
-        fine_scales = (projection(scale) for projection, scale in zip(fine, features[1:], strict=True))
-        selected = [scale.index_select(0, prompts.image_index) for scale in fine_scales]
-        if prompts.references is None:
-            return [coarse(features.stride16).index_select(0, prompts.image_index), *selected]
-        readout = read_references(features.stride16.index_select(0, prompts.image_index), prompts.references)
-        return [coarse(readout), *selected]
+    def _project(self, scale: Tensor, level: int, prompts: Prompts, kept: Tensor) -> Tensor:
+        """One scale's features at the decoder's width for the rows `kept`; references are read out at the coarsest."""
+        index = prompts.image_index.index_select(0, kept)
+        projection = self.projections[level]
+        if level == 0 and prompts.references is not None:
+            scale = read_references(scale.index_select(0, index), prompts.references.select(kept))
+        elif len(kept) < len(scale):  # fewer rows than images: project what is asked for
+            scale = scale.index_select(0, index)
+        else:
+            return projection(scale).index_select(0, index)  # type: ignore[no-any-return]
+        return projection(scale)  # type: ignore[no-any-return]
 
     def _encode_dense(self, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor]:
-        dense = prompts.dense
-        if dense is None:  # the empty map is the same for all rows
-            dense = torch.zeros(1, 3, *prompts.size, device=prompts.image_index.device)
-        encoded: tuple[Tensor, Tensor, Tensor] = self.dense_encoder(dense.contiguous(memory_format=torch.channels_last))
-        return encoded
+        if prompts.dense is not None:
+            return self._dense_maps(prompts.dense)
+        # The empty map is the same for all rows and, as long as the weights stay, for all calls.
+        device = prompts.image_index.device
+        if torch.is_grad_enabled():
+            return self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
+        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in self.dense_encoder.parameters())
+        key = (prompts.size, device, torch.is_autocast_enabled(device.type), weights)
+        if self._empty_maps is None or self._empty_maps[0] != key:
+            self._empty_maps = key, self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
+        return self._empty_maps[1]
+
+    def _dense_maps(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps: tuple[Tensor, Tensor, Tensor] = self.dense_encoder(dense.contiguous(memory_format=torch.channels_last))
+        return maps
 
     @staticmethod
     def _check_images(images: Tensor) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,3 +174,19 @@ def test_configurations_survive_a_round_trip_and_refuse_nonsense() -> None:
         KPrismConfig.small(width=100)
     with pytest.raises(ValueError, match="unknown preset 'huge'"):
         KPrismConfig.preset("huge")
+
+
+def test_the_kept_empty_map_follows_the_weights() -> None:
+    torch.manual_seed(0)
+    model = KPrism(KPrismConfig.tiny()).eval()
+    prompts = Prompts((64, 64), torch.tensor([0]), class_index=torch.tensor([1]))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        before = model(image, prompts).logits[-1]
+        assert torch.equal(model(image, prompts).logits[-1], before)
+    with torch.no_grad():
+        model.dense_encoder.downs[0][0].bias.add_(1.0)
+        after = model(image, prompts).logits[-1]
+    explicit = model(image, replace(prompts, dense=torch.zeros(1, 3, 64, 64))).logits[-1]
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, explicit.detach())
