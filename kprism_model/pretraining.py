@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kprism_model.checkpoint import checkpoint_stem, save_checkpoint
+from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.distributed import Workers
 from kprism_model.sampling import Mixture, Sampler
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run: slice store, state to resume, log")
     parser.add_argument("--preset", default="small", help="tiny, small or base")
     parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
+    parser.add_argument("--initial", type=Path, help="checkpoint to start from; what does not fit it starts anew")
     parser.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
     parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size, help="images a batch")
     parser.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
@@ -67,10 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         sizes=((0.0, _coarse_size(native)), (0.65, native)),
     )
-    trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device, workers=workers)
+    initial = load_checkpoint(arguments.initial) if arguments.initial else None
+    trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device, workers=workers, initial=initial)
     model = trainer.run()
     if workers.rank == 0:
         metadata = _metadata(arguments, trainer, provenance)
+        if initial is not None:
+            metadata["training"]["initial"] = {"weights_version": initial.weights_version, **initial.metadata}
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")
         print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
     workers.leave()

@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from kprism_model.checkpoint import Checkpoint
 from kprism_model.config import KPrismConfig
 from kprism_model.distributed import Workers
 from kprism_model.network import KPrism
 from kprism_model.prefetch import Prefetcher
 from kprism_model.rounds import RoundSettings, practise
 from kprism_model.sampling import Batch, Sampler
+from kprism_model.warm_start import warm_start
 
 STATE_NAME = "state"
 LOG_NAME = "log.jsonl"
@@ -93,7 +95,8 @@ class MovingAverage:
 class Trainer:
     """Trains one network on one sampler; everything that a resumption needs lies in `folder`.
 
-    With several `workers` each process trains on its own batches, and the first one alone writes.
+    With several `workers` each process trains on its own batches, and the first one alone writes. A run that is not
+    resumed starts from the weights of `initial` as far as they fit.
     """
 
     def __init__(
@@ -105,13 +108,17 @@ class Trainer:
         *,
         device: str = "cpu",
         workers: Workers | None = None,
+        initial: Checkpoint | None = None,
     ) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.sampler, self.folder = plan, sampler, folder
         self.workers = workers or Workers()
         self.device = self.workers.device(device)
         self.autocast_type = autocast_type(plan.precision, self.device)
-        self.model = KPrism(config).to(self.device)
+        self.model = KPrism(config)
+        if initial is not None:
+            warm_start(self.model, sampler.registry, initial)
+        self.model.to(self.device)
         self.average = MovingAverage(self.model, plan.ema_decay)
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, plan.weight_decay), lr=plan.learning_rate)
         self.step = 0
