@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time training steps: samples a second, and what of a step is data, click search and network.
+
+    python benchmarks/training_speed.py --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
+
+A sample is one prompted mask that is learned from: a semantic, an in-context or an interactive one, corrections
+included; "images" counts the encoder's work. Data are made as in training, in a thread beside the network, and timed
+alone, too. Ratios are of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kprism_model import rounds
+from kprism_model.config import KPrismConfig
+from kprism_model.network import KPrism
+from kprism_model.prefetch import Prefetcher
+from kprism_model.rounds import RoundSettings, practise
+from kprism_model.sampling import Sampler
+from kprism_model.slices import SliceStore
+
+
+class Stopwatch:
+    """Adds up the time spent in a function, and the calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.seconds, self.results = function, 0.0, 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        result = self.function(*arguments, **named)
+        self.seconds += time.perf_counter() - start
+        self.results += 1
+        return result
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--store", type=Path, required=True, help="folder for the slices, made if it is not there")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    sampler = Sampler(SliceStore.build(arguments.data, arguments.store, split="training", size=256), seed=0)
+    model = KPrism(KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry))).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+
+    def draw(step: int) -> Any:
+        return sampler.batch(arguments.batch_size, step=step, size=arguments.size)
+
+    def train_on(step: int, batch: Any) -> None:
+        loss, _ = practise(model, batch, np.random.default_rng(step), RoundSettings())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    start = time.perf_counter()
+    for step in range(arguments.steps):
+        draw(step)
+    data = time.perf_counter() - start
+    train_on(0, draw(0))  # to warm up
+    clicks, scribbles = Stopwatch(rounds.next_clicks), Stopwatch(rounds._scribble)
+    learned = Stopwatch(rounds.mask_loss)
+    rows = 0
+
+    def count_rows(logits: Any, target: torch.Tensor) -> torch.Tensor:
+        nonlocal rows
+        rows += len(target)
+        loss: torch.Tensor = learned(logits, target)
+        return loss
+
+    with (
+        patch.multiple(rounds, next_clicks=clicks, _scribble=scribbles, mask_loss=count_rows),
+        Prefetcher(draw, start=1) as batches,
+    ):
+        start = time.perf_counter()
+        for step in range(arguments.steps):
+            train_on(step, next(batches))
+        total = time.perf_counter() - start
+    steps = arguments.steps
+    print(f"{arguments.preset}, {arguments.size} px, batch {arguments.batch_size}, {arguments.threads} threads")
+    print(f"step                {total / steps:8.3f} s")
+    print(f"samples a second    {rows / total:8.1f}   ({rows / steps:.1f} a step)")
+    print(f"images a second     {steps * arguments.batch_size / total:8.1f}")
+    print(f"data, made alone    {data / steps:8.3f} s  {100 * data / total:5.1f} % of a step, beside it")
+    search = clicks.seconds + scribbles.seconds
+    print(f"click search        {search / steps:8.3f} s  {100 * search / total:5.1f} % of a step")
+
+
+if __name__ == "__main__":
+    main()
