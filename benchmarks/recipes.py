@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short trainings of different recipes on the same data for the same minutes, and what each makes of the validation lists.
+"""Short trainings of different recipes: the same data, the same minutes, and what each makes of the validation lists.
 
     python benchmarks/recipes.py --data FOLDER... --work FOLDER [--minutes 10] [--recipes NAME...] [--slices 60]
 
