@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.config import KPrismConfig
-from kprism_model.evaluation import evaluate
+from kprism_model.evaluation import Protocol, evaluate
 from kprism_model.predictor import Predictor
 from kprism_model.rounds import RoundSettings
 from kprism_model.sampling import Mixture, Sampler
@@ -93,16 +93,15 @@ def _try(recipe: Recipe, store: SliceStore, arguments: argparse.Namespace, folde
     plan = replace(TrainingPlan(minutes=arguments.minutes, warmup_steps=50, rounds=recipe.rounds), **recipe.plan)
     trainer = Trainer(config, sampler, plan, folder)
     model = trainer.run()
-    report = evaluate(
-        Predictor(model, sampler.registry),
-        arguments.data,
+    protocol = Protocol(
         modes=("semantic", "in_context", "interactive"),
         split="validation",
-        max_slices_per_dataset=arguments.slices,
-        reference_counts=(1,),
+        max_slices=arguments.slices,
+        references=(1,),
         draws=1,
         click_limit=5,
     )
+    report = evaluate(Predictor(model, sampler.registry), arguments.data, protocol)
     means: dict[str, Any] = {}
     for mode, figure in FIGURES:
         values: dict[str, list[float]] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: python -m kprism_model train | evaluate | convert | info."""
+"""Command line: python -m kprism_model train | evaluate | convert | export | info."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kprism_model import evaluation, pretraining
+from kprism_model import evaluation, export, pretraining
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.convert import config_of, convert
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     published.add_argument("out", type=Path, help="stem of the checkpoint to write")
     published.add_argument("--classes", nargs="*", help="names of the classes, in the order of their rows")
     published.set_defaults(execute=_convert)
+    graphs = commands.add_parser("export", help="write a checkpoint as ONNX files, for onnxruntime")
+    export.add_arguments(graphs)
+    graphs.set_defaults(execute=export.run)
     info = commands.add_parser("info", help="print what a checkpoint is and was made of")
     info.add_argument("checkpoint", type=Path)
     info.set_defaults(execute=_info)

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.batched import Query, predict_batch
 from kprism_model.clicks import next_click
 from kprism_model.metrics import clicks_to_reach, dice
-from kprism_model.predictor import Click, Prediction, Predictor
+from kprism_model.predictor import Prediction
+from kprism_model.queries import Click, Query
 
 CLICKS_SHOWN = (1, 3, 5)
 """The numbers of clicks after which Dice is reported."""
+
+Answer = Callable[[Sequence[Query]], Sequence[Prediction]]
+"""A network that answers questions, each in the pixels of its image."""
 
 NOC_THRESHOLDS = (0.85, 0.90)
 """The Dice values for which the number of clicks is reported."""
@@ -75,15 +79,19 @@ class Trace:
             self.shown = answer.mask
 
 
-def annotate(predictor: Predictor, traces: Sequence[Trace], limit: int) -> None:
+def annotate(answer: Answer, traces: Sequence[Trace], limit: int, *, together: int = 16) -> None:
     """Click on every trace until its mask is right, no figure can change, or `limit` clicks are made.
 
-    All traces that go on are answered together after each click.
+    `answer` is the network, asked `together` questions at once. A trace that ends makes room for the next, so that no
+    pass is spent on the last few difficult ones. Images of one canvas size follow each other: only they share a pass.
     """
-    active = list(traces)
-    for _ in range(limit):
+    waiting = deque(sorted(traces, key=lambda trace: trace.query.embedding.geometry.padded))
+    active: list[Trace] = []
+    while waiting or active:
+        while waiting and len(active) < together:
+            active.append(waiting.popleft())
         active = [trace for trace in active if trace.click()]
-        answers = predict_batch(predictor, [trace.query for trace in active])
-        for trace, answer in zip(active, answers, strict=True):
-            trace.accept(answer)
-        active = [trace for trace in active if not trace.finished]
+        answers = answer([trace.query for trace in active])
+        for trace, prediction in zip(active, answers, strict=True):
+            trace.accept(prediction)
+        active = [trace for trace in active if not trace.finished and len(trace.scores) < limit]

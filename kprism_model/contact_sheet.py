@@ -16,7 +16,8 @@ from scipy import ndimage
 TILE = 192
 CAPTION = 52
 LEGEND = 18
-COLUMNS = 6
+COLUMNS = 9
+OUTLINE = 2
 TRUE_COLOUR = (0, 158, 115)  # bluish green and vermilion stay apart for colour-blind readers
 PREDICTED_COLOUR = (213, 94, 0)
 
@@ -68,5 +69,5 @@ def _tile(case: WorstCase) -> Image.Image:
     pixels = np.array(picture)
     for mask, colour in ((case.target, TRUE_COLOUR), (case.prediction, PREDICTED_COLOUR)):
         shown = np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)) > 0
-        pixels[shown & ~ndimage.binary_erosion(shown)] = colour
+        pixels[shown & ~ndimage.binary_erosion(shown, iterations=OUTLINE)] = colour
     return Image.fromarray(pixels)

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 _SLICE_ROW_COLUMN = {"sagittal": "LIP", "coronal": "PIL", "axial": "SPL"}
 _PLANES = ("sagittal", "coronal", "axial")
 _SAME_SPACING = 1.01  # spacings whose ratio is below this count as equal
+_THIN = 3  # of equally spaced axes, one with so many times fewer voxels than the others is the slice axis
 
 
 @dataclass(frozen=True)
@@ -32,22 +33,27 @@ class SliceOrientation:
     plane: str
 
     @classmethod
-    def of(cls, affine: ArrayLike, shape: tuple[int, ...]) -> SliceOrientation:
+    def of(cls, affine: ArrayLike, shape: tuple[int, ...], plane: str | None = None) -> SliceOrientation:
         """The orientation for a volume (i, j, k) with a 4 x 4 voxel-to-RAS affine in mm (the NIfTI convention).
 
-        Slices are cut across the axis of the largest spacing, so that they have the finest pixels; where spacings are
-        equal, across the axis nearest to the patient's long axis (axial slices).
+        `plane` is "axial", "coronal" or "sagittal"; by default it is the plane of acquisition: slices are cut across
+
+        1. an axis of one voxel, where there is one, so that a slice is never a single row of pixels;
+        2. else the axis of the largest spacing, so that slices have the finest pixels;
+        3. where spacings are equal, an axis with less than a third of the voxels of each other one;
+        4. else the axis nearest to the patient's long axis (axial slices).
+
+        The axes of an oblique volume count as the anatomical axes that they are nearest to, each taken once; slices are
+        those of the file and are never resampled.
         """
-        matrix = np.asarray(affine, dtype=np.float64)
-        if len(shape) != 3:
-            raise ValueError(f"a volume must have three axes, got shape {tuple(shape)}")
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise ValueError(f"an affine must be 4 x 4, finite and invertible, got {matrix.tolist()}")
+        matrix = _checked(affine, shape)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         source = io_orientation(matrix)  # type: ignore[no-untyped-call]
         anatomical = source[:, 0].astype(int)
-        coarse = [axis for axis in range(3) if spacing[axis] * _SAME_SPACING >= spacing.max()]
-        plane = _PLANES[max(anatomical[axis] for axis in coarse)]
+        if plane is None:
+            plane = _PLANES[max(anatomical[axis] for axis in _slice_axes(spacing, shape))]
+        elif plane not in _SLICE_ROW_COLUMN:
+            raise ValueError(f"the plane is {plane!r}; expected one of {', '.join(sorted(_SLICE_ROW_COLUMN))}")
         target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))  # type: ignore[no-untyped-call]
         change = ornt_transform(source, target)  # type: ignore[no-untyped-call]
         i, j, k = np.argsort(change[:, 0]).tolist()
@@ -89,3 +95,39 @@ class SliceOrientation:
     def _check(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
         if found != expected:
             raise ValueError(f"the {what} has shape {found}, expected {expected}")
+
+
+def _checked(affine: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The affine as float64; ValueError if it or the shape cannot be of a volume."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    if len(shape) != 3:
+        raise ValueError(f"a volume must have three axes, got shape {tuple(shape)}")
+    if min(shape) < 1:
+        raise ValueError(f"a volume must hold at least one voxel, got shape {tuple(shape)}")
+    if matrix.shape == (4, 4):
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        for axis in range(3):
+            if not (np.isfinite(spacing[axis]) and spacing[axis] > 0):
+                raise ValueError(
+                    f"the voxel spacing along {'ijk'[axis]} is {spacing[axis]:g} mm; expected a positive number "
+                    f"(an affine must be 4 x 4, finite and invertible, got {matrix.tolist()})"
+                )
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not _invertible(matrix):
+        raise ValueError(f"an affine must be 4 x 4, finite and invertible, got {matrix.tolist()}")
+    return matrix
+
+
+def _invertible(matrix: NDArray[np.float64]) -> bool:
+    """Whether the axes span space; measured on directions, so that small voxels do not count as flat."""
+    directions = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    return bool(abs(np.linalg.det(directions)) > 1e-6)
+
+
+def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[int]:
+    """The axes across which slices may be cut, by the first three rules of `SliceOrientation.of`."""
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    axes = single or [0, 1, 2]
+    coarsest = max(spacing[axis] for axis in axes)
+    axes = [axis for axis in axes if spacing[axis] * _SAME_SPACING >= coarsest]
+    thin = [axis for axis in axes if all(_THIN * shape[axis] < shape[other] for other in range(3) if other != axis)]
+    return thin or axes

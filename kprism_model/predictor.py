@@ -7,8 +7,7 @@ deterministic: the same request gives the same mask.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,34 +18,15 @@ from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.encoder import ImageFeatures
-from kprism_model.network import Decoded, KPrism
+from kprism_model.network import KPrism
 from kprism_model.preprocess import Geometry
-from kprism_model.prompts import Prompts, click_discs
+from kprism_model.queries import Click, ImageEmbedding, Query, batches, build_prompts
 from kprism_model.references import References
-from kprism_model.scribbles import check_scribbles, scribble_points
 
-MAXIMUM_CLICKS = 256
-"""More clicks than this in one request are refused."""
+__all__ = ["THRESHOLD", "Click", "ImageEmbedding", "Prediction", "Predictor", "merge_classes"]
 
 THRESHOLD = 0.5
 """A pixel belongs to a mask, and a structure to an image, from this probability on."""
-
-
-@dataclass(frozen=True)
-class Click:
-    """A point in image pixels that is inside the object (positive) or outside of it."""
-
-    row: float
-    column: float
-    positive: bool
-
-
-@dataclass(frozen=True)
-class ImageEmbedding:
-    """An encoded image: `features` of one image, and how it was laid on the network's canvas."""
-
-    features: ImageFeatures
-    geometry: Geometry
 
 
 @dataclass(frozen=True)
@@ -119,12 +99,23 @@ class Predictor:
             geometry = Geometry.fit((image.shape[0], image.shape[1]), native)
             rows, columns = geometry.padded
             canvas[0, number, :, :rows, :columns] = geometry.image_to_model(image)
-            share = geometry.mask_to_model(np.asarray(mask, dtype=bool))
-            # An object thinner than a canvas pixel covers no pixel by half; its best covered ones stand for it.
-            canvas[1, number, :, :rows, :columns] = share >= min(THRESHOLD, float(share.max()))
+            canvas[1, number, :, :rows, :columns] = _objects(geometry.mask_to_model(np.asarray(mask, dtype=bool)))
         pictures, objects = canvas.to(self.device)
         self.encoder_passes += len(images)
         return self.model.encode_references(pictures[None], objects[None, :, :1])
+
+    @torch.inference_mode()
+    def embed_reference(self, embedding: ImageEmbedding, image: NDArray[Any], mask: NDArray[Any]) -> References:
+        """One reference from an image that is encoded already and its mask (row, column).
+
+        It lies on the canvas of the image, not on a square one, and can be joined with others of the same size.
+        """
+        if not np.any(mask):
+            raise ValueError("the mask of the reference is empty")
+        geometry = embedding.geometry
+        picture = geometry.image_to_model(image)[None, None].to(self.device)
+        share = geometry.mask_to_model(np.asarray(mask, dtype=bool))
+        return self.model.encode_references(picture, _objects(share)[None, None].to(self.device), embedding.features)
 
     @torch.inference_mode()
     def predict(
@@ -147,9 +138,20 @@ class Predictor:
         embedding = embedding or self._embedding
         if embedding is None:
             raise ValueError("no image is set: call set_image first or give an embedding")
-        prompts = self._prompts(embedding.geometry, class_name, clicks, scribbles, previous_mask, references)
-        decoded = self.model.decode(embedding.features, prompts)
-        return self._answers(decoded, [embedding.geometry])[0]
+        query = Query(embedding, class_name, references, tuple(clicks), scribbles, previous_mask)
+        return self.answer([query])[0]
+
+    @torch.inference_mode()
+    def answer(self, queries: Sequence[Query], *, minimum_presence: float | None = None) -> list[Prediction]:
+        """Answers to queries of one kind (see `Query.kind`) in one pass; `predict_batch` sorts any others."""
+        features, prompts = build_prompts(queries, self.registry, self.device, minimum_presence=minimum_presence)
+        decoded = self.model.decode(features, prompts)
+        presence = decoded.presence.sigmoid().tolist()
+        answers = []
+        for query, logits, present in zip(queries, decoded.logits[-1], presence, strict=True):
+            probability = query.embedding.geometry.logits_to_image(logits)[0].sigmoid().cpu().numpy()
+            answers.append(Prediction(probability >= THRESHOLD, probability, present))
+        return answers
 
     @torch.inference_mode()
     def predict_classes(
@@ -169,99 +171,23 @@ class Predictor:
             if self._embedding is None:
                 raise ValueError("no image is set: call set_image first or give embeddings")
             embeddings = [self._embedding]
-        rows = {name: self.registry.index(name) for name in class_names}
-        results: list[dict[str, Prediction]] = [{} for _ in embeddings]
-        pairs = [(number, name) for number in range(len(embeddings)) for name in class_names]
-        for group in self._passes(pairs, embeddings, batch):
-            numbers = sorted({number for number, _ in group})
-            features = ImageFeatures(
-                *(torch.cat(scales) for scales in zip(*(embeddings[n].features for n in numbers), strict=True))
-            )
-            prompts = Prompts(
-                embeddings[numbers[0]].geometry.padded,
-                torch.tensor([numbers.index(number) for number, _ in group], device=self.device),
-                class_index=torch.tensor([rows[name] for _, name in group], device=self.device),
-                minimum_presence=minimum_presence,
-            )
-            decoded = self.model.decode(features, prompts)
-            answers = self._answers(decoded, [embeddings[number].geometry for number, _ in group])
-            for (number, name), answer in zip(group, answers, strict=True):
-                results[number][name] = answer
-        return results
+        for name in class_names:
+            self.registry.index(name)
+        queries = [Query(embedding, name) for embedding in embeddings for name in class_names]
+        answers: dict[int, Prediction] = {}
+        for rows in batches(queries, batch):
+            found = self.answer([queries[row] for row in rows], minimum_presence=minimum_presence)
+            answers.update(zip(rows, found, strict=True))
+        by_name = iter(answers[row] for row in range(len(queries)))
+        return [{name: next(by_name) for name in class_names} for _ in embeddings]
 
-    @staticmethod
-    def _passes(
-        pairs: Sequence[tuple[int, str]], embeddings: Sequence[ImageEmbedding], batch: int
-    ) -> Iterator[list[tuple[int, str]]]:
-        """Pairs of an image's number and a class name, at most `batch` of one canvas size together."""
-        by_size: dict[tuple[int, int], list[tuple[int, str]]] = {}
-        for pair in pairs:
-            by_size.setdefault(embeddings[pair[0]].geometry.padded, []).append(pair)
-        for group in by_size.values():
-            for start in range(0, len(group), batch):
-                yield group[start : start + batch]
 
-    def _prompts(
-        self,
-        geometry: Geometry,
-        class_name: str | None,
-        clicks: Sequence[Click],
-        scribbles: NDArray[Any] | None,
-        previous_mask: NDArray[Any] | None,
-        references: References | None,
-    ) -> Prompts:
-        if class_name is not None and references is not None:
-            raise ValueError(f"give a class ({class_name!r}) or references, not both")
-        points, labels = _check_clicks(clicks, geometry.size)
-        if scribbles is not None:
-            drawn_points, drawn_labels = scribble_points(check_scribbles(scribbles, geometry.size))
-            points, labels = np.concatenate([points, drawn_points]), np.concatenate([labels, drawn_labels])
-        if class_name is None and references is None and not len(labels):
-            raise ValueError("nothing to go on: give a class, references, clicks or scribbles")
-        index = torch.zeros(1, dtype=torch.long, device=self.device)
-        class_index = None if class_name is None else index + self.registry.index(class_name)
-        if not len(labels) and previous_mask is None:
-            return Prompts(geometry.padded, index, class_index, references)
-        model_points = torch.tensor(geometry.points_to_model(points), dtype=torch.float32, device=self.device)[None]
-        point_labels = torch.tensor(labels, dtype=torch.long, device=self.device)[None]
-        dense = self._dense(geometry, model_points, point_labels, scribbles, previous_mask)
-        if not len(labels):
-            return Prompts(geometry.padded, index, class_index, references, dense=dense)
-        return Prompts(geometry.padded, index, class_index, references, model_points, point_labels, dense)
+def _objects(share: Tensor) -> Tensor:
+    """Canvas pixels, as 0 and 1, of an object that covers them by `share`.
 
-    def _dense(
-        self,
-        geometry: Geometry,
-        points: Tensor,
-        labels: Tensor,
-        scribbles: NDArray[Any] | None,
-        previous_mask: NDArray[Any] | None,
-    ) -> Tensor:
-        """The three dense channels (1, 3, rows, columns): positive, negative, previous mask."""
-        drawn = click_discs(points, labels, geometry.padded)
-        if scribbles is not None:
-            for channel, sign in enumerate((1, -1)):
-                # Drawn pixel by pixel, so that a thin stroke does not vanish where the canvas is the smaller one.
-                pixels = geometry.points_to_model(np.argwhere(np.asarray(scribbles) == sign)).round().astype(np.int64)
-                rows, columns = np.clip(pixels, 0, np.array(geometry.padded) - 1).T
-                drawn[0, channel, rows, columns] = 1.0
-        previous = torch.zeros_like(drawn[:, :1])
-        if previous_mask is not None:
-            mask = np.asarray(previous_mask, dtype=np.float32)
-            if mask.shape != geometry.size:
-                raise ValueError(f"previous_mask has shape {mask.shape}, the image {geometry.size}")
-            if not (np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1):
-                raise ValueError("previous_mask must hold probabilities from 0 to 1")
-            previous[0] = geometry.mask_to_model(mask).to(drawn)
-        return torch.cat([drawn, previous], dim=1)
-
-    def _answers(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Prediction]:
-        presence = decoded.presence.sigmoid().tolist()
-        answers = []
-        for logits, present, geometry in zip(decoded.logits[-1], presence, geometries, strict=True):
-            probability = geometry.logits_to_image(logits)[0].sigmoid().cpu().numpy()
-            answers.append(Prediction(probability >= THRESHOLD, probability, present))
-        return answers
+    An object thinner than a canvas pixel covers none by half; its best covered ones stand for it.
+    """
+    return (share >= min(THRESHOLD, float(share.max()))).to(share.dtype)
 
 
 def merge_classes(
@@ -285,17 +211,3 @@ def merge_classes(
         merged[wins] = value
         best[wins] = prediction.probability[wins]
     return merged
-
-
-def _check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Points (K, 2) and labels (K,) of valid clicks."""
-    if len(clicks) > MAXIMUM_CLICKS:
-        raise ValueError(f"{len(clicks)} clicks; at most {MAXIMUM_CLICKS} are accepted")
-    for click in clicks:
-        inside = -0.5 <= click.row <= size[0] - 0.5 and -0.5 <= click.column <= size[1] - 0.5  # false for NaN
-        if not (math.isfinite(click.row) and math.isfinite(click.column) and inside):
-            raise ValueError(
-                f"click at row {click.row}, column {click.column} is outside of the image of {size[0]} x {size[1]}"
-            )
-    points = np.array([(click.row, click.column) for click in clicks], dtype=np.float64).reshape(-1, 2)
-    return points, np.array([int(click.positive) for click in clicks], dtype=np.int64)

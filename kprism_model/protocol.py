@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from kprism_model.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
 from kprism_model.contact_sheet import WorstCase
 from kprism_model.metrics import dice, hd95
-from kprism_model.predictor import THRESHOLD, ImageEmbedding, Prediction
-from kprism_model.report import Figure
+from kprism_model.predictor import THRESHOLD, Prediction
+from kprism_model.queries import ImageEmbedding
+from kprism_model.report import Curve, Figure
 
 WORST_KEPT = 3
-"""So many of the worst slices are kept for each data set and mode."""
+"""So many of the worst slices are kept for each data set and mode, each of another case."""
+
+CLICKS_ONLY = "interactive"
+"""The mode that chained modes are compared with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +28,7 @@ class Slice:
     """One slice of a case: `image` in [0, 1], `labels` of label indices, `scribble` likewise where there is one."""
 
     case: str
+    patient: str
     number: int
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
@@ -41,28 +46,46 @@ class Target:
     class_name: str
     mask: NDArray[np.bool_]
 
+    @property
+    def present(self) -> bool:
+        """Whether the structure is in the slice."""
+        return bool(self.mask.any())
+
 
 @dataclass
 class Tally:
-    """The scores of one data set, until they become figures; `draw` tells sets of references apart."""
+    """The scores of one data set, until they become figures; `draw` tells sets of references apart.
+
+    The worst slices are kept for `worst_modes` alone.
+    """
 
     dataset: str
+    worst_modes: Sequence[str] = ()
     worst: list[WorstCase] = field(default_factory=list)
     _scores: dict[tuple[str, str, str, str], dict[int, list[float]]] = field(default_factory=dict)
+    _curves: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = field(default_factory=dict)
 
     def add(self, class_name: str, mode: str, name: str, score: float, *, draw: int = 0, unit: str = "") -> None:
         """Note one score; nan is an undefined one."""
         self._scores.setdefault((class_name, mode, name, unit), {}).setdefault(draw, []).append(score)
 
+    def add_curve(self, class_name: str, mode: str, dice_after: list[float], reached: list[float]) -> None:
+        """Note the Dice of one object after 0, 1, ... clicks, and whether the last NoC threshold is reached by then."""
+        self._curves.setdefault((class_name, mode), []).append((dice_after, reached))
+
     def note_worst(self, target: Target, mode: str, score: float, prediction: NDArray[np.bool_]) -> None:
         """Keep the slice if it is among the worst of its mode."""
-        same = [case for case in self.worst if case.mode == mode]
-        if len(same) == WORST_KEPT:
-            best = max(same, key=lambda case: case.score)
-            if score >= best.score:
-                return
-            self.worst.remove(best)
+        if mode not in self.worst_modes:
+            return
         part = target.part
+        same = [case for case in self.worst if case.mode == mode]
+        rival = next((case for case in same if case.case == part.case), None)
+        if rival is None and len(same) == WORST_KEPT:
+            rival = max(same, key=lambda case: case.score)
+        if rival is not None:
+            if score >= rival.score:
+                return
+            self.worst.remove(rival)
         image = part.image.copy()  # a view would keep the whole volume in memory
         self.worst.append(
             WorstCase(
@@ -79,6 +102,29 @@ class Tally:
             value = float(np.mean(means)) if means else None
             std = float(np.std(means, ddof=1)) if len(means) > 1 else None
             figures.append(Figure(self.dataset, class_name, mode, name, value, len(defined[0]), std, unit))
+        return figures + self._saved()
+
+    def curves(self) -> list[Curve]:
+        """Means over the objects of each class and mode."""
+        return [
+            Curve(self.dataset, class_name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*rows, strict=True)))
+            for (class_name, mode), rows in self._curves.items()
+        ]
+
+    def worst_by_mode(self) -> list[WorstCase]:
+        """The worst slices in the order of `worst_modes`, the very worst of each first."""
+        return sorted(self.worst, key=lambda case: (self.worst_modes.index(case.mode), case.score))
+
+    def _saved(self) -> list[Figure]:
+        """Share of the clicks to the last NoC threshold that a first mask saves, on the same objects of each class."""
+        name = f"noc{100 * NOC_THRESHOLDS[-1]:.0f}"
+        figures = []
+        for (class_name, mode, figure, _), draws in self._scores.items():
+            without = self._scores.get((class_name, CLICKS_ONLY, name, ""))
+            chained = mode.endswith("+interactive") and not mode.startswith("scribble")  # a scribble is work itself
+            if figure == name and chained and without and len(without[0]) == len(draws[0]):
+                share = 1 - float(np.mean(draws[0])) / float(np.mean(without[0]))
+                figures.append(Figure(self.dataset, class_name, mode, "clicks_saved", share, len(draws[0])))
         return figures
 
 
@@ -101,7 +147,7 @@ def measure_masks(
     `targets` must hold all slices of each of its cases. `distances` asks for HD95 as well.
     """
     for target, prediction in zip(targets, predictions, strict=True):
-        if target.mask.any():
+        if target.present:
             score = dice(prediction.mask, target.mask)
             tally.add(target.class_name, mode, "dice_present", score, draw=draw)
             if draw == 0:
@@ -129,6 +175,9 @@ def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: S
             figure = f"noc{100 * threshold:.0f}"
             tally.add(name, mode, figure, trace.clicks_to(threshold, limit))
             tally.add(name, mode, f"{figure}_failed", float(not trace.reached(threshold)))
+        needed = trace.clicks_to(NOC_THRESHOLDS[-1], limit) if trace.reached(NOC_THRESHOLDS[-1]) else limit + 1
+        reached = [float(clicks >= needed) for clicks in range(limit + 1)]
+        tally.add_curve(name, mode, [trace.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached)
         tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
 
 

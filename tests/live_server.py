@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,22 +37,35 @@ def copy_samples(folder: Path) -> Path:
 
 
 class LiveServer:
-    """`./kprism serve` on a folder of studies, from entering the context to leaving it.
+    """`./kprism serve` on a folder of studies (with `app` another MONAI Label app), while in the context.
 
     `start_seconds` is the time from starting the process to the first answer of /info/.
     """
 
-    def __init__(self, studies: Path, *, conf: dict[str, str] | None = None) -> None:
+    def __init__(self, studies: Path, *, conf: dict[str, str] | None = None, app: Path | None = None) -> None:
         self.studies = studies
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start_seconds = float("nan")
         self._conf = conf or {}
+        self._app = app
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = [ROOT / "kprism", "serve", "--studies", self.studies, "--port", str(self.port)]
+        command: list[str | Path] = [ROOT / "kprism", "serve"]
+        if self._app is not None:
+            command = [
+                sys.executable,
+                "-m",
+                "monailabel.main",
+                "start_server",
+                "--app",
+                self._app,
+                "--host",
+                "127.0.0.1",
+            ]
+        command += ["--studies", self.studies, "--port", str(self.port)]
         for key, value in self._conf.items():
             command += ["--conf", key, value]
         started = time.perf_counter()
@@ -68,18 +83,19 @@ class LiveServer:
     def _wait(self, deadline: float) -> None:
         while time.perf_counter() < deadline:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with status {self.process.returncode}:\n{self.log()}")
+                raise RuntimeError(f"the server ended with status {self.process.returncode}:\n{self.log()[-10_000:]}")
             try:
                 requests.get(f"{self.url}/info/", timeout=5).raise_for_status()
                 return
             except requests.ConnectionError:
                 time.sleep(0.1)
-        raise RuntimeError(f"no answer from {self.url}/info/ within {START_LIMIT:.0f} s:\n{self.log()}")
+        raise RuntimeError(f"no answer from {self.url}/info/ within {START_LIMIT:.0f} s:\n{self.log()[-10_000:]}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._log.close()
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -98,9 +114,10 @@ class LiveServer:
                 self.process.wait()
 
     def log(self) -> str:
-        """The last 10,000 characters that the server wrote."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")[-10_000:]
+        """All that the server wrote so far."""
+        # pread: a seek would move the place where the server, which shares the open file, writes next.
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def memory(self) -> int:
         """Resident memory of the server process in bytes."""

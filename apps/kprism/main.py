@@ -7,7 +7,6 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -20,25 +19,24 @@ from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag  # noqa: E402
 from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
 from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
+from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
-from lib.engine import Engine, class_names  # noqa: E402
+from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
+from lib.dicom.watch import Watch  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.infers.base import House, Source  # noqa: E402
 from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
-from lib.labels import BACKGROUND, LabelBook  # noqa: E402
-from lib.memory import MaskMemory  # noqa: E402
+from lib.labels import BACKGROUND  # noqa: E402
+from lib.loop import TRAINER, Loop  # noqa: E402
 from lib.options import as_bool  # noqa: E402
-from lib.strategies import FirstCase, RandomCase  # noqa: E402
+from lib.strategies import make_strategies  # noqa: E402
 
 logger = logging.getLogger(__name__)
-
-MASK_MEMORY = 256 << 20
-"""Bytes for the last masks of labels, at one bit a voxel."""
 
 apply_monailabel_settings()
 
@@ -47,7 +45,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     """One K-Prism network behind four models: trained classes, reference cases, clicks, scribbles."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self.config = AppConfig.parse(conf, Path(app_dir))
+        self.config = AppConfig.parse(conf, Path(app_dir), studies)
         super().__init__(
             app_dir,
             studies,
@@ -58,9 +56,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> Datastore:
-        """A folder, or whatever MONAI Label makes of an address."""
+        """A folder, or the DICOMweb store of an address."""
         if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()
+            return open_dicom_store(self.studies)
         return GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -69,18 +67,21 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """All models on one engine; the weights are loaded by the first request."""
-        classes = class_names(self.config.model_path)
-        self.engine = Engine(self.config.model_path, self.config.device, self.config.cache_mb << 20)
-        self.book = LabelBook([*classes, *self.config.labels])
-        house = House(self.engine, self.book, MaskMemory(MASK_MEMORY), self._datastore)
+        """All models on one engine, whose weights are loaded here: what is wrong with them ends the start."""
+        self.loop = Loop(self.config, self._datastore)
+        self.engine, self.book, self.versions = self.loop.engine, self.loop.book, self.loop.versions
+        house = House(self.engine, self.book, self._datastore)
         self._learn_names()
-        tasks = [Semantic(house, classes), InContext(house), Interactive(house), Scribbles(house)]
+        tasks = [Semantic(house), InContext(house, self.loop.submitted_cases), Interactive(house), Scribbles(house)]
         return {task.name: task for task in tasks}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Fine-tuning on the submitted labels."""
+        return {TRAINER: self.loop.trainer}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
-        return {"random": RandomCase(), "first": FirstCase()}
+        return make_strategies(self.loop.board, self.config.best_strategy)
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description, with the names in submitted labels; background comes last.
@@ -105,10 +106,17 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:
             raise RequestError(f"save_label needs an image of the datastore; {source.name} is none")
-        path, result = task({**request, "image": source})
+        with self.loop.traffic.request():
+            path, result = task({**request, "image": source})
+        if source.image_id is not None:
+            self.loop.intake.note_answer(source.image_id, result["weights_version"])
         label = path
         if save:
-            label = datastore.save_label(source.image_id, path, tag, {"model": request["model"], "params": result})
+            try:
+                label = datastore.save_label(source.image_id, path, tag, {"model": request["model"], "params": result})
+            except BaseException:
+                Path(path).unlink()
+                raise
         return {"label": label, "tag": tag, "file": path, "params": result}
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
@@ -129,6 +137,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             except RequestError as error:
                 logger.warning("No answer for image %r: %s", request.get("image"), error)
                 return {"error": str(error)}
+            except Exception as error:  # whatever is wrong with one image, the others are answered
+                logger.exception("No answer for image %r", request.get("image"))
+                return {"error": f"the server failed ({type(error).__name__}: {error})"}
 
         return self._batch_infer(request, datastore or self.datastore(), infer_or_explain)
 
@@ -137,10 +148,26 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         server = sys.modules.get("monailabel.app")
         if server is not None:
             from lib import http  # imports MONAI Label's endpoints, which only the server has
+            from lib.viewer import routes
 
-            http.install(server.app)
-            Thread(target=self.engine.warm_up, name="warm-up", daemon=True).start()
+            http.install(server.app, self.config.cache_mb << 20)
+            routes.install(server.app)
+            self.loop.start(lambda: self.async_training(TRAINER))
+            self._watch_store()
         super().on_init_complete()
+
+    def _watch_store(self) -> None:
+        """Notice labels that are removed, or reach a DICOMweb store by another way than this server."""
+        datastore = self.datastore()
+        if isinstance(datastore, GuardedDatastore | DicomStore):
+            datastore.on_removed = self.loop.withdraw
+        if isinstance(datastore, DicomStore):
+            datastore.on_label = self.on_save_label
+            Watch(datastore).start()
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """A label has reached the datastore by another way than a submission over HTTP."""
+        self.loop.adopt(image_id)
 
     def _learn_names(self) -> None:
         try:

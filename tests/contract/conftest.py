@@ -29,6 +29,7 @@ from tests.live_server import ROOT, LiveServer
 
 CLASSES = ("tumour", "lungs", "polyp")
 SAMPLES = ROOT / "sample-datastore"
+BUDGET_MB = 256
 LABEL_NAMES = {"labels": {"1": "tumour"}}
 
 
@@ -66,8 +67,39 @@ def _studies(folder: Path) -> Path:
     pixels = np.array(grey)
     Image.fromarray(np.stack([pixels, pixels[::-1], pixels // 2], -1)).save(folder / "colour.jpg")
     (folder / "labels.json").write_text(json.dumps(LABEL_NAMES))
+    _unusual_files(folder, image)
     _bad_files(folder)
     return folder
+
+
+def _unusual_files(folder: Path, image: nibabel.Nifti1Image) -> None:
+    """The brain as files that are rare and can be used all the same."""
+    voxels = np.asanyarray(image.dataobj)
+    tilt, turn = np.radians(25), np.radians(40)
+    about_x = [[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]]
+    about_z = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    oblique = image.affine.copy()
+    oblique[:3, :3] = np.array(about_z) @ np.array(about_x) @ oblique[:3, :3]
+    nibabel.save(nibabel.Nifti1Image(voxels, oblique), folder / "oblique.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(voxels[:, :, 6:7], image.affine), folder / "one_slice.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(voxels[..., None], image.affine), folder / "four_axes.nii.gz")
+    for name, spacing, code in (("no_spacing", (0, 0, 0), 0), ("zero_spacing", (1, 1, 0), 2)):
+        header = nibabel.Nifti1Header()
+        header.set_data_shape(voxels.shape)
+        header.set_data_dtype(voxels.dtype)
+        header["pixdim"][1:4], header["sform_code"] = spacing, code
+        for axis, row in enumerate(("srow_x", "srow_y", "srow_z")):
+            header[row][axis] = spacing[axis]
+        _write_nifti(folder / f"{name}.nii", header, voxels.tobytes(order="F"))
+    grey = np.clip(voxels / voxels.max() * 255, 0, 255).astype(np.uint8)
+    colour = np.stack([grey, grey // 2, 255 - grey], -1).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    nibabel.save(nibabel.Nifti1Image(colour, image.affine), folder / "rgb.nii.gz")
+
+
+def _write_nifti(path: Path, header: nibabel.Nifti1Header, body: bytes) -> None:
+    """A file with a header as it stands; nibabel itself would put it right."""
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path.write_bytes(header.binaryblock + bytes(4) + body)
 
 
 def _bad_files(folder: Path) -> None:
@@ -83,6 +115,10 @@ def _bad_files(folder: Path) -> None:
     }
     for name, array in arrays.items():
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / f"{name}.nii.gz")
+    huge = nibabel.Nifti1Header()
+    huge.set_data_shape((512, 512, 1000))
+    huge.set_data_dtype(np.int16)
+    _write_nifti(folder / "huge.nii", huge, bytes(4096))
     nibabel.save(nibabel.Nifti1Image(ramp, np.eye(4)), folder / "mislabelled.nii.gz")
     wrong = np.ones((6, 5, 3), np.uint8)
     nibabel.save(nibabel.Nifti1Image(wrong, np.eye(4)), folder / "labels" / "final" / "mislabelled.nii.gz")
@@ -93,7 +129,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The server; its studies are `server.studies`."""
     weights = _weights(tmp_path_factory.mktemp("weights"))
     studies = _studies(tmp_path_factory.mktemp("contract") / "studies")
-    with LiveServer(studies, conf={"model_path": str(weights)}) as running:
+    with LiveServer(studies, conf={"model_path": str(weights), "cache_mb": str(BUDGET_MB)}) as running:
         yield running
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -112,27 +113,68 @@ def test_the_same_request_has_the_same_answer(ohif: Ask) -> None:
 
 def test_clicks_refine_the_mask_that_is_there(server: LiveServer, ohif: Ask) -> None:
     """OHIF erases a label where the answer lacks it, so slices without clicks must come back as they were."""
-    automatic = ohif("semantic", IMAGE, structures="tumour", presence=0)
+    automatic = ohif("semantic", IMAGE, presence=0)
+    ohif("semantic", IMAGE, presence=0, save_label=True, label_tag="original")
     number = number_of(server, "interactive", "tumour")
-    refined = ohif("interactive", IMAGE, tumour=[[20, 30, 3]], background=[])
+    drafted = {"start_from": "original label", "background": []}
+    refined = ohif("interactive", IMAGE, tumour=[[20, 30, 3]], **drafted)
     others = [k for k in range(automatic.shape[2]) if k != 3]
-    np.testing.assert_array_equal(refined[:, :, others], automatic[:, :, others])
+    np.testing.assert_array_equal(refined[:, :, others] == number, automatic[:, :, others] == number)
     assert refined[20, 30, 3] == number
 
-    once_more = ohif("interactive", IMAGE, tumour=[[40, 50, 7]], background=[])  # all points cleared, a new round
-    np.testing.assert_array_equal(once_more[:, :, 3], refined[:, :, 3])
-    assert once_more[40, 50, 7] == number
-
-    alone = ohif("interactive", IMAGE, tumour=[[40, 50, 7]], background=[], start_from="nothing")
-    assert slices_of(alone) == {7}
+    alone = ohif("interactive", IMAGE, tumour=[[40, 50, 7]], background=[])
+    assert slices_of(alone) == {7}  # nothing is left of the clicks before
+    removed = requests.delete(f"{server.url}/datastore/label", params={"id": IMAGE, "tag": "original"}, timeout=30)
+    assert removed.status_code == 200
 
 
 def test_a_background_click_corrects_the_label_under_it(server: LiveServer, ohif: Ask) -> None:
+    ohif("semantic", IMAGE, structures="polyp", presence=0, save_label=True, label_tag="original")
     automatic = ohif("semantic", IMAGE, structures="polyp", presence=0)
     voxel = [int(index) for index in np.argwhere(automatic)[0]]
-    mask = ohif("interactive", IMAGE, background=[voxel])
+    mask = ohif("interactive", IMAGE, background=[voxel], start_from="original label")
     assert set(np.unique(mask)) == {0, number_of(server, "interactive", "polyp")}
     assert mask[tuple(voxel)] == 0
+    requests.delete(f"{server.url}/datastore/label", params={"id": IMAGE, "tag": "original"}, timeout=30)
+
+
+def test_options_are_what_both_viewers_can_show(server: LiveServer) -> None:
+    """A bool is a check box, a list of texts a choice, a text or a number a field; Slicer fails at anything else."""
+    models = server.info()["models"]
+    for model in models.values():
+        for value in model["config"].values():
+            assert isinstance(value, bool | int | float | str) or all(isinstance(item, str) for item in value)
+    assert models["interactive"]["config"]["scope"] == ["this slice", "slices around", "whole volume"]
+    assert models["scribbles"]["config"]["scope"] == ["this slice", "slices around", "whole volume"]
+    assert models["semantic"]["config"].keys() == {"structures", "presence", "slices", "clean_up"}
+
+
+def test_a_choice_may_come_as_a_list(ohif: Ask) -> None:
+    one = ohif("interactive", IMAGE, tumour=[[20, 30, 3]], background=[], scope=["this slice"])
+    assert slices_of(one) == {3}
+    around = ohif("interactive", IMAGE, tumour=[[20, 30, 3]], background=[], scope="slices around", slices_around=1)
+    assert slices_of(around) <= {2, 3, 4}
+    np.testing.assert_array_equal(around[:, :, 3], one[:, :, 3])
+
+
+def test_raw_answers_are_compressed_on_the_way(server: LiveServer) -> None:
+    """OHIF's NRRD must be raw, its browser reads gzip; who does not say so gets the plain bytes."""
+    sizes = {}
+    for encoding in ("gzip, deflate", "identity"):
+        answer = requests.post(
+            f"{server.url}/infer/interactive",
+            params={"image": IMAGE, "output": "image"},
+            data={
+                "params": json.dumps({"tumour": [[20, 30, 3]], "result_extension": ".nrrd", "result_compress": False})
+            },
+            headers={"Accept-Encoding": encoding},
+            timeout=60,
+            stream=True,
+        )
+        assert answer.headers.get("content-encoding") == ("gzip" if "gzip" in encoding else None)
+        sizes[encoding] = int(answer.headers["content-length"])
+        assert b"encoding: raw" in answer.content
+    assert sizes["gzip, deflate"] < 0.1 * sizes["identity"]
 
 
 def test_no_selected_row(server: LiveServer) -> None:

@@ -64,12 +64,14 @@ def test_answers_say_how_they_came_about(slicer: MONAILabelClient) -> None:
     assert answer["model"] == "interactive"
     assert answer["encoder_passes"] == 1
     assert answer["decoder_passes"] == 1
-    steps = {"read", "load", "encode", "decode", "compose", "number", "write", "total"}
+    assert answer["files_read"] == 1
+    steps = {"read", "network", "compose", "number", "write", "total"}
     assert steps == set(answer["latencies"])
     assert sum(answer["latencies"][step] for step in steps - {"total"}) <= answer["latencies"]["total"] + 0.01
 
     _, again = ask(slicer, "interactive", "lung", **clicks(slicer, "lungs", lungs=[[50, 60, 4], [20, 30, 4]]))
-    assert again["encoder_passes"] == 0  # the slice was kept
+    assert again["files_read"] == 0  # the image was kept
+    assert again["encoder_passes"] == 0  # so was the slice
     assert again["decoder_passes"] == 1  # so was the first click's mask
 
 

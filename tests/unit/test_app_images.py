@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import tracemalloc
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 from nibabel.orientations import inv_ornt_aff, ornt_transform
 from PIL import Image
 
-from lib.errors import NotFoundError, RequestError
+from lib.errors import NotFoundError, RequestError, TooLargeError
 from lib.images import MedicalImage
 from lib.reading import read_image, read_mask
 from lib.writing import ResultFormat, write_mask
@@ -187,6 +190,64 @@ def test_a_header_that_lies_about_its_size(tmp_path: Path) -> None:
         read_image(path, "lie")
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+def test_compressed_data_are_inflated_as_far_as_the_header_says(tmp_path: Path, compress: Any) -> None:
+    name = {gzip.compress: "gzip", bz2.compress: "bzip2"}[compress]
+    header = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 9 8 7\nencoding: {name}\nendian: little\n\n"
+    voxels = np.arange(9 * 8 * 7, dtype=np.uint8)
+    body = compress(voxels.tobytes() + bytes(64 << 20))
+    (tmp_path / "bomb.nrrd").write_bytes(header.encode() + body)
+    tracemalloc.start()
+    image = read_image(tmp_path / "bomb.nrrd", "bomb")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(image.array, voxels.reshape((9, 8, 7), order="F"))
+    assert peak < 8 << 20
+
+
+def test_a_nifti_header_that_goes_on_forever(tmp_path: Path) -> None:
+    path = save_nifti(tmp_path / "long.nii", np.arange(60, dtype=np.int16).reshape(5, 4, 3))
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.array([2.0**30], "<f4").tobytes()
+    path.with_suffix(".nii.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(RequestError, match="before its voxels"):
+        read_image(path.with_suffix(".nii.gz"), "long")
+
+
+@pytest.mark.parametrize("name", ["v.nii.gz", "v.nrrd", "p.png"])
+def test_files_larger_than_the_limit_are_refused(tmp_path: Path, name: str) -> None:
+    array = np.arange(40 * 30 * 20, dtype=np.int16).reshape(40, 30, 20)
+    size = 4 * array.size  # scaled, a value has four bytes
+    if name.endswith("png"):
+        Image.fromarray(array[:, :, 0].astype(np.uint8)).save(tmp_path / name)
+        size = 4 * 40 * 30
+    elif name.endswith("nrrd"):
+        nrrd.write(str(tmp_path / name), array)
+    else:
+        save_nifti(tmp_path / name, array)
+    assert read_image(tmp_path / name, "it", size).array.size
+    with pytest.raises(TooLargeError, match="this server's limit for one image"):
+        read_image(tmp_path / name, "it", size - 1)
+
+
+def test_a_slope_costs_four_bytes_a_voxel(tmp_path: Path) -> None:
+    stored = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4))
+    stored.header.set_slope_inter(0.5, -10)
+    nibabel.save(stored, tmp_path / "v.nii.gz")
+    image = read_image(tmp_path / "v.nii.gz", "v")
+    assert image.array.dtype == np.float32
+    np.testing.assert_allclose(image.array, nibabel.load(tmp_path / "v.nii.gz").get_fdata(), atol=1e-4)
+
+
+def test_cut_images_keep_their_slices_alone(tmp_path: Path) -> None:
+    image = read_image(save_nifti(tmp_path / "v.nii.gz", marked((8, 9, 5), (1, 2, 3))), "v")
+    slim = image.cut()
+    np.testing.assert_array_equal(slim.scaled, image.scaled)
+    assert (slim.grid, slim.locate((1, 2, 3)), slim.is_colour) == (image.grid, image.locate((1, 2, 3)), False)
+    assert slim.array.strides == (0, 0, 0)
+    assert slim.nbytes == 4 * 8 * 9 * 5
+
+
 def test_a_picture_of_another_format_under_a_picture_s_name(tmp_path: Path) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "x.png", format="GIF")
     with pytest.raises(RequestError, match=r"not a readable \.png"):
@@ -196,6 +257,33 @@ def test_a_picture_of_another_format_under_a_picture_s_name(tmp_path: Path) -> N
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="gone"):
         read_image(tmp_path / "gone.nii.gz", "gone")
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_mask_stored_in_another_orientation_is_turned(tmp_path: Path, orientation: np.ndarray) -> None:
+    affine = np.array([[0, -0.8, 0, 10], [0.8, 0, 0, -20], [0, 0, -2.5, 300], [0, 0, 0, 1.0]])
+    labels = np.random.default_rng(0).integers(0, 4, (8, 9, 5), np.uint8)
+    image = read_image(save_nifti(tmp_path / "v.nii.gz", labels.astype(np.int16), affine), "v")
+    change = ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), orientation)
+    turned = nibabel.orientations.apply_orientation(labels, change)
+    path = save_nifti(tmp_path / "m.nii.gz", turned, affine @ inv_ornt_aff(change, labels.shape))
+    np.testing.assert_array_equal(image.on_grid(read_mask(path, "m"), "m"), labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (np.diag([1, 1, 1.1, 1]), "lies elsewhere"),
+        (np.array([[1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), "lies elsewhere"),
+        (np.diag([-1.0, 1, 1, 1]), "lies elsewhere"),
+    ],
+)
+def test_a_mask_at_another_place_is_refused(tmp_path: Path, change: np.ndarray, message: str) -> None:
+    affine = np.array([[0, -0.8, 0, 10], [0.8, 0, 0, -20], [0, 0, -2.5, 300], [0, 0, 0, 1.0]])
+    image = read_image(save_nifti(tmp_path / "v.nii.gz", marked((8, 9, 5), (1, 2, 3)), affine), "v")
+    mask = read_mask(save_nifti(tmp_path / "m.nii.gz", np.ones((8, 9, 5), np.uint8), change @ affine), "m")
+    with pytest.raises(RequestError, match=message):
+        image.on_grid(mask, "the mask")
 
 
 @pytest.mark.parametrize("value", [-1, 300, 0.5])

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small parts of the app: the cache, the memory of masks, options, strategies, ids."""
+"""Small parts of the app: the cache, options, strategies, ids, a datastore for many threads."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from lib.cache import ByteCache
-from lib.datastore import GuardedDatastore, check_id, check_tag, image_path
+from lib.datastore import GuardedDatastore, check_id, check_tag, image_path, stored_at
 from lib.errors import NotFoundError, RequestError
-from lib.memory import MaskMemory
 from lib.options import Option, names_in, read_options
-from lib.refine import SliceClicks
 from lib.report import Report
 from lib.strategies import FirstCase, RandomCase
 
@@ -34,21 +32,6 @@ def test_the_cache_forgets_the_least_used() -> None:
     assert (cache.get("a"), cache.bytes) == (None, 0)
 
 
-def test_rounds_of_clicks() -> None:
-    rng = np.random.default_rng(0)
-    base, first, second = (np.asfortranarray(rng.random((5, 7, 3)) > 0.5) for _ in range(3))
-    memory, key = MaskMemory(10_000), ("", "image", "label")
-    assert memory.before(key, frozenset({1})) is None
-    memory.put(key, base)
-    np.testing.assert_array_equal(memory.before(key, frozenset({1})), base)
-    memory.put(key, first, base, frozenset({1}))
-    np.testing.assert_array_equal(memory.before(key, frozenset({1, 2})), base)  # one more click
-    np.testing.assert_array_equal(memory.before(key, frozenset({3})), first)  # a new round
-    memory.put(key, second, None, frozenset({4}))
-    assert memory.before(key, frozenset({4, 5})) is None
-    np.testing.assert_array_equal(memory.last(key), second)
-
-
 @pytest.mark.parametrize(
     ("option", "sent", "expected"),
     [
@@ -57,7 +40,11 @@ def test_rounds_of_clicks() -> None:
         (Option(3, low=1, high=16), 7.0, 7),
         (Option(3, low=1, high=16), "7", 7),
         (Option(0.5, low=0.0, high=1.0), 1, 1.0),
-        (Option(""), ["a", "b"], "a,b"),
+        (Option("", names=True), None, []),
+        (Option("", names=True), "lungs, left  kidney", ["lungs", "left kidney"]),
+        (Option("", names=True), ["lobe, upper", "liver"], ["lobe, upper", "liver"]),
+        (Option("", names=True), '"lobe, upper", liver', ["lobe, upper", "liver"]),
+        (Option(""), 7, "7"),
         (Option("x", choices=("x", "y")), "y", "y"),
         (Option("x", choices=("x", "y")), ["y"], "y"),
         (Option("x", choices=("x", "y")), None, "x"),
@@ -79,6 +66,9 @@ def test_options_as_clients_send_them(option: Option, sent: Any, expected: Any) 
         (Option(0.5, low=0.0, high=1.0), float("nan")),
         (Option(0.5), "half"),
         (Option(""), {"a": 1}),
+        (Option("", names=True), {"a": 1}),
+        (Option("", names=True), ["a", 1]),
+        (Option("", names=True), "x" * 200_000),
         (Option("x", choices=("x", "y")), "z"),
         (Option("x", choices=("x", "y")), [["y"]]),
     ],
@@ -90,11 +80,6 @@ def test_bad_options(option: Option, sent: Any) -> None:
 
 def test_names_in_a_text() -> None:
     assert names_in(" liver,  left   kidney,,liver ") == ["liver", "left kidney"]
-
-
-def test_clicks_by_turns() -> None:
-    turn = SliceClicks(((1, 1), (2, 2), (3, 3)), ((9, 9),)).in_turn()
-    assert [(click.row, click.positive) for click in turn] == [(1, True), (9, False), (2, True), (3, True)]
 
 
 @pytest.mark.parametrize("value", ["../x", "/etc/passwd", "a/b", "a\\b", ".hidden", "", "x\0y", 7, None, "x" * 300])
@@ -132,6 +117,50 @@ def test_strategies(datastore: GuardedDatastore, tmp_path: Path) -> None:
         datastore.save_label(image, str(tmp_path / "b.png"), "final", {})
     assert FirstCase()({}, datastore) is None
     assert RandomCase()({"strategy": "random"}, datastore) is None
+
+
+@pytest.mark.parametrize("info", [{"ts": "yesterday"}, {"ts": True}, {"ts": float("nan")}, {"ts": [1]}, {}])
+def test_a_time_that_is_none_counts_as_long_ago(info: dict[str, Any]) -> None:
+    assert stored_at(info) == 0
+    assert stored_at({"ts": 5}) == 5
+
+
+@pytest.mark.parametrize("chosen", ["nonsense", {"random": "nonsense"}, {"random": {"ts": "then"}}, [1]])
+def test_strategies_survive_what_clients_wrote(datastore: GuardedDatastore, chosen: Any) -> None:
+    for image in "abc":
+        datastore.update_image_info(image, {"strategy": chosen, "ts": "never"})
+    assert RandomCase()({"strategy": "random"}, datastore)["id"] in "abc"
+    assert isinstance(datastore.get_image_info("a").get("strategy", {}), dict)
+
+
+@pytest.mark.parametrize("info", [[1], "text", 7, None])
+def test_information_is_an_object(datastore: GuardedDatastore, tmp_path: Path, info: Any) -> None:
+    for store in (
+        lambda: datastore.save_label("a", str(tmp_path / "b.png"), "final", info),
+        lambda: datastore.update_image_info("a", info),
+    ):
+        with pytest.raises(RequestError, match="expected a JSON object"):
+            store()
+
+
+def test_the_datastore_serves_many_threads(datastore: GuardedDatastore, tmp_path: Path) -> None:
+    """MONAI Label's own iterates over dictionaries that other threads change, and loses what two of them store."""
+
+    def annotate(number: int) -> None:
+        image = datastore.add_image(f"n{number}", str(tmp_path / "b.png"), {})
+        for tag in ("final", "original", f"t{number % 7}"):
+            datastore.save_label(image, str(tmp_path / "b.png"), tag, {"number": number})
+            datastore.refresh()
+            datastore.json()
+            datastore.status()
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(annotate, number) for number in range(20)]:
+            done.result()
+    assert len(datastore.list_images()) == 23
+    assert sorted(datastore.get_labeled_images()) == sorted(f"n{number}" for number in range(20))
+    again = GuardedDatastore(str(tmp_path), extensions=("*.png", "*.nii.gz", "*.JPG"))
+    assert again.get_label_info("n17", "final")["number"] == 17
 
 
 def test_time_of_steps_adds_up() -> None:

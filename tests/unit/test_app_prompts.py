@@ -10,8 +10,10 @@ import pytest
 
 from lib.errors import RequestError
 from lib.images import MedicalImage
+from lib.infers.interactive import in_turn
+from lib.labelmaps import uploaded_values
 from lib.labels import LabelBook
-from lib.prompts import Clicks, read_clicks, read_scribble_values, read_structures, wants_model_numbers
+from lib.prompts import Clicks, ScribbleValues, read_clicks, read_scribble_values, read_structures, wants_model_numbers
 
 OHIF = {
     "result_extension": ".nrrd",
@@ -68,7 +70,8 @@ def test_slicer_background_as_current_label_edits_all_clicked(book: LabelBook, v
         {"blob": [[1, 2, 3]], "cube": [], "background": [[4, 5, 3]], "label": "background"}, book, volume
     )
     assert clicks.edited == ["blob"]
-    assert clicks.of("blob") == ([(1, 2, 3)], [(4, 5, 3)])
+    assert clicks.of("blob") == ([(1, 2, 3)], [])
+    assert clicks.background == [(4, 5, 3)]
 
 
 def test_deepgrow_takes_the_name_from_label(book: LabelBook, volume: MedicalImage) -> None:
@@ -98,6 +101,22 @@ def test_stale_prompts_of_another_tab_are_ignored(book: LabelBook, volume: Medic
 def test_unknown_names_are_labels_too_and_case_does_not_matter(book: LabelBook, volume: MedicalImage) -> None:
     clicks = clicks_of({"BLOB": [[1, 2, 3]], "new  thing": [[4, 5, 6]]}, book, volume)
     assert list(clicks.labels) == ["blob", "new thing"]
+
+
+def test_spellings_of_one_name_are_one_label(book: LabelBook, volume: MedicalImage) -> None:
+    clicks = clicks_of({"Blob": [[1, 2, 3]], "blob": [[4, 5, 6]], "Background": [[7, 8, 9]]}, book, volume)
+    assert clicks.labels == {"blob": [(1, 2, 3), (4, 5, 6)]}
+    assert clicks.background == [(7, 8, 9)]
+
+
+def test_a_structure_may_be_called_foreground(volume: MedicalImage) -> None:
+    book = LabelBook(["foreground", "blob"])
+    params = {"foreground": [[1, 2, 3]], "blob": [[4, 5, 6]], "background": [], "label": "blob"}
+    clicks = clicks_of(params, book, volume)
+    assert clicks.labels == {"foreground": [(1, 2, 3)], "blob": [(4, 5, 6)]}
+    assert clicks.edited == ["blob"]
+    clicks = clicks_of({"foreground": [[1, 2, 3]], "background": [], "label": "foreground"}, book, volume)
+    assert clicks.labels == {"foreground": [(1, 2, 3)]}
 
 
 def test_repeated_clicks_count_once(book: LabelBook, volume: MedicalImage) -> None:
@@ -140,36 +159,53 @@ def test_two_indices_do_for_a_picture(book: LabelBook) -> None:
     assert clicks_of({"blob": [[59, 99]]}, book, picture).labels == {"blob": [(59, 99, 0)]}
 
 
+def test_clicks_by_turns(book: LabelBook, volume: MedicalImage) -> None:
+    params = {"blob": [[1, 1, 3], [2, 2, 3], [3, 3, 3]], "background": [[9, 9, 8]], "cube": [[5, 5, 3], [6, 6, 9]]}
+    turn = in_turn("blob", clicks_of(params, book, volume), volume)
+    assert [(click.voxel, click.positive) for click in turn] == [
+        ((1, 1, 3), True),
+        ((9, 9, 8), False),
+        ((2, 2, 3), True),
+        ((5, 5, 3), False),  # another label's click counts where this one is clicked too
+        ((3, 3, 3), True),
+    ]
+
+
 def test_structures_by_name_or_by_number(book: LabelBook) -> None:
-    assert read_structures({}, " CUBE , blob,, ", book) == ["cube", "blob"]
-    assert read_structures({"label_prompt": [2]}, "", book) == ["cube"]
-    assert read_structures({"label_prompt": None}, "", book) == []
-    assert read_structures({}, "Cube, cube, CUBE", book) == ["cube"]
+    assert read_structures({}, ["CUBE", "blob"], book) == ["cube", "blob"]
+    assert read_structures({"label_prompt": [2]}, [], book) == ["cube"]
+    assert read_structures({"label_prompt": None}, [], book) == []
+    assert read_structures({}, ["Cube", "cube", "CUBE"], book) == ["cube"]
     with pytest.raises(RequestError, match="3"):
-        read_structures({"label_prompt": [3]}, "", book)
+        read_structures({"label_prompt": [3]}, [], book)
 
 
-def test_slicer_scribbles() -> None:
+def scribble_values(params: dict[str, Any], book: LabelBook) -> ScribbleValues:
+    return read_scribble_values(params, uploaded_values(params, book), book)
+
+
+def test_slicer_scribbles(book: LabelBook) -> None:
     info = [
         {"name": "blob", "id": 1},
         {"name": "background_scribbles", "id": 2},
         {"name": "foreground_scribbles", "id": 3},
         {"name": "cube", "id": 4},
     ]
-    values = read_scribble_values({"label_info": info, "selected_label_name": "cube", "roi": []})
+    values = scribble_values({"label_info": info, "selected_label_name": "Cube", "roi": []}, book)
     assert (values.label, values.value, values.foreground, values.background) == ("cube", 4, 3, 2)
 
 
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        ({}, "label_info is None"),
-        ({"label_info": [], "selected_label_name": "a"}, r"label_info is \[\]"),
+        ({"selected_label_name": "a"}, "label_info names no segment"),
+        ({"label_info": [], "selected_label_name": "a"}, "label_info names no segment"),
+        ({"label_info": [{"id": 1}], "selected_label_name": "a"}, r"label_info is \[\{'id': 1\}\]"),
         ({"label_info": [{"name": "a", "id": 1}], "selected_label_name": "a"}, "foreground_scribbles"),
         ({"label_info": [{"name": "foreground_scribbles", "id": 300}], "selected_label_name": "a"}, "300"),
         ({"label_info": [{"name": "foreground_scribbles", "id": 1}]}, "selected_label_name is missing"),
     ],
 )
-def test_bad_scribbles(params: dict[str, Any], named: str) -> None:
+def test_bad_scribbles(params: dict[str, Any], named: str, book: LabelBook) -> None:
     with pytest.raises(RequestError, match=named):
-        read_scribble_values(params)
+        scribble_values(params, book)

@@ -71,3 +71,51 @@ def test_wrong_shapes_are_refused() -> None:
         orientation.to_slices(np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match=r"stack of slices has shape \(2, 3, 4\), expected \(4, 3, 2\)"):
         orientation.to_volume(np.zeros((2, 3, 4)))
+
+
+def test_the_plane_can_be_chosen() -> None:
+    volume = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    orientation = SliceOrientation.of(np.diag([1.0, 2.0, 3.0, 1.0]), SHAPE, "sagittal")
+    assert orientation.plane == "sagittal" and orientation.spacing == pytest.approx((1.0, 3.0, 2.0))
+    np.testing.assert_array_equal(orientation.to_slices(volume), volume.transpose(0, 2, 1)[::-1, ::-1, ::-1])
+    with pytest.raises(ValueError, match="the plane is 'axiel'; expected one of axial, coronal, sagittal"):
+        SliceOrientation.of(np.eye(4), SHAPE, "axiel")
+
+
+@pytest.mark.parametrize(
+    ("shape", "plane"),
+    [
+        ((40, 50, 40), "axial"),
+        ((40, 13, 40), "coronal"),  # less than a third of the others
+        ((40, 14, 40), "axial"),
+        ((13, 13, 40), "axial"),  # no axis has less than a third of both others
+        ((1, 50, 40), "sagittal"),
+        ((50, 1, 40), "coronal"),
+        ((50, 1, 1), "axial"),
+    ],
+)
+def test_equal_spacings_are_decided_by_the_shape(shape: tuple[int, int, int], plane: str) -> None:
+    assert SliceOrientation.of(np.eye(4), shape).plane == plane
+
+
+def test_a_single_slice_is_never_cut_into_rows_whatever_its_spacing() -> None:
+    orientation = SliceOrientation.of(np.diag([1.0, 0.2, 1.0, 1.0]), (30, 1, 40))
+    assert orientation.plane == "coronal" and orientation.to_slices(np.zeros((30, 1, 40))).shape == (1, 40, 30)
+
+
+def test_an_oblique_volume_takes_the_nearest_axes() -> None:
+    angle = np.deg2rad(30)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([1.0, 1.0, 3.0])
+    oblique, straight = (SliceOrientation.of(matrix, SHAPE) for matrix in (affine, np.diag([1.0, 1.0, 3.0, 1.0])))
+    assert (oblique.axes, oblique.flips, oblique.plane) == (straight.axes, straight.flips, "axial")
+    assert oblique.spacing == pytest.approx((3.0, 1.0, 1.0))
+
+
+def test_an_affine_whose_axes_lie_in_a_plane_is_refused() -> None:
+    affine = np.eye(4)
+    affine[:3, 2] = affine[:3, 1]
+    with pytest.raises(ValueError, match="affine must be 4 x 4, finite and invertible"):
+        SliceOrientation.of(affine, SHAPE)
+    assert SliceOrientation.of(np.diag([1e-5, 1e-5, 1e-5, 1.0]), SHAPE).plane == "axial"  # microscopy

@@ -41,6 +41,12 @@ class ByteCache:
             while self._bytes > self.budget:
                 self._bytes -= self._entries.popitem(last=False)[1][1]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
     @property
     def bytes(self) -> int:
         """Bytes in use."""

@@ -3,16 +3,26 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from threading import RLock
+from typing import Any, TypeVar
 
-from monailabel.datastore.local import LocalDatastore
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from watchdog.events import FileSystemEvent
 
 from lib.errors import NotFoundError, RequestError
+from lib.files import write_bytes
 from lib.labels import HandNames, stored_names
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
@@ -33,16 +43,126 @@ def check_tag(tag: Any) -> str:
     return str(getattr(tag, "value", tag))
 
 
+def check_info(info: Any) -> dict[str, Any]:
+    """Information about an image or label, or RequestError if it is not a JSON object."""
+    if not isinstance(info, dict):
+        raise RequestError(f"the information is {str(info)[:80]!r}; expected a JSON object")
+    return info
+
+
+def stored_at(info: Mapping[str, Any]) -> float:
+    """When an image or label was stored (`ts`), in seconds since 1970; 0 where a client wrote something else there."""
+    moment = info.get("ts")
+    known = isinstance(moment, int | float) and not isinstance(moment, bool) and math.isfinite(moment)
+    return float(moment) if known else 0.0  # type: ignore[arg-type]
+
+
+UNSAFE = (
+    *("name", "set_name", "description", "set_description", "status", "json", "refresh", "datalist", "list_images"),
+    *("get_labeled_images", "get_unlabeled_images", "get_labels_by_image_id", "get_label_by_image_id"),
+    *("get_image", "get_image_uri", "get_image_info", "add_image", "remove_image", "update_image_info"),
+    *("get_label", "get_label_uri", "get_label_info", "save_label", "remove_label", "update_label_info"),
+    *("get_dataset_archive", "_init_from_datastore_file", "_update_datastore_file", "_reconcile_datastore"),
+)
+"""Methods of MONAI Label's datastore that iterate over or change what other threads change."""
+
+Store = TypeVar("Store", bound=type)
+
+
+def locked(store: Store) -> Store:
+    """Class decorator: `UNSAFE` methods of a datastore run one at a time, under the lock `_lock` of the object."""
+
+    def under_lock(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(self: Any, *arguments: Any, **named: Any) -> Any:
+            with self._lock:
+                return method(self, *arguments, **named)
+
+        return call
+
+    for name in UNSAFE:
+        setattr(store, name, under_lock(getattr(store, name)))
+    return store
+
+
+@locked
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
-    """MONAI Label's folder of images; ids and tags from clients cannot lead out of it."""
+    """MONAI Label's folder of images, for many threads; ids and tags from clients cannot lead out of it.
+
+    A kill halves no file: labels and the list of all are written beside and renamed. `on_removed` hears of images whose
+    submitted label was removed.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._lock = RLock()
+        self.on_removed: Callable[[str], object] | None = None
+        super().__init__(*arguments, **named)
+        if self._auto_reload:
+            self._handler.on_moved = self._take_over
+
+    def _take_over(self, event: FileSystemEvent) -> None:
+        """A file has been put in its place by renaming, as this class does, in this process or another."""
+        if event.dest_path == self._datastore_config_path:
+            self._init_from_datastore_file()
+        else:
+            self.refresh()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store an image under a checked id."""
-        return str(super().add_image(check_id(image_id) if image_id else image_id, image_filename, image_info))
+        checked = check_id(image_id) if image_id else image_id
+        return str(super().add_image(checked, image_filename, check_info(image_info)))
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Store a label under a checked id and tag."""
-        return str(super().save_label(check_id(image_id), label_filename, check_tag(label_tag), label_info))
+        """Store a label under a checked id and tag; one that was there before is replaced in one step."""
+        entry = self._datastore.objects.get(check_id(image_id))
+        tag, info = check_tag(label_tag), check_info(label_info)
+        if entry is None:
+            raise NotFoundError(f"image {image_id!r} is not in this datastore")
+        suffix = self._to_id(Path(label_filename).name)[1]
+        folder = Path(self._datastore.label_path(tag))
+        folder.mkdir(parents=True, exist_ok=True)
+        name, before = self._filename(image_id, suffix), entry.labels.get(tag)
+        with FileLock(self._lock_file):
+            write_bytes(folder / name, Path(label_filename).read_bytes())
+            info |= {"ts": int(time.time()), "name": name}
+            entry.labels[tag] = DataModel(info=info, ext=suffix)
+            self._update_datastore_file(lock=False)
+            if before is not None and before.ext != suffix:
+                (folder / self._filename(image_id, before.ext)).unlink(missing_ok=True)
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Delete a label."""
+        super().remove_label(label_id, label_tag)
+        if label_tag == DefaultLabelTag.FINAL and self.on_removed is not None:
+            self.on_removed(label_id)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the list of images and labels in one step."""
+        path = Path(self._datastore_config_path)
+        text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+        with FileLock(self._lock_file) if lock else nullcontext():
+            write_bytes(path, text.encode())
+            self._config_ts = path.stat().st_mtime
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """A copy; MONAI Label writes into `strategy`, so what a client may have left there must be an object."""
+        info = dict(super().get_image_info(image_id))
+        if not isinstance(info.get("strategy", {}), dict):
+            del info["strategy"]
+        return info
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """A copy, which does not change under its reader."""
+        return copy.deepcopy(dict(super().get_label_info(label_id, label_tag)))
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Change what is known of an image."""
+        super().update_image_info(image_id, check_info(info))
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Change what is known of a label."""
+        super().update_label_info(label_id, label_tag, check_info(info))
 
 
 def image_path(datastore: Datastore, image_id: Any) -> Path:
@@ -53,6 +173,8 @@ def image_path(datastore: Datastore, image_id: Any) -> Path:
         raise missing
     try:
         uri = datastore.get_image_uri(image_id)
+    except RequestError:  # says already what is wrong, such as a store that is down
+        raise
     except Exception as error:  # remote stores raise whatever their client raises
         raise NotFoundError(f"image {image_id!r} cannot be had from this datastore: {error}") from error
     if not uri:
@@ -86,10 +208,15 @@ class LabelledCase:
         return Path(self.datastore.get_label_uri(label_id, DefaultLabelTag.FINAL))
 
 
+def hand_names(datastore: Datastore) -> HandNames:
+    """What `labels.json` in the datastore's folder says; nothing for other datastores."""
+    local = isinstance(datastore, LocalDatastore)
+    return HandNames.read(Path(datastore._datastore_path)) if local else HandNames({}, {})
+
+
 def labelled_cases(datastore: Datastore) -> list[LabelledCase]:
     """All cases with a label of tag final, in the order of their ids."""
-    local = isinstance(datastore, LocalDatastore)
-    by_hand = HandNames.read(Path(datastore._datastore_path)) if local else HandNames({}, {})
+    by_hand = hand_names(datastore)
     cases = []
     for image_id in sorted(datastore.get_labeled_images()):
         label_id = datastore.get_label_by_image_id(image_id, DefaultLabelTag.FINAL)

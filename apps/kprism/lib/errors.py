@@ -22,6 +22,12 @@ class ForbiddenError(RequestError):
     status = 403
 
 
+class TooLargeError(RequestError):
+    """The request, or the image that it is about, is larger than the server's memory budget."""
+
+    status = 413
+
+
 class OutOfMemoryError(RequestError):
     """The request is sound, but this machine has too little memory for it."""
 

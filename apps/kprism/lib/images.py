@@ -7,20 +7,26 @@ them. A 2-D picture is a volume of one slice: i is its column, j its row, k is 0
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from kprism_model.orientation import SliceOrientation
 from kprism_model.preprocess import scale_intensity
+from kprism_model.volume_data import Volume
 from lib.errors import RequestError
 
 Voxel = tuple[int, int, int]
 """(i, j, k) of a voxel of the stored image."""
+
+MISPLACED = 0.1
+"""A mask may lie this part of a voxel beside its image: files round their affines."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class MedicalImage:
 
     `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
     `dimensions` is 2 where the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
-    content; `name` stands for the image in messages.
+    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file: pictures, and
+    volumes whose file gives no usable one, are compared by their number of voxels alone.
     """
 
     name: str
@@ -39,6 +46,7 @@ class MedicalImage:
     suffix: str
     digest: str
     header: Nifti1Header | None = field(default=None, repr=False)
+    placed: bool = True
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -57,12 +65,8 @@ class MedicalImage:
 
     @cached_property
     def orientation(self) -> SliceOrientation:
-        """How this image is cut into slices: as the weights were trained, and never into slices of a single row."""
-        affine = self.affine.copy()
-        for axis in range(3):
-            if self.grid[axis] == 1:
-                affine[:3, axis] *= max(self.spacing) * self.grid[axis - 1] * self.grid[axis - 2] / self.spacing[axis]
-        return SliceOrientation.of(affine, self.grid)
+        """How this image is cut into slices."""
+        return SliceOrientation.of(self.affine, self.grid)
 
     @property
     def slices(self) -> int:
@@ -87,31 +91,82 @@ class MedicalImage:
         channels = [self.to_slices(self.array[..., channel]) for channel in range(3)]
         return np.stack([scale_intensity(np.stack(planes, -1)) for planes in zip(*channels, strict=True)])
 
-    def prepare(self) -> None:
-        """Scale the intensities now, so that the time is not counted as the network's."""
-        self.scaled  # noqa: B018 - computed on first access
+    @cached_property
+    def volume(self) -> Volume:
+        """The slices as the network looks at them."""
+        return Volume.of_slices(self.scaled, self.orientation, self.digest)
+
+    def cut(self) -> MedicalImage:
+        """This image with its slices made; its stored values are let go, and `array` tells only their shape and type.
+
+        They are needed no more, and both together would take half as much memory again.
+        """
+        slim = replace(self, array=np.broadcast_to(self.array.dtype.type(0), self.array.shape))
+        slim.__dict__.update(orientation=self.orientation, scaled=self.scaled)
+        return slim
 
     @property
     def nbytes(self) -> int:
-        """Memory of the stored and the scaled array together."""
-        return self.array.nbytes + self.array.size * np.dtype(np.float32).itemsize
+        """Memory in bytes: of the slices where they are made, else of the stored values."""
+        scaled = self.__dict__.get("scaled")
+        return self.array.nbytes if scaled is None else int(scaled.nbytes)
 
     def locate(self, voxel: Voxel) -> tuple[int, int, int]:
         """The (slice, row, column) of a voxel."""
         number, row, column = self.orientation.points_to_slices(voxel)
         return int(number), int(row), int(column)
 
+    def number_of(self, index: int) -> int:
+        """The slice with this index along its axis of the stored image."""
+        return self.slices - 1 - index if self.orientation.flips[0] else index
+
     def empty_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """A new index map (i, j, k) of zeros on this grid, and its view (slice, row, column) to write to."""
         labels = np.zeros(self.grid, np.uint8, order="F")
         return labels, self.to_slices(labels)
 
-    def check_mask(self, mask: MedicalImage, what: str) -> None:
-        """Refuse a mask that is not on this image's grid, naming both shapes."""
-        if mask.is_colour or mask.grid != self.grid:
+    def on_grid(self, mask: MedicalImage, what: str) -> NDArray[Any]:
+        """The values of `mask` on this image's grid; axes in another order or direction are turned.
+
+        RequestError, which names the difference, for a mask of another number of voxels or at another place.
+        """
+        if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
             raise RequestError(
                 f"{what} has {describe(mask.array.shape)} voxels, but {self.name} has {describe(self.grid)}"
             )
+        if not (mask.placed and self.placed):
+            if mask.grid != self.grid:
+                raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {self.name} {describe(self.grid)}")
+            return mask.array
+        turned = _turned(mask, self.affine)
+        away = np.inf if turned.array.shape != self.grid else _distance(turned.affine, self.affine, self.grid)
+        if away > MISPLACED * min(self.spacing):
+            raise RequestError(
+                f"{what} lies elsewhere than {self.name}: their affines are {_rounded(mask.affine)} and "
+                f"{_rounded(self.affine)}; resample it to the image's grid"
+            )
+        return turned.array
+
+
+class _Turned(NamedTuple):
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+
+
+def _turned(mask: MedicalImage, affine: NDArray[np.float64]) -> _Turned:
+    """The mask with its axes in the order and direction of the axes of `affine`."""
+    change = ornt_transform(io_orientation(mask.affine), io_orientation(affine))
+    return _Turned(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
+
+
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64], grid: tuple[int, ...]) -> float:
+    """Millimetres between the places that two affines give to a corner of the grid, at the corner where it is most."""
+    corners = np.array(list(product(*((0, side - 1) for side in grid), (1,))), np.float64)
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def _rounded(affine: NDArray[np.float64]) -> list[list[float]]:
+    return [[round(float(value), 3) for value in row] for row in affine[:3]]
 
 
 def describe(shape: tuple[int, ...]) -> str:

@@ -77,7 +77,7 @@ def label_values(info: Mapping[str, Any], by_hand: Mapping[str, int], present: S
 
     Slicer's `idx` counts segments that it did not save, so it is not trusted: names belong to values in their order, to
     those that occur if there are as many, else to 1, 2, ... (a segment may be empty). Empty if nothing names them.
-    ValueError if there are fewer names than values.
+    RequestError if there are fewer names than values.
     """
     names = stored_names(info)
     if isinstance(names, Mapping):
@@ -87,7 +87,9 @@ def label_values(info: Mapping[str, Any], by_hand: Mapping[str, int], present: S
     if len(names) == len(present):
         return dict(zip(names, present, strict=True))
     if present and max(present) > len(names):
-        raise ValueError(f"label_info names {len(names)} structures ({', '.join(names)}), but the file holds {present}")
+        raise RequestError(
+            f"label_info names {len(names)} structures ({', '.join(names)}), but the file holds {present}"
+        )
     return {name: value for value, name in enumerate(names, 1)}
 
 

@@ -7,26 +7,31 @@ OHIF sends only what the user changed, Slicer sends every option; either may sen
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lib.errors import RequestError
 
-Value = bool | int | float | str
+Value = bool | int | float | str | list[str]
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its default, the choices (strings) or the allowed range of a number."""
+    """One option: its default, the choices (strings) or the allowed range of a number.
 
-    default: Value
+    A text option with `names` is read as a list of names, see `names_in`.
+    """
+
+    default: bool | int | float | str
     choices: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
+    names: bool = False
 
-    def shown(self) -> Value | list[str]:
+    def shown(self) -> Value:
         """The entry of MONAI Label's `config`."""
         return list(self.choices) if self.choices else self.default
 
@@ -38,7 +43,7 @@ class Option:
             return self._choice(name, value)
         if isinstance(self.default, int | float):
             return self._number(name, value)
-        return as_text(name, value)
+        return as_names(name, value) if self.names else as_text(name, value)
 
     def _choice(self, name: str, value: Any) -> str:
         if isinstance(value, list | tuple):
@@ -64,7 +69,7 @@ class Option:
 def read_options(options: Mapping[str, Option], params: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every option: what the request says, else its default."""
     return {
-        name: option.read(name, params[name]) if params.get(name) is not None else option.default
+        name: option.read(name, option.default if params.get(name) is None else params[name])
         for name, option in options.items()
     }
 
@@ -81,14 +86,28 @@ def as_bool(name: str, value: Any) -> bool:
 
 
 def as_text(name: str, value: Any) -> str:
-    """A text field's value; a list of strings is the same as the strings with commas between them."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
-    if not isinstance(value, str | int | float):
+    """A text field's value; a number is its text."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RequestError(f"option {name} is {value!r}; expected text")
     return str(value)
 
 
+def as_names(name: str, value: Any) -> list[str]:
+    """Names from a text field (see `names_in`) or from a list, whose items are taken as they are."""
+    if isinstance(value, list | tuple):
+        if not all(isinstance(item, str) for item in value):
+            raise RequestError(f"option {name} is {value!r}; expected names")
+        return _cleaned(value)
+    try:
+        return names_in(as_text(name, value))
+    except csv.Error as error:
+        raise RequestError(f"option {name} is {str(value)[:80]!r}...; expected names with commas: {error}") from error
+
+
 def names_in(text: str) -> list[str]:
-    """The names in a comma-separated list, without empty and repeated ones."""
-    return list(dict.fromkeys(name for name in (" ".join(part.split()) for part in text.split(",")) if name))
+    """The names in a comma-separated list, without empty and repeated ones; a name with a comma stands in "quotes"."""
+    return _cleaned(part for line in csv.reader([" ".join(text.split())], skipinitialspace=True) for part in line)
+
+
+def _cleaned(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name for name in (" ".join(part.split()) for part in names) if name))

@@ -23,7 +23,7 @@ from typing import Any
 from lib.errors import RequestError
 from lib.images import MedicalImage, Voxel, describe
 from lib.labels import BACKGROUND, LabelBook
-from lib.options import as_text, names_in
+from lib.options import as_text
 
 FOREGROUND = "foreground"
 FOREGROUND_SCRIBBLES = "foreground_scribbles"
@@ -50,9 +50,9 @@ class Clicks:
     edited: list[str] = field(default_factory=list)
 
     def of(self, label: str) -> tuple[list[Voxel], list[Voxel]]:
-        """Positive and negative clicks for a label: other labels' clicks are negative, a voxel has one label."""
+        """The clicks on a label, and those on other labels."""
         others = [voxel for name, voxels in self.labels.items() if name != label for voxel in voxels]
-        return self.labels.get(label, []), [*self.background, *others]
+        return self.labels.get(label, []), others
 
 
 def read_clicks(params: Mapping[str, Any], book: LabelBook, options: Collection[str], image: MedicalImage) -> Clicks:
@@ -60,12 +60,13 @@ def read_clicks(params: Mapping[str, Any], book: LabelBook, options: Collection[
     clicks = Clicks()
     for name, points in _click_lists(params, book, options).items():
         voxels = _voxels(name, points, image)
-        if name == BACKGROUND:
-            clicks.background = voxels
+        if name.strip().casefold() == BACKGROUND:
+            clicks.background = list(dict.fromkeys((*clicks.background, *voxels)))
         elif voxels:
             if name in ("null", "undefined"):  # OHIF's name for no selected row
                 raise RequestError("clicks were set while no structure was selected; select one and click again")
-            clicks.labels[book.canonical(name)] = voxels
+            clicks.labels.setdefault(book.canonical(name), []).extend(voxels)
+    clicks.labels = {name: list(dict.fromkeys(voxels)) for name, voxels in clicks.labels.items()}
     _check_clicks(clicks)
     current = params.get("label")
     chosen = book.canonical(current) if isinstance(current, str) else None
@@ -74,14 +75,20 @@ def read_clicks(params: Mapping[str, Any], book: LabelBook, options: Collection[
 
 
 def _click_lists(params: Mapping[str, Any], book: LabelBook, options: Collection[str]) -> dict[str, Any]:
-    """Label name -> list of points as sent."""
+    """Label name -> list of points as sent.
+
+    `foreground` stands for the current label only where no other label is listed (deepgrow); a structure may have this
+    name too.
+    """
     lists = {
         name: value
         for name, value in params.items()
         if name not in PROTOCOL and name not in options and isinstance(value, list)
     }
-    if lists.get(FOREGROUND) and isinstance(params.get("label"), str):
-        lists[params["label"]] = lists.pop(FOREGROUND)
+    current = params.get("label")
+    deepgrow = lists.keys() <= {FOREGROUND, BACKGROUND} and lists.get(FOREGROUND)
+    if deepgrow and isinstance(current, str) and current != BACKGROUND:
+        lists[current] = lists.pop(FOREGROUND)
     if params.get("points") and not any(lists.values()):
         lists |= _vista3d_lists(params, book)
     return lists
@@ -139,9 +146,8 @@ def _check_clicks(clicks: Clicks) -> None:
         raise RequestError(f"the request holds {count} clicks; expected at most {MAX_CLICKS}")
 
 
-def read_structures(params: Mapping[str, Any], text: str, book: LabelBook) -> list[str]:
-    """Names asked for: option `structures`, else OHIF's `label_prompt`; empty if the request leaves it to the model."""
-    names = names_in(text)
+def read_structures(params: Mapping[str, Any], names: Sequence[str], book: LabelBook) -> list[str]:
+    """`names`, the option `structures`, else OHIF's `label_prompt`; empty if the request leaves it to the model."""
     prompt = params.get("label_prompt")
     if not names and isinstance(prompt, list):
         names = [book.name(number) for number in prompt]
@@ -158,31 +164,19 @@ class ScribbleValues:
     background: int
 
 
-def read_scribble_values(params: Mapping[str, Any]) -> ScribbleValues:
-    """Slicer's `label_info` [{"name", "id"}] and `selected_label_name`; RequestError if they are not usable."""
-    info = params.get("label_info")
-    if not isinstance(info, list) or not info or not all(map(_names_segment, info)):
-        raise RequestError(f'label_info is {info!r}; expected a list of {{"name": ..., "id": ...}}, one a segment')
-    values: dict[str, int] = {}
-    for position, entry in enumerate(info, 1):
-        number = entry.get("id", position)
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 255:
-            raise RequestError(f"label_info gives segment {entry['name']!r} the id {number!r}; expected 1 to 255")
-        values[entry["name"]] = number
-    label = as_text("selected_label_name", params.get("selected_label_name") or "").strip()
+def read_scribble_values(params: Mapping[str, Any], values: Mapping[str, int], book: LabelBook) -> ScribbleValues:
+    """From the values of the labelmap's segments, and Slicer's `selected_label_name`; RequestError if not usable."""
+    label = book.canonical(as_text("selected_label_name", params.get("selected_label_name") or ""))
     if not label:
         raise RequestError("selected_label_name is missing; expected the name of the segment to correct")
     if FOREGROUND_SCRIBBLES not in values and BACKGROUND_SCRIBBLES not in values:
         raise RequestError(
-            f"label_info names {', '.join(values)}; expected {FOREGROUND_SCRIBBLES!r} or {BACKGROUND_SCRIBBLES!r} too"
+            f"label_info names {', '.join(values) or 'no segment'}; "
+            f"expected {FOREGROUND_SCRIBBLES!r} or {BACKGROUND_SCRIBBLES!r} too"
         )
     return ScribbleValues(
         label, values.get(label, 0), values.get(FOREGROUND_SCRIBBLES, 0), values.get(BACKGROUND_SCRIBBLES, 0)
     )
-
-
-def _names_segment(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
 
 
 def wants_model_numbers(params: Mapping[str, Any]) -> bool:

@@ -11,12 +11,13 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
-from lib.datastore import LabelledCase, labelled_cases
+from lib.datastore import LabelledCase, labelled_cases, stored_at
 from lib.engine import Engine
 from lib.errors import NotFoundError, RequestError
 from lib.images import MedicalImage
 from lib.labels import LabelBook, label_values
 from lib.reading import PICTURES, suffix_of
+from lib.report import Report
 
 LOADED = 8
 """Cases that are read to choose the best ones of; the newest labels first."""
@@ -58,7 +59,9 @@ class ReferenceFinder:
         query: MedicalImage,
         query_id: str | None,
         named: Sequence[str],
+        report: Report,
     ) -> None:
+        self._report = report
         self._engine = engine
         self._book = book
         self._query = query
@@ -110,24 +113,24 @@ class ReferenceFinder:
     def _rank(self, case: LabelledCase) -> tuple[bool, float, str]:
         """Orders cases before they are read: same kind of file as the query, then the newest label."""
         is_picture = suffix_of(case.image) in PICTURES
-        return is_picture != (self._query.suffix in PICTURES), -float(case.info.get("ts") or 0), case.image_id
+        return is_picture != (self._query.suffix in PICTURES), -stored_at(case.info), case.image_id
 
     def _load(self, case: LabelledCase, structure: str) -> Loaded:
         what = f"the label of reference {case.image_id!r}"
-        image = self._engine.image(case.image, f"image {case.image_id!r}")
-        label = self._engine.mask(case.label, what)
-        image.check_mask(label, what)
+        image = self._engine.image(case.image, f"image {case.image_id!r}", self._report)
+        label = self._engine.mask(case.label, what, self._report)
+        labels = image.on_grid(label, what)
         if image.digest == self._query.digest:
             raise RequestError(f"reference {case.image_id!r} is the same picture as the image itself")
-        present = [int(value) for value in np.unique(label.array) if value]
+        present = [int(value) for value in np.unique(labels) if value]
         try:
             values = label_values(case.info, case.by_hand, present)
-        except ValueError as error:
+        except RequestError as error:
             raise RequestError(f"{what}: {error}") from error
         value = {self._book.canonical(name): value for name, value in values.items()}.get(structure)
         if value not in present:
             raise RequestError(f"{what} holds no voxel of {structure!r}")
-        return Loaded(case, image, image.to_slices(label.array) == value)
+        return Loaded(case, image, image.to_slices(labels) == value)
 
     def _unlikeness(self, image: MedicalImage) -> tuple[bool, bool, float, str]:
         """Orders cases: same number of channels, same kind of image, similar size of the slices."""

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from kprism_model.volume import VolumePredictor
+
 
 @dataclass
 class Report:
-    """Seconds spent on each step and passes through the network; cached work costs neither."""
+    """Seconds spent on each step, files read, slices encoded and answers decoded; what is kept costs none of these."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    files_read: int = 0
     encoder_passes: int = 0
     decoder_passes: int = 0
     _started: float = field(default_factory=time.perf_counter)
@@ -25,7 +28,16 @@ class Report:
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add time to step `name`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def count(self, volume: VolumePredictor) -> None:
+        """Add what answers about a volume took."""
+        self.encoder_passes += volume.encoded_slices
+        self.decoder_passes += volume.decoded_rows
 
     def latencies(self) -> dict[str, float]:
         """Seconds of every step and `total`, to a tenth of a millisecond."""

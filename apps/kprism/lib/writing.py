@@ -28,11 +28,14 @@ PNG_DTYPES = ("uint8", "uint16")
 
 @dataclass(frozen=True)
 class ResultFormat:
-    """File extension, value type and whether NRRD files are compressed (`.nii.gz` and `.png` always are)."""
+    """File extension, value type and whether NRRD files are compressed (`.nii.gz` and `.png` always are).
+
+    NRRD files are compressed unless the client asks for raw ones, as OHIF does.
+    """
 
     extension: str
     dtype: str = "uint8"
-    compress: bool = False
+    compress: bool = True
 
     @classmethod
     def parse(cls, params: Mapping[str, Any], image: MedicalImage) -> ResultFormat:
@@ -54,7 +57,7 @@ class ResultFormat:
                 f"result_extension '.png' cannot hold the {image.slices} slices of {image.name}; "
                 "ask for '.nrrd' or '.nii.gz'"
             )
-        return cls(extension, dtype, as_bool("result_compress", params.get("result_compress", False)))
+        return cls(extension, dtype, as_bool("result_compress", params.get("result_compress", True)))
 
 
 def write_mask(labels: NDArray[np.uint8], image: MedicalImage, form: ResultFormat) -> Path:
@@ -64,7 +67,15 @@ def write_mask(labels: NDArray[np.uint8], image: MedicalImage, form: ResultForma
     handle, name = tempfile.mkstemp(suffix=form.extension, prefix="kprism-")
     os.close(handle)
     path = Path(name)
-    values = labels.astype(form.dtype)
+    try:
+        _write(path, labels.astype(form.dtype, copy=False), image, form)
+    except BaseException:
+        path.unlink()
+        raise
+    return path
+
+
+def _write(path: Path, values: NDArray[Any], image: MedicalImage, form: ResultFormat) -> None:
     if form.extension == ".png":
         rows_and_columns = np.ascontiguousarray(image.to_slices(values)[0])
         Image.fromarray(rows_and_columns).save(path)
@@ -72,7 +83,6 @@ def write_mask(labels: NDArray[np.uint8], image: MedicalImage, form: ResultForma
         _write_nrrd(path, values, image, form.compress)
     else:
         _write_nifti(path, values, image)
-    return path
 
 
 def _write_nifti(path: Path, values: NDArray[Any], image: MedicalImage) -> None:

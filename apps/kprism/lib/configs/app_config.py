@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,13 @@ from typing import Any
 import torch
 from monailabel.config import settings
 
+from lib.errors import RequestError
+from lib.intake import ADD, REFUSE
 from lib.options import names_in
 from lib.reading import NIFTI, NRRD, PICTURES
+from lib.trainers.active_learner import MINUTES
+from lib.trainers.schedule import AFTER
+from lib.versions import KEPT
 
 WEIGHTS = "kprism_small.safetensors"
 
@@ -31,30 +38,86 @@ MONAI_LABEL_SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AppConfig:
-    """`model_path`: weights file; `device`: "cpu", "cuda" or "cuda:N"; `cache_mb`: memory for images and embeddings;
-    `labels`: names to offer for clicks beside those that the weights and the datastore know.
+    """`model_path`: weights file; `device`: "cpu", "cuda" or "cuda:N"; `cache_mb`: memory for images and what is
+    computed from them, and the most that one image or one request may take; `labels`: names to offer for clicks beside
+    those that the weights and the datastore know.
+
+    `state`: folder of submitted labels, versions of the weights, trainings and scores; `train_after`: new labels that
+    start a training (0: only the Train button does); `train_minutes`: how long one lasts unless the viewer says
+    otherwise; `unknown_structures`: "add" makes a new name in a label a structure, "refuse" refuses the label;
+    `patients`: pattern that finds the patient in an image id; `best_strategy`: what is meant by the strategy "random",
+    the only one that OHIF asks for; `keep_versions`: versions of the weights that are kept.
     """
 
     model_path: Path
     device: str
     cache_mb: int
     labels: tuple[str, ...]
+    state: Path
+    train_after: int
+    train_minutes: float
+    unknown_structures: str
+    patients: re.Pattern[str] | None
+    best_strategy: str
+    keep_versions: int
 
     @classmethod
-    def parse(cls, conf: Mapping[str, str], app_dir: Path) -> AppConfig:
+    def parse(cls, conf: Mapping[str, str], app_dir: Path, studies: str) -> AppConfig:
         """From MONAI Label's `--conf` strings; ValueError names the key and the value."""
         device = conf.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--conf device {device}: this machine has no such device ({error})") from error
-        cache = conf.get("cache_mb", "1024")
-        if not cache.isdigit():
-            raise ValueError(f"--conf cache_mb {cache}: expected a whole number of megabytes")
         model_path = Path(conf.get("model_path") or app_dir / "model" / WEIGHTS)
         if not model_path.is_file():
             raise ValueError(f"{model_path}: there are no weights (--conf model_path FILE names others)")
-        return cls(model_path, device, int(cache), tuple(names_in(conf.get("labels", ""))))
+        unknown = conf.get("unknown_structures", ADD)
+        if unknown not in (ADD, REFUSE):
+            raise ValueError(f"--conf unknown_structures {unknown}: expected {ADD} or {REFUSE}")
+        return cls(
+            model_path=model_path,
+            device=device,
+            cache_mb=_count(conf, "cache_mb", 2048, "a whole number of megabytes"),
+            labels=tuple(names_in(conf.get("labels", ""))),
+            state=Path(conf.get("state") or _state_of(studies, app_dir)).resolve(),
+            train_after=_count(conf, "train_after", AFTER, "a whole number of labels"),
+            train_minutes=_minutes(conf),
+            unknown_structures=unknown,
+            patients=_pattern(conf.get("patients", "")),
+            best_strategy=conf.get("best_strategy", "random"),
+            keep_versions=_count(conf, "keep_versions", KEPT, "a whole number of versions"),
+        )
+
+
+def _count(conf: Mapping[str, str], key: str, default: int, expected: str) -> int:
+    text = conf.get(key, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"--conf {key} {text}: expected {expected}")
+    return int(text)
+
+
+def _minutes(conf: Mapping[str, str]) -> float:
+    text = conf.get("train_minutes", str(MINUTES.default))
+    try:
+        return float(MINUTES.read("train_minutes", text))  # type: ignore[arg-type]
+    except RequestError as error:
+        raise ValueError(f"--conf train_minutes {text}: {error}") from error
+
+
+def _pattern(text: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise ValueError(f"--conf patients {text}: expected a regular expression ({error})") from error
+
+
+def _state_of(studies: str, app_dir: Path) -> Path:
+    """Beside the images, or under the app for a server of images and for studies that must not be written to."""
+    is_url = studies.startswith(("http://", "https://"))
+    if not is_url and not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
+        return Path(studies) / ".kprism"
+    return app_dir / "state" / hashlib.sha256(studies.encode()).hexdigest()[:12]
 
 
 def apply_monailabel_settings() -> None:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from lib.engine import Engine, Network
 from lib.errors import RequestError
 from lib.images import MedicalImage
+from lib.index_maps import renumbered, values_in
 from lib.labels import LabelBook
-from lib.memory import MaskMemory
 from lib.options import Option, read_options
 from lib.prompts import wants_model_numbers
 from lib.report import Report
@@ -46,7 +46,6 @@ class House:
 
     engine: Engine
     book: LabelBook
-    memory: MaskMemory
     datastore: Datastore
 
 
@@ -60,10 +59,6 @@ class Job:
     source: Source
     network: Network
     report: Report
-
-    def key(self, label: str) -> tuple[str, str, str]:
-        """Under which the last mask of a label of this image is remembered, apart for each client."""
-        return str(self.params.get("client_id") or ""), self.image.digest, label
 
 
 @dataclass
@@ -95,12 +90,12 @@ class KPrismTask(InferTask):  # type: ignore[misc]
         return dict(super().info())
 
     def is_valid(self) -> bool:
-        """The weights are checked when the app starts."""
+        """The weights are loaded, and so checked, when the app starts."""
         return True
 
     def get_path(self, validate: bool = True) -> str:
         """The weights file, for MONAI Label's /model."""
-        return str(self.house.engine.model_path)
+        return str(self.house.engine.network().path)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer a request whose `image` is a `Source`: (result file, JSON)."""
@@ -108,11 +103,9 @@ class KPrismTask(InferTask):  # type: ignore[misc]
         source = request["image"]
         options = read_options(self.options, request)
         with report.step("read"):
-            image = self.house.engine.image(source.path, source.name)
+            image = self.house.engine.image(source.path, source.name, report)
             form = ResultFormat.parse(request, image)
-            image.prepare()
-        with report.step("load"):
-            network = self.house.engine.network()
+        network = self.house.engine.network()
         job = Job(request, options, image, source, network, report)
         answer = self.answer(job)
         with report.step("number"):
@@ -126,6 +119,7 @@ class KPrismTask(InferTask):  # type: ignore[misc]
             "model": self.name,
             "weights_version": network.version,
             "device": network.device,
+            "files_read": report.files_read,
             "encoder_passes": report.encoder_passes,
             "decoder_passes": report.decoder_passes,
             "latencies": report.latencies(),
@@ -160,23 +154,3 @@ class KPrismTask(InferTask):  # type: ignore[misc]
         for row, name in enumerate(answer.names, 1):
             table[row] = numbers.get(name, 0)
         return renumbered(answer.labels, table), numbers, absent
-
-
-def values_in(labels: NDArray[np.uint8]) -> set[int]:
-    """The values of an index map other than 0; a plane at a time, because counting takes eight bytes a voxel."""
-    seen = np.zeros(256, bool)
-    for k in _filled_planes(labels):
-        seen |= np.bincount(labels[:, :, k].ravel(order="K"), minlength=256) > 0
-    return {int(value) for value in np.flatnonzero(seen) if value}
-
-
-def renumbered(labels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The index map with `table[value]` for every value, where `table[0]` is 0; a plane at a time as above."""
-    result = np.zeros(labels.shape, np.uint8, order="F")
-    for k in _filled_planes(labels):
-        result[:, :, k] = table[labels[:, :, k]]
-    return result
-
-
-def _filled_planes(labels: NDArray[np.uint8]) -> list[int]:
-    return [k for k in range(labels.shape[2]) if labels[:, :, k].any()]

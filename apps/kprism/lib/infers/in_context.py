@@ -3,38 +3,53 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import hashlib
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
+from numpy.typing import NDArray
 
-from kprism_model.predictor import Prediction, merge_classes
 from kprism_model.references import References
-from lib.engine import tensor_bytes
+from lib.bank_references import Submitted, key_of, spread, used
 from lib.errors import RequestError
+from lib.extent import range_of, to_clean
 from lib.infers.base import Answer, House, Job, KPrismTask
-from lib.options import Option, names_in
+from lib.options import Option
 from lib.prompts import read_structures
 from lib.references import Reference, ReferenceFinder
+from lib.whole import WHOLE
+
+
+class Shown(NamedTuple):
+    """References for a structure: what they are, how the answer's JSON tells them, and encoding them."""
+
+    key: Hashable
+    used: list[dict[str, Any]]
+    encode: Callable[[], References]
 
 
 class InContext(KPrismTask):
     """Options: `structures` and `references` (image ids), with commas between them; both may be empty.
 
-    Without `structures` all that the references' labels hold are segmented; without `references` suitable cases are
-    chosen, `reference_slices` slices in all for each structure.
+    Without `structures` all that the references' labels hold are segmented; without `references` suitable ones are
+    chosen, `reference_slices` slices in all for each structure: of the submitted cases, or where they do not show the
+    structure, of labels in the datastore that have not been taken in.
     """
 
     name = "in_context"
     options: ClassVar = {
-        "structures": Option(""),
-        "references": Option(""),
+        "structures": Option("", names=True),
+        "references": Option("", names=True),
         "reference_slices": Option(3, low=1, high=16),
-        "presence": Option(0.5, low=0.0, high=1.0),
+        **WHOLE,
     }
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, submitted: Submitted) -> None:
         super().__init__(house, InferType.SEGMENTATION, "Segments what labelled cases of this datastore show")
+        self._submitted = submitted
 
     def answer(self, job: Job) -> Answer:
         """Each structure after its own references, merged: a pixel belongs to its most probable structure."""
@@ -46,7 +61,8 @@ class InContext(KPrismTask):
                 self.house.book,
                 job.image,
                 job.source.image_id,
-                names_in(job.options["references"]),
+                job.options["references"],
+                job.report,
             )
             names = asked or finder.structures()
             if not names:
@@ -54,51 +70,75 @@ class InContext(KPrismTask):
                     "there is no labelled case (tag final) with named structures to serve as a reference; "
                     "submit a label, or name the values of existing ones in labels.json"
                 )
-            found = self._find(finder, names, job.options["reference_slices"], bool(asked))
-        names = list(found)
+        chosen = {} if job.options["references"] else self._find_submitted(job, names)
+        with job.report.step("references"):
+            found = self._find(job, finder, names, chosen, bool(asked))
         labels = self._segment(job, found)
-        for row, name in enumerate(names, 1):
-            self.house.memory.put(job.key(name), labels == row)
-        used = {
-            name: [{"image": reference.image_id, "slices": list(reference.slices)} for reference in references]
-            for name, references in found.items()
-        }
-        return Answer(labels, names, asked, {"references": used})
+        told = {name: shown.used for name, shown in found.items()}
+        return Answer(labels, list(found), asked, {"references": told})
 
-    @staticmethod
-    def _find(finder: ReferenceFinder, names: list[str], count: int, strict: bool) -> dict[str, list[Reference]]:
+    def _find(
+        self, job: Job, finder: ReferenceFinder, names: list[str], chosen: dict[str, Shown], strict: bool
+    ) -> dict[str, Shown]:
         """References of every structure; structures that nobody asked for may lack them, but not all of them."""
-        found: dict[str, list[Reference]] = {}
+        found, count = dict(chosen), job.options["reference_slices"]
         problems: list[RequestError] = []
         for name in names:
+            if name in found:
+                continue
             try:
-                found[name] = finder.find(name, count, strict)
+                found[name] = self._shown(job, finder.find(name, count, strict))
             except RequestError as error:
                 if strict:
                     raise
                 problems.append(error)
         if not found:
             raise problems[0]
+        return {name: found[name] for name in names if name in found}
+
+    def _find_submitted(self, job: Job, names: list[str]) -> dict[str, Shown]:
+        """References among the submitted cases, for the structures that these show."""
+        self._submitted.update(job.network)
+        shown = self._submitted.structures(job.network, job.source.image_id)
+        names = [name for name in names if name in shown]
+        if not names:
+            return {}
+        count = job.options["reference_slices"]
+        volume = self.house.engine.volume(job.network, job.image, job.report)
+        slices = volume.embed(spread(*(range_of(job.options, job.image) or (0, job.image.slices - 1))))
+        job.report.count(volume)
+        found: dict[str, Shown] = {}
+        for name in names:
+            entries = self._submitted.find(job.network, name, job.image, job.source.image_id, slices, count)
+            if entries:
+                found[name] = Shown(
+                    key_of(entries), used(entries), partial(self._submitted.encoded, job.network, entries)
+                )
         return found
 
-    def _segment(self, job: Job, found: dict[str, list[Reference]]) -> Any:
-        engine, network, report, image = self.house.engine, job.network, job.report, job.image
-        encoded = {name: self._encode(job, name, references) for name, references in found.items()}
-        labels, view = image.empty_labels()
-        for number in range(image.slices):
-            [embedding] = engine.embed(network, image, [number], report)
-            predictions: dict[str, Prediction] = {}
-            for name, references in encoded.items():
-                predictions[name] = engine.run(
-                    "decode", report, network.predictor.predict, references=references, embedding=embedding
-                )
-                report.decoder_passes += 1
-            with report.step("compose"):
-                view[number] = merge_classes(predictions, list(found), presence_threshold=job.options["presence"])
-        return labels
+    def _segment(self, job: Job, found: dict[str, Shown]) -> NDArray[np.uint8]:
+        """Index map (i, j, k), read-only, in the order of `found`."""
+        slices, presence = range_of(job.options, job.image), job.options["presence"]
+        shown = tuple((name, references.key) for name, references in found.items())
+        key = ("shown", job.network.version, job.image.digest, shown, slices, presence, job.options["clean_up"])
 
-    def _encode(self, job: Job, name: str, references: list[Reference]) -> References:
-        chosen = tuple((reference.image.digest, reference.slices, _digest(reference)) for reference in references)
+        def segment() -> NDArray[np.uint8]:
+            encoded = {name: references.encode() for name, references in found.items()}
+            volume, clean = self.house.engine.volume(job.network, job.image, job.report), to_clean(job.options, found)
+            labels = volume.predict_references(
+                encoded, minimum_presence=presence, slices=slices, largest=clean, fill=clean
+            )
+            job.report.count(volume)
+            labels.flags.writeable = False
+            return labels
+
+        return self.house.engine.cached(key, segment)
+
+    def _shown(self, job: Job, references: list[Reference]) -> Shown:
+        told = [{"image": reference.image_id, "slices": list(reference.slices)} for reference in references]
+        return Shown(_key(references), told, partial(self._encode, job, references))
+
+    def _encode(self, job: Job, references: list[Reference]) -> References:
         images = [np.ascontiguousarray(r.image.scaled[number]) for r in references for number in r.slices]
         masks = [mask for reference in references for mask in reference.masks]
 
@@ -106,8 +146,14 @@ class InContext(KPrismTask):
             job.report.encoder_passes += len(images)
             return self.house.engine.run("encode", job.report, job.network.predictor.embed_references, images, masks)
 
-        return self.house.engine.cached(("references", job.network.version, chosen), encode, tensor_bytes)
+        return self.house.engine.cached(("references", job.network.version, _key(references)), encode)
 
 
-def _digest(reference: Reference) -> int:
-    return hash(tuple(np.packbits(mask).tobytes() for mask in reference.masks))
+def _key(references: list[Reference]) -> Hashable:
+    """What references are: content of the images, slices, and masks."""
+    return tuple((reference.image.digest, reference.slices, _digest(reference)) for reference in references)
+
+
+def _digest(reference: Reference) -> str:
+    content = b"".join(np.packbits(mask).tobytes() for mask in reference.masks)
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

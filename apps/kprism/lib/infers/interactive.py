@@ -1,143 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation from clicks: any structure, known to the weights or not, on the slices that hold clicks."""
+"""Segmentation from clicks: any structure, known to the weights or not.
+
+A request carries all its clicks and says what they start from, and its answer depends on nothing else: taking back the
+last click is asking without it.
+
+A click is negative for a label if it is on background, or on another label in a slice where this one is clicked too.
+Where labels of one request overlap, a voxel is the label's that it was clicked as; else one's that is clicked on the
+slice; else the more probable one's; else the one's that the request names first (`kprism_model.volume_answer`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import ClassVar
 
-import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
-from numpy.typing import NDArray
 
+from kprism_model.queries import MAXIMUM_CLICKS
+from kprism_model.volume import StructurePrompts, VoxelClick
 from lib.errors import RequestError
-from lib.images import Voxel
+from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
+from lib.images import MedicalImage
 from lib.infers.base import Answer, House, Job, KPrismTask
+from lib.infers.prompted import answer_prompts
 from lib.options import Option
 from lib.prompts import Clicks, read_clicks
-from lib.refine import Pixel, SliceClicks, refine
-
-LAST_MASK, NOTHING = "last mask", "nothing"
-
-
-@dataclass
-class Edited:
-    """One label being corrected: its masks (slice, row, column) before and after, and scores of the slices edited."""
-
-    name: str
-    before: NDArray[np.bool_]
-    after: NDArray[np.bool_]
-    scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    disagreed: int = 0
+from lib.start import START, FirstMasks
 
 
 class Interactive(KPrismTask):
-    """Options: `use_class` gives the network the class too where the label is one that it knows; `start_from` says
-    whether clicks refine the last mask of the label on this image or start from nothing.
+    """Options: where to answer, see `lib.extent`; `start_from`, the mask that the clicks correct, see `lib.start`;
+    `follow_mask` takes that mask as right where it is not clicked, so that the label is followed from its slices;
+    `use_class` gives the network the class too where the label is one that it knows.
     """
 
     name = "interactive"
     options: ClassVar = {
+        **SCOPE,
+        "start_from": Option(START[0], choices=START),
+        "follow_mask": Option(False),
+        **CLEAN_UP,
         "use_class": Option(False),
-        "start_from": Option(LAST_MASK, choices=(LAST_MASK, NOTHING)),
     }
 
     def __init__(self, house: House) -> None:
         super().__init__(house, InferType.DEEPEDIT, "Segments what is clicked and corrects masks by clicks")
 
     def answer(self, job: Job) -> Answer:
-        """The whole mask of every edited label: clicked slices anew, the others as they were."""
+        """The whole mask of every edited label: clicked slices and those that it is followed to anew, the others as
+        they were.
+        """
         clicks = read_clicks(job.params, self.house.book, self.options, job.image)
-        labels = clicks.edited or self._labels_under(job, clicks)
-        edited = [self._edit(job, label, clicks) for label in labels]
-        with job.report.step("compose"):
-            merged = self._merge(job, edited, clicks)
-        missed = sum(label.disagreed for label in edited)
-        return Answer(merged, labels, labels, {"clicks_overruled": missed})
+        first = FirstMasks(job, self.house, clicks.edited)
+        labels = clicks.edited or self._labels_without_clicks(job, first, clicks)
+        structures = {label: self._prompts(job, label, clicks, first) for label in labels}
+        prompted = {number for prompts in structures.values() for number in _prompted(prompts, job.image)}
+        extent = extent_of(job.options, job.image, prompted)
+        return answer_prompts(self.house.engine, job, structures, extent, started_from=first.origins)
 
-    def _labels_under(self, job: Job, clicks: Clicks) -> list[str]:
-        """With clicks on background alone: the labels whose last mask holds one of them."""
+    @staticmethod
+    def _labels_without_clicks(job: Job, first: FirstMasks, clicks: Clicks) -> list[str]:
+        """With clicks on background alone: the labels whose first mask holds one of them."""
         if not clicks.background:
+            if job.options["follow_mask"] and first.names():
+                return first.names()
             raise RequestError("the request holds no clicks; expected voxels [i, j, k] under a label's name")
-        found = []
-        for name in self.house.book.indices():
-            mask = self.house.memory.last(job.key(name)) if job.options["start_from"] == LAST_MASK else None
-            if mask is not None and any(mask[voxel] for voxel in clicks.background):
-                found.append(name)
+        found = first.under(clicks.background)
         if not found:
             raise RequestError(
-                f"all clicks are on background, the first at {list(clicks.background[0])}, and no earlier mask lies "
-                "under them; click the structure itself first"
+                f"all clicks are on background, the first at {list(clicks.background[0])}, and no mask to start from "
+                "lies under them; click the structure itself first, or set start_from"
             )
         return found
 
-    def _edit(self, job: Job, label: str, clicks: Clicks) -> Edited:
-        image, memory = job.image, self.house.memory
-        round_ = self._round(label, clicks)
-        earlier = memory.before(job.key(label), round_) if job.options["start_from"] == LAST_MASK else None
-        before = np.zeros(image.grid, bool, order="F") if earlier is None else earlier
-        after = before.copy(order="F")
-        edited = Edited(label, image.to_slices(before), image.to_slices(after))
-        class_name = label if job.options["use_class"] and label in job.network.registry else None
-        for number, prompts in _by_slice(job, label, clicks, edited.before).items():
-            base = np.ascontiguousarray(edited.before[number])
-            score = refine(self.house.engine, job.network, image, number, prompts, base, class_name, job.report)
-            edited.disagreed += _overrule(score, prompts)
-            edited.scores[number] = score
-            edited.after[number] = score >= 0.5
-        memory.put(job.key(label), after, earlier, round_)
-        return edited
-
     @staticmethod
-    def _round(label: str, clicks: Clicks) -> frozenset[Hashable]:
-        positive, _ = clicks.of(label)
-        return frozenset([(True, voxel) for voxel in positive] + [(False, voxel) for voxel in clicks.background])
-
-    @staticmethod
-    def _merge(job: Job, edited: list[Edited], clicks: Clicks) -> NDArray[np.uint8]:
-        """One index map: edited slices before remembered ones, then the more probable label, clicks before all."""
-        labels, view = job.image.empty_labels()
-        for number in range(job.image.slices):
-            best = np.zeros(view.shape[1:], np.float32)
-            for value, label in enumerate(edited, 1):
-                mask = label.after[number]
-                if mask.any():
-                    score = np.where(mask, label.scores.get(number, np.float32(0.5)), 0)
-                    view[number][score > best] = value
-                    best = np.maximum(best, score)
-        for value, label in enumerate(edited, 1):
-            for voxel in clicks.labels.get(label.name, []):
-                labels[voxel] = value
-        return labels
+    def _prompts(job: Job, label: str, clicks: Clicks, first: FirstMasks) -> StructurePrompts:
+        before = first.mask(label)
+        known = job.options["use_class"] and label in job.network.registry
+        return StructurePrompts(
+            clicks=in_turn(label, clicks, job.image),
+            given=before if job.options["follow_mask"] else None,
+            before=before,
+            class_name=label if known else None,
+        )
 
 
-def _by_slice(job: Job, label: str, clicks: Clicks, before: NDArray[np.bool_]) -> dict[int, SliceClicks]:
-    """The clicks of a label on each slice to be edited: those it is clicked on, and those where background is clicked
-    and the label has a mask. Clicks of other labels alone do not change a slice.
-    """
-    positive, negative = (_pixels(job, voxels) for voxels in clicks.of(label))
-    unwanted = {number for number in _pixels(job, clicks.background) if before[number].any()}
-    return {
-        number: SliceClicks(tuple(positive.get(number, ())), tuple(negative.get(number, ())))
-        for number in sorted(set(positive) | unwanted)
-    }
+def in_turn(label: str, clicks: Clicks, image: MedicalImage) -> Sequence[VoxelClick]:
+    """A label's positive and negative clicks by turns, as one corrects a mask; clients do not send their true order."""
+    positive, others = clicks.of(label)
+    clicked = {image.locate(voxel)[0] for voxel in positive}
+    negative = [*clicks.background, *(voxel for voxel in others if image.locate(voxel)[0] in clicked)]
+    pairs = zip_longest(
+        (VoxelClick(voxel, True) for voxel in positive), (VoxelClick(voxel, False) for voxel in negative)
+    )
+    turn = [click for click in chain.from_iterable(pairs) if click is not None]
+    for number, count in Counter(image.locate(click.voxel)[0] for click in turn).items():
+        if count > MAXIMUM_CLICKS:
+            raise RequestError(f"slice {number} has {count} clicks for {label!r}; expected at most {MAXIMUM_CLICKS}")
+    return turn
 
 
-def _pixels(job: Job, voxels: list[Voxel]) -> dict[int, list[Pixel]]:
-    """Slice -> (row, column) of the voxels in it."""
-    found: dict[int, list[Pixel]] = {}
-    for voxel in voxels:
-        number, row, column = job.image.locate(voxel)
-        found.setdefault(number, []).append((row, column))
-    return found
-
-
-def _overrule(score: NDArray[np.float32], clicks: SliceClicks) -> int:
-    """What the user clicked is so: set clicked pixels in place where the network says otherwise; returns how many."""
-    overruled = 0
-    for pixels, wanted in ((clicks.positive, 1.0), (clicks.negative, 0.0)):
-        for pixel in pixels:
-            overruled += bool(score[pixel] >= 0.5) != bool(wanted)
-            score[pixel] = wanted
-    return overruled
+def _prompted(prompts: StructurePrompts, image: MedicalImage) -> set[int]:
+    """The slices with clicks, or with a mask that is taken as right."""
+    given = [] if prompts.given is None else filled_slices(prompts.given, image)
+    return {*(image.locate(click.voxel)[0] for click in prompts.clicks), *given}

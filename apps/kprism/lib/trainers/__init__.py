@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trainers of the app; none is registered yet, weights come from `python -m kprism_model train`."""
+"""The trainer: fine-tunes the serving network on the submitted labels and publishes what passes the gate."""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When segmentations were first seen on the server, kept over restarts.
+
+Which of two segmentations is newer cannot be told from their content times alone: OHIF writes them in UTC, others in
+local time. What was seen later is newer; content times decide among those that were there from the beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Arrivals:
+    """Series -> seconds since 1970, in a JSON file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._times: dict[str, float] = {}
+        if path.is_file():
+            self._times = {str(series): float(at) for series, at in json.loads(path.read_text()).items()}
+
+    def note(self, series: Iterable[str]) -> None:
+        """Note the time of series that are seen for the first time."""
+        new = [identifier for identifier in series if identifier not in self._times]
+        if not new:
+            return
+        now = time.time()
+        self._times.update((identifier, now) for identifier in new)
+        partial = self._path.with_name(f"{self._path.name}.partial{os.getpid()}")
+        partial.write_text(json.dumps(self._times))
+        os.replace(partial, self._path)
+
+    def time(self, series: str) -> float:
+        """When a series was first seen; 0 if it never was."""
+        return self._times.get(series, 0.0)

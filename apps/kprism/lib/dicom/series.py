@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A DICOM series as a volume: which image is which slice, the grid in space, and the voxels.
+
+The order of slices is the order of `frames` and nothing else: it is what viewers are told, so that a click and a mask
+name a slice by its image and can never be mirrored. Single-frame and multi-frame images, with and without a place in
+the patient. What is unusual but can be worked with is a warning, a sentence for the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from lib.errors import RequestError
+from lib.reading import LPS_TO_RAS
+
+SAME_DIRECTION = 1e-3
+"""Largest difference of direction cosines that count as equal."""
+
+EVEN = 0.05
+"""Slice distances that differ by less than this part of their median count as even."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One plane: its SOP instance, its number in it from 1, and the place of its first pixel (LPS, mm) if known."""
+
+    instance: str
+    number: int
+    position: tuple[float, float, float] | None = None
+    orientation: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series in slice order. `affine` maps (column, row, slice, 1) to millimetres in RAS+."""
+
+    uid: str
+    headers: tuple[Dataset, ...] = field(repr=False)
+    frames: tuple[Frame, ...] = field(repr=False)
+    grid: tuple[int, int, int]
+    affine: NDArray[np.float64] = field(repr=False)
+    placed: bool
+    warnings: tuple[str, ...] = ()
+
+    def index(self) -> dict[tuple[str, int], int]:
+        """(SOP instance, frame number) -> slice."""
+        return {(frame.instance, frame.number): row for row, frame in enumerate(self.frames)}
+
+
+def read_headers(files: Iterable[Path]) -> dict[Path, Dataset]:
+    """Headers of DICOM files, without pixels; RequestError names a file that is none."""
+    headers: dict[Path, Dataset] = {}
+    for path in sorted(files):
+        try:
+            headers[path] = dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError, ValueError) as error:
+            raise RequestError(f"{path.name} is no readable DICOM file: {error}") from error
+    return headers
+
+
+def describe_series(headers: Sequence[Dataset]) -> Series:
+    """The order, grid and place of a series; RequestError if its images have different sizes or none has pixels."""
+    headers = [header for header in headers if "Rows" in header and "Columns" in header]
+    if not headers:
+        raise RequestError("the series holds no images")
+    uid = str(headers[0].SeriesInstanceUID)
+    sizes = sorted({(int(header.Columns), int(header.Rows)) for header in headers})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{columns} x {rows}" for columns, rows in sizes)
+        raise RequestError(f"series {uid} mixes images of {len(sizes)} sizes ({shown}); it can be no volume")
+    frames = [frame for header in sorted(headers, key=_number) for frame in _frames(header)]
+    frames, warnings = _ordered(frames)
+    columns, rows = sizes[0]
+    spacing = pixel_spacing(headers[0])
+    if spacing is None:
+        warnings.append("The images carry no pixel spacing: sizes in millimetres are not known.")
+    affine, placed, gaps = _affine(frames, spacing or (1.0, 1.0), headers[0])
+    return Series(uid, tuple(headers), tuple(frames), (columns, rows, len(frames)), affine, placed, (*warnings, *gaps))
+
+
+def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
+    """The voxels (column, row, slice) or (column, row, slice, 3), rescaled; `files` maps SOP instances to files.
+
+    Every transfer syntax that GDCM decodes can be read: JPEG, JPEG-LS, JPEG 2000, RLE, uncompressed. Images in which
+    white is low (MONOCHROME1) are inverted by it.
+    """
+    columns, rows, slices = series.grid
+    decoded = {instance: _decode(path) for instance, path in files.items()}
+    first = decoded[series.frames[0].instance]
+    shape = (slices, rows, columns, *first.shape[3:])
+    volume = np.empty(shape, np.result_type(*(planes.dtype for planes in decoded.values())))
+    for row, frame in enumerate(series.frames):
+        planes = decoded[frame.instance]
+        if planes.shape[1:] != shape[1:] or frame.number > len(planes):
+            raise RequestError(f"image {frame.instance} has other pixels than its header says")
+        volume[row] = planes[frame.number - 1]
+    return np.ascontiguousarray(volume.swapaxes(0, 2)) if volume.ndim == 3 else volume.transpose(2, 1, 0, 3)
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        planes = SimpleITK.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        syntax = dcmread(path, stop_before_pixels=True).file_meta.get("TransferSyntaxUID", "unknown")
+        raise RequestError(
+            f"the pixels of {path.name} ({getattr(syntax, 'name', syntax)}) cannot be decoded"
+        ) from error
+    colour = planes.ndim > 2 and planes.shape[-1] == 3 and _samples(path) == 3
+    return planes if planes.ndim == 3 + colour else planes[None]
+
+
+def _samples(path: Path) -> int:
+    header = dcmread(path, stop_before_pixels=True)
+    palette = str(header.get("PhotometricInterpretation")) == "PALETTE COLOR"
+    return 3 if palette else int(header.get("SamplesPerPixel", 1))
+
+
+def _number(header: Dataset) -> tuple[int, str]:
+    return int(header.get("InstanceNumber") or 0), str(header.SOPInstanceUID)
+
+
+def functional(header: Dataset, frame: int, group: str) -> Dataset | None:
+    """A functional group of a multi-frame image: of the frame, else shared."""
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    groups = [per_frame[frame]] if frame < len(per_frame) else []
+    groups += list(header.get("SharedFunctionalGroupsSequence") or [])
+    return next((item[group].value[0] for item in groups if item.get(group)), None)
+
+
+def _frames(header: Dataset) -> list[Frame]:
+    """The frames of an image with their places."""
+    uid = str(header.SOPInstanceUID)
+    frames = []
+    for number in range(int(header.get("NumberOfFrames") or 1)):
+        place = functional(header, number, "PlanePositionSequence") or header
+        turn = functional(header, number, "PlaneOrientationSequence") or header
+        frames.append(
+            Frame(
+                uid,
+                number + 1,
+                numbers(place, "ImagePositionPatient", 3),
+                numbers(turn, "ImageOrientationPatient", 6),
+            )
+        )
+    return frames
+
+
+def numbers(dataset: Dataset, name: str, count: int) -> Any:
+    values = dataset.get(name)
+    if values is None or len(values) != count:
+        return None
+    return tuple(float(value) for value in values)
+
+
+def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
+    """(between rows, between columns) in millimetres."""
+    measures = functional(header, 0, "PixelMeasuresSequence")
+    for source, name in ((measures, "PixelSpacing"), (header, "PixelSpacing"), (header, "ImagerPixelSpacing")):
+        values = numbers(source, name, 2) if source is not None else None
+        if values and min(values) > 0:
+            return values  # type: ignore[no-any-return]
+    regions = header.get("SequenceOfUltrasoundRegions") or []
+    for region in regions:  # physical units 3 are centimetres (PS3.3 C.8.5.5.1.15)
+        if region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == 3:
+            return abs(float(region.PhysicalDeltaY)) * 10, abs(float(region.PhysicalDeltaX)) * 10
+    return None
+
+
+def _ordered(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
+    """The frames along the normal of their planes; in the order of numbers where they do not lie in parallel."""
+    if any(frame.position is None or frame.orientation is None for frame in frames):
+        return frames, []
+    turns = np.array([frame.orientation for frame in frames])
+    if np.abs(turns - turns[0]).max() > SAME_DIRECTION:
+        count = len(np.unique(np.round(turns, 2), axis=0))
+        return [Frame(f.instance, f.number) for f in frames], [
+            f"The series holds images in {count} orientations: each is treated as a picture of its own."
+        ]
+    depths = np.array([frame.position for frame in frames]) @ np.cross(turns[0, :3], turns[0, 3:])
+    order = np.argsort(depths, kind="stable")
+    repeated = len(frames) - len(np.unique(np.round(depths, 3)))
+    warnings = [f"{repeated} images lie where others lie (several times or phases in one series)."] if repeated else []
+    return [frames[row] for row in order], warnings
+
+
+def _affine(
+    frames: list[Frame], spacing: tuple[float, float], header: Dataset
+) -> tuple[NDArray[np.float64], bool, list[str]]:
+    """(affine (RAS+), whether the place in the patient is known, warnings)."""
+    first, last = frames[0], frames[-1]
+    affine = np.diag([spacing[1], spacing[0], _thickness(header), 1.0])
+    if first.position is None or first.orientation is None:
+        return LPS_TO_RAS @ affine, False, []
+    along, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    affine[:3, 0], affine[:3, 1] = along * spacing[1], down * spacing[0]
+    affine[:3, 2] = np.cross(along, down) * affine[2, 2]
+    affine[:3, 3] = first.position
+    warnings: list[str] = []
+    steps = np.diff(np.array([frame.position for frame in frames]), axis=0)
+    distances = np.linalg.norm(steps, axis=1)
+    if len(frames) > 1 and distances.max() > 0:
+        usual = float(np.median(distances[distances > 0]))
+        missing = [row for row, distance in enumerate(distances, 1) if distance > usual * (1 + EVEN)]
+        affine[:3, 2] = (np.array(last.position) - first.position) / (len(frames) - 1)
+        if missing:
+            affine[:3, 2] *= usual / np.linalg.norm(affine[:3, 2])
+            warnings.append(
+                f"Slices seem to be missing: after slice {missing[0]} the distance is "
+                f"{distances[missing[0] - 1]:.3g} mm, elsewhere {usual:.3g} mm."
+            )
+    return LPS_TO_RAS @ affine, True, warnings
+
+
+def _thickness(header: Dataset) -> float:
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        value = header.get(name)
+        if value and float(value) > 0:
+            return float(value)
+    return 1.0

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local files of a series: its voxels as NIfTI, and label files on its grid."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.dicom.series import Series
+from lib.errors import RequestError
+from lib.images import describe
+from lib.reading import read_mask
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+"""How NIfTI stores colour."""
+
+
+def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
+    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, lightly compressed: it is read on this machine."""
+    if array.ndim == 4:
+        array = np.ascontiguousarray(array.astype(np.uint8)).view(RGB)[..., 0]
+    elif array.dtype.kind == "f" and array.dtype != np.float32:
+        array = array.astype(np.float32)
+    elif array.dtype.itemsize == 8:
+        array = array.astype(np.int32)
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(image.to_bytes())
+
+
+def read_labels(path: Path, series: Series) -> NDArray[np.uint8]:
+    """A label file on the grid of its series; RequestError if it has another size."""
+    if path.suffix == ".bin":
+        raw = np.fromfile(path, np.uint8)
+        if raw.size != np.prod(series.grid):
+            raise RequestError(f"the label holds {raw.size} voxels, series {series.uid} {describe(series.grid)}")
+        return raw.reshape(series.grid, order="F")
+    mask = read_mask(path, "the label").array
+    if mask.shape != series.grid:
+        raise RequestError(f"the label has {describe(mask.shape)} voxels, series {series.uid} {describe(series.grid)}")
+    return mask

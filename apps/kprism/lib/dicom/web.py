@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of a DICOMweb server (PS3.18): list series, fetch one, store instances. Failures are sentences."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from dicomweb_client import DICOMwebClient
+from pydicom.dataset import Dataset
+from requests.adapters import HTTPAdapter
+
+from lib.errors import RequestError
+
+SERIES_FIELDS = ("SeriesDescription", "SeriesDate", "SeriesTime", "PatientID", "NumberOfSeriesRelatedInstances")
+
+NO_IMAGES = {
+    *("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "AU", "ECG", "EPS"),
+    *("HD", "PLAN", "RWV", "SMR", "STAIN", "M3D", "ANN"),
+}
+"""Modalities of series that hold no picture to segment."""
+
+
+class StoreDownError(RequestError):
+    """The DICOMweb server does not answer; nothing is wrong with the request."""
+
+    status = 503
+
+
+TIMEOUT = (5, 120)
+"""Seconds to connect, and between two pieces of an answer."""
+
+
+class _Impatient(HTTPAdapter):
+    """Waits for `TIMEOUT` only; the client knows no limit of its own, and a store that hangs would hang its users."""
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **named: Any) -> requests.Response:
+        """Send a request, with the limits of time."""
+        return super().send(request, *arguments, **{**named, "timeout": named.get("timeout") or TIMEOUT})
+
+
+@dataclass(frozen=True)
+class SeriesEntry:
+    """A series as a search lists it."""
+
+    study: str
+    series: str
+    modality: str
+    description: str
+    patient: str
+    instances: int
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether the series holds pictures."""
+        return self.modality not in NO_IMAGES
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> SeriesEntry:
+        """From one item of a QIDO-RS answer."""
+        found = Dataset.from_json(dict(answer))
+        text = {name: str(found.get(name, "")) for name in ("SeriesDescription", "PatientID", "Modality")}
+        return cls(
+            str(found.StudyInstanceUID),
+            str(found.SeriesInstanceUID),
+            text["Modality"],
+            text["SeriesDescription"],
+            text["PatientID"],
+            int(found.get("NumberOfSeriesRelatedInstances") or 0),
+        )
+
+
+class DicomWeb:
+    """A DICOMweb server through `client`."""
+
+    def __init__(self, client: DICOMwebClient) -> None:
+        client.set_http_retry_params(retry=False)  # half a minute of trying again; users do that better
+        for scheme in ("http://", "https://"):
+            client._session.mount(scheme, _Impatient())
+        self.client = client
+
+    @classmethod
+    def at(cls, url: str) -> DicomWeb:
+        """The server at an address such as http://127.0.0.1:8042/dicom-web."""
+        return cls(DICOMwebClient(url=url.rstrip("/")))
+
+    def search(self, **filters: str) -> list[SeriesEntry]:
+        """Series that match all filters, such as Modality="SEG"."""
+        with self._sentences():
+            return [
+                SeriesEntry.of(item)
+                for item in self.client.search_for_series(search_filters=filters, fields=list(SERIES_FIELDS))
+            ]
+
+    def find(self, series: str) -> SeriesEntry:
+        """The entry of a series; RequestError if the server has none. Some servers match parts of an identifier."""
+        for entry in self.search(SeriesInstanceUID=series):
+            if entry.series == series:
+                return entry
+        raise RequestError(f"the DICOMweb server has no series {series}")
+
+    def fetch(self, study: str, series: str) -> Iterator[Dataset]:
+        """The instances of a series, complete."""
+        with self._sentences():
+            yield from self.client.retrieve_series(study, series)
+
+    def headers(self, study: str, series: str) -> list[Dataset]:
+        """The instances of a series, without pixels."""
+        with self._sentences():
+            return [Dataset.from_json(item) for item in self.client.retrieve_series_metadata(study, series)]
+
+    def store(self, instances: Iterable[Dataset]) -> None:
+        """Store instances (STOW-RS); RequestError if the server refuses one."""
+        with self._sentences():
+            answer = self.client.store_instances(list(instances))
+        failed = answer.get("FailedSOPSequence") or []
+        if failed:
+            reason = int(failed[0].get("FailureReason", 0))
+            raise RequestError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        url = self.client.base_url
+        try:
+            yield
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise StoreDownError(f"the DICOMweb server {url} does not answer; nothing was changed") from error
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else "no status"
+            raise RequestError(f"the DICOMweb server {url} answered with status {status}") from error
+
+
+def as_bytes(instance: Dataset) -> bytes:
+    """An instance as a DICOM file."""
+    stream = io.BytesIO()
+    instance.save_as(stream, write_like_original=False)
+    return stream.getvalue()

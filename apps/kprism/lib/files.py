@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or not there: written beside, flushed to the disk, renamed; a kill never halves one."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+PART = ".part"
+"""Suffix of files that are being written; one that is left over from a kill can be deleted."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path` in one step; what was there before stays if the disk is full."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        _flush_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Put a JSON value tree at `path` in one step."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where there is no file; ValueError names a file that holds something else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone in `folder` among all processes and threads; the lock goes with its holder, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def remove_parts(folder: Path, *, age: float = 0.0) -> None:
+    """Delete what interrupted writes have left `age` seconds ago or earlier.
+
+    With age 0 nobody else may be writing there.
+    """
+    for part in folder.glob(f".*{PART}"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime >= age:
+                part.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Index maps (i, j, k), looked at a plane at a time: whole volumes at once would take eight bytes a voxel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def values_in(labels: NDArray[np.uint8]) -> set[int]:
+    """The values of an index map other than 0."""
+    seen = np.zeros(256, bool)
+    for k in _filled_planes(labels):
+        seen |= np.bincount(labels[:, :, k].ravel(order="K"), minlength=256) > 0
+    return {int(value) for value in np.flatnonzero(seen) if value}
+
+
+def renumbered(labels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The index map with `table[value]` for every value, where `table[0]` is 0."""
+    result = np.zeros(labels.shape, np.uint8, order="F")
+    for k in _filled_planes(labels):
+        result[:, :, k] = table[labels[:, :, k]]
+    return result
+
+
+def _filled_planes(labels: NDArray[np.uint8]) -> list[int]:
+    return [k for k in range(labels.shape[2]) if labels[:, :, k].any()]

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What turns submitted labels into better answers, put together: intake, versions, references, training, strategies.
+
+Every process of the app has these parts; only the server starts their threads (`start`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Thread
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from kprism_model.predictor import ImageEmbedding
+from kprism_model.references import References
+from lib.bank import ReferenceBank
+from lib.bank_references import Submitted
+from lib.configs.app_config import AppConfig
+from lib.datastore import image_path
+from lib.engine import Engine
+from lib.errors import RequestError
+from lib.follow import Follower, network_of
+from lib.intake import Intake
+from lib.labels import LabelBook
+from lib.ledger import Ledger
+from lib.reading import read_image
+from lib.report import Report
+from lib.scores import ScoreBoard, Scores, score_image
+from lib.traffic import Traffic
+from lib.trainers.active_learner import ActiveLearner
+from lib.trainers.schedule import Schedule
+from lib.versions import Versions
+
+logger = logging.getLogger(__name__)
+
+TRAINER = "kprism"
+"""Name of the train task."""
+
+REFERENCES = 3
+"""References by which an unlabelled case is scored."""
+
+
+class Loop:
+    """The parts, on the state folder of `config`; CheckpointError (a ValueError) if no version can be loaded."""
+
+    def __init__(self, config: AppConfig, datastore: Datastore) -> None:
+        self.config, self.datastore = config, datastore
+        self.versions = Versions(config.state / "versions", config.model_path, keep=config.keep_versions)
+        self._stamp = self.versions.stamp()  # before loading, so that a version that comes meanwhile is noticed
+        self._served = self.versions.load(device=config.device)
+        network = network_of(self._served, config.device)
+        self.engine = Engine(network, config.cache_mb << 20)
+        self.book = LabelBook([*network.registry.names, *config.labels])
+        self.ledger = Ledger(config.state / "intake")
+        self.intake = Intake(
+            self.ledger,
+            datastore,
+            self.book,
+            unknown=config.unknown_structures,
+            patients=config.patients,
+            read=self.engine.image,
+        )
+        self.bank = ReferenceBank(
+            config.state / "bank", self.intake.load, run=lambda compute: self.engine.run("encode", Report(), compute)
+        )
+        self.submitted_cases = Submitted(self.bank, self.intake, self.engine)
+        self.trainer = ActiveLearner(
+            self.intake, self.versions, config.state / "training", config.device, minutes=config.train_minutes
+        )
+        self.traffic = Traffic()
+        self.board = ScoreBoard(
+            config.state / "scores",
+            lambda: self.engine.network().version,
+            datastore.list_images,
+            self._score,
+            busy=lambda: self.traffic.busy or training_status() in ("SUBMITTED", "RUNNING"),
+        )
+        self.follower: Follower | None = None
+
+    def start(self, train: Callable[[], object]) -> None:
+        """In the server, before it answers: finish what was interrupted, then work in the background.
+
+        `train` starts a training.
+        """
+        self.intake.recover()
+        schedule = Schedule(
+            self.trainer.log,
+            self.ledger.submissions,
+            start=train,
+            status=training_status,
+            every=self.config.train_after,
+        )
+        self.follower = Follower(
+            self.versions,
+            self.engine,
+            self.bank,
+            self.ledger.submissions,
+            schedule,
+            device=self.config.device,
+            served=self._served,
+            stamp=self._stamp,
+        )
+        Thread(target=self._begin, args=(self.follower,), name="begin", daemon=True).start()
+
+    def _begin(self, follower: Follower) -> None:
+        """Warm up, look through the labels that came while the server was off, then follow what is new."""
+        try:
+            self.engine.warm_up()
+            self.intake.reconcile()
+        except Exception:  # a store that is down, a full disk: the server answers all the same
+            logger.exception("The labels of the datastore could not all be looked at")
+        follower.start()
+        self.board.start()
+
+    def submitted(self) -> None:
+        """A label has come: make it a reference now."""
+        if self.follower is not None:
+            self.follower.wake()
+
+    def adopt(self, image_id: str) -> None:
+        """Take in a label that has reached the datastore by another way than `Intake.submit`."""
+        try:
+            self.intake.adopt(image_id)
+        except (RequestError, OSError) as error:
+            logger.warning("The label of image %r cannot be used: %s", image_id, error)
+        self.submitted()
+
+    def withdraw(self, image_id: str) -> None:
+        """The label of an image was removed."""
+        self.ledger.withdraw(image_id)
+        self.submitted()
+
+    @property
+    def warning(self) -> str | None:
+        """Why the version that serves is not the one that was published; None if it is."""
+        return self._served.warning if self.follower is None else self.follower.warning
+
+    def _score(self, image_id: str) -> Scores:
+        network = self.engine.network()
+        # Not kept: a look through all images must not push out those that somebody works on.
+        path, name = image_path(self.datastore, image_id), f"image {image_id!r}"
+        image = read_image(path, name, self.engine.cache.budget).cut()
+
+        def find(structure: str, query: ImageEmbedding) -> References | None:
+            entries = self.submitted_cases.find(network, structure, image, image_id, [query], REFERENCES)
+            return self.submitted_cases.encoded(network, entries) if entries else None
+
+        return score_image(
+            network.predictor,
+            image,
+            find,
+            run=lambda compute: self.engine.run("score", Report(), compute),
+        )
+
+
+def training_status() -> str | None:
+    """Status of the newest training since the server started, in MONAI Label's words."""
+    task, _ = AsyncTask.status("train")
+    return None if task is None else str(task["status"])

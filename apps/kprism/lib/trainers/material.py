@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training has to work with: the submitted labels that can be used, on their sides, and why others cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kprism_model.classes import ClassRegistry
+from kprism_model.partial import AnnotatedCase, StoreBuilder, trimmed
+from kprism_model.predictor import Predictor
+from kprism_model.references import References
+from kprism_model.slices import SliceStore
+from kprism_model.validation import ValidationSettings, chosen_slices
+from lib.errors import RequestError
+from lib.ledger import TRAINING, Submission
+
+logger = logging.getLogger(__name__)
+
+FEWEST = 2
+"""Training cases that it takes: one is the reference of the other."""
+
+MOST_VALIDATED = 24
+"""Validation cases that are looked at; the first by name, so that more cases do not change the yardstick often."""
+
+MOST_EXAMPLES = 6
+"""Training cases of a structure that serve as references in validation and as the start of a new class."""
+
+
+@dataclass
+class Material:
+    """Slices to train on, cases to validate on, cases to be references, and what was left out (image id -> why)."""
+
+    store: SliceStore
+    validation: list[AnnotatedCase]
+    examples: list[AnnotatedCase]
+    used: list[Submission]
+    skipped: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def starts(self, predictor: Predictor, registry: ClassRegistry) -> dict[str, References]:
+        """Encoded references of the structures that the network does not know yet."""
+        found: dict[str, References] = {}
+        for name in self.store.class_names:
+            cases = [case for case in self.examples if name in case.structures and len(case.shown(name))]
+            if name in registry or not cases:
+                continue
+            numbers = [int(case.mask(name).sum(axis=(1, 2)).argmax()) for case in cases]
+            found[name] = predictor.embed_references(
+                [case.picture(number) for case, number in zip(cases, numbers, strict=True)],
+                [case.mask(name)[number] for case, number in zip(cases, numbers, strict=True)],
+            )
+        return found
+
+
+def gather(
+    submissions: Sequence[Submission],
+    load: Callable[[Submission], AnnotatedCase],
+    folder: Path,
+    *,
+    size: int,
+    settings: ValidationSettings,
+) -> Material:
+    """Read every submission once; RequestError if fewer than `FEWEST` training cases can be used.
+
+    Where no patient stands on the validation side yet, training cases are validated on, which `note` says.
+    """
+    builder = StoreBuilder(folder, size)
+    skipped: dict[str, str] = {}
+    used: list[Submission] = []
+    validation: list[AnnotatedCase] = []
+    examples: list[AnnotatedCase] = []
+    training = 0
+    for submission in sorted(submissions, key=lambda entry: entry.image_id):
+        try:
+            case = load(submission)
+            if submission.side == TRAINING:
+                builder.add(case)
+                training += 1
+                if _is_wanted(case, examples):
+                    examples.append(_for_validation(case, settings))
+            elif len(validation) < MOST_VALIDATED:
+                validation.append(_for_validation(case, settings))
+        except (ValueError, OSError) as error:
+            skipped[submission.image_id] = str(error)
+            logger.warning("Left out: %s", error)
+            continue
+        used.append(submission)
+    if training < FEWEST:
+        reasons = f" ({'; '.join(skipped.values())})" if skipped else ""
+        raise RequestError(
+            f"training needs {FEWEST} labelled cases that can be learned from; there is {training}{reasons}"
+        )
+    note = "" if validation else "no validation case yet: judged on cases that it was trained on"
+    return Material(builder.store(), validation or examples, examples, used, skipped, note)
+
+
+def _is_wanted(case: AnnotatedCase, examples: Sequence[AnnotatedCase]) -> bool:
+    """Whether a structure of the case has few examples so far."""
+    return any(sum(name in example.structures for example in examples) < MOST_EXAMPLES for name in case.structures)
+
+
+def _for_validation(case: AnnotatedCase, settings: ValidationSettings) -> AnnotatedCase:
+    numbers = sorted({number for name in case.structures for number in chosen_slices(case, name, settings)})
+    return trimmed(case, numbers or list(np.arange(min(1, len(case.labels)))))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The browser's way to the DICOMweb store: same origin, so that neither OHIF needs the store's address or password.
+
+In place of MONAI Label's proxy, which drops the query (the study list's filters), asks for everything with its own
+headers, blocks the whole server while the store answers, and holds every answer in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+from monailabel.config import settings
+
+from lib.errors import NotFoundError
+
+TIMEOUT = (5, 300)
+"""Seconds to connect, and between two pieces of an answer."""
+
+FORWARDED = ("accept", "content-type", "range")
+RETURNED = ("content-type", "content-range", "content-location", "warning", "etag")
+PIECE = 1 << 18
+
+_session = requests.Session()
+
+
+async def dicom_web(request: Request, path: str) -> Any:
+    """Forward GET and POST to the store; the browser gets a sentence if it is down."""
+    studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
+    if not studies.startswith(("http://", "https://")):
+        raise NotFoundError("this server's studies are a folder; OHIF needs a DICOMweb server (./kprism viewer)")
+    body = await request.body() if request.method == "POST" else None
+    return await run_in_threadpool(_forward, request, f"{studies}/{_prefix(request.method, path)}{path}", body)
+
+
+async def stock_dicom_web(request: Request, op: str, path: str) -> Any:
+    """The same under the address that the bundled OHIF uses: /proxy/dicom/{wado|qido|stow}/..."""
+    return await dicom_web(request, path)
+
+
+def _prefix(method: str, path: str) -> str:
+    """MONAI Label's settings for stores that serve searches, retrieval and storage under different addresses."""
+    if method == "POST":
+        prefix = settings.MONAI_LABEL_STOW_PREFIX
+    elif "instances/" in path or path.endswith("metadata"):
+        prefix = settings.MONAI_LABEL_WADO_PREFIX
+    else:
+        prefix = settings.MONAI_LABEL_QIDO_PREFIX
+    return f"{prefix}/" if prefix else ""
+
+
+def _forward(request: Request, address: str, body: bytes | None) -> Any:
+    name, word = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    headers = {key: request.headers[key] for key in FORWARDED if key in request.headers}
+    try:
+        answer = _session.request(
+            request.method,
+            address,
+            params=list(request.query_params.multi_items()),
+            data=body,
+            headers=headers,
+            auth=(name, word) if name and word else None,
+            timeout=TIMEOUT,
+            stream=True,
+        )
+    except requests.RequestException:
+        return JSONResponse({"detail": "the DICOMweb server does not answer; is it running?"}, 503)
+    kept = {key: answer.headers[key] for key in RETURNED if key in answer.headers}
+    return StreamingResponse(_pieces(answer), answer.status_code, kept)
+
+
+def _pieces(answer: requests.Response) -> Iterator[bytes]:
+    with answer:
+        yield from answer.iter_content(PIECE)

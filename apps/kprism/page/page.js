@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// The status page: asks the server every few seconds and writes down what it says.
+import { drawCurve } from './curve.js';
+
+const API = '/kprism/api';
+const POLL = 3000;
+const at = id => document.getElementById(id);
+
+async function ask(address, options) {
+  const answer = await fetch(address, options);
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) {
+    throw new Error(content.detail ?? `The server answered with status ${answer.status}.`);
+  }
+  return content;
+}
+
+function say(text, problem = false) {
+  at('state').textContent = text;
+  at('state').className = problem ? 'problem' : '';
+}
+
+/** Do what a button asks and show the result at once. */
+async function act(address, options) {
+  try {
+    await ask(address, options);
+    await refresh();
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+async function refresh() {
+  const status = await ask(`${API}/status`);
+  showCases(status.cases);
+  showTraining(status);
+  showVersions(status);
+  at('report-section').hidden = !status.report;
+  at('report').textContent = status.report ?? '';
+  say(`Connected, ${new Date(status.time * 1000).toLocaleTimeString()}`);
+}
+
+function showCases({ all, labelled, waiting }) {
+  at('all').textContent = all;
+  at('labelled').textContent = labelled;
+  at('share').value = all ? labelled / all : 0;
+  at('waiting').replaceChildren(
+    ...waiting.map(({ id, title, study }) => {
+      const item = document.createElement('li');
+      if (study) {
+        const link = document.createElement('a');
+        link.href = `/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`;
+        link.textContent = title ?? id;
+        item.append(link);
+      } else {
+        item.textContent = title ?? id;
+      }
+      return item;
+    }),
+  );
+}
+
+function showTraining({ training, trainers }) {
+  at('training').textContent = training.sentence ?? 'There has been none yet.';
+  at('progress').hidden = !training.running;
+  at('progress').value = training.progress;
+  at('train').hidden = training.running || !trainers.length;
+  at('stop').hidden = !training.running;
+  at('train').onclick = () => act(`/train/${encodeURIComponent(trainers[0])}`, { method: 'POST' });
+  at('stop').onclick = () => act('/train/', { method: 'DELETE' });
+  at('log').textContent = training.log.join('\n');
+  at('curve').toggleAttribute('hidden', training.curve.length < 2);
+  drawCurve(at('curve'), training.curve);
+}
+
+function showVersions({ versions, weights, device }) {
+  at('weights').textContent = weights;
+  at('device').textContent = device;
+  at('versions').replaceChildren(...versions.map(versionRow));
+}
+
+function versionRow({ id, title, made, dice, current }) {
+  const row = document.createElement('tr');
+  row.className = current ? 'current' : '';
+  const date = made ? new Date(made * 1000).toLocaleString() : '–';
+  for (const text of [title ?? id, date, dice === null || dice === undefined ? '–' : dice.toFixed(3)]) {
+    row.insertCell().textContent = text;
+  }
+  const cell = row.insertCell();
+  if (current) {
+    cell.textContent = 'in use';
+  } else {
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.textContent = 'Use this version';
+    button.onclick = () => act(`${API}/versions/${encodeURIComponent(id)}/current`, { method: 'POST' });
+    cell.append(button);
+  }
+  return row;
+}
+
+async function poll() {
+  try {
+    await refresh();
+  } catch (error) {
+    const text = error instanceof TypeError ? 'The server does not answer; trying again.' : error.message;
+    say(text, true);
+  }
+  setTimeout(poll, POLL);
+}
+
+poll();

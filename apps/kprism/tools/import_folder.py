@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./kprism import FOLDER`: NIfTI, NRRD, PNG and JPEG files as DICOM, into a DICOMweb server or a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from pydicom.dataset import Dataset
+from tqdm import tqdm
+
+from lib.dicom.objects import SOP_CLASSES, dicom_series, guess_modality
+from lib.dicom.seg_writer import write_seg
+from lib.dicom.series import describe_series
+from lib.dicom.web import DicomWeb, as_bytes
+from lib.errors import RequestError
+from lib.images import MedicalImage
+from lib.labels import HandNames, label_values
+from lib.reading import SUFFIXES, read_image, read_mask, suffix_of
+
+STORE = "http://127.0.0.1:8042/dicom-web"
+STORED_AT_ONCE = 32
+"""Instances in one request; a series of many large slices would else be held in memory several times."""
+
+# Words of a dataset.json's `modality` and the modality that fits; the first that occurs counts.
+WORDS = {
+    "ct": "CT",
+    "mri": "MR",
+    "mr": "MR",
+    "ultrasound": "US",
+    "x-ray": "CR",
+    "endoscopy": "ES",
+    "fundus": "OP",
+    "dermoscopy": "XC",
+    "histopathology": "GM",
+    "microscopy": "GM",
+}
+
+
+def files_in(path: Path) -> list[Path]:
+    """The image files at a path: the file itself, or those of a folder (not of its subfolders)."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise RequestError(f"there is no file or folder {str(path)!r}")
+    files = sorted(file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith("."))
+    if not files:
+        raise RequestError(f"folder {str(path)!r} holds no image; expected files of type {', '.join(SUFFIXES)}")
+    return files
+
+
+def described_modality(path: Path) -> str | None:
+    """The modality in a `dataset.json` beside the files or one folder above (the format of the Medical Decathlon)."""
+    folder = path if path.is_dir() else path.parent
+    for candidate in (folder / "dataset.json", folder.parent / "dataset.json"):
+        try:
+            words = " ".join(json.loads(candidate.read_bytes())["modality"].values()).lower()
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            continue
+        return next((modality for word, modality in WORDS.items() if word in words.split()), None)
+    return None
+
+
+def label_of(path: Path, name: str, image: MedicalImage, instances: list[Dataset]) -> list[Dataset]:
+    """The submitted label of an image in a folder that MONAI Label has served, as a SEG; empty if it has none.
+
+    RequestError if the label cannot be read, does not fit, or nothing names its values.
+    """
+    info = _label_info(path.parent, name)
+    file = path.parent / "labels" / "final" / str(info.get("name", ""))
+    if not info.get("name") or not file.is_file():
+        return []
+    mask = read_mask(file, f"the label of {path.name}")
+    values = image.on_grid(mask, mask.name)
+    present = [int(value) for value in np.unique(values) if value]
+    try:
+        names = label_values(info, HandNames.read(path.parent).of(name), present)
+    except ValueError as error:
+        raise RequestError(f"{mask.name}: {error}") from error
+    labels = image.to_slices(values).transpose(2, 1, 0)
+    series = describe_series(instances)
+    numbers = {str(instance.SOPInstanceUID): row for row, instance in enumerate(instances)}
+    rows = [numbers[frame.instance] for frame in series.frames]
+    return [write_seg(np.ascontiguousarray(labels[:, :, rows]), names, series, "K-Prism")]
+
+
+def _label_info(folder: Path, name: str) -> dict[str, Any]:
+    """What MONAI Label's index of the folder says of an image's submitted label."""
+    try:
+        index = json.loads((folder / "datastore_v2.json").read_bytes())
+        label = index["objects"][name]["labels"]["final"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return {"name": f"{name}{label['ext']}", **label["info"]}
+
+
+def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> int:
+    """Convert one file and store it; the number of instances. RequestError says why it cannot be."""
+    image = read_image(path, path.name)
+    name = path.name[: -len(suffix_of(path))]
+    chosen = modality or guess_modality(image)
+    if modality is None and image.is_colour and chosen == "OT":
+        chosen = "XC"
+    instances: list[Dataset] = list(dicom_series(image, name, chosen))
+    instances += label_of(path, name, image, instances)
+    if isinstance(store, Path):
+        folder = store / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, instance in enumerate(instances, 1):
+            partial = folder / f"{number:04}.partial"
+            partial.write_bytes(as_bytes(instance))
+            os.replace(partial, folder / f"{number:04}.dcm")
+        return len(instances)
+    for start in range(0, len(instances), STORED_AT_ONCE):
+        store.store(instances[start : start + STORED_AT_ONCE])
+    return len(instances)
+
+
+def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Path) -> Iterator[str]:
+    """Import every file under `paths`; yields a sentence for each that could not be."""
+    for path in paths:
+        fitting = modality or described_modality(path)
+        for file in tqdm(files_in(path), desc=path.name, unit="file", disable=not sys.stderr.isatty()):
+            try:
+                import_file(file, fitting, store)
+            except RequestError as error:
+                if getattr(error, "status", 400) == 503:
+                    raise
+                yield str(error)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 1 if anything was left out."""
+    parser = argparse.ArgumentParser(prog="./kprism import", description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="folder of images, or one image file")
+    parser.add_argument("--to", default=STORE, metavar="URL|FOLDER", help=f"DICOMweb server or folder ({STORE})")
+    parser.add_argument(
+        "--modality",
+        choices=sorted(SOP_CLASSES),
+        help="what the images are; without it a dataset.json says so, else CT or MR for volumes by their values, "
+        "XC for colour and OT (secondary capture) for grey pictures",
+    )
+    options = parser.parse_args(arguments)
+    address = options.to.startswith(("http://", "https://"))
+    store = DicomWeb.at(options.to) if address else Path(options.to)
+    try:
+        count = sum(len(files_in(path)) for path in options.paths)
+        problems = list(import_all(options.paths, options.modality, store))
+    except (RequestError, OSError, requests.RequestException) as error:
+        print(f"kprism: {error}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(f"kprism: left out: {problem}", file=sys.stderr)
+    print(f"Imported {count - len(problems)} of {count} images into {options.to}.")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./kprism viewer`: a DICOMweb store with the sample studies, the server on it, and the viewer in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+
+import requests
+
+from lib.dicom.web import DicomWeb
+from lib.errors import RequestError
+from tools.import_folder import import_all
+from tools.ohif import ensure_ohif
+from tools.orthanc import Orthanc
+
+ROOT = Path(__file__).resolve().parents[3]
+VIEWERS = ROOT / "var" / "viewer"
+STORE_PORT = 8042
+START_LIMIT = 300.0  # seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start everything, say where to look, and end it all together."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        viewer = ensure_ohif(VIEWERS)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        store = nullcontext() if options.store else Orthanc(options.folder / "orthanc", _free_port(options.store_port))
+        with store as own:
+            url = options.store or own.url
+            _fill(url, options.studies)
+            with _server(url, viewer, options) as server:
+                _announce(options.port, url)
+                _watch(server, own)
+    except KeyboardInterrupt:
+        print("\nStopped; the studies and labels are kept.", file=sys.stderr)
+    except RequestError as error:
+        print(f"kprism: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./kprism viewer", description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of the server (8000)")
+    parser.add_argument("--store", metavar="URL", help="a DICOMweb store of yours instead of an Orthanc started here")
+    parser.add_argument("--store-port", type=int, default=STORE_PORT, metavar="N", help=f"its port ({STORE_PORT})")
+    parser.add_argument(
+        "--studies",
+        type=Path,
+        default=ROOT / "sample-datastore",
+        metavar="FOLDER",
+        help="images to put into an empty store (the sample studies)",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=VIEWERS, metavar="FOLDER", help="for the store, caches and logs (var/viewer)"
+    )
+    parser.add_argument("--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as for serve")
+    return parser
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _free_port(wanted: int) -> int:
+    """The wanted port, or any other if somebody listens there."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise RequestError("this machine has no free port for the DICOMweb store")
+
+
+def _fill(url: str, studies: Path) -> None:
+    """Import the studies into a store that is empty."""
+    store = DicomWeb.at(url)
+    if store.search():
+        return
+    print(f"Importing {studies} into the store ...", file=sys.stderr)
+    for problem in import_all([studies], None, store):
+        print(f"kprism: left out: {problem}", file=sys.stderr)
+
+
+@contextmanager
+def _server(url: str, viewer: Path, options: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+    """The server, from its first answer to the end."""
+    command = [str(ROOT / "kprism"), "serve", "--studies", url, "--port", str(options.port)]
+    for key, value in options.conf:
+        command += ["--conf", key, value]
+    environment = {
+        **os.environ,
+        "KPRISM_VIEWER": str(viewer),
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(options.folder / "cache"),
+    }
+    log = options.folder / "server.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{options.port}/info/", log)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RequestError(f"the server ended with status {process.returncode}; the end of {log}:\n{_tail(log)}")
+        try:
+            requests.get(address, timeout=10).raise_for_status()
+            return
+        except requests.RequestException:
+            time.sleep(0.2)
+    raise RequestError(f"the server did not answer within {START_LIMIT:.0f} s; see {log}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-1500:].strip()
+
+
+def _watch(server: subprocess.Popen[bytes], store: Orthanc | None) -> None:
+    """Wait for the server to end, which is an error; a store of our own that has ended is started again."""
+    while server.poll() is None:
+        if store is not None and store.process.poll() is not None:
+            print("The store has ended; starting it again.", file=sys.stderr)
+            store.start()
+        time.sleep(1)
+    raise RequestError(f"the server ended with status {server.returncode}; its log says why")
+
+
+def _announce(port: int, url: str) -> None:
+    address = f"http://127.0.0.1:{port}"
+    print(
+        f"Open {address}/viewer/ : choose a study, then the mode K-Prism.\n"
+        f"Also {address}/kprism/ (what the server is doing) and {address}/ohif/ (MONAI Label's own OHIF).\n"
+        f"Studies are in {url}; add yours with: ./kprism import FOLDER --to {url}\n"
+        "Ctrl-C ends it.",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

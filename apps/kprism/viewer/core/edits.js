@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Changes of a label map: how the answer of a model is merged into what is there, and what undoing it takes.
+
+/** Changed pixels of one plane: their indices, and their values before and after. */
+export function difference(before, after) {
+  const places = [];
+  for (let at = 0; at < before.length; at++) {
+    if (before[at] !== after[at]) {
+      places.push(at);
+    }
+  }
+  return {
+    places: Uint32Array.from(places),
+    before: Uint8Array.from(places, at => before[at]),
+    after: Uint8Array.from(places, at => after[at]),
+  };
+}
+
+/**
+ * A plane with segments replaced by an answer. `values` maps the answer's values to segments; these (or `replaced`) are
+ * taken out and drawn anew. Where other segments lie they are kept if `protect`, else the answer is drawn over them.
+ */
+export function merged(plane, answer, values, protect, replaced = new Set(values.values())) {
+  const table = new Uint8Array(256);
+  for (const [value, segment] of values) {
+    table[value] = segment;
+  }
+  const stays = Uint8Array.from({ length: 256 }, (_, segment) => (replaced.has(segment) ? 0 : segment));
+  return plane.map((old, at) => {
+    const kept = stays[old];
+    const drawn = answer ? table[answer[at]] : 0;
+    return drawn && !(protect && kept) ? drawn : kept;
+  });
+}
+
+/** Where a plane holds a segment: 1 and 0. */
+export function maskOf(plane, segment) {
+  return plane.map(value => Number(value === segment));
+}
+
+export function same(first, second) {
+  return first.length === second.length && first.every((value, at) => value === second[at]);
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// The label map in the viewer: one segmentation per case, its planes by the server's slice numbers, every programmatic
+// change one step of the viewer's own history (Ctrl+Z).
+import { difference } from './edits.js';
+import { frameKey } from './scene.js';
+
+const LABELMAP = 'Labelmap';
+
+export class LabelmapOfCase {
+  #scene;
+  #planes; // slice number -> image id of the label map
+
+  constructor(scene, segmentationId, frames) {
+    this.#scene = scene;
+    this.id = segmentationId;
+    const rows = new Map(frames.map(([instance, number], k) => [`${instance} ${number}`, k]));
+    const { imageIds, referencedImageIds } = this.#data();
+    this.#planes = new Map(referencedImageIds.map((image, at) => [rows.get(frameKey(image)), imageIds[at]]));
+    if (this.#planes.has(undefined) || this.#planes.size !== frames.length) {
+      throw new Error('The viewer shows other images of this series than the server has. Reload the page.');
+    }
+  }
+
+  /** Make a segmentation for what the viewport in use shows. */
+  static async create(scene, frames) {
+    const id = await scene.commands.run('createLabelmapForViewport', { viewportId: scene.viewportId });
+    const service = scene.services.segmentationService;
+    for (const segment of Object.keys(service.getSegmentation(id).segments)) {
+      service.removeSegment(id, Number(segment));
+    }
+    return new LabelmapOfCase(scene, id, frames);
+  }
+
+  get exists() {
+    return Boolean(this.#service.getSegmentation(this.id));
+  }
+
+  get #service() {
+    return this.#scene.services.segmentationService;
+  }
+
+  #data() {
+    return window.cornerstoneTools.segmentation.state.getSegmentation(this.id).representationData[LABELMAP];
+  }
+
+  /** Structures: name -> segment. */
+  get segments() {
+    const segments = Object.values(this.#service.getSegmentation(this.id)?.segments ?? {});
+    return new Map(segments.map(({ label, segmentIndex }) => [label, segmentIndex]));
+  }
+
+  /** The segment of a structure, made if it is new. */
+  segmentOf({ name, colour }) {
+    const known = this.segments.get(name);
+    if (known) {
+      return known;
+    }
+    const segmentIndex = 1 + Math.max(0, ...this.segments.values());
+    this.#service.addSegment(this.id, { segmentIndex, label: name, color: [...colour, 255], active: true });
+    for (const { id } of this.#scene.viewports) {
+      if (this.#service.getSegmentationRepresentations(id, { segmentationId: this.id }).length) {
+        this.#service.setSegmentColor(id, this.id, segmentIndex, [...colour, 255]);
+      }
+    }
+    return segmentIndex;
+  }
+
+  /** Make a structure's segment the one that the brush draws. */
+  activate(segment) {
+    this.#service.setActiveSegment(this.id, segment);
+  }
+
+  /** A copy of the pixels of slice k. */
+  plane(k) {
+    return Uint8Array.from(this.#pixels(k));
+  }
+
+  #pixels(k) {
+    return window.cornerstone.cache.getImage(this.#planes.get(k)).voxelManager.getScalarData();
+  }
+
+  get slices() {
+    return [...this.#planes.keys()].sort((first, second) => first - second);
+  }
+
+  /** The slices that hold something, with their pixels. */
+  filled() {
+    const planes = this.slices.map(k => [k, this.#pixels(k)]).filter(([, pixels]) => pixels.some(Boolean));
+    return new Map(planes.map(([k, pixels]) => [k, Uint8Array.from(pixels)]));
+  }
+
+  /** Replace planes (Map of k to pixels) as one step of the history; `also(undone)` restores what belongs to it. */
+  change(planes, also = () => {}) {
+    const edits = new Map([...planes].map(([k, after]) => [k, difference(this.#pixels(k), after)]));
+    this.#apply(edits, 'after');
+    window.cornerstone.utilities.HistoryMemo.DefaultHistoryMemo.push({
+      restoreMemo: undone => {
+        if (this.exists) {
+          this.#apply(edits, undone ? 'before' : 'after');
+          also(undone);
+        }
+      },
+    });
+  }
+
+  /** Write planes without a step in the history, as when a case is opened. */
+  load(planes) {
+    this.#apply(new Map([...planes].map(([k, after]) => [k, difference(this.#pixels(k), after)])), 'after');
+  }
+
+  #apply(edits, side) {
+    for (const [k, edit] of edits) {
+      const pixels = this.#pixels(k);
+      edit.places.forEach((place, at) => {
+        pixels[place] = edit[side][at];
+      });
+    }
+    window.cornerstoneTools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(this.id);
+  }
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Clicks and strokes in the viewports while one of our tools is in hand, before OHIF's own tools see them.
+// Shift or the right button means "beside the structure".
+const DRAG = 4; // pixels; less is a click
+
+export class Pointer {
+  #bound = new WeakSet();
+  #stroke = null;
+
+  constructor(session) {
+    this.session = session;
+  }
+
+  /** Listen in viewports that have appeared. */
+  watch() {
+    for (const viewport of this.session.scene.viewports) {
+      if (!this.#bound.has(viewport.element)) {
+        this.#bound.add(viewport.element);
+        for (const type of ['mousedown', 'contextmenu', 'dblclick', 'touchstart']) {
+          viewport.element.addEventListener(type, event => this.#start(event, viewport.element), { capture: true });
+        }
+      }
+    }
+  }
+
+  #start(event, element) {
+    const { tool, scene } = this.session;
+    if (!tool || event.button === 1) {
+      return; // the middle button still pans
+    }
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    const viewport = scene.viewports.find(candidate => candidate.element === element);
+    if (!viewport || !['mousedown', 'touchstart'].includes(event.type)) {
+      return;
+    }
+    const inside = tool.inside !== (event.shiftKey || event.button === 2);
+    this.#stroke = { viewport, element, inside, path: [], stroke: tool.stroke };
+    this.#extend(event);
+    const move = moved => this.#extend(moved);
+    const end = () => {
+      for (const type of ['mousemove', 'touchmove']) {
+        window.removeEventListener(type, move, true);
+      }
+      this.#finish();
+    };
+    for (const type of ['mousemove', 'touchmove']) {
+      window.addEventListener(type, move, { capture: true });
+    }
+    for (const type of ['mouseup', 'touchend']) {
+      window.addEventListener(type, end, { capture: true, once: true });
+    }
+  }
+
+  #extend(event) {
+    const { clientX, clientY } = event.touches?.[0] ?? event;
+    const box = this.#stroke.element.getBoundingClientRect();
+    this.#stroke.path.push([clientX - box.left, clientY - box.top]);
+    this.session.drawing = this.#stroke;
+    this.session.dispatchEvent(new Event('drawing'));
+  }
+
+  #finish() {
+    const { viewport, path, inside, stroke } = this.#stroke;
+    this.#stroke = null;
+    this.session.drawing = null;
+    const [x, y] = path[0];
+    const dragged = stroke && path.some(([px, py]) => Math.hypot(px - x, py - y) > DRAG);
+    const places = (dragged ? path : [path[0]])
+      .map(point => this.session.scene.locate(viewport, point))
+      .filter(Boolean);
+    const here = places.filter(({ key }) => key === places[0].key);
+    if (here.length) {
+      const points = here.map(({ column, row }) => [column, row]);
+      this.session.point({ key: here[0].key, points, inside });
+    }
+    this.session.dispatchEvent(new Event('drawing'));
+  }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The K-Prism server, from which this very file came: every request, and every failure as a sentence for the user.
+import { pack, unpack } from './planes.js';
+
+const API = '/kprism/api';
+
+/** A request that failed; the message is a sentence to show, `status` is 0 where no answer came. */
+export class ServerError extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(address, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(address, options);
+  } catch (error) {
+    if (error.name === 'AbortError') {
+      throw error;
+    }
+    throw new ServerError('The K-Prism server does not answer. Your work stays here; try again in a moment.', 0);
+  }
+  if (!answer.ok) {
+    const text = await answer.text();
+    throw new ServerError(sentenceIn(text) ?? `The server answered with status ${answer.status}.`, answer.status);
+  }
+  return answer;
+}
+
+function sentenceIn(text) {
+  try {
+    const { detail } = JSON.parse(text);
+    return typeof detail === 'string' ? detail[0].toUpperCase() + detail.slice(1) : null;
+  } catch {
+    return null;
+  }
+}
+
+async function json(address, options) {
+  return (await ask(address, options)).json();
+}
+
+function sending(method, body) {
+  return { method, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
+}
+
+const at = id => encodeURIComponent(id);
+
+export const server = {
+  status: () => json(`${API}/status`),
+
+  case: id => json(`${API}/case/${at(id)}`),
+
+  /** `{ header: { names, version }, planes }`, or null if the case has no submitted label. */
+  async label(id) {
+    try {
+      return unpack(await (await ask(`${API}/case/${at(id)}/label`)).blob());
+    } catch (error) {
+      if (error.status === 404) {
+        return null;
+      }
+      throw error;
+    }
+  },
+
+  /** Store planes as the final label of a case. */
+  submit: async (id, header, planes) =>
+    json(`${API}/case/${at(id)}/label`, { method: 'PUT', body: await pack(header, planes) }),
+
+  /** Ask a model; with `planes` only these are corrected. Answers `{ result, planes }`. */
+  async infer(model, id, params, planes = null, signal = undefined) {
+    const form = new FormData();
+    form.append('params', JSON.stringify(params));
+    if (planes) {
+      form.append('planes', await pack({}, planes), 'planes.gz');
+    }
+    const answer = await ask(`${API}/infer/${at(model)}?image=${at(id)}`, { method: 'POST', body: form, signal });
+    const { header, planes: masks } = await unpack(await answer.blob());
+    return { result: header.result, planes: masks };
+  },
+
+  references: () => json(`${API}/references`),
+
+  thumbnail: (id, structure) => `${API}/case/${at(id)}/thumbnail?structure=${at(structure)}`,
+
+  next: (strategy, body) => json(`${API}/next/${at(strategy)}`, sending('POST', body)),
+
+  train: trainer => json(`/train/${at(trainer)}`, sending('POST', {})),
+
+  stopTraining: () => json('/train/', { method: 'DELETE' }),
+
+  rollback: version => json(`${API}/versions/${at(version)}/current`, sending('POST', {})),
+};

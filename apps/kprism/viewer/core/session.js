@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// One user at work: the case that is open, the structure in hand, and everything that can be done with it. Sections of
+// the panel listen for "change" and call these methods; nothing here touches the panel.
+import { clientId } from './client.js';
+import { newColour } from './colours.js';
+import { maskOf, merged } from './edits.js';
+import { LabelmapOfCase } from './labelmap.js';
+import { Prompts, requestOf } from './prompts.js';
+import { server } from './server.js';
+
+const POLL = 4000;
+
+export class Session extends EventTarget {
+  constructor(scene) {
+    super();
+    this.scene = scene;
+    this.prompts = new Prompts();
+    this.clientId = clientId();
+    Object.assign(this, {
+      status: null,
+      case: null,
+      labelmap: null,
+      structure: null,
+      references: [],
+      chosen: new Set(),
+      automatic: new Set(), // structures that no hand has touched: the next automatic answer may take them away
+      protect: true,
+      busy: null,
+      problem: null,
+      dirty: false,
+      basedOn: null,
+      conflict: false,
+      tool: null,
+    });
+  }
+
+  changed() {
+    this.dispatchEvent(new Event('change'));
+  }
+
+  /** Ask the server how it is, now and every few seconds. */
+  connect() {
+    const poll = async () => {
+      try {
+        this.status = await server.status();
+        this.offline = null;
+        this.structure ??= this.status.structures[0]?.name ?? null;
+      } catch (error) {
+        this.offline = error.message;
+      }
+      this.changed();
+      this.timer = setTimeout(poll, POLL);
+    };
+    clearTimeout(this.timer);
+    poll();
+  }
+
+  /** Do one thing at a time, and say what went wrong in a sentence; nothing that was drawn is lost by it. */
+  async work(what, task) {
+    if (this.busy) {
+      return undefined;
+    }
+    this.busy = what;
+    this.problem = null;
+    this.changed();
+    try {
+      return await task();
+    } catch (error) {
+      this.problem = error.message;
+      this.scene.notify(error.message, 'error');
+      return undefined;
+    } finally {
+      this.busy = null;
+      this.changed();
+    }
+  }
+
+  /** Open the case that the viewport in use shows, with its submitted label if it has one. */
+  open() {
+    const id = this.scene.caseId;
+    if (!id || this.case?.id === id) {
+      return undefined;
+    }
+    return this.work('Opening the case', async () => {
+      const [found, references] = await Promise.all([server.case(id), server.references()]);
+      Object.assign(this, { case: found, references, labelmap: null, basedOn: null, dirty: false, conflict: false });
+      this.prompts.clear();
+      this.chosen.clear();
+      this.automatic.clear();
+      const label = found.label && (await server.label(id));
+      if (label) {
+        await this.#load(label);
+      }
+      for (const warning of found.warnings) {
+        this.scene.notify(warning, 'warning');
+      }
+    });
+  }
+
+  async #load({ header, planes }) {
+    const labelmap = await this.#ready();
+    const values = new Map(
+      Object.entries(header.names).map(([name, value]) => [value, labelmap.segmentOf(this.#style(name))]),
+    );
+    labelmap.load(new Map([...planes].map(([k, plane]) => [k, merged(labelmap.plane(k), plane, values, false)])));
+    this.scene.show(this.case.frames[[...planes.keys()][Math.floor(planes.size / 2)]]);
+    this.basedOn = header.version;
+    this.structure = Object.keys(header.names)[0] ?? this.structure;
+  }
+
+  /** The label map of the case, made when it is first needed. */
+  async #ready() {
+    if (!this.labelmap?.exists) {
+      this.labelmap = await LabelmapOfCase.create(this.scene, this.case.frames);
+      this.scene.showPanel(); // OHIF brings its own to the front when a segmentation is made
+    }
+    return this.labelmap;
+  }
+
+  #style(name) {
+    const known = this.status?.structures.find(structure => structure.name === name);
+    return known ?? { name, colour: newColour(name) };
+  }
+
+  /** Names to choose from: those of this case, then the server's. */
+  get structures() {
+    const here = this.labelmap?.exists ? [...this.labelmap.segments.keys()] : [];
+    const names = new Map([...here, this.structure].filter(Boolean).map(name => [name, this.#style(name).colour]));
+    for (const { name, colour } of this.status?.structures ?? []) {
+      names.set(name, colour);
+    }
+    return [...names].map(([name, colour]) => ({ name, colour }));
+  }
+
+  /** Take a structure in hand; a new name makes a new structure. */
+  async choose(name) {
+    const plain = name.trim().replace(/\s+/g, ' ').slice(0, 64);
+    if (!plain) {
+      return;
+    }
+    this.structure = plain;
+    if (this.labelmap?.exists) {
+      this.labelmap.activate(this.labelmap.segmentOf(this.#style(plain)));
+    }
+    this.changed();
+  }
+
+  /** Segment without prompts: what the weights know, or what labelled cases show. */
+  segment(model, params = {}) {
+    return this.work(model === 'semantic' ? 'Segmenting' : 'Following the references', async () => {
+      const answer = await server.infer(model, this.case.id, { ...params, client_id: this.clientId });
+      await this.#draw(answer);
+    });
+  }
+
+  semantic() {
+    return this.segment('semantic');
+  }
+
+  inContext() {
+    const references = [...this.chosen].join(',');
+    return this.segment('in_context', references ? { references } : {});
+  }
+
+  async #draw({ result, planes }) {
+    const labelmap = await this.#ready();
+    const names = Object.keys(result.label_names);
+    const segments = new Map(names.map(name => [name, labelmap.segmentOf(this.#style(name))]));
+    const values = new Map(names.map(name => [result.label_names[name], segments.get(name)]));
+    const given = [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
+    const replaced = new Set([...values.values(), ...given]);
+    const after = new Map();
+    for (const k of labelmap.slices) {
+      const plane = labelmap.plane(k);
+      if (planes.has(k) || plane.some(value => replaced.has(value))) {
+        after.set(k, merged(plane, planes.get(k), values, this.protect, replaced));
+      }
+    }
+    names.forEach(name => this.automatic.add(name));
+    this.#change(labelmap, after);
+    const found = names.filter(name => !result.absent?.includes(name));
+    this.scene.notify(found.length ? `Found: ${found.join(', ')}.` : 'Nothing was found in this case.');
+  }
+
+  /** A click (one point) or a stroke on the structure in hand, or beside it. */
+  point({ key, points, inside }) {
+    return this.work('Correcting', async () => {
+      const labelmap = await this.#ready();
+      const name = this.structure;
+      this.automatic.delete(name);
+      const segment = labelmap.segmentOf(this.#style(name));
+      labelmap.activate(segment);
+      const k = this.case.frames.findIndex(([instance, number]) => `${instance} ${number}` === key);
+      const before = this.prompts.snapshot();
+      const plane = labelmap.plane(k);
+      const round = this.prompts.add(name, segment, k, plane, { inside, points });
+      this.changed();
+      try {
+        const { model, params, plane: drawn } = requestOf(round, this.case.grid[0]);
+        const { result, planes } = await server.infer(
+          model,
+          this.case.id,
+          { ...params, client_id: this.clientId },
+          new Map([[k, drawn]]),
+        );
+        const values = new Map([[result.label_names[name] ?? 1, segment]]);
+        const after = merged(plane, planes.get(k), values, this.protect);
+        this.prompts.answered(round, maskOf(after, segment));
+        this.#change(labelmap, new Map([[k, after]]), before);
+      } catch (error) {
+        this.prompts.restore(before);
+        throw error;
+      }
+    });
+  }
+
+  /** Change planes in one step of the history, together with the prompts that led to it. */
+  #change(labelmap, planes, promptsBefore = this.prompts.snapshot()) {
+    const promptsAfter = this.prompts.snapshot();
+    labelmap.change(planes, undone => {
+      this.prompts.restore(undone ? promptsBefore : promptsAfter);
+      this.changed();
+    });
+    this.dirty = true;
+  }
+
+  /** Have a segment to draw on before the brush is taken in hand. */
+  prepareBrush() {
+    return this.work('Preparing the brush', async () => {
+      const labelmap = await this.#ready();
+      labelmap.activate(labelmap.segmentOf(this.#style(this.structure)));
+      this.automatic.delete(this.structure);
+      this.dirty = true;
+    });
+  }
+
+  undo() {
+    this.scene.commands.run('undo');
+  }
+
+  redo() {
+    this.scene.commands.run('redo');
+  }
+
+  /** Store what is drawn as the case's final label; a second time if somebody else submitted one in between. */
+  submit() {
+    return this.work('Submitting', async () => {
+      const planes = this.labelmap?.exists ? this.labelmap.filled() : new Map();
+      const present = new Set([...planes.values()].flatMap(plane => [...new Set(plane)]));
+      const names = Object.fromEntries(
+        [...(this.labelmap?.segments ?? [])].filter(([, segment]) => present.has(segment)),
+      );
+      if (!planes.size) {
+        throw new Error('There is nothing to submit yet: segment or draw something first.');
+      }
+      try {
+        const header = { names, based_on: this.basedOn, replace: this.conflict, client_id: this.clientId };
+        const { version } = await server.submit(this.case.id, header, planes);
+        Object.assign(this, { basedOn: version, dirty: false, conflict: false });
+      } catch (error) {
+        this.conflict = error.status === 409;
+        throw error;
+      }
+      this.references = await server.references();
+      this.scene.notify(`Submitted: ${Object.keys(names).join(', ')}.`, 'success');
+    });
+  }
+
+  /** Open the next case by a strategy. */
+  next(strategy) {
+    return this.work('Looking for the next case', async () => {
+      const { id, study } = await server.next(strategy, { client_id: this.clientId });
+      if (!id) {
+        this.scene.notify('Every case is labelled.', 'success');
+        return;
+      }
+      this.dirty = false;
+      window.location.assign(`/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`);
+    });
+  }
+
+  train(trainer) {
+    return this.work('Starting the training', () => server.train(trainer));
+  }
+
+  stopTraining() {
+    return this.work('Stopping the training', () => server.stopTraining());
+  }
+
+  rollback(version) {
+    return this.work('Going back', async () => {
+      await server.rollback(version);
+      this.status = await server.status();
+    });
+  }
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+import { button, h, section } from './dom.js';
+
+/** Submit the label; open the next case. */
+export function caseSection(session) {
+  const count = h('p', { className: 'kp-hint' });
+  const submit = button('Submit as final label', 'Enter', () => session.submit(), { className: 'wide primary' });
+  const strategy = h('select', { 'aria-label': 'How the next case is chosen' });
+  strategy.onchange = () => {
+    session.strategy = strategy.value;
+  };
+  const next = button('Next case', 'N', () => session.next(strategy.value || 'random'));
+  const node = section('Case', count, submit, h('div', { className: 'kp-row' }, next, strategy));
+  node.classList.add('kp-foot');
+  let shown = '';
+  const update = () => {
+    submit.disabled = Boolean(session.busy) || !session.case;
+    submit.firstChild.textContent = session.conflict ? 'Replace the other label' : 'Submit as final label';
+    next.disabled = Boolean(session.busy);
+    const { cases, strategies = {} } = session.status ?? {};
+    const unsaved = session.dirty ? ' · changes not submitted' : '';
+    count.textContent = cases ? `${cases.labelled} of ${cases.all} cases are labelled${unsaved}` : '';
+    const names = JSON.stringify(strategies);
+    if (names !== shown) {
+      shown = names;
+      strategy.replaceChildren(
+        ...Object.entries(strategies).map(([name, description]) =>
+          h('option', { value: name, title: description }, name),
+        ),
+      );
+      strategy.value = session.strategy ?? Object.keys(strategies)[0] ?? '';
+    }
+  };
+  return { node, update };
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+import { button, h, section } from './dom.js';
+
+const NONE = { running: false, progress: 0, sentence: null };
+
+/** Training: progress, the version in use, and the way back to an earlier one. */
+export function learningSection(session) {
+  const bar = h('progress', { max: 1, 'aria-label': 'Progress of the training' });
+  const text = h('p', { className: 'kp-hint' });
+  const start = button('Train on the labels', '', () => session.train(session.status.trainers[0]));
+  const stop = button('Stop', '', () => session.stopTraining());
+  const versions = h('select', { 'aria-label': 'Versions of the weights' });
+  const back = button('Use this version', '', () => session.rollback(versions.value));
+  const choice = h('div', { className: 'kp-row' }, versions, back);
+  const node = section('Learning', text, bar, h('div', { className: 'kp-row' }, start, stop), choice);
+  let shown = '';
+  const update = () => {
+    const { training = NONE, versions: known = [], trainers = [] } = session.status ?? {};
+    node.hidden = !trainers.length && !known.length;
+    bar.hidden = !training.running;
+    bar.value = training.progress;
+    start.hidden = training.running || !trainers.length;
+    stop.hidden = !training.running;
+    text.textContent = training.sentence ?? 'The network has not been trained on this store yet.';
+    choice.hidden = known.length < 2;
+    const state = JSON.stringify(known);
+    if (state !== shown) {
+      shown = state;
+      versions.replaceChildren(...known.map(version => h('option', { value: version.id }, version.title)));
+      versions.value = known.find(version => version.current)?.id ?? '';
+    }
+  };
+  return { node, update };
+}

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated annotator who works through a server's HTTP interface as a person works through a viewer.
+
+She asks for the next case, for a first mask if the server has something to go on, clicks where the answer is most wrong
+until each structure is right enough, and submits what she ends with. Masks are arrays (i, j, k) of the stored file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import requests
+from numpy.typing import NDArray
+from PIL import Image
+
+from kprism_model.clicks import next_click
+from kprism_model.metrics import dice
+from tests.live_server import LiveServer
+
+Masks = dict[str, NDArray[np.bool_]]
+"""Name -> mask (i, j, k)."""
+
+
+@dataclass
+class Effort:
+    """What one case cost: clicks, Dice of the first and the last mask for each structure, by which model it started."""
+
+    image: str
+    started_by: str = "nothing"
+    clicks: dict[str, int] = field(default_factory=dict)
+    first_dice: dict[str, float] = field(default_factory=dict)
+    last_dice: dict[str, float] = field(default_factory=dict)
+    weights: str = ""
+    labelled_before: int = 0
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """Clicks of all structures."""
+        return sum(self.clicks.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+class Annotator:
+    """Works on `server`; `truth` knows the masks of every image id.
+
+    `target` is the Dice at which a structure is right enough, `limit` the clicks after which she gives up on it.
+    """
+
+    def __init__(self, server: LiveServer, truth: Mapping[str, Masks], *, target: float = 0.9, limit: int = 20) -> None:
+        self._server, self._truth, self._target, self._limit = server, truth, target, limit
+        self.efforts: list[Effort] = []
+
+    def next_case(self, strategy: str) -> str | None:
+        """The id of the next case, or None when all are labelled."""
+        url = f"{self._server.url}/activelearning/{strategy}"
+        answer = requests.post(url, json={"client_id": "annotator"}, timeout=60)
+        answer.raise_for_status()
+        chosen = answer.json().get("id")
+        return str(chosen) if chosen else None
+
+    def label(self, image: str, start: str | None) -> Effort:
+        """Segment one case, starting from the answer of model `start` (None: from nothing), and submit it."""
+        begun = time.perf_counter()
+        truth = self._truth[image]
+        effort = Effort(image, labelled_before=len(self.efforts))
+        masks = {name: np.zeros_like(mask) for name, mask in truth.items()}
+        if start is not None:
+            found, effort.weights = self._first_masks(start, image, list(truth))
+            masks |= found
+            effort.started_by = start
+        for name, target in truth.items():
+            effort.first_dice[name] = dice(masks[name], target)
+            masks[name], effort.clicks[name] = self._correct(image, name, masks[name], target)
+            effort.last_dice[name] = dice(masks[name], target)
+        self._submit(image, masks)
+        effort.seconds = round(time.perf_counter() - begun, 2)
+        self.efforts.append(effort)
+        return effort
+
+    def _first_masks(self, model: str, image: str, names: list[str]) -> tuple[Masks, str]:
+        params = {"structures": ", ".join(names), "result_extension": ".nii.gz", "client_id": "annotator"}
+        told, content = self._server.infer_all(model, image, params)
+        return _masks_in(content, told["label_names"], names), str(told["weights_version"])
+
+    def _correct(
+        self, image: str, name: str, first: NDArray[np.bool_], truth: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], int]:
+        """Click until the mask is right enough; returns it and how many clicks that took."""
+        mask, clicks = first, 0
+        positive: list[list[int]] = []
+        negative: list[list[int]] = []
+        upload = {"label": ("first.nii.gz", _as_nifti(first.astype(np.uint8)))} if first.any() else None
+        while dice(mask, truth) < self._target and clicks < self._limit:
+            voxel, inside = worst_voxel(mask, truth)
+            (positive if inside else negative).append(voxel)
+            clicks += 1
+            params = {name: positive, "background": negative, "label": name, "result_extension": ".nii.gz"}
+            told, content = self._server.infer_all(
+                "interactive", image, {**params, "client_id": "annotator"}, files=upload
+            )
+            mask = _masks_in(content, told["label_names"], [name]).get(name, np.zeros_like(truth))
+        return mask, clicks
+
+    def _submit(self, image: str, masks: Masks) -> None:
+        """Submit the structures that the annotator sees in the image; later names lie on top."""
+        labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
+        names = [name for name, mask in masks.items() if mask.any()]
+        for value, name in enumerate(names, 1):
+            labels[masks[name]] = value
+        if not names:
+            return
+        params = {"label_names": {name: value for value, name in enumerate(names, 1)}, "client_id": "annotator"}
+        answer = requests.put(
+            f"{self._server.url}/datastore/label",
+            params={"image": image},
+            data={"params": json.dumps(params)},
+            files={"label": (f"{image}.nii.gz", _as_nifti(labels))},
+            timeout=120,
+        )
+        answer.raise_for_status()
+
+
+def worst_voxel(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[list[int], bool]:
+    """Where she clicks: in the slice (along k) with the most wrong voxels; and whether the structure is there.
+
+    ValueError where the masks agree.
+    """
+    wrong = (mask ^ truth).sum(axis=(0, 1))
+    k = int(wrong.argmax())
+    click = next_click(mask[:, :, k], truth[:, :, k])
+    if click is None:
+        raise ValueError("the mask is right everywhere; there is nothing to click on")
+    i, j, inside = click
+    return [round(i), round(j), k], inside
+
+
+def _masks_in(content: bytes, names: Mapping[str, int], wanted: list[str]) -> Masks:
+    with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
+        file.write(content)
+        file.flush()
+        values = np.asarray(nibabel.load(file.name).dataobj).astype(np.uint8)
+    values = values.reshape(*values.shape[:2], -1)
+    return {name: values == names[name] for name in wanted if name in names}
+
+
+def _as_nifti(labels: NDArray[np.uint8]) -> bytes:
+    """A NIfTI file without a place in space: it lies on the grid of its image, voxel by voxel."""
+    return gzip.compress(nibabel.Nifti1Image(labels, None).to_bytes(), 1)
+
+
+def read_truth(folder: Path) -> dict[str, Masks]:
+    """The masks of a data set in the Decathlon's layout, by image id; structures that a case lacks are left out."""
+    content = json.loads((folder / "dataset.json").read_text())
+    names = {int(value): name for value, name in content["labels"].items() if int(value) > 0}
+    truth: dict[str, Masks] = {}
+    for entry in content["training"]:
+        path = folder / entry["label"]
+        values = _read_values(path)
+        image = Path(entry["image"]).name.removesuffix(".nii.gz").removesuffix(".png")
+        truth[image] = {name: values == value for value, name in names.items() if (values == value).any()}
+    return truth
+
+
+def _read_values(path: Path) -> NDArray[np.uint8]:
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            return np.asarray(picture).astype(np.uint8).T[..., None]
+    values = np.asarray(nibabel.load(path).dataobj).astype(np.uint8)
+    return values.reshape(*values.shape[:2], -1)

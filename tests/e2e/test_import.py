@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`./kprism import`: images of every kind as DICOM in a folder, where the voxels were, and sentences for the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from lib.dicom.seg_reader import read_seg
+from lib.dicom.series import describe_series, read_headers, read_voxels
+from tests.live_server import ROOT, free_port
+
+
+def run(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "kprism", "import", *arguments], cwd=folder, capture_output=True, text=True, timeout=600
+    )
+
+
+def imported(folder: Path) -> tuple[list[Dataset], dict[str, Path]]:
+    """(images, files by SOP instance) of a converted image."""
+    headers = read_headers(folder.glob("*.dcm"))
+    images = {path: header for path, header in headers.items() if header.Modality != "SEG"}
+    return list(images.values()), {str(header.SOPInstanceUID): path for path, header in images.items()}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample studies as DICOM."""
+    folder = tmp_path_factory.mktemp("samples") / "dicom"
+    done = run(ROOT / "sample-datastore", "--to", folder)
+    assert done.returncode == 0, done.stderr
+    assert "Imported 11 of 11 images" in done.stdout
+    return folder
+
+
+@pytest.mark.parametrize("name", ["pyradiomics_lung1", "pyradiomics_brain2", "pyradiomics_breast1", "mni152_t1"])
+def test_volumes_keep_every_voxel_in_its_place(name: str, samples: Path) -> None:
+    image = nibabel.load(ROOT / "sample-datastore" / f"{name}.nii.gz")
+    headers, files = imported(samples / name)
+    series = describe_series(headers)
+    back = read_voxels(series, files)
+    array = np.asarray(image.dataobj)
+    change = np.linalg.inv(series.affine) @ image.affine
+    picked = np.random.default_rng(0).integers(0, array.shape, (2000, 3))
+    places = np.c_[picked, np.ones(len(picked))] @ change.T
+    np.testing.assert_allclose(places, np.rint(places), atol=0.02)
+    i, j, k = np.rint(places[:, :3]).astype(int).T
+    np.testing.assert_allclose(back[i, j, k], array[tuple(picked.T)], atol=np.ptp(array) / 65535)
+    assert back.size == array.size
+
+
+def test_modalities_and_labels_come_along(samples: Path) -> None:
+    modalities = {folder.name: imported(folder)[0][0].Modality for folder in samples.iterdir()}
+    assert modalities["pyradiomics_lung2"] == "CT"
+    assert modalities["pyradiomics_brain1"] == "MR"
+    assert modalities["mni152_axial60"] == "OT"
+    folder = samples / "pyradiomics_lung1"
+    [path] = [path for path, header in read_headers(folder.glob("*.dcm")).items() if header.Modality == "SEG"]
+    series = describe_series(imported(folder)[0])
+    label = read_seg(dcmread(path), series)
+    expected = nibabel.load(ROOT / "sample-datastore" / "labels" / "final" / "pyradiomics_lung1.nii.gz")
+    voxels = np.argwhere(np.asarray(expected.dataobj) > 0)
+    places = np.c_[voxels, np.ones(len(voxels))] @ (np.linalg.inv(series.affine) @ expected.affine).T
+    i, j, k = np.rint(places[:, :3]).astype(int).T
+    assert label.names == {"lung tumour": 1}
+    assert (label.labels[i, j, k] == 1).all()
+    assert int(label.labels.sum()) == len(voxels)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "modality"), [("busi_us", "US"), ("kvasir_polyp", "ES"), ("montgomery_xray", "CR")]
+)
+def test_pictures_become_what_their_dataset_says(dataset: str, modality: str, data: Path, tmp_path: Path) -> None:
+    entries = json.loads((data / dataset / "dataset.json").read_text())["test"][:2]
+    (tmp_path / "images").mkdir()
+    shutil.copy(data / dataset / "dataset.json", tmp_path)
+    for entry in entries:
+        shutil.copy(data / dataset / entry["image"], tmp_path / "images")
+    done = run(tmp_path / "images", "--to", tmp_path / "dicom")
+    assert done.returncode == 0, done.stderr
+    for entry in entries:
+        source = Path(entry["image"])
+        headers, files = imported(tmp_path / "dicom" / source.name.split(".")[0])
+        assert headers[0].Modality == modality
+        pixels = np.asarray(Image.open(data / dataset / source))
+        back = read_voxels(describe_series(headers), files)[:, :, 0]
+        np.testing.assert_array_equal(back, pixels.swapaxes(0, 1))
+
+
+def test_what_cannot_be_imported_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "fine.png")
+    done = run("images", "--to", "dicom", folder=tmp_path)
+    assert done.returncode == 1
+    assert "left out: broken.png is not a readable .png file" in done.stderr
+    assert "Imported 1 of 2 images into dicom." in done.stdout
+    assert len(list((tmp_path / "dicom" / "fine").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "there is no file or folder 'nowhere'"),
+        (["."], "holds no image; expected files of type"),
+        ([".", "--modality", "PT"], "invalid choice: 'PT'"),
+    ],
+)
+def test_wrong_arguments_end_with_a_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    done = run(*arguments, folder=tmp_path)
+    assert done.returncode in (1, 2)
+    assert sentence in done.stderr
+
+
+def test_a_store_that_is_down_is_said(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "fine.png")
+    done = run("fine.png", "--to", f"http://127.0.0.1:{free_port()}/dicom-web", folder=tmp_path)
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert "Traceback" not in done.stderr

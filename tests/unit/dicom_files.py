@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small DICOM series of every kind, made for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import generate_uid
+
+from lib.dicom.objects import dicom_series
+from lib.dicom.series import Series, describe_series
+from lib.images import MedicalImage
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+OBLIQUE = np.array([[0.9, -0.1, 0.3, 5], [0.15, 0.88, -0.5, -7], [-0.24, 0.4, 2.4, 11], [0, 0, 0, 1]])
+
+
+def image_of(array: np.ndarray, affine: np.ndarray | None = None) -> MedicalImage:
+    """An image (i, j, k[, 3]) as if it had been read from a file."""
+    affine = LPS_TO_RAS if affine is None else affine
+    dimensions = 3 if array.shape[2] > 1 else 2
+    return MedicalImage("case", array, affine, dimensions, ".nii.gz", f"{array.sum()}-{array.shape}")
+
+
+def orthogonal(affine: np.ndarray) -> np.ndarray:
+    """The affine with its axes at right angles."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
+    result = affine.copy()
+    result[:3, :3] = left @ right * spacing
+    return result
+
+
+def volume(modality: str = "CT", shape: tuple[int, int, int] = (12, 10, 6)) -> list[Dataset]:
+    """An oblique volume of numbered voxels, as single-frame instances."""
+    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    return list(dicom_series(image_of(array, orthogonal(OBLIQUE)), "case", modality))
+
+
+def picture(modality: str, colour: bool = False) -> list[Dataset]:
+    """One picture without a place in the patient."""
+    array = np.random.default_rng(3).integers(0, 255, (13, 9, 1, 3) if colour else (13, 9, 1)).astype(np.uint8)
+    return list(dicom_series(image_of(array), "picture", modality))
+
+
+def several_pictures(modality: str, count: int = 3) -> list[Dataset]:
+    """Pictures in one series that have nothing to do with each other in space."""
+    pictures = [picture(modality)[0] for _ in range(count)]
+    for number, instance in enumerate(pictures, 1):
+        instance.InstanceNumber = number
+        instance.SOPInstanceUID = instance.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    return pictures
+
+
+def enhanced(shape: tuple[int, int, int] = (12, 10, 6)) -> list[Dataset]:
+    """The volume as one multi-frame instance (Enhanced MR), frames in falling order of place."""
+    planes = volume("MR", shape)[::-1]
+    whole = Dataset()
+    whole.update(planes[0])
+    whole.file_meta, whole.preamble = planes[0].file_meta, planes[0].preamble
+    whole.is_little_endian, whole.is_implicit_VR = True, False
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    whole.NumberOfFrames = len(planes)
+    measures, turn = Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = planes[0].PixelSpacing, planes[0].SliceThickness
+    turn.ImageOrientationPatient = planes[0].ImageOrientationPatient
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([turn])
+    whole.SharedFunctionalGroupsSequence = Sequence([shared])
+    groups = []
+    for plane in planes:
+        position, group = Dataset(), Dataset()
+        position.ImagePositionPatient = plane.ImagePositionPatient
+        group.PlanePositionSequence = Sequence([position])
+        groups.append(group)
+    whole.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SliceLocation"):
+        delattr(whole, name)
+    whole.PixelData = b"".join(plane.PixelData for plane in planes)
+    return [whole]
+
+
+def cine(frames: int = 4) -> list[Dataset]:
+    """A multi-frame ultrasound: frames in time, no place in the patient."""
+    [whole] = picture("US")
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
+    plane = whole.pixel_array
+    stack = np.stack([np.roll(plane, number, axis=0) for number in range(frames)])
+    whole.NumberOfFrames = frames
+    data = stack.tobytes()
+    whole.PixelData = data + b"\0" * (len(data) % 2)
+    return [whole]
+
+
+def save(instances: list[Dataset], folder: Path) -> dict[str, Path]:
+    """Write instances as files; SOP instance -> file."""
+    files = {}
+    for instance in instances:
+        path = folder / f"{instance.SOPInstanceUID}.dcm"
+        instance.save_as(path, write_like_original=False)
+        files[str(instance.SOPInstanceUID)] = path
+    return files
+
+
+def series_of(instances: list[Dataset]) -> Series:
+    """The series of instances as the app sees it."""
+    return describe_series(instances)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The app on a volume, in this process: how far an answer reaches, what it costs, and what it depends on."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from main import KPrismApp
+from scipy.ndimage import label
+
+from kprism_model.checkpoint import save_checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.config import KPrismConfig
+from kprism_model.network import KPrism
+from kprism_model.volume import FollowRules
+from lib.errors import RequestError
+from lib.infers.base import Source
+
+CASE = "brain"
+MIDDLE = {"thing": [[60, 50, 6]]}
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    folder = tmp_path_factory.mktemp("volumes")
+    samples = repository / "sample-datastore"
+    for part, name in (((), CASE), (("labels", "final"), CASE)):
+        source = nibabel.load(samples.joinpath(*part) / "pyradiomics_brain1.nii.gz").slicer[70:190, 60:160, 5:17]
+        folder.joinpath("source", *part).mkdir(parents=True, exist_ok=True)
+        nibabel.save(source, folder.joinpath("source", *part) / f"{name}.nii.gz")
+    (folder / "source" / "labels.json").write_text('{"labels": {"1": "tumour"}}')
+    torch.manual_seed(0)
+    network = KPrism(KPrismConfig.tiny(num_classes=2)).eval()
+    save_checkpoint(folder / "random", network, ClassRegistry(["tumour", "lungs"]), metadata={})
+    return folder
+
+
+@pytest.fixture
+def app(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KPrismApp:
+    # Random weights are sure of nothing; with these rules they follow all the same.
+    monkeypatch.setattr("kprism_model.volume.FollowRules", lambda: FollowRules(support=0, presence=0))
+    shutil.copytree(studies / "source", tmp_path / "studies")
+    return KPrismApp(str(tmp_path), str(tmp_path / "studies"), {"model_path": str(studies / "random.safetensors")})
+
+
+def ask(app: KPrismApp, model: str, **params: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """The mask (i, j, k) and the JSON."""
+    result = app.infer({"model": model, "image": CASE, "result_extension": ".nii.gz", **params})
+    path = Path(result["file"])
+    mask = np.asanyarray(nibabel.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes())).dataobj)
+    path.unlink()
+    return mask, result["params"]
+
+
+def planes(mask: np.ndarray) -> list[int]:
+    return [int(k) for k in np.flatnonzero(mask.any(axis=(0, 1)))]
+
+
+def test_one_click_gives_the_slice_the_slices_around_or_the_whole(app: KPrismApp) -> None:
+    here, answer = ask(app, "interactive", **MIDDLE)
+    assert planes(here) == [6]
+    assert (answer["encoder_passes"], answer["slices_followed"]) == (1, 0)
+    around, answer = ask(app, "interactive", **MIDDLE, scope="slices around", slices_around=2)
+    assert set(planes(around)) <= {4, 5, 6, 7, 8}
+    assert answer["slices_followed"] >= 2
+    whole, answer = ask(app, "interactive", **MIDDLE, scope="whole volume")
+    assert answer["slices_followed"] >= 4
+    assert set(planes(around)) < set(planes(whole))
+    for mask in (around, whole):
+        np.testing.assert_array_equal(mask[:, :, 6], here[:, :, 6])  # the clicked slice stays as it is
+
+
+def test_a_second_click_reads_and_encodes_nothing_again(app: KPrismApp) -> None:
+    _, first = ask(app, "interactive", **MIDDLE, scope="whole volume")
+    assert first["files_read"] == 1
+    assert first["encoder_passes"] >= 5
+    _, second = ask(app, "interactive", thing=[[60, 50, 6], [66, 44, 6]], scope="whole volume")
+    assert second["files_read"] == 0
+    assert first["encoder_passes"] + second["encoder_passes"] <= 12
+    _, undone = ask(app, "interactive", **MIDDLE, scope="whole volume")
+    assert (undone["files_read"], undone["encoder_passes"], undone["decoder_passes"]) == (0, 0, 0)
+
+
+def test_undo_is_exact_in_any_order(app: KPrismApp, studies: Path, tmp_path: Path) -> None:
+    requests: list[dict[str, Any]] = [
+        MIDDLE,
+        {"thing": [[60, 50, 6], [66, 44, 9]]},
+        {"thing": [[60, 50, 6], [66, 44, 9]], "background": [[20, 80, 3]]},
+        {"thing": [[60, 50, 6]], "other": [[30, 30, 4]]},
+    ]
+    expected = []
+    for params in requests:
+        fresh = KPrismApp(str(tmp_path), app.studies, {"model_path": str(studies / "random.safetensors")})
+        expected.append(ask(fresh, "interactive", **params, scope="whole volume")[0])
+    assert len({mask.tobytes() for mask in expected}) == 4
+    for number in np.random.default_rng(0).integers(0, 4, 12):
+        mask, _ = ask(app, "interactive", **requests[number], scope="whole volume")
+        np.testing.assert_array_equal(mask, expected[number])
+
+
+def test_labels_of_one_request_do_not_overlap(app: KPrismApp) -> None:
+    clicks = {"thing": [[60, 50, 6]], "other": [[30, 30, 6], [20, 60, 2]]}
+    mask, answer = ask(app, "interactive", **clicks, scope="whole volume")
+    values = answer["label_names"]
+    assert list(values) == ["thing", "other"]
+    for name, voxels in clicks.items():
+        assert all(mask[tuple(voxel)] == values[name] for voxel in voxels)
+    assert answer["slices"]["thing"]["prompted"] == [6]
+    assert answer["slices"]["other"]["prompted"] == [2, 6]
+
+
+def test_a_submitted_slice_is_followed_without_a_click(app: KPrismApp, tmp_path: Path) -> None:
+    image = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    drawn = np.zeros(image.shape, np.uint8)
+    drawn[40:70, 30:60, 6] = 1
+    nibabel.save(nibabel.Nifti1Image(drawn, image.affine), tmp_path / "drawn.nii.gz")
+    upload = {"label_file": Source(tmp_path / "drawn.nii.gz", "the drawing"), "label": "thing"}
+    with pytest.raises(RequestError, match="no clicks"):
+        ask(app, "interactive", **upload)
+    mask, answer = ask(app, "interactive", **upload, follow_mask=True, scope="whole volume")
+    np.testing.assert_array_equal(mask[:, :, 6], drawn[:, :, 6])
+    assert answer["slices"]["thing"]["prompted"] == [6]
+    assert answer["slices_followed"] >= 2
+    assert answer["started_from"] == {"thing": "uploaded label"}
+
+
+def test_scribbles_are_followed_too(app: KPrismApp, tmp_path: Path) -> None:
+    image = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    drawn = np.zeros(image.shape, np.uint8)
+    drawn[40:70, 45, 6] = 2
+    drawn[10:20, 80, 6] = 3
+    nibabel.save(nibabel.Nifti1Image(drawn, image.affine), tmp_path / "drawn.nii.gz")
+    names = ["thing", "foreground_scribbles", "background_scribbles"]
+    params = {
+        "label_file": Source(tmp_path / "drawn.nii.gz", "the drawing"),
+        "label_info": [{"name": name, "id": number} for number, name in enumerate(names, 1)],
+        "selected_label_name": "thing",
+    }
+    here, _ = ask(app, "scribbles", **params)
+    assert planes(here) == [6]
+    assert here[40:70, 45, 6].all()
+    assert not here[10:20, 80, 6].any()
+    whole, answer = ask(app, "scribbles", **params, scope="whole volume")
+    assert answer["slices_followed"] >= 2
+    np.testing.assert_array_equal(whole[:, :, 6], here[:, :, 6])
+
+
+@pytest.mark.parametrize("model", ["semantic", "in_context"])
+def test_some_slices_alone_are_searched(app: KPrismApp, model: str) -> None:
+    if model == "in_context":
+        shutil.copy(Path(app.studies) / f"{CASE}.nii.gz", Path(app.studies) / "query.nii.gz")
+        image = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+        darker = nibabel.Nifti1Image(np.asanyarray(image.dataobj) // 2, image.affine)
+        nibabel.save(darker, Path(app.studies) / "query.nii.gz")
+        app.datastore().refresh()
+    params = {"presence": 0.0, "image": "query" if model == "in_context" else CASE}
+    every, _ = ask(app, model, **params)
+    some, _ = ask(app, model, **params, slices="3-5")
+    assert set(planes(some)) <= {3, 4, 5}
+    np.testing.assert_array_equal(some[:, :, 3:6], every[:, :, 3:6])
+    one, again = ask(app, model, **params, slices="4")
+    np.testing.assert_array_equal(one[:, :, 4], every[:, :, 4])
+    assert again["encoder_passes"] == 0
+    for wrong in ("12", "a", "3-", "-1", "2-99"):
+        with pytest.raises(RequestError, match="from 0 to 11"):
+            ask(app, model, **params, slices=wrong)
+
+
+def test_cleaning_up_leaves_one_part(app: KPrismApp) -> None:
+    plain, _ = ask(app, "semantic", presence=0.0)
+    clean, answer = ask(app, "semantic", presence=0.0, clean_up=True)
+    assert (plain != clean).any()
+    for value in answer["label_names"].values():
+        assert label(plain == value)[1] >= label(clean == value)[1] == 1

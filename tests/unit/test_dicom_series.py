@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DICOM series as volumes: order of slices, geometry, transfer syntaxes, and what is unusual, said in a sentence."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+
+from lib.dicom.series import describe_series, read_headers, read_voxels
+from lib.errors import RequestError
+from tests.unit import dicom_files
+
+
+def voxels(instances: list[Dataset], folder: Path) -> np.ndarray:
+    files = dicom_files.save(instances, folder)
+    return read_voxels(describe_series(list(read_headers(files.values()).values())), files)
+
+
+def jpeg_2000(plane: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(plane.astype(np.uint16)).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+    return stream.getvalue()
+
+
+def jpeg(plane: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "JPEG", quality=100, subsampling=0)
+    return stream.getvalue()
+
+
+def jpeg_ls(plane: np.ndarray) -> bytes:
+    import pillow_jpls  # noqa: F401 - registers the format
+
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "JPEG-LS")
+    return stream.getvalue()
+
+
+def compress(instances: list[Dataset], syntax: str, encode: Callable[[np.ndarray], bytes]) -> list[Dataset]:
+    for instance in instances:
+        instance.PixelData = encapsulate([encode(instance.pixel_array)])
+        instance["PixelData"].VR = "OB"
+        instance.file_meta.TransferSyntaxUID = syntax
+        instance["PixelData"].is_undefined_length = True
+    return instances
+
+
+@pytest.mark.parametrize("kind", ["CT", "multi-frame"])
+def test_slices_are_ordered_along_the_normal_whatever_their_numbers(kind: str, tmp_path: Path) -> None:
+    instances = dicom_files.volume() if kind == "CT" else dicom_files.enhanced()
+    series = dicom_files.series_of(instances)
+    depths = [np.dot(frame.position, np.cross(frame.orientation[:3], frame.orientation[3:])) for frame in series.frames]
+    assert depths == sorted(depths)
+    np.testing.assert_allclose(np.diff(depths), np.diff(depths)[0], rtol=1e-4)
+    expected = np.arange(12 * 10 * 6).reshape(12, 10, 6)
+    back = voxels(instances, tmp_path)
+    affine = dicom_files.orthogonal(dicom_files.OBLIQUE)
+    place = np.linalg.inv(series.affine) @ affine @ [3, 4, 5, 1]  # the voxel (3, 4, 5) of the file
+    i, j, k = np.rint(place[:3]).astype(int)
+    np.testing.assert_allclose(place[:3], [i, j, k], atol=1e-3)
+    assert back[i, j, k] == expected[3, 4, 5]
+
+
+def test_two_frames_of_reference_agree_on_multi_frame_and_single_frame() -> None:
+    single, multi = dicom_files.series_of(dicom_files.volume("MR")), dicom_files.series_of(dicom_files.enhanced())
+    np.testing.assert_allclose(single.affine, multi.affine, atol=1e-6)
+    assert single.grid == multi.grid
+    assert [frame.number for frame in multi.frames] == [6, 5, 4, 3, 2, 1]
+
+
+def test_rle(tmp_path: Path) -> None:
+    instances = dicom_files.volume()
+    expected = voxels(instances, tmp_path)
+    for instance in instances:
+        instance.compress(RLELossless)
+    (tmp_path / "rle").mkdir()
+    np.testing.assert_array_equal(voxels(instances, tmp_path / "rle"), expected)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "encode", "tolerance"),
+    [(JPEG2000Lossless, jpeg_2000, 0), (JPEGLSLossless, jpeg_ls, 0), (JPEGBaseline8Bit, jpeg, 3)],
+)
+def test_compressed_pixels(syntax: str, encode: Callable[[np.ndarray], bytes], tolerance: int, tmp_path: Path) -> None:
+    if syntax == JPEG2000Lossless:
+        instances = dicom_files.volume()
+        for instance in instances:
+            instance.PixelRepresentation = 0
+    else:
+        instances = dicom_files.picture("US")
+        rows, columns = np.mgrid[:9, :13]
+        instances[0].PixelData = (rows * 12 + columns * 9).astype(np.uint8).tobytes() + b"\0"  # smooth
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "packed").mkdir()
+    expected = voxels(instances, tmp_path / "plain")
+    back = voxels(compress(instances, syntax, encode), tmp_path / "packed")
+    assert np.abs(back.astype(int) - expected.astype(int)).max() <= tolerance
+
+
+def test_colour_multi_frame_and_inverted_images(tmp_path: Path) -> None:
+    for name in ("colour", "cine", "plain", "inverted"):
+        (tmp_path / name).mkdir()
+    assert voxels(dicom_files.picture("ES", colour=True), tmp_path / "colour").shape == (13, 9, 1, 3)
+    assert voxels(dicom_files.cine(), tmp_path / "cine").shape == (13, 9, 4)
+    instances = dicom_files.picture("CR")
+    plain = voxels(instances, tmp_path / "plain")
+    instances[0].PhotometricInterpretation = "MONOCHROME1"
+    inverted = voxels(instances, tmp_path / "inverted")
+    np.testing.assert_array_equal(inverted, 255 - plain)
+
+
+def test_missing_spacing_and_missing_slices_are_said_and_worked_with() -> None:
+    instances = dicom_files.volume()
+    del instances[3]
+    series = dicom_files.series_of(instances)
+    [warning] = series.warnings
+    assert warning.startswith("Slices seem to be missing: after slice")
+    assert series.grid == (12, 10, 5)
+    whole = dicom_files.series_of(dicom_files.volume())
+    np.testing.assert_allclose(series.affine[:3, 2], whole.affine[:3, 2], atol=1e-4)
+
+    instances = dicom_files.volume()
+    for instance in instances:
+        del instance.PixelSpacing
+    [warning] = dicom_files.series_of(instances).warnings
+    assert "no pixel spacing" in warning
+
+
+def test_mixed_orientations_are_pictures_and_mixed_sizes_are_refused() -> None:
+    instances = dicom_files.volume()
+    instances[0].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    series = dicom_files.series_of(instances)
+    assert not series.placed
+    assert "images in 2 orientations" in series.warnings[0]
+    assert [frame.instance for frame in series.frames] == [str(instance.SOPInstanceUID) for instance in instances]
+
+    instances = dicom_files.volume()
+    instances[0].Rows = 5
+    with pytest.raises(RequestError, match="mixes images of 2 sizes"):
+        dicom_files.series_of(instances)
+
+
+def test_several_phases_at_one_place_are_said() -> None:
+    instances = dicom_files.volume()
+    instances[1].ImagePositionPatient = instances[0].ImagePositionPatient
+    assert any("lie where others lie" in warning for warning in dicom_files.series_of(instances).warnings)
+
+
+def test_ultrasound_regions_give_the_spacing() -> None:
+    [picture] = dicom_files.picture("US")
+    region = Dataset()
+    region.PhysicalUnitsXDirection = region.PhysicalUnitsYDirection = 3
+    region.PhysicalDeltaX, region.PhysicalDeltaY = 0.02, 0.03
+    picture.SequenceOfUltrasoundRegions = [region]
+    series = dicom_files.series_of([picture])
+    np.testing.assert_allclose(np.abs(np.diag(series.affine))[:2], [0.2, 0.3])
+    assert series.warnings == ()
+
+
+def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "note.dcm").write_text("no DICOM")
+    with pytest.raises(RequestError, match=r"note\.dcm is no readable DICOM file"):
+        read_headers([tmp_path / "note.dcm"])
+    with pytest.raises(RequestError, match="holds no images"):
+        describe_series([Dataset()])

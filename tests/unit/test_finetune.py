@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fine-tuning: partial labels, new classes, what is kept of the old network, memory, kills and resumption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kprism_model.checkpoint import Checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.config import KPrismConfig
+from kprism_model.finetune import (
+    FinetunePlan,
+    Finetuner,
+    class_from_references,
+    distillation_loss,
+    is_out_of_memory,
+    mixed,
+)
+from kprism_model.network import Decoded, KPrism
+from kprism_model.partial import AnnotatedCase, StoreBuilder, training_slices
+from kprism_model.predictor import Predictor
+from kprism_model.prompts import Prompts
+from kprism_model.slices import SliceStore
+
+KNOWN = ("liver", "spleen")
+
+
+def case(name: str, structures: dict[str, int], *, seed: int = 0, slices: int = 1) -> AnnotatedCase:
+    """A bright disc (value 1) and a grey square (value 2) on noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:64, :64]
+    row, column = rng.integers(18, 28, 2)
+    labels = np.where((rows - row) ** 2 + (columns - column) ** 2 < 100, 1, 0).astype(np.uint8)
+    labels[44:58, 40:58] = 2
+    image = labels * np.float32(0.4) + rng.random(labels.shape, np.float32) * np.float32(0.1)
+    return AnnotatedCase(name, name, np.repeat(image[None], slices, 0), np.repeat(labels[None], slices, 0), structures)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Checkpoint:
+    torch.manual_seed(0)
+    model = KPrism(KPrismConfig.tiny(num_classes=len(KNOWN))).eval()
+    return Checkpoint(model, ClassRegistry(KNOWN), {}, "0123456789ab", tmp_path / "published.safetensors")
+
+
+def store_of(folder: Path, *cases: AnnotatedCase) -> SliceStore:
+    builder = StoreBuilder(folder / "slices", 64)
+    for one in cases:
+        builder.add(one)
+    return builder.store()
+
+
+def finetuner(published: Checkpoint, folder: Path, store: SliceStore | None = None, **changes: Any) -> Finetuner:
+    store = store or store_of(folder, *(case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(3)))
+    plan = FinetunePlan(**{"minutes": 1e9, "batch_size": 4, "learning_rate": 3e-3, **changes})
+    return Finetuner(published, store, plan, folder / "run")
+
+
+def take(tuner: Finetuner, count: int) -> list[dict[str, float]]:
+    steps = tuner.steps()
+    records = [next(steps) for _ in range(count)]
+    steps.close()
+    return records
+
+
+def test_cases_stand_together_only_with_cases_of_the_same_annotation(tmp_path: Path) -> None:
+    store = store_of(
+        tmp_path,
+        case("a", {"tumour": 1}),
+        case("b", {"tumour": 1, "cyst": 2}, seed=1),
+        case("c", {"tumour": 1}, seed=2),
+    )
+    assert [tuple(part.classes.values()) for part in store.sets] == [("tumour",), ("cyst", "tumour")]
+    assert store.sets[0].case_names == ("a", "c")
+    assert set(np.unique(store.sets[0].labels)) == {0, 1}  # what is not annotated is not there
+    first = store.sets[1]
+    assert first.classes == {1: "cyst", 2: "tumour"}
+    expected = case("b", {"tumour": 1, "cyst": 2}, seed=1)
+    assert np.array_equal(first.labels[0] == 2, expected.mask("tumour")[0])
+    assert np.array_equal(first.labels[0] == 1, expected.mask("cyst")[0])
+    assert first.pixels.tolist() == [[14 * 18, int(expected.mask("tumour").sum())]]
+    assert np.abs(first.images[0, :, :, 0] / 255 - expected.images[0]).max() < 0.005
+
+
+def test_slices_with_and_without_structures_are_chosen_alike() -> None:
+    labels = np.zeros((40, 8, 8), np.uint8)
+    labels[10:20] = 1
+    volume = AnnotatedCase("v", "v", np.zeros(labels.shape, np.float32), labels, {"liver": 1})
+    chosen = training_slices(volume, 64)
+    assert set(range(10, 20)) <= set(chosen) and len(chosen) == 20
+    assert len(training_slices(volume, 6)) == 6
+
+
+def test_a_case_with_too_little_to_see_is_refused_by_name(tmp_path: Path) -> None:
+    speck = case("speck", {"tumour": 1})
+    labels = np.zeros_like(speck.labels)
+    labels[0, 3, 3:6] = 1
+    builder = StoreBuilder(tmp_path, 64)
+    with pytest.raises(ValueError, match="case speck: tumour cover fewer than 20 pixels"):
+        builder.add(AnnotatedCase("speck", "speck", speck.images, labels, {"tumour": 1}))
+    with pytest.raises(ValueError, match="no case can be learned from"):
+        builder.store()
+
+
+def test_impossible_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"case x: images of shape \(1, 4, 4\) and labels of shape \(1, 4, 5\)"):
+        AnnotatedCase("x", "x", np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 5), np.uint8), {"a": 1})
+    with pytest.raises(ValueError, match="values from 1 to 255"):
+        AnnotatedCase("x", "x", np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 4), np.uint8), {"a": 0})
+
+
+def test_it_learns_the_structure_of_two_cases_in_all_modes(published: Checkpoint, tmp_path: Path) -> None:
+    store = store_of(tmp_path, case("a", {"tumour": 1}), case("b", {"tumour": 1}, seed=1))
+    tuner = finetuner(published, tmp_path, store)
+    records = take(tuner, 24)
+    assert {"semantic", "in_context", "interactive"} <= {key for record in records for key in record}
+    early, late = (np.nanmean([record["loss"] for record in part]) for part in (records[:6], records[-6:]))
+    assert late < 0.8 * early
+    assert tuner.registry.names == (*KNOWN, "tumour")
+
+
+def test_the_published_network_is_not_touched(published: Checkpoint, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in published.model.state_dict().items()}
+    tuner = finetuner(published, tmp_path)
+    take(tuner, 2)
+    assert all(torch.equal(before[name], value) for name, value in published.model.state_dict().items())
+    statistics = [name for name in before if "running" in name]
+    state = tuner.model.state_dict()
+    assert statistics and all(torch.equal(before[name], state[name]) for name in statistics)
+
+
+def test_distillation_asks_only_for_what_nobody_annotated(published: Checkpoint, tmp_path: Path) -> None:
+    store = store_of(tmp_path, *(case(f"c{seed}", {"liver": 1}, seed=seed) for seed in range(2)))
+    tuner = finetuner(published, tmp_path, store)
+    assert all(record["distillation"] >= 0 for record in take(tuner, 2))
+    both = store_of(tmp_path / "both", *(case(f"c{seed}", {"liver": 1, "spleen": 2}, seed=seed) for seed in range(2)))
+    tuner = finetuner(published, tmp_path / "both", both)
+    assert all("distillation" not in record for record in take(tuner, 2))
+    tuner = finetuner(published, tmp_path / "off", distillation=0.0)
+    assert all("distillation" not in record for record in take(tuner, 2))
+
+
+def test_distillation_is_zero_for_the_same_answer_and_grows_with_the_difference() -> None:
+    wanted = Decoded([torch.tensor([[[[2.0, -3.0]]]])], torch.tensor([0.5]))
+    assert float(distillation_loss(wanted, wanted)) == pytest.approx(0.0, abs=1e-6)
+    near, far = (
+        distillation_loss(Decoded([wanted.logits[0] + shift], wanted.presence + shift), wanted) for shift in (0.5, 2.0)
+    )
+    assert 0 < float(near) < float(far)
+
+
+def test_the_pull_keeps_the_weights_near(published: Checkpoint, tmp_path: Path) -> None:
+    distances = []
+    for pull in (0.0, 1000.0):
+        tuner = finetuner(published, tmp_path / str(pull), pull=pull, distillation=0.0)
+        take(tuner, 4)
+        old = dict(published.model.named_parameters())
+        distances.append(
+            sum(
+                float((value - old[name]).square().sum())
+                for name, value in tuner.model.named_parameters()
+                if not name.startswith("decoder.class")
+            )
+        )
+    assert distances[1] < 0.8 * distances[0]
+
+
+def test_mixing_runs_from_the_old_weights_to_the_new_ones(published: Checkpoint, tmp_path: Path) -> None:
+    tuner = finetuner(published, tmp_path)
+    take(tuner, 2)
+    tuned = tuner.averaged()
+    images = torch.rand(1, 3, 64, 64)
+    prompts = Prompts((64, 64), torch.tensor([0, 0]), class_index=torch.tensor([0, 1]))
+    with torch.no_grad():
+        old, none, half, whole, new = (
+            model(images, prompts).logits[-1]
+            for model in (
+                published.model,
+                mixed(published.model, tuned, 0.0),
+                mixed(published.model, tuned, 0.5),
+                mixed(published.model, tuned, 1.0),
+                tuned,
+            )
+        )
+    assert torch.allclose(none, old, atol=1e-5) and torch.allclose(whole, new, atol=1e-5)
+    assert not torch.allclose(half, old, atol=1e-3)
+    middle = mixed(published.model, tuned, 0.25).decoder
+    assert torch.equal(middle.class_content[2], tuned.decoder.class_content[2])  # the new class
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        mixed(published.model, tuned, 1.5)
+
+
+def test_a_new_class_starts_where_its_references_are(published: Checkpoint, tmp_path: Path) -> None:
+    cases = [case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(3)]
+    store = store_of(tmp_path, *cases)
+    predictor = Predictor(published.model, published.registry)
+    references = predictor.embed_references([c.images[0] for c in cases], [c.mask("tumour")[0] for c in cases])
+    content, position = class_from_references(published.model, references)
+    assert content.shape == position.shape == published.model.decoder.class_content.shape[1:]
+    tuner = Finetuner(published, store, FinetunePlan(), tmp_path / "run", starts={"tumour": references})
+    assert torch.allclose(tuner.model.decoder.class_content[2], content)
+    assert torch.allclose(tuner.averaged().decoder.class_position[2], position)
+    plain = Finetuner(
+        published, store, FinetunePlan(summary_start=False), tmp_path / "plain", starts={"tumour": references}
+    )
+    assert torch.allclose(plain.model.decoder.class_content[2], published.model.decoder.class_content.mean(0))
+    decoder = published.model.decoder
+    tokens = [decoder.reference_content[:3] + decoder.summary_to_content(s[0, :, :3]) for s in references.summaries]
+    mean = torch.stack([token.mean(0) for token in tokens]).mean(0)  # of scales and references: three of the object
+    assert torch.allclose(content, torch.stack([mean[:2].mean(0), mean[2]]), atol=1e-6)  # two queries share them out
+
+
+def test_the_batch_shrinks_when_memory_runs_out(
+    published: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = Finetuner._practise
+
+    def practise(self: Finetuner, batch: Any, part: int) -> Any:
+        sizes.append(len(batch.images))
+        if len(batch.images) > 4:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return real(self, batch, part)
+
+    monkeypatch.setattr(Finetuner, "_practise", practise)
+    tuner = finetuner(published, tmp_path, batch_size=16)
+    assert len(take(tuner, 1)) == 1
+    assert sizes == [16, 8, *[4] * 4]
+    assert (tuner.plan.batch_size, tuner.plan.accumulate) == (4, 4)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(
+    published: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("the weights are on two devices")
+
+    monkeypatch.setattr(Finetuner, "_practise", fail)
+    with pytest.raises(RuntimeError, match="two devices"):
+        take(finetuner(published, tmp_path), 1)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_it_goes_on_where_it_was_killed(published: Checkpoint, tmp_path: Path) -> None:
+    whole = finetuner(published, tmp_path / "whole")
+    take(whole, 3)
+    first = finetuner(published, tmp_path / "halves")
+    take(first, 1)
+    first.save()
+    second = finetuner(published, tmp_path / "halves")
+    assert second.step == 1
+    take(second, 2)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(second.model.state_dict()[name], value, atol=1e-5), name
+
+
+def test_a_run_on_other_cases_is_not_resumed(published: Checkpoint, tmp_path: Path) -> None:
+    store = store_of(tmp_path, *(case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(2)))
+    plan = FinetunePlan(minutes=1e9, batch_size=2)
+    first = Finetuner(published, store, plan, tmp_path / "run", identity={"cases": ["c0", "c1"]})
+    take(first, 1)
+    first.save()
+    with pytest.raises(ValueError, match=r"belongs to another run: its cases is \['c0', 'c1'\]"):
+        Finetuner(published, store, plan, tmp_path / "run", identity={"cases": ["c0"]})

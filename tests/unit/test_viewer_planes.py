@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks between browser and server, and the files that browsers may have."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi import HTTPException
+
+from lib.errors import RequestError
+from lib.viewer.cases import overlay
+from lib.viewer.files import serve
+from lib.viewer.planes import filled, pack, unpack
+
+GRID = (4, 3, 5)
+
+
+def some_labels() -> np.ndarray:
+    labels = np.zeros(GRID, np.uint8)
+    labels[1, 2, 0], labels[3, 0, 4] = 7, 9
+    return labels
+
+
+def test_planes_come_back_where_they_were() -> None:
+    labels = some_labels()
+    message = pack({"names": {"liver": 7}}, labels, filled(labels))
+    header, back = unpack(message, GRID)
+    assert header == {"names": {"liver": 7}, "planes": [0, 4]}
+    np.testing.assert_array_equal(back, labels)
+
+
+def test_the_column_is_the_fastest_axis() -> None:
+    content = gzip.decompress(pack({}, some_labels(), [0]))
+    assert content[-12:] == bytes([0] * 9 + [7, 0, 0])  # the second of four columns in the third row
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (b"nonsense", "the planes are not gzip"),
+        (gzip.compress(b"\x02\0\0\0{}"), "no JSON header"),
+        (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[9]}' + bytes(12)), "do not fit 4 x 3 x 5"),
+        (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[0]}' + bytes(11)), "do not fit 4 x 3 x 5"),
+        (gzip.compress(b"\x10\0\0\0" + b'{"planes":[0,0]}' + bytes(24)), "do not fit 4 x 3 x 5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(message: bytes, sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        unpack(message, GRID)
+
+
+def test_a_message_is_inflated_only_as_far_as_the_grid_allows() -> None:
+    bomb = gzip.compress(b"\x0e\0\0\0" + b'{"planes":[0]}' + bytes(64 << 20))
+    with pytest.raises(RequestError, match="do not fit"):
+        unpack(bomb, GRID)
+
+
+def test_files_outside_of_the_folder_are_not_served(tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    folder.mkdir()
+    (folder / "index.html").write_text("start")
+    (folder / "app.bundle.0f61.js").write_text("")
+    (tmp_path / "secret.txt").write_text("no")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    assert serve(folder, "").path == folder / "index.html"
+    assert serve(folder, "app.bundle.0f61.js").headers["cache-control"].endswith("immutable")
+    assert serve(folder, "kprism", "index.html").path == folder / "index.html"
+    for path in ("../secret.txt", "link.txt", "missing.js"):
+        with pytest.raises(HTTPException):
+            serve(folder, path, "index.html")
+
+
+def test_an_overlay_is_half_the_picture_and_half_the_colour() -> None:
+    picture = overlay(np.array([[0.0, 1.0]], np.float32), np.array([[2, 0]], np.uint8), {2: (200, 100, 0)})
+    np.testing.assert_array_equal(picture, [[[100, 50, 0], [255, 255, 255]]])
