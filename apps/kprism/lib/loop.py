@@ -7,6 +7,7 @@ Every process of the app has these parts; only the server starts their threads (
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from threading import Thread
 
@@ -102,13 +103,19 @@ class Loop:
             served=self._served,
             stamp=self._stamp,
         )
+        # MONAI Label waits for the training's process in a thread that Python joins before it runs `atexit` functions.
+        threading._register_atexit(AsyncTask.stop, "train")  # type: ignore[attr-defined]
         Thread(target=self._begin, args=(self.follower,), name="begin", daemon=True).start()
 
     def _begin(self, follower: Follower) -> None:
         """Warm up, look through the labels that came while the server was off, then follow what is new."""
         try:
             self.engine.warm_up()
+            known = {submission.key for submission in self.ledger.submissions()}
             self.intake.reconcile()
+            found = [entry.key for entry in self.ledger.submissions() if entry.key not in known]
+            if found:  # a folder that is served for the first time must not keep the machine busy unasked
+                self.trainer.log.pass_over(found)
         except Exception:  # a store that is down, a full disk: the server answers all the same
             logger.exception("The labels of the datastore could not all be looked at")
         follower.start()

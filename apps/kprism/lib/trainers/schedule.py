@@ -43,6 +43,12 @@ class TrainingLog:
             logger.warning("%s", error)
             return {}
 
+    def pass_over(self, cases: Sequence[str]) -> None:
+        """Labels that make no training due: the next one uses them, but nobody waits for it."""
+        last = {"cases": [], "state": FINISHED, "attempts": 0, **self.read()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, {**last, "cases": [*last["cases"], *cases]})
+
     def begin(self, cases: Sequence[str]) -> None:
         """A training on these cases has begun; the same cases again are another attempt."""
         last = self.read()
