@@ -87,16 +87,6 @@ def test_a_training_publishes_a_version_and_tells_about_it(clinic: Clinic) -> No
     assert not list((clinic.folder / "training" / "runs").iterdir())
 
 
-def test_weights_that_got_worse_are_not_published(clinic: Clinic) -> None:
-    clinic.submit("a", "b", "c", structure="liver")
-    clinic.learner._settings = active_learner.ValidationSettings(clicks=1)
-    stats = clinic.train(learning_rate=1.0, mix=False, pull=False, distillation=False)
-    assert stats["published"] is None
-    assert stats["message"].startswith("not published; the serving weights stay: ")
-    assert re.search(r"falls by \d+\.\d+ points", stats["message"])
-    assert clinic.versions.current().number == 0
-
-
 def test_one_case_is_too_few_and_the_status_says_so(clinic: Clinic) -> None:
     clinic.submit("a")
     with pytest.raises(RequestError, match="training needs 2 labelled cases that can be learned from; there is 1"):
