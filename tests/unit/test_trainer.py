@@ -21,7 +21,6 @@ from lib.errors import RequestError
 from lib.intake import Intake
 from lib.labels import LabelBook
 from lib.ledger import Ledger, Submission
-from lib.trainers import active_learner
 from lib.trainers.active_learner import ActiveLearner
 from lib.trainers.progress import EPOCHS
 from lib.trainers.report_page import overlay
