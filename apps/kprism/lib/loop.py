@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from threading import Thread
+from threading import Event, Thread
 
 from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 TRAINER = "kprism"
 """Name of the train task."""
+
+ENOUGH = 10.0
+"""Seconds that the end of the server waits for its beginning."""
 
 REFERENCES = 3
 """References by which an unlabelled case is scored."""
@@ -79,6 +82,8 @@ class Loop:
             busy=lambda: self.traffic.busy or training_status() in ("SUBMITTED", "RUNNING"),
         )
         self.follower: Follower | None = None
+        self._beginning: Thread | None = None
+        self._ending = Event()
 
     def start(self, train: Callable[[], object]) -> None:
         """In the server, before it answers: finish what was interrupted, then work in the background.
@@ -103,9 +108,20 @@ class Loop:
             served=self._served,
             stamp=self._stamp,
         )
-        # MONAI Label waits for the training's process in a thread that Python joins before it runs `atexit` functions.
-        threading._register_atexit(AsyncTask.stop, "train")  # type: ignore[attr-defined]
-        Thread(target=self._begin, args=(self.follower,), name="begin", daemon=True).start()
+        self._beginning = Thread(target=self._begin, args=(self.follower,), name="begin", daemon=True)
+        self._beginning.start()
+        # Before `atexit` functions, Python joins threads, one of which waits for the training's process.
+        threading._register_atexit(self.stop)  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """The server ends: stop the training, which the next start resumes, and all threads that use the network."""
+        self._ending.set()
+        AsyncTask.stop("train")
+        if self._beginning is not None:
+            self._beginning.join(ENOUGH)
+        if self.follower is not None:
+            self.follower.stop()
+        self.board.stop()
 
     def _begin(self, follower: Follower) -> None:
         """Warm up, look through the labels that came while the server was off, then follow what is new."""
@@ -118,8 +134,9 @@ class Loop:
                 self.trainer.log.pass_over(found)
         except Exception:  # a store that is down, a full disk: the server answers all the same
             logger.exception("The labels of the datastore could not all be looked at")
-        follower.start()
-        self.board.start()
+        if not self._ending.is_set():
+            follower.start()
+            self.board.start()
 
     def submitted(self) -> None:
         """A label has come: make it a reference now."""
