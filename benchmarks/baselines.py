@@ -35,8 +35,9 @@ from benchmarks.baseline.universeg import UniverSeg
 from kprism_model.data import Dataset, read_dataset
 from kprism_model.evaluation import Protocol
 from kprism_model.evaluation_state import FinishedResults
+from kprism_model.files import write_bytes
 from kprism_model.report import EvaluationReport
-from kprism_model.report_files import load_report, replace_file, save_report
+from kprism_model.report_files import load_report, save_report
 from kprism_model.sampling import Mixture, Sampler
 from kprism_model.slices import SliceSet, SliceStore
 from kprism_model.training import TrainingPlan
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> EvaluationReport:
     save_report(report, arguments.out)
     if reference is not None:
         table = compare(report, reference)
-        replace_file(arguments.out / "comparison.md", table.encode())
+        write_bytes(arguments.out / "comparison.md", table.encode())
         print(table)
     return report
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.files import write_bytes
 from kprism_model.network import KPrism
 from kprism_model.preprocess import CT_WINDOWS, PERCENTILES
 
@@ -86,8 +86,8 @@ def save_checkpoint(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{stem}: metadata cannot be written as JSON: {error}") from error
     stem.parent.mkdir(parents=True, exist_ok=True)
-    _write_beside_and_rename(_with_suffix(stem, ".safetensors"), weights)
-    _write_beside_and_rename(_with_suffix(stem, ".json"), (text + "\n").encode())
+    write_bytes(_with_suffix(stem, ".safetensors"), weights)
+    write_bytes(_with_suffix(stem, ".json"), (text + "\n").encode())
 
 
 def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
@@ -197,15 +197,3 @@ def _load_tensors(model: KPrism, tensors: Mapping[str, Tensor], path: Path) -> N
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise CheckpointError(f"{path} does not fit its configuration: {'; '.join(faults[:5])}{more}")
     model.load_state_dict(dict(tensors))
-
-
-def _write_beside_and_rename(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

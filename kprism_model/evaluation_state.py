@@ -14,8 +14,8 @@ import numpy as np
 
 from kprism_model.contact_sheet import WorstCase
 from kprism_model.data import Dataset
+from kprism_model.files import write_bytes
 from kprism_model.report import DatasetResult, result_from_dict
-from kprism_model.report_files import replace_file
 
 _FORMAT_VERSION = 1
 _PICTURES = ("image", "target", "prediction")
@@ -57,9 +57,9 @@ class FinishedResults:
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
-        replace_file(path.with_suffix(".npz"), buffer.getvalue())
+        write_bytes(path.with_suffix(".npz"), buffer.getvalue())
         content = {"key": self._key(dataset), "result": result.to_dict()}
-        replace_file(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
+        write_bytes(path, json.dumps(content, ensure_ascii=False, allow_nan=False).encode())
 
     def _path(self, dataset: Dataset) -> Path:
         return self._folder / f"{dataset.name}.json"

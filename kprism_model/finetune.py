@@ -10,9 +10,7 @@ published weights (L2-SP, arXiv 1802.01483), and averaging old and new weights (
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.tensorboard import SummaryWriter
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import SIZE_MULTIPLE
 from kprism_model.distributed import Workers
 from kprism_model.network import Decoded, KPrism
 from kprism_model.prompts import Prompts
@@ -33,7 +29,8 @@ from kprism_model.references import References
 from kprism_model.rounds import RoundSettings
 from kprism_model.sampling import Batch, Mixture, Sampler
 from kprism_model.slices import SliceStore
-from kprism_model.training import Trainer, TrainingPlan
+from kprism_model.training import Trainer, TrainingPlan, coarse_size
+from kprism_model.warm_start import CLASS_TABLES
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +38,6 @@ SITE_MIXTURE = Mixture(elsewhere=0.0, synthetic=0.0)
 """Images of other data sets may hold a structure without its label here, so they are no example of its absence."""
 
 _SMALLEST_BATCH = 2  # an image and its reference
-CLASS_TABLES = ("decoder.class_content", "decoder.class_position")
-"""Tensors with a row for each class."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +60,10 @@ class FinetunePlan:
 
     def training_plan(self, native: int) -> TrainingPlan:
         """The plan of the underlying trainer: smaller images for the first half of the budget."""
-        smaller = max(SIZE_MULTIPLE, round(native * 2 / 3 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
         return TrainingPlan(
             minutes=self.minutes,
             batch_size=self.batch_size,
-            sizes=((0.0, smaller), (0.5, native)),
+            sizes=((0.0, coarse_size(native)), (0.5, native)),
             learning_rate=self.learning_rate,
             warmup_steps=20,
             ema_decay=0.99,
@@ -121,18 +115,6 @@ class Finetuner(Trainer):
     def registry(self) -> ClassRegistry:
         """The classes of the published network and the new ones behind them."""
         return self.sampler.registry
-
-    def steps(self) -> Iterator[dict[str, float]]:
-        """Train while there is budget; yields the record of each step, which is logged already."""
-        saved = time.monotonic()
-        with SummaryWriter(str(self.folder / "tensorboard")) if not self.workers.rank else nullcontext() as board:
-            for record in self._steps():
-                self._note(record, board)
-                yield record
-                if time.monotonic() - saved > 60 * self.plan.save_minutes:
-                    self.save()
-                    saved = time.monotonic()
-        self.save()
 
     @torch.no_grad()
     def _start_new_classes(self, starts: Mapping[str, References]) -> None:
@@ -209,8 +191,7 @@ class Finetuner(Trainer):
         rows = torch.arange(len(chosen), device=self.device)
         classes = torch.tensor([index for _, index in chosen], device=self.device)
         prompts = Prompts((images.shape[-2], images.shape[-1]), rows, class_index=classes)
-        kind = self.autocast_type
-        with torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None):
+        with self._autocast():
             with torch.no_grad():
                 wanted = self.teacher(images, prompts)
             answered = self.model(images, prompts)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kprism_model.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry
 from kprism_model.sampling import MINIMUM_PIXELS
-from kprism_model.slices import SliceSet, SliceStore
+from kprism_model.slices import SliceSet, SliceStore, to_canvas
+from kprism_model.spread import spread
 
 MOST_SLICES = 64
 """Slices of one case that are trained on."""
@@ -106,12 +106,8 @@ def training_slices(case: AnnotatedCase, most: int) -> list[int]:
     """Slices that show a structure and as many that show none, spread evenly, at most `most`."""
     shows = np.isin(case.labels, list(case.structures.values())).any(axis=(1, 2))
     shown, empty = np.flatnonzero(shows), np.flatnonzero(~shows)
-    kept = _spread(shown, min(len(shown), most))
-    return sorted([*kept, *_spread(empty, min(len(empty), len(kept), most - len(kept)))])
-
-
-def _spread(numbers: NDArray[np.int64], count: int) -> list[int]:
-    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]
+    kept = spread(shown, most)
+    return sorted([*kept, *spread(empty, min(len(kept), most - len(kept)))])
 
 
 class _Row(NamedTuple):
@@ -127,16 +123,12 @@ class _Row(NamedTuple):
 def _shrink(case: AnnotatedCase, number: int, names: Sequence[str], geometry: Geometry, size: int) -> _Row:
     """One slice; values in its labels are 1, 2, ... in the order of `names`."""
     height, width = geometry.resized
-    image = np.zeros((size, size, 3), np.uint8)
-    canvas = geometry.image_to_model(case.picture(number))[:, :height, :width]
-    image[:height, :width] = (canvas * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
-    masks = np.stack([case.labels[number] == case.structures[name] for name in names])
-    shares = torch.stack([geometry.mask_to_model(mask)[0, :height, :width] for mask in masks])
-    background = 1 - shares.sum(0, keepdim=True)
-    labels = np.zeros((size, size), np.uint8)
-    labels[:height, :width] = torch.cat([background, shares]).argmax(0).numpy()
-    finer = max(1.0, geometry.scale[0] * geometry.scale[1])
-    pixels = [int(np.ceil((labels == value).sum() / finer)) for value in range(1, len(names) + 1)]
+    order = np.zeros(256, np.uint8)
+    order[[case.structures[name] for name in names]] = np.arange(1, len(names) + 1)
+    image, labels = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8)
+    values = range(1, len(names) + 1)
+    picture, small, pixels = to_canvas(case.picture(number), order[case.labels[number]], values, geometry)
+    image[:height, :width], labels[:height, :width] = picture, small
     return _Row(image, labels, pixels, number, (height, width))
 
 

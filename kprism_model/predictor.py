@@ -40,6 +40,11 @@ class Prediction:
     probability: NDArray[np.float32]
     presence: float
 
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        """The mask that a user gets, (row, column): empty where the object probably is not in the image."""
+        return self.mask & (self.presence >= THRESHOLD)
+
 
 class Predictor:
     """A network with its class names, answering in the pixels of the images it is given.

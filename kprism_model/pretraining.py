@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
-from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.config import KPrismConfig
 from kprism_model.distributed import Workers
 from kprism_model.sampling import Mixture, Sampler
 from kprism_model.slices import SliceStore
-from kprism_model.training import Trainer, TrainingPlan
+from kprism_model.training import Trainer, TrainingPlan, coarse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         learning_rate=arguments.learning_rate,
         precision=arguments.precision,
         seed=arguments.seed,
-        sizes=((0.0, _coarse_size(native)), (0.65, native)),
+        sizes=((0.0, coarse_size(native)), (0.65, native)),
     )
     initial = load_checkpoint(arguments.initial) if arguments.initial else None
     trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device, workers=workers, initial=initial)
@@ -110,11 +110,6 @@ def _metadata(arguments: argparse.Namespace, trainer: Trainer, provenance: list[
             "datasets": provenance,
         },
     }
-
-
-def _coarse_size(native: int) -> int:
-    """Side of the first, cheaper part of training: two thirds of the native size, a multiple of 32."""
-    return max(SIZE_MULTIPLE, round(2 * native / 3 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
 
 def _weights(pairs: Sequence[str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kprism_model.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
 from kprism_model.contact_sheet import WorstCase
 from kprism_model.metrics import dice, hd95
-from kprism_model.predictor import THRESHOLD, Prediction
+from kprism_model.predictor import Prediction
 from kprism_model.queries import ImageEmbedding
 from kprism_model.report import Curve, Figure
 
@@ -154,7 +154,7 @@ def measure_masks(
                 tally.note_worst(target, mode, score, prediction.mask)
     for pairs in _by_case(targets, predictions):
         first = pairs[0][0]
-        predicted = np.stack([prediction.mask & (prediction.presence >= THRESHOLD) for _, prediction in pairs])
+        predicted = np.stack([prediction.served for _, prediction in pairs])
         true = np.stack([target.mask for target, _ in pairs])
         tally.add(first.class_name, mode, "dice_case", dice(predicted, true), draw=draw)
         if distances:

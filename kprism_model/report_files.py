@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from kprism_model.contact_sheet import contact_sheet
+from kprism_model.files import write_bytes
 from kprism_model.plots import plot_clicks, plot_modes
 from kprism_model.report import EvaluationReport
 from kprism_model.report_tables import to_markdown
@@ -17,7 +17,7 @@ def save_report(report: EvaluationReport, folder: Path) -> None:
     """Write evaluation.json, evaluation.md and the pictures (modes, clicks, worst_cases.png) that there is data for."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(folder / "evaluation.json", (text + "\n").encode())
+    write_bytes(folder / "evaluation.json", (text + "\n").encode())
     worst = [case for result in report.results for case in result.worst]
     pictures = {
         "modes.png": plot_modes(report),
@@ -26,8 +26,8 @@ def save_report(report: EvaluationReport, folder: Path) -> None:
     }
     shown = {name: content for name, content in pictures.items() if content is not None}
     for name, content in shown.items():
-        replace_file(folder / name, content)
-    replace_file(folder / "evaluation.md", to_markdown(report, pictures=tuple(shown)).encode())
+        write_bytes(folder / name, content)
+    write_bytes(folder / "evaluation.md", to_markdown(report, pictures=tuple(shown)).encode())
 
 
 def load_report(path: Path) -> EvaluationReport:
@@ -36,10 +36,3 @@ def load_report(path: Path) -> EvaluationReport:
         return EvaluationReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a readable evaluation: {error}") from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside `path` and rename it, so that no reader sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    beside.replace(path)

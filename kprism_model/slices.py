@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from kprism_model.config import SIZE_MULTIPLE
 from kprism_model.data import Case, Dataset, load_case, read_dataset, slice_counts
+from kprism_model.files import write_bytes
 from kprism_model.preprocess import Geometry, resize
 
 FORMAT_VERSION = 1
@@ -103,7 +104,8 @@ class SliceStore:
             key = _content_key(dataset, split, size)
             if not _is_current(out / dataset.name, key):
                 _build_set(dataset, out / dataset.name, split, size, key, progress)
-        _write_json(out / _STORE, {"format_version": FORMAT_VERSION, "split": split, "size": size, "sets": names})
+        content = {"format_version": FORMAT_VERSION, "split": split, "size": size, "sets": names}
+        write_bytes(out / _STORE, json.dumps(content).encode())
         return cls.open(out)
 
     @classmethod
@@ -164,7 +166,7 @@ def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, 
             "columns": ["case", "slice", "content rows", "content columns", *map(str, dataset.classes)],
             "slices": rows,
         }
-        _write_json(beside / _INDEX, index)
+        write_bytes(beside / _INDEX, json.dumps(index).encode())
         _move_into_place(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -187,17 +189,29 @@ def _add_case(
     _, rows_before, columns_before = loaded.labels.shape
     geometry = Geometry.fit((rows_before, columns_before), images.shape[1])
     height, width = geometry.resized
-    finer = max(1.0, geometry.scale[0] * geometry.scale[1])
-    values = np.array(list(dataset.classes))
     rows = []
     for position, (image, label) in enumerate(zip(loaded.images, loaded.labels, strict=True)):
-        canvas = geometry.image_to_model(image)[: images.shape[3], :height, :width]
-        images[position, :height, :width] = (canvas * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
-        small = _resize_labels(label, geometry.resized)
+        picture, small, pixels = to_canvas(image, label, list(dataset.classes), geometry)
+        images[position, :height, :width] = picture[..., : images.shape[3]]
         labels[position, :height, :width] = small
-        pixels = (small.reshape(-1, 1) == values).sum(axis=0) / finer
-        rows.append([number, position, height, width, *np.ceil(pixels).astype(int).tolist()])
+        rows.append([number, position, height, width, *pixels])
     return rows
+
+
+def to_canvas(
+    image: NDArray[Any], label: NDArray[np.uint8], values: Sequence[int], geometry: Geometry
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:
+    """A slice in [0, 1] and its label as a store keeps them: uint8 (rows, columns, 3) and (rows, columns), resized.
+
+    Third, the pixels of each of `values`, as `SliceSet.pixels` counts them.
+    """
+    height, width = geometry.resized
+    canvas = geometry.image_to_model(image)[:, :height, :width]
+    picture = (canvas * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+    small = _resize_labels(label, geometry.resized)
+    finer = max(1.0, geometry.scale[0] * geometry.scale[1])
+    pixels = (small.reshape(-1, 1) == np.array(values)).sum(axis=0) / finer
+    return picture, small, np.ceil(pixels).astype(int).tolist()
 
 
 def _resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -241,9 +255,3 @@ def _open_set(folder: Path) -> SliceSet:
         content=table[:, 2:4],
         pixels=table[:, 4:],
     )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(json.dumps(content), encoding="utf-8")
-    beside.replace(path)

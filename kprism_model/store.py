@@ -8,9 +8,6 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import torch
-
 T = TypeVar("T")
 
 
@@ -56,6 +53,12 @@ class ByteStore:
             while self._bytes > self.budget:
                 self._bytes -= self._entries.popitem(last=False)[1][1]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
     @property
     def bytes(self) -> int:
         """Bytes in use."""
@@ -75,8 +78,8 @@ def cached(store: Store, key: Hashable, compute: Callable[[], T]) -> T:
 
 
 def size_of(value: Any) -> int:
-    """Bytes of all tensors and arrays in a structure of (data) classes, tuples, lists and mappings."""
-    if isinstance(value, torch.Tensor | np.ndarray):
+    """Bytes of what says its own `nbytes`, and of all tensors and arrays in (data) classes, tuples, lists, mappings."""
+    if hasattr(value, "nbytes"):
         return int(value.nbytes)
     if isinstance(value, tuple | list):
         return sum(size_of(item) for item in value)

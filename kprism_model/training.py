@@ -23,8 +23,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from kprism_model.checkpoint import Checkpoint
-from kprism_model.config import KPrismConfig
+from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.distributed import Workers
+from kprism_model.files import write_bytes
 from kprism_model.network import KPrism
 from kprism_model.prefetch import Prefetcher
 from kprism_model.rounds import RoundSettings, practise
@@ -71,6 +72,11 @@ class TrainingPlan:
         warm = min(1.0, (step + 1) / self.warmup_steps)
         cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
         return self.learning_rate * warm * cosine
+
+
+def coarse_size(native: int) -> int:
+    """Side of the first, cheaper part of training: two thirds of the native size, a multiple of 32."""
+    return max(SIZE_MULTIPLE, round(2 * native / 3 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
 
 class MovingAverage:
@@ -136,23 +142,26 @@ class Trainer:
 
     def run(self, *, progress: bool = True) -> KPrism:
         """Train until the budget is spent and return the averaged network in evaluation mode."""
-        saved = time.monotonic()
-        writes = self.workers.rank == 0
         total = round(60 * self.plan.minutes)
-        with (
-            tqdm(total=total, unit="s", disable=not (progress and writes), mininterval=10) as bar,
-            SummaryWriter(str(self.folder / "tensorboard")) if writes else nullcontext() as board,
-        ):
+        hidden = not progress or self.workers.rank != 0
+        with tqdm(total=total, unit="s", disable=hidden, mininterval=10) as bar:
             bar.update(round(self.seconds))
-            for record in self._steps():
-                self._note(record, board)
+            for _ in self.steps():
                 bar.set_postfix_str(self._summary(), refresh=False)
                 bar.update(min(round(self.seconds), total) - bar.n)
+        return self.averaged()
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """Train while there is budget; yields the record of each step, which is logged already."""
+        saved = time.monotonic()
+        with SummaryWriter(str(self.folder / "tensorboard")) if not self.workers.rank else nullcontext() as board:
+            for record in self._steps():
+                self._note(record, board)
+                yield record
                 if time.monotonic() - saved > 60 * self.plan.save_minutes:
                     self.save()
                     saved = time.monotonic()
         self.save()
-        return self.averaged()
 
     def averaged(self) -> KPrism:
         """A copy of the network with the averaged weights, in evaluation mode."""
@@ -201,10 +210,13 @@ class Trainer:
 
     def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.plan.seed, self.workers.rank, self.step, part])
-        with torch.autocast(
-            self.device.type, self.autocast_type or torch.bfloat16, enabled=self.autocast_type is not None
-        ):
+        with self._autocast():
             return practise(self.model, _to(batch, self.device), rng, self.plan.rounds)
+
+    def _autocast(self) -> torch.autocast:
+        """The context in which the network is trained."""
+        kind = self.autocast_type
+        return torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None)
 
     def _note(self, record: Mapping[str, float], board: SummaryWriter | None = None) -> None:
         """Write a step to the log and to TensorBoard, and remember its scores for the progress bar."""
@@ -241,10 +253,7 @@ class Trainer:
         save_file({name: value.contiguous() for name, value in tensors.items()}, self.folder / tensors_name)
         _sync(self.folder / tensors_name)
         content = {"step": self.step, "seconds": self.seconds, "tensors": tensors_name}
-        beside = self.folder / f".{STATE_NAME}.json"
-        beside.write_text(json.dumps({**content, **self._identity()}))
-        _sync(beside)
-        beside.replace(self.folder / f"{STATE_NAME}.json")
+        write_bytes(self.folder / f"{STATE_NAME}.json", json.dumps({**content, **self._identity()}).encode())
         self._saved_step = self.step
         for old in self.folder.glob(f"{STATE_NAME}-*.safetensors"):
             if old.name != tensors_name:
@@ -281,9 +290,7 @@ class Trainer:
         path = self.folder / LOG_NAME
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < self.step]
-            beside = path.with_name(f".{LOG_NAME}")
-            beside.write_text("".join(f"{line}\n" for line in kept))
-            beside.replace(path)
+            write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between the parts of one run: the network, what its class rows mean, the seed."""

@@ -17,8 +17,9 @@ from kprism_model.batched import Query, predict_batch
 from kprism_model.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.partial import AnnotatedCase
-from kprism_model.predictor import THRESHOLD, Click, ImageEmbedding, Prediction, Predictor
+from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from kprism_model.references import References
+from kprism_model.spread import spread
 
 SERVING_MODES = ("semantic", "in_context", "interactive")
 """The ways in which the network is asked: by class, by reference, by click."""
@@ -88,12 +89,7 @@ def chosen_slices(case: AnnotatedCase, structure: str, settings: ValidationSetti
     """Slices of a case spread evenly over those that show a structure, and over those that do not."""
     shown = case.shown(structure)
     absent = np.setdiff1d(np.arange(len(case.labels)), shown)
-    return sorted([*_spread(shown, settings.shown), *_spread(absent, settings.absent)])
-
-
-def _spread(numbers: NDArray[np.int64], count: int) -> list[int]:
-    count = min(count, len(numbers))
-    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]
+    return sorted([*spread(shown, settings.shown), *spread(absent, settings.absent)])
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ class _Part:
     def _ask(self, class_name: str | None = None, references: References | None = None) -> Masks:
         queries = [Query(embedding, class_name, references) for embedding in self.embeddings.values()]
         answers = predict_batch(self.predictor, queries)
-        return {number: _served(answer) for number, answer in zip(self.embeddings, answers, strict=True)}
+        return {number: answer.served for number, answer in zip(self.embeddings, answers, strict=True)}
 
     def _references(self, training: Sequence[AnnotatedCase]) -> References | None:
         """One slice, the middle one, of cases spread over those of other patients that show the structure."""
@@ -141,7 +137,7 @@ class _Part:
             and self.structure in case.structures
             and len(case.shown(self.structure))
         ]
-        chosen = [fit[number] for number in _spread(np.arange(len(fit)), self.settings.references)]
+        chosen = [fit[number] for number in spread(np.arange(len(fit)), self.settings.references)]
         if not chosen:
             return None
         numbers = [int(case.shown(self.structure)[len(case.shown(self.structure)) // 2]) for case in chosen]
@@ -161,7 +157,7 @@ class _Part:
     def _clicked(self) -> Score:
         """Clicks where the simulated annotator sets them, all slices side by side."""
         truth = self._truth()
-        numbers = _spread(np.array(self._shown()), self.settings.clicked)
+        numbers = spread(np.array(self._shown()), self.settings.clicked)
         masks = {number: np.zeros_like(truth[number]) for number in numbers}
         queries = {number: Query(self.embeddings[number]) for number in numbers}
         for _ in range(self.settings.clicks):
@@ -177,8 +173,3 @@ class _Part:
         worst = min(numbers, key=lambda number: scores[number])
         mean = float(np.mean(list(scores.values())))
         return Score("interactive", self.structure, self.case.name, mean, worst, masks[worst])
-
-
-def _served(answer: Prediction) -> NDArray[np.bool_]:
-    """The mask that a user gets: none where the structure probably is not in the image."""
-    return answer.mask if answer.presence >= THRESHOLD else np.zeros_like(answer.mask)

@@ -117,7 +117,7 @@ class VolumePredictor:
         return 0 if self._features is None else self._features.decoded
 
     def embed(self, numbers: Sequence[int]) -> list[ImageEmbedding]:
-        """Encoded slices, in the order of `numbers`; those that are not in the store are encoded in batches."""
+        """Encoded slices, in the order of `numbers`; those that are not in the store are encoded."""
         return self._encoded().embed(numbers)
 
     def segment(

@@ -9,7 +9,8 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network import KPrism
 
-_CLASS_TABLES = ("decoder.class_content", "decoder.class_position")
+CLASS_TABLES = ("decoder.class_content", "decoder.class_position")
+"""Tensors with a row for each class."""
 
 
 @torch.no_grad()
@@ -23,7 +24,7 @@ def warm_start(model: KPrism, registry: ClassRegistry, source: Checkpoint) -> li
     left = []
     for name, tensor in own.items():
         other = given.get(name)
-        if name in _CLASS_TABLES and other is not None and other.shape[1:] == tensor.shape[1:]:
+        if name in CLASS_TABLES and other is not None and other.shape[1:] == tensor.shape[1:]:
             for row, known in enumerate(registry.names):
                 if known in source.registry:
                     tensor[row] = other[source.registry.index(known)]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kprism_model.files import write_bytes
 from kprism_model.prefetch import Prefetcher
 from kprism_model.training import MovingAverage, TrainingPlan
 
@@ -105,6 +106,4 @@ def _keep(path: Path, network: nn.Module, content: dict[str, Any]) -> None:
     beside = path.with_name(f".{path.name}")
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, beside)
     beside.replace(path)
-    beside = path.with_name(f".{path.stem}.json")
-    beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    beside.replace(path.with_suffix(".json"))
+    write_bytes(path.with_suffix(".json"), json.dumps(content, indent=1).encode())

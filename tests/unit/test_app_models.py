@@ -17,11 +17,11 @@ import torch
 from main import KPrismApp
 from PIL import Image
 
-from kprism_model.checkpoint import save_checkpoint
+from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.config import KPrismConfig
 from kprism_model.network import KPrism
-from lib.engine import load_network
+from lib.engine import network_of
 from lib.errors import RequestError
 from lib.infers.base import Source
 from lib.whole import DEFAULTS
@@ -173,7 +173,7 @@ def test_what_another_version_has_computed_is_not_used(app: KPrismApp, weights: 
     network = KPrism(KPrismConfig.tiny(num_classes=len(CLASSES))).eval()
     save_checkpoint(other, network, ClassRegistry(CLASSES), metadata={})
     first, before = ask(app, "interactive", IMAGE, thing=[[100, 100]])
-    app.engine.use(load_network(other, "cpu"))
+    app.engine.use(network_of(load_checkpoint(other), "cpu"))
     second, after = ask(app, "interactive", IMAGE, thing=[[100, 100]])
     assert after["encoder_passes"] == 1
     assert after["files_read"] == 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lib.cache import ByteCache
+from kprism_model.store import ByteStore
 from lib.datastore import GuardedDatastore, check_id, check_tag, image_path, stored_at
 from lib.errors import NotFoundError, RequestError
 from lib.options import Option, names_in, read_options
@@ -18,7 +18,7 @@ from lib.strategies import FirstCase, RandomCase
 
 
 def test_the_cache_forgets_the_least_used() -> None:
-    cache = ByteCache(100)
+    cache = ByteStore(100)
     for name in "abc":
         cache.put(name, name, 40)
         cache.get("a")

@@ -16,8 +16,8 @@ from kprism_model.config import KPrismConfig
 from kprism_model.network import KPrism
 from kprism_model.partial import AnnotatedCase
 from lib.bank import ReferenceBank
-from lib.engine import Engine
-from lib.follow import Follower, network_of
+from lib.engine import Engine, network_of
+from lib.follow import Follower
 from lib.ledger import Submission
 from lib.trainers.schedule import Schedule, TrainingLog
 from lib.versions import Versions
@@ -32,7 +32,7 @@ class Server:
         save_checkpoint(folder / "shipped", self.network(), self.registry, metadata={})
         self.versions = Versions(folder / "versions", folder / "shipped.safetensors")
         served = self.versions.load()
-        self.engine = Engine(network_of(served, "cpu"), 1 << 20)
+        self.engine = Engine(network_of(served.checkpoint, "cpu"), 1 << 20)
         self.submissions: list[Submission] = []
         self.bank = ReferenceBank(folder / "bank", lambda submission: square(submission.image_id))
         self.trainings = 0

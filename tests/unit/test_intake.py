@@ -229,22 +229,14 @@ def test_a_full_disk_is_told_and_the_old_label_counts_on(site: Site, monkeypatch
 
 
 KILLED = """
-import os, signal, sys
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_intake import Site
+from kill_at_rename import kill_before_rename
 
 site = Site(Path(sys.argv[2]))
-replace, left = os.replace, int(sys.argv[4])
-
-def count(source, target):
-    global left
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-    replace(source, target)
-
-os.replace = count
+kill_before_rename(int(sys.argv[4]))
 site.intake.submit("a", Path(sys.argv[3]), {"label_names": {"liver": 1}})
 """
 

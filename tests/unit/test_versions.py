@@ -191,22 +191,14 @@ def test_a_full_disk_leaves_the_old_version_serving(
 
 
 KILLED = """
-import os, signal, sys
+import sys
 from pathlib import Path
 from kprism_model.checkpoint import load_checkpoint
 from lib.versions import Versions
+from kill_at_rename import kill_before_rename
 
 versions = Versions(Path(sys.argv[1]), Path(sys.argv[2]))
-replace, left = os.replace, int(sys.argv[3])
-
-def count(source, target):
-    global left
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-    replace(source, target)
-
-os.replace = count
+kill_before_rename(int(sys.argv[3]))
 shipped = load_checkpoint(versions.shipped)
 versions.publish(shipped.model, shipped.registry, note={})
 """
@@ -217,7 +209,8 @@ def test_a_kill_in_the_middle_of_a_publication_leaves_the_old_version(
     versions: Versions, repository: Path, renames: int
 ) -> None:
     publish(versions, 1.0)
-    environment = {**os.environ, "PYTHONPATH": f"{repository}:{repository / 'apps' / 'kprism'}", "OMP_NUM_THREADS": "1"}
+    places = (repository, repository / "apps" / "kprism", Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, places)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED, str(versions.folder), str(versions.shipped), str(renames)]
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     served = versions.load()

@@ -25,13 +25,14 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from kprism_model.files import write_bytes
 from kprism_model.partial import AnnotatedCase
 from kprism_model.predictor import ImageEmbedding, Predictor
 from kprism_model.preprocess import Geometry
 from kprism_model.references import References
-from lib.cache import ByteCache
+from kprism_model.spread import spread
+from kprism_model.store import ByteStore
 from lib.errors import RequestError
-from lib.files import write_bytes
 from lib.ledger import Submission
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class ReferenceBank:
         budget: int = 256 << 20,
     ) -> None:
         self._folder, self._load, self._run = folder, load, run
-        self._cache = ByteCache(budget)
+        self._cache = ByteStore(budget)
         self._entries: dict[str, dict[str, list[Entry]]] = {}
         self._submissions: dict[str, Submission] = {}
         self._lock = RLock()
@@ -197,7 +198,7 @@ class ReferenceBank:
         found = _read_file(path)
         if found is None:
             case = self._load(submission)
-            rows = [(name, int(number)) for name in case.structures for number in chosen_slices(case.mask(name))]
+            rows = [(name, number) for name in case.structures for number in chosen_slices(case.mask(name))]
             if not rows:
                 return []
             tensors = encode_slices(predictor, case, rows, self._run)
@@ -235,12 +236,10 @@ class ReferenceBank:
         return self._folder / f"{version}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
 
-def chosen_slices(mask: NDArray[np.bool_], count: int = SLICES) -> NDArray[np.int64]:
+def chosen_slices(mask: NDArray[np.bool_], count: int = SLICES) -> list[int]:
     """At most `count` slices of a mask (slice, row, column), spread evenly over those that show enough of it."""
     areas = mask.sum(axis=(1, 2))
-    good = np.flatnonzero(areas >= max(1, SMALL * areas.max()))
-    count = min(count, len(good))
-    return good[((np.arange(count) + 0.5) * len(good) / max(count, 1)).astype(int)]
+    return spread(np.flatnonzero(areas >= max(1, SMALL * areas.max())), count)
 
 
 @torch.inference_mode()

@@ -17,9 +17,6 @@ from lib.errors import RequestError
 from lib.images import MedicalImage
 from lib.intake import Intake
 
-LOOKED_AT = 5
-"""Slices of the image that are compared with the references' objects, spread evenly."""
-
 NEW = 8
 """Labels that a request encodes itself, the newest; the server's own thread encodes the others."""
 
@@ -73,12 +70,6 @@ class Submitted:
             return self._engine.image(path, f"image {image_id!r}").digest != image.digest
         except RequestError:
             return False
-
-
-def spread(first: int, last: int) -> list[int]:
-    """At most `LOOKED_AT` slices from `first` to `last`."""
-    count = min(LOOKED_AT, last - first + 1)
-    return [first + int((place + 0.5) * (last - first + 1) / count) for place in range(count)]
 
 
 def on_device(references: References, device: str) -> References:

@@ -21,8 +21,8 @@ from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from watchdog.events import FileSystemEvent
 
+from kprism_model.files import write_bytes
 from lib.errors import NotFoundError, RequestError
-from lib.files import write_bytes
 from lib.labels import HandNames, stored_names
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")

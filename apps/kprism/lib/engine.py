@@ -20,12 +20,11 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from kprism_model.checkpoint import load_checkpoint
+from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.predictor import Click, Predictor
-from kprism_model.store import size_of
+from kprism_model.store import ByteStore, cached
 from kprism_model.volume import VolumePredictor
-from lib.cache import ByteCache
 from lib.errors import OutOfMemoryError
 from lib.images import MedicalImage
 from lib.reading import read_image, read_mask
@@ -48,11 +47,9 @@ class Network:
     path: Path
 
 
-def load_network(path: Path, device: str) -> Network:
-    """Load a checkpoint; CheckpointError (a ValueError) names the file and what is wrong with it."""
-    checkpoint = load_checkpoint(path, device=device)
+def network_of(checkpoint: Checkpoint, device: str) -> Network:
+    """Loaded weights as the engine holds them."""
     predictor = Predictor(checkpoint.model, checkpoint.registry, device=device)
-    logger.info("Loaded %s, version %s, on %s", path, checkpoint.weights_version, device)
     return Network(predictor, checkpoint.registry, checkpoint.weights_version, device, checkpoint.path)
 
 
@@ -63,7 +60,7 @@ class Engine:
     """
 
     def __init__(self, network: Network, budget: int) -> None:
-        self.cache = ByteCache(budget)
+        self.cache = ByteStore(budget)
         self._network = network
         self.passes = Lock()
 
@@ -112,11 +109,7 @@ class Engine:
 
     def cached(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The value of `key`, computed if it is not kept."""
-        value: T | None = self.cache.get(key)
-        if value is None:
-            value = compute()
-            self.cache.put(key, value, value.nbytes if isinstance(value, MedicalImage) else size_of(value))
-        return value
+        return cached(self.cache, key, compute)
 
     def volume(self, network: Network, image: MedicalImage, report: Report) -> VolumePredictor:
         """Answers about an image with one version of the weights, sharing the cache and the device with all others."""

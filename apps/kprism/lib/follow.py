@@ -12,9 +12,8 @@ import logging
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
 
-from kprism_model.predictor import Predictor
 from lib.bank import ReferenceBank
-from lib.engine import Engine, Network
+from lib.engine import Engine, network_of
 from lib.ledger import Submission
 from lib.trainers.schedule import Schedule
 from lib.versions import Served, Versions
@@ -23,13 +22,6 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 0.5
 """Seconds between two looks at the pointer, the ledger and the schedule."""
-
-
-def network_of(served: Served, device: str) -> Network:
-    """A loaded version as the engine holds it."""
-    checkpoint = served.checkpoint
-    predictor = Predictor(checkpoint.model, checkpoint.registry, device=device)
-    return Network(predictor, checkpoint.registry, checkpoint.weights_version, device, checkpoint.path)
 
 
 class Follower:
@@ -85,7 +77,7 @@ class Follower:
         if stamp == self._stamp:
             return
         served = self._versions.load(device=self._device)
-        network = network_of(served, self._device)
+        network = network_of(served.checkpoint, self._device)
         self._bank.update(network.predictor, network.version, self._submissions())
         self._engine.use(network)
         self._stamp, self.number, self.warning = stamp, served.number, served.warning

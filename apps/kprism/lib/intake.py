@@ -27,10 +27,11 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
+from kprism_model.files import write_bytes
 from kprism_model.partial import AnnotatedCase
 from lib.datastore import hand_names, image_path, labelled_cases
 from lib.errors import RequestError
-from lib.files import read_json, sha256, write_bytes, write_json
+from lib.files import read_json, sha256, write_json
 from lib.images import MedicalImage
 from lib.labels import LabelBook, label_values
 from lib.ledger import Ledger, Submission, patient_of

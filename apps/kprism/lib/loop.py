@@ -20,9 +20,9 @@ from lib.bank import ReferenceBank
 from lib.bank_references import Submitted
 from lib.configs.app_config import AppConfig
 from lib.datastore import image_path
-from lib.engine import Engine
+from lib.engine import Engine, network_of
 from lib.errors import RequestError
-from lib.follow import Follower, network_of
+from lib.follow import Follower
 from lib.intake import Intake
 from lib.labels import LabelBook
 from lib.ledger import Ledger
@@ -54,7 +54,7 @@ class Loop:
         self.versions = Versions(config.state / "versions", config.model_path, keep=config.keep_versions)
         self._stamp = self.versions.stamp()  # before loading, so that a version that comes meanwhile is noticed
         self._served = self.versions.load(device=config.device)
-        network = network_of(self._served, config.device)
+        network = network_of(self._served.checkpoint, config.device)
         self.engine = Engine(network, config.cache_mb << 20)
         self.book = LabelBook([*network.registry.names, *config.labels])
         self.ledger = Ledger(config.state / "intake")

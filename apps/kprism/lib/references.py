@@ -11,6 +11,7 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
+from lib.bank import chosen_slices
 from lib.datastore import LabelledCase, labelled_cases, stored_at
 from lib.engine import Engine
 from lib.errors import NotFoundError, RequestError
@@ -21,9 +22,6 @@ from lib.report import Report
 
 LOADED = 8
 """Cases that are read to choose the best ones of; the newest labels first."""
-
-SMALL = 0.2
-"""Slices with less than this part of the largest area of a structure show too little of it to be a reference."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +152,7 @@ class ReferenceFinder:
 def _reference(loaded: Loaded, count: int) -> Reference:
     """At most `count` slices, spread evenly over those that show enough of the structure."""
     case, image, mask = loaded
-    areas = mask.sum(axis=(1, 2))
-    good = np.flatnonzero(areas >= max(1, SMALL * areas.max()))
-    places = np.linspace(0, len(good), num=min(count, len(good)), endpoint=False) + len(good) / (
-        2 * min(count, len(good))
-    )
-    slices = tuple(int(good[int(place)]) for place in places)
+    slices = tuple(chosen_slices(mask, count))
     return Reference(case.image_id, image, slices, tuple(np.ascontiguousarray(mask[number]) for number in slices))
 
 

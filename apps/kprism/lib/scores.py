@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.metrics import dice
-from kprism_model.predictor import THRESHOLD, ImageEmbedding, Prediction, Predictor
+from kprism_model.predictor import ImageEmbedding, Prediction, Predictor
 from kprism_model.references import References
+from kprism_model.spread import spread
 from lib.files import read_json, write_json
 from lib.images import MedicalImage
 
@@ -53,9 +54,7 @@ def score_image(
     run: Callable[[Callable[[], Any]], Any] = lambda compute: compute(),
 ) -> Scores:
     """Score an image with the network of `predictor`; `run` is how the network may be called."""
-    count = min(SLICES, image.slices)
-    numbers = [int((place + 0.5) * image.slices / count) for place in range(count)]
-    pixels = [np.ascontiguousarray(image.scaled[number]) for number in numbers]
+    pixels = [np.ascontiguousarray(image.scaled[number]) for number in spread(range(image.slices), SLICES)]
     embeddings: list[ImageEmbedding] = [run(lambda p=p: predictor.embed([p])[0]) for p in pixels]
     names = list(predictor.registry.names)
     answers = [_answer(predictor, names, embedding, run) for embedding in embeddings]
@@ -67,7 +66,7 @@ def score_image(
             references = find(name, embedding)
             if references is not None:
                 shown = run(lambda r=references, e=embedding: predictor.predict(references=r, embedding=e))
-                differences.append(1 - dice(_served(answer[name]), _served(shown)))
+                differences.append(1 - dice(answer[name].served, shown.served))
         if differences:
             disagreement[name] = float(np.mean(differences))
     features = [embedding.features.stride16[0].float().mean((1, 2)).cpu().numpy() for embedding in embeddings]
@@ -98,10 +97,6 @@ def entropy(prediction: Prediction) -> float:
 def _entropy(probability: NDArray[Any]) -> NDArray[np.float64]:
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     return -(p * np.log(p) + (1 - p) * np.log1p(-p))
-
-
-def _served(prediction: Prediction) -> NDArray[np.bool_]:
-    return prediction.mask if prediction.presence >= THRESHOLD else np.zeros_like(prediction.mask)
 
 
 def calibrated(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -8,10 +8,11 @@ local time. What was seen later is newer; content times decide among those that 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from kprism_model.files import write_bytes
 
 
 class Arrivals:
@@ -30,9 +31,7 @@ class Arrivals:
             return
         now = time.time()
         self._times.update((identifier, now) for identifier in new)
-        partial = self._path.with_name(f"{self._path.name}.partial{os.getpid()}")
-        partial.write_text(json.dumps(self._times))
-        os.replace(partial, self._path)
+        write_bytes(self._path, json.dumps(self._times).encode())
 
     def time(self, series: str) -> float:
         """When a series was first seen; 0 if it never was."""

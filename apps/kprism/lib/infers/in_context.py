@@ -13,7 +13,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from numpy.typing import NDArray
 
 from kprism_model.references import References
-from lib.bank_references import Submitted, key_of, spread, used
+from kprism_model.spread import spread
+from lib.bank_references import Submitted, key_of, used
 from lib.errors import RequestError
 from lib.extent import range_of, to_clean
 from lib.infers.base import Answer, House, Job, KPrismTask
@@ -21,6 +22,9 @@ from lib.options import Option
 from lib.prompts import read_structures
 from lib.references import Reference, ReferenceFinder
 from lib.whole import WHOLE
+
+LOOKED_AT = 5
+"""Slices of the image that are compared with the references' objects, spread evenly."""
 
 
 class Shown(NamedTuple):
@@ -105,7 +109,8 @@ class InContext(KPrismTask):
             return {}
         count = job.options["reference_slices"]
         volume = self.house.engine.volume(job.network, job.image, job.report)
-        slices = volume.embed(spread(*(range_of(job.options, job.image) or (0, job.image.slices - 1))))
+        first, last = range_of(job.options, job.image) or (0, job.image.slices - 1)
+        slices = volume.embed(spread(range(first, last + 1), LOOKED_AT))
         job.report.count(volume)
         found: dict[str, Shown] = {}
         for name in names:
