@@ -123,9 +123,11 @@ class KPrism(nn.Module):
             return self._dense_maps(prompts.dense)
         # The empty map is the same for all rows and, as long as the weights stay, for all calls.
         device = prompts.image_index.device
-        if torch.is_grad_enabled():
+        parameters = list(self.dense_encoder.parameters())
+        if torch.is_grad_enabled() or any(parameter.is_inference() for parameter in parameters):
+            # The map must stay part of the graph; and inference tensors do not tell when they are changed.
             return self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
-        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in self.dense_encoder.parameters())
+        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
         key = (prompts.size, device, torch.is_autocast_enabled(device.type), weights)
         if self._empty_maps is None or self._empty_maps[0] != key:
             self._empty_maps = key, self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))

@@ -190,3 +190,13 @@ def test_the_kept_empty_map_follows_the_weights() -> None:
     explicit = model(image, replace(prompts, dense=torch.zeros(1, 3, 64, 64))).logits[-1]
     assert not torch.allclose(after, before)
     torch.testing.assert_close(after, explicit.detach())
+
+
+def test_a_network_made_in_inference_mode_answers_and_follows_its_weights() -> None:
+    prompts = Prompts((64, 64), torch.tensor([0]), class_index=torch.tensor([1]))
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        model = KPrism(KPrismConfig.tiny()).eval()
+        before = model(image, prompts).logits[-1]
+        model.dense_encoder.downs[0][0].bias.add_(1.0)
+        assert not torch.allclose(model(image, prompts).logits[-1], before)
