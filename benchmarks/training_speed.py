@@ -2,6 +2,7 @@
 """Time training steps: samples a second, and what of a step is data, click search and network.
 
     python benchmarks/training_speed.py --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
+        [--precision auto]
 
 A sample is one prompted mask that is learned from: a semantic, an in-context or an interactive one, corrections
 included; "images" counts the encoder's work. Data are made as in training, in a thread beside the network, and timed
@@ -30,6 +31,7 @@ from kprism_model.prefetch import Prefetcher
 from kprism_model.rounds import RoundSettings, practise
 from kprism_model.sampling import Sampler
 from kprism_model.slices import SliceStore
+from kprism_model.training import autocast_type
 
 
 class Stopwatch:
@@ -56,18 +58,21 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     sampler = Sampler(SliceStore.build(arguments.data, arguments.store, split="training", size=256), seed=0)
     model = KPrism(KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry))).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    kind = autocast_type(arguments.precision, torch.device("cpu"))
 
     def draw(step: int) -> Any:
         return sampler.batch(arguments.batch_size, step=step, size=arguments.size)
 
     def train_on(step: int, batch: Any) -> None:
-        loss, _ = practise(model, batch, np.random.default_rng(step), RoundSettings())
+        with torch.autocast("cpu", kind or torch.bfloat16, enabled=kind is not None):
+            loss, _ = practise(model, batch, np.random.default_rng(step), RoundSettings())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,7 +101,7 @@ def main() -> None:
             train_on(step, next(batches))
         total = time.perf_counter() - start
     steps = arguments.steps
-    print(f"{arguments.preset}, {arguments.size} px, batch {arguments.batch_size}, {arguments.threads} threads")
+    print(f"{arguments.preset}, {arguments.size} px, batch {arguments.batch_size}, {arguments.threads} threads, {kind or torch.float32}")
     print(f"step                {total / steps:8.3f} s")
     print(f"samples a second    {rows / total:8.1f}   ({rows / steps:.1f} a step)")
     print(f"images a second     {steps * arguments.batch_size / total:8.1f}")

@@ -7,13 +7,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
+from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.config import KPrismConfig
 from kprism_model.distributed import Workers
 from kprism_model.sampling import Mixture, Sampler
@@ -26,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with a dataset.json")
     parser.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
     parser.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run: slice store, state to resume, log")
-    parser.add_argument("--preset", default="small", help="tiny, small or base")
+    parser.add_argument("--run-folder", type=Path, required=True, help="folder of the run: slice store, state to resume, log")
+    parser.add_argument("--preset", help="tiny, small or base; default: the network of --initial, else small")
     parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
     parser.add_argument("--initial", type=Path, help="checkpoint to start from; what does not fit it starts anew")
     parser.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
@@ -53,12 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     weights = _weights(arguments.weight)
     provenance = [_provenance(folder, weights) for folder in arguments.data]
     checkpoint_stem(arguments.out)  # before the hours of training, not after them
-    native = arguments.native_size or KPrismConfig.preset(arguments.preset).native_size
+    initial = load_checkpoint(arguments.initial) if arguments.initial else None
+    config = _config(arguments, initial)
     workers = Workers.join(arguments.device)
-    store = _store(arguments, max(256, native), workers)
+    store = _store(arguments, max(256, config.native_size), workers)
     mixture = Mixture(synthetic=arguments.synthetic, elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere)
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
-    config = KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry), native_size=native)
+    config = replace(config, num_classes=len(sampler.registry))
     plan = TrainingPlan(
         minutes=arguments.minutes,
         batch_size=arguments.batch_size,
@@ -66,10 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         learning_rate=arguments.learning_rate,
         precision=arguments.precision,
         seed=arguments.seed,
-        sizes=((0.0, coarse_size(native)), (0.65, native)),
+        sizes=((0.0, coarse_size(config.native_size)), (0.65, config.native_size)),
     )
-    initial = load_checkpoint(arguments.initial) if arguments.initial else None
-    trainer = Trainer(config, sampler, plan, arguments.run, device=arguments.device, workers=workers, initial=initial)
+    trainer = Trainer(config, sampler, plan, arguments.run_folder, device=arguments.device, workers=workers, initial=initial)
     model = trainer.run()
     if workers.rank == 0:
         metadata = _metadata(arguments, trainer, provenance)
@@ -81,9 +82,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _config(arguments: argparse.Namespace, initial: Checkpoint | None) -> KPrismConfig:
+    """The network to train, its number of classes still open: a preset, or what the weights to start from belong to."""
+    if arguments.preset is None and initial is not None:
+        config = initial.model.config
+    else:
+        config = KPrismConfig.preset(arguments.preset or "small")
+    return replace(config, native_size=arguments.native_size or config.native_size)
+
+
 def _store(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
     """The slices of the training lists; the first process builds the store, the others open it when it is there."""
-    path = arguments.run / "slices"
+    path = arguments.run_folder / "slices"
     if workers.rank == 0:
         store = SliceStore.build(arguments.data, path, split="training", size=size)
     workers.wait()
@@ -95,7 +105,7 @@ def _metadata(arguments: argparse.Namespace, trainer: Trainer, provenance: list[
     plan = trainer.plan
     images = trainer.step * plan.batch_size * plan.accumulate * trainer.workers.count
     return {
-        "name": f"kprism_{arguments.preset}",
+        "name": arguments.out.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
             "command": "python -m kprism_model " + " ".join(_without_folders(sys.argv[1:])),
