@@ -32,15 +32,15 @@ from benchmarks.baseline.games import (
 )
 from benchmarks.baseline.measuring import Baselines, measure
 from benchmarks.baseline.universeg import UniverSeg
-from kprism_model.data import Dataset, read_dataset
-from kprism_model.evaluation import Protocol
-from kprism_model.evaluation_state import FinishedResults
+from kprism_model.data.datasets import Dataset, read_dataset
+from kprism_model.data.sampling import Mixture, Sampler
+from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.evaluation.command import Protocol
+from kprism_model.evaluation.report import EvaluationReport
+from kprism_model.evaluation.report_files import load_report, save_report
+from kprism_model.evaluation.state import FinishedResults
 from kprism_model.files import write_bytes
-from kprism_model.report import EvaluationReport
-from kprism_model.report_files import load_report, save_report
-from kprism_model.sampling import Mixture, Sampler
-from kprism_model.slices import SliceSet, SliceStore
-from kprism_model.training import TrainingPlan
+from kprism_model.training.trainer import TrainingPlan
 
 GAMES = ("semantic", "interactive", "in_context")
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.data import load_case, read_dataset
-from kprism_model.finetune import FinetunePlan, Finetuner, mixed
-from kprism_model.partial import AnnotatedCase, StoreBuilder
+from kprism_model.data.datasets import load_case, read_dataset
+from kprism_model.data.partial import AnnotatedCase, StoreBuilder
+from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.references import References
-from kprism_model.validation import SERVING_MODES, mean_dice, validate
+from kprism_model.training.finetune import FinetunePlan, Finetuner, mixed
+from kprism_model.training.validation import SERVING_MODES, mean_dice, validate
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {},

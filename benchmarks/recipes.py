@@ -20,13 +20,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kprism_model.config import KPrismConfig
-from kprism_model.evaluation import Protocol, evaluate
+from kprism_model.data.sampling import Mixture, Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.evaluation.command import Protocol, evaluate
+from kprism_model.network.config import KPrismConfig
 from kprism_model.predictor import Predictor
-from kprism_model.rounds import RoundSettings
-from kprism_model.sampling import Mixture, Sampler
-from kprism_model.slices import SliceStore
-from kprism_model.training import Trainer, TrainingPlan
+from kprism_model.training.rounds import RoundSettings
+from kprism_model.training.trainer import Trainer, TrainingPlan
 
 FIGURES = (
     ("semantic", "dice_present"),

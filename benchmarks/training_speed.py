@@ -24,14 +24,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kprism_model import rounds
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
-from kprism_model.prefetch import Prefetcher
-from kprism_model.rounds import RoundSettings, practise
-from kprism_model.sampling import Sampler
-from kprism_model.slices import SliceStore
-from kprism_model.training import autocast_type
+from kprism_model.data.prefetch import Prefetcher
+from kprism_model.data.sampling import Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.training import rounds
+from kprism_model.training.rounds import RoundSettings, practise
+from kprism_model.training.trainer import autocast_type
 
 
 class Stopwatch:
@@ -101,7 +101,8 @@ def main() -> None:
             train_on(step, next(batches))
         total = time.perf_counter() - start
     steps = arguments.steps
-    print(f"{arguments.preset}, {arguments.size} px, batch {arguments.batch_size}, {arguments.threads} threads, {kind or torch.float32}")
+    size = f"{arguments.size} px, batch {arguments.batch_size}"
+    print(f"{arguments.preset}, {size}, {arguments.threads} threads, {kind or torch.float32}")
     print(f"step                {total / steps:8.3f} s")
     print(f"samples a second    {rows / total:8.1f}   ({rows / steps:.1f} a step)")
     print(f"images a second     {steps * arguments.batch_size / total:8.1f}")

@@ -12,10 +12,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kprism_model import evaluation, export, pretraining
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.convert import config_of, convert
+from kprism_model.evaluation import command as evaluation
+from kprism_model.export import command as export
+from kprism_model.network.convert import config_of, convert
+from kprism_model.training import pretraining
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.files import write_bytes
-from kprism_model.network import KPrism
+from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.preprocess import CT_WINDOWS, PERCENTILES
 
 FORMAT_VERSION = 1

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.encoder import ImageFeatures
-from kprism_model.network import KPrism
+from kprism_model.network.encoder import ImageFeatures
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.references import References
 from kprism_model.preprocess import Geometry
 from kprism_model.queries import Click, ImageEmbedding, Query, batches, build_prompts
-from kprism_model.references import References
 
 __all__ = ["THRESHOLD", "Click", "ImageEmbedding", "Prediction", "Predictor", "merge_classes"]
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from kprism_model.config import SIZE_MULTIPLE
+from kprism_model.network.config import SIZE_MULTIPLE
 
 CT_WINDOWS: dict[str, tuple[float, float]] = {
     "wide": (-500.0, 500.0),

@@ -37,18 +37,27 @@ def copy_samples(folder: Path) -> Path:
 
 
 class LiveServer:
-    """`./kprism serve` on a folder of studies (with `app` another MONAI Label app), while in the context.
+    """`./kprism serve` on a folder of studies or the address of a DICOMweb server, while in the context.
 
-    `start_seconds` is the time from starting the process to the first answer of /info/.
+    `app` is another MONAI Label app to serve, `environment` is added to this process's. `start_seconds` is the time
+    from starting the process to the first answer of /info/.
     """
 
-    def __init__(self, studies: Path, *, conf: dict[str, str] | None = None, app: Path | None = None) -> None:
+    def __init__(
+        self,
+        studies: Path | str,
+        *,
+        conf: dict[str, str] | None = None,
+        app: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.studies = studies
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start_seconds = float("nan")
         self._conf = conf or {}
         self._app = app
+        self._environment = {**os.environ, **(environment or {})}
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -70,7 +79,12 @@ class LiveServer:
             command += ["--conf", key, value]
         started = time.perf_counter()
         self._process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, cwd=self.studies, start_new_session=True
+            command,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.studies if isinstance(self.studies, Path) else None,
+            env=self._environment,
+            start_new_session=True,
         )
         try:
             self._wait(started + START_LIMIT)

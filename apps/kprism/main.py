@@ -32,7 +32,7 @@ from lib.infers.interactive import Interactive  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
 from lib.labels import BACKGROUND  # noqa: E402
-from lib.loop import TRAINER, Loop  # noqa: E402
+from lib.loop import Loop  # noqa: E402
 from lib.options import as_bool  # noqa: E402
 from lib.strategies import make_strategies  # noqa: E402
 
@@ -77,7 +77,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Fine-tuning on the submitted labels."""
-        return {TRAINER: self.loop.trainer}
+        return dict(self.loop.trainers)
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
@@ -152,7 +152,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
             http.install(server.app, self.config.cache_mb << 20)
             routes.install(server.app)
-            self.loop.start(lambda: self.async_training(TRAINER))
+            self.loop.start()
             self._watch_store()
         super().on_init_complete()
 

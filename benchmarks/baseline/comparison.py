@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from kprism_model.report import EvaluationReport
-from kprism_model.report_tables import summary_columns
+from kprism_model.evaluation.report import EvaluationReport
+from kprism_model.evaluation.report_tables import summary_columns
 
 
 def compare(baselines: EvaluationReport, network: EvaluationReport) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baseline.games import unet
-from kprism_model.data import Dataset, slice_counts
-from kprism_model.evaluation import Protocol, choose_cases
+from kprism_model.data.datasets import Dataset, slice_counts
+from kprism_model.evaluation.command import Protocol, choose_cases
 
 _CLICKS = 10  # passes that an object takes, about
 

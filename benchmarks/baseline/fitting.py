@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from kprism_model.data.prefetch import Prefetcher
 from kprism_model.files import write_bytes
-from kprism_model.prefetch import Prefetcher
-from kprism_model.training import MovingAverage, TrainingPlan
+from kprism_model.training.trainer import MovingAverage, TrainingPlan
 
 B = TypeVar("B")
 

@@ -20,17 +20,17 @@ from monai.networks.nets.unet import UNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kprism_model.augment import augment_batch
+from kprism_model.annotator.clicks import next_clicks
 from kprism_model.classes import ClassRegistry
-from kprism_model.clicks import next_clicks
-from kprism_model.encoder import ImageFeatures
+from kprism_model.data.augment import augment_batch
+from kprism_model.data.sampling import MINIMUM_PIXELS, Batch
+from kprism_model.data.slices import SliceSet
+from kprism_model.evaluation.reference_pool import Picture
+from kprism_model.network.encoder import ImageFeatures
+from kprism_model.network.prompts import click_discs
 from kprism_model.predictor import THRESHOLD, Prediction
 from kprism_model.preprocess import Geometry
-from kprism_model.prompts import click_discs
 from kprism_model.queries import ImageEmbedding, Query, batches, build_prompts
-from kprism_model.reference_pool import Picture
-from kprism_model.sampling import MINIMUM_PIXELS, Batch
-from kprism_model.slices import SliceSet
 
 CHANNELS = (32, 64, 128, 256, 384)
 DISC_RADIUS = 5

@@ -11,13 +11,13 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.baseline.games import answer_classes, answer_clicks, answer_in_context, lay_out, lay_out_examples
-from kprism_model.annotation import Trace, annotate
-from kprism_model.data import Case, Dataset, load_case
-from kprism_model.evaluation import Protocol, choose_cases
-from kprism_model.protocol import CLICKS_ONLY, Slice, Tally, measure_masks, measure_traces, targets_of
+from kprism_model.annotator.annotation import Trace, annotate
+from kprism_model.data.datasets import Case, Dataset, load_case
+from kprism_model.evaluation.command import Protocol, choose_cases
+from kprism_model.evaluation.protocol import CLICKS_ONLY, Slice, Tally, measure_masks, measure_traces, targets_of
+from kprism_model.evaluation.reference_pool import Picture, ReferencePool
+from kprism_model.evaluation.report import DatasetResult
 from kprism_model.queries import Query
-from kprism_model.reference_pool import Picture, ReferencePool
-from kprism_model.report import DatasetResult
 
 
 @dataclass(frozen=True)

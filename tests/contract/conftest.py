@@ -22,8 +22,8 @@ from PIL import Image
 
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from tests.contract.viewers import post_as_ohif, read_as_ohif
 from tests.live_server import ROOT, LiveServer
 

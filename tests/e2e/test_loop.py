@@ -1,71 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop with a running server: submit, use at once, train, publish, exchange, roll back; and what goes wrong.
-
-The network is small and random, so a few seconds of training are enough to be better than what serves.
-"""
+"""The loop with a running server: submit, use at once, train, publish, exchange, roll back; and what is refused."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from threading import Event, Thread
-from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import requests
-import torch
 
-from kprism_model.checkpoint import save_checkpoint
-from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from tests.e2e.site import NEW, SHAPE, Site, as_file, block, get, submit, train, version, wait
 from tests.live_server import ROOT, LiveServer
-
-SHAPE = (64, 64, 3)
-PLACE = np.diag([1.0, 1.0, 4.0, 1.0])
-NEW = "cyst"
-PATIENCE = 240.0  # seconds; a training takes a few, this is for a busy machine
-
-
-def block(row: int, column: int) -> np.ndarray:
-    """A label of one bright block on two of three slices."""
-    label = np.zeros(SHAPE, np.uint8)
-    label[row - 10 : row + 10, column - 8 : column + 8, 1:] = 1
-    return label
-
-
-def as_file(voxels: np.ndarray) -> bytes:
-    """A .nii file."""
-    return bytes(nibabel.Nifti1Image(voxels, PLACE).to_bytes())
-
-
-class Site:
-    """A folder of studies with blocks in noise, and weights that do not know them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.studies = folder / "studies"
-        self.studies.mkdir(parents=True)
-        rng = np.random.default_rng(0)
-        self.labels: dict[str, bytes] = {}
-        for name in "abcdef":
-            label = block(*rng.integers(20, 40, 2))
-            image = label * np.float32(50) + rng.normal(100, 5, SHAPE).astype(np.float32)
-            nibabel.save(nibabel.Nifti1Image(image, PLACE), self.studies / f"{name}.nii.gz")
-            self.labels[name] = as_file(label)
-        torch.manual_seed(0)
-        self.weights = folder / "shipped.safetensors"
-        network = KPrism(KPrismConfig.tiny(num_classes=2)).eval()
-        save_checkpoint(self.weights.with_suffix(""), network, ClassRegistry(["liver", "spleen"]), metadata={})
-        self.versions = self.studies / ".kprism" / "versions"
-
-    def serve(self, **conf: str) -> LiveServer:
-        """A server on the studies; nothing is trained unless asked for."""
-        return LiveServer(self.studies, conf={"model_path": str(self.weights), "train_after": "0", **conf})
 
 
 @pytest.fixture(scope="module")
@@ -77,37 +25,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 def server(site: Site) -> Iterator[LiveServer]:
     with site.serve(train_minutes="0.05") as running:
         yield running
-
-
-def submit(server: LiveServer, image: str, content: bytes, name: str = NEW) -> requests.Response:
-    """As 3D Slicer submits a label."""
-    return requests.put(
-        f"{server.url}/datastore/label",
-        params={"image": image, "tag": "final"},
-        data={"params": json.dumps({"label_info": [{"name": name, "idx": 3}], "client_id": "anna"})},
-        files={"label": (f"{image}.nii", content)},
-        timeout=60,
-    )
-
-
-def get(server: LiveServer, address: str, **params: Any) -> Any:
-    answer = requests.get(f"{server.url}{address}", params=params, timeout=60)
-    answer.raise_for_status()
-    return answer.json()
-
-
-def wait(condition: Callable[[], Any], server: LiveServer) -> Any:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, server.log()[-5000:]
-        time.sleep(0.3)
-    return value
-
-
-def version(server: LiveServer) -> str:
-    """Version of the weights that answer."""
-    return str(get(server, "/kprism/api/status")["weights"])
 
 
 def test_a_label_serves_the_next_case_at_once(server: LiveServer, site: Site) -> None:
@@ -173,15 +90,6 @@ class Asking:
                 self.failures.append(answer.text)
             elif answer.json()["weights_version"] not in self.versions[-1:]:
                 self.versions.append(answer.json()["weights_version"])
-
-
-def train(server: LiveServer, during: Callable[[], None] = lambda: None) -> None:
-    """Train as the buttons of both viewers do, and wait for the end."""
-    started = requests.post(f"{server.url}/train/kprism", json={}, timeout=60)
-    assert started.status_code == 200, started.text
-    wait(lambda: get(server, "/train/")["status"] != "SUBMITTED", server)
-    during()
-    wait(lambda: get(server, "/train/")["status"] not in ("SUBMITTED", "RUNNING"), server)
 
 
 def test_a_training_publishes_and_the_server_follows(server: LiveServer, site: Site) -> None:

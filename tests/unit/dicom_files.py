@@ -34,30 +34,34 @@ def orthogonal(affine: np.ndarray) -> np.ndarray:
     return result
 
 
-def volume(modality: str = "CT", shape: tuple[int, int, int] = (12, 10, 6)) -> list[Dataset]:
-    """An oblique volume of numbered voxels, as single-frame instances."""
+def volume(modality: str = "CT", shape: tuple[int, int, int] = (12, 10, 6), name: str = "case") -> list[Dataset]:
+    """An oblique volume of numbered voxels, as single-frame instances; another name makes another patient."""
     array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
-    return list(dicom_series(image_of(array, orthogonal(OBLIQUE)), "case", modality))
+    return list(dicom_series(image_of(array, orthogonal(OBLIQUE)), name, modality))
 
 
-def picture(modality: str, colour: bool = False) -> list[Dataset]:
-    """One picture without a place in the patient."""
-    array = np.random.default_rng(3).integers(0, 255, (13, 9, 1, 3) if colour else (13, 9, 1)).astype(np.uint8)
-    return list(dicom_series(image_of(array), "picture", modality))
+def picture(
+    modality: str, colour: bool = False, shape: tuple[int, int] = (13, 9), name: str = "picture"
+) -> list[Dataset]:
+    """One picture without a place in the patient; `shape` is (columns, rows)."""
+    array = np.random.default_rng(3).integers(0, 255, (*shape, 1, 3) if colour else (*shape, 1)).astype(np.uint8)
+    return list(dicom_series(image_of(array), name, modality))
 
 
-def several_pictures(modality: str, count: int = 3) -> list[Dataset]:
+def several_pictures(
+    modality: str, count: int = 3, shape: tuple[int, int] = (13, 9), name: str = "picture"
+) -> list[Dataset]:
     """Pictures in one series that have nothing to do with each other in space."""
-    pictures = [picture(modality)[0] for _ in range(count)]
+    pictures = [picture(modality, shape=shape, name=name)[0] for _ in range(count)]
     for number, instance in enumerate(pictures, 1):
         instance.InstanceNumber = number
         instance.SOPInstanceUID = instance.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     return pictures
 
 
-def enhanced(shape: tuple[int, int, int] = (12, 10, 6)) -> list[Dataset]:
+def enhanced(shape: tuple[int, int, int] = (12, 10, 6), name: str = "case") -> list[Dataset]:
     """The volume as one multi-frame instance (Enhanced MR), frames in falling order of place."""
-    planes = volume("MR", shape)[::-1]
+    planes = volume("MR", shape, name)[::-1]
     whole = Dataset()
     whole.update(planes[0])
     whole.file_meta, whole.preamble = planes[0].file_meta, planes[0].preamble
@@ -84,9 +88,9 @@ def enhanced(shape: tuple[int, int, int] = (12, 10, 6)) -> list[Dataset]:
     return [whole]
 
 
-def cine(frames: int = 4) -> list[Dataset]:
+def cine(frames: int = 4, shape: tuple[int, int] = (13, 9), name: str = "picture") -> list[Dataset]:
     """A multi-frame ultrasound: frames in time, no place in the patient."""
-    [whole] = picture("US")
+    [whole] = picture("US", shape=shape, name=name)
     whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
     plane = whole.pixel_array
     stack = np.stack([np.roll(plane, number, axis=0) for number in range(frames)])

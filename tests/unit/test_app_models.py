@@ -19,8 +19,8 @@ from PIL import Image
 
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from lib.engine import network_of
 from lib.errors import RequestError
 from lib.infers.base import Source

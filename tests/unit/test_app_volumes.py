@@ -17,9 +17,9 @@ from scipy.ndimage import label
 
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
-from kprism_model.volume import FollowRules
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.volumes.predictor import FollowRules
 from lib.errors import RequestError
 from lib.infers.base import Source
 
@@ -45,7 +45,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 @pytest.fixture
 def app(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KPrismApp:
     # Random weights are sure of nothing; with these rules they follow all the same.
-    monkeypatch.setattr("kprism_model.volume.FollowRules", lambda: FollowRules(support=0, presence=0))
+    monkeypatch.setattr("kprism_model.volumes.predictor.FollowRules", lambda: FollowRules(support=0, presence=0))
     shutil.copytree(studies / "source", tmp_path / "studies")
     return KPrismApp(str(tmp_path), str(tmp_path / "studies"), {"model_path": str(studies / "random.safetensors")})
 

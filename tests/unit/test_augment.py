@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from kprism_model.augment import Augmentation, augment_batch
+from kprism_model.data.augment import Augmentation, augment_batch
 
 NONE = Augmentation.none()
 GEOMETRY = Augmentation(

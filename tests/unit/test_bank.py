@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
-from kprism_model.partial import AnnotatedCase
+from kprism_model.data.partial import AnnotatedCase
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from lib.bank import MOST, ReferenceBank, chosen_slices
 from lib.ledger import Submission

@@ -27,12 +27,12 @@ from benchmarks.baseline.games import (
 )
 from benchmarks.baseline.universeg import CrossConv, UniverSeg
 from benchmarks.baselines import main
+from kprism_model.data.sampling import Mixture, Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
+from kprism_model.evaluation.report_files import load_report
 from kprism_model.queries import Click, Query
-from kprism_model.report import DatasetResult, EvaluationReport, Figure
-from kprism_model.report_files import load_report
-from kprism_model.sampling import Mixture, Sampler
-from kprism_model.slices import SliceStore
-from kprism_model.training import TrainingPlan
+from kprism_model.training.trainer import TrainingPlan
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64

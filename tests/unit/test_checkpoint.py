@@ -16,8 +16,8 @@ import torch
 
 from kprism_model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 
 NAMES = ("liver", "left ventricle", "polyp", "nerve")

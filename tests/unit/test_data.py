@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kprism_model.data import load_case, load_scribble, read_dataset, read_picture, slice_counts
+from kprism_model.data.datasets import load_case, load_scribble, read_dataset, read_picture, slice_counts
 from tests.unit.dataset_files import rectangle, write_dataset, write_json
 
 GOOD = {"name": "x", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "disc"}}

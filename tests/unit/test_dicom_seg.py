@@ -60,7 +60,7 @@ def test_frames_refer_to_the_images_that_they_lie_on(kind: str) -> None:
     row = series.grid[2] // 2
     labels[2:5, 3:6, row] = 3
     segmentation = write_seg(labels, NAMES, series, "K-Prism")
-    assert referenced_series(segmentation) == series.uid
+    assert referenced_series(segmentation) == [series.uid]
     assert segmentation.StudyInstanceUID == series.headers[0].StudyInstanceUID
     [group] = segmentation.PerFrameFunctionalGroupsSequence
     source = group.DerivationImageSequence[0].SourceImageSequence[0]

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model import evaluation
-from kprism_model.annotation import Trace, annotate
+from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.data import read_dataset
-from kprism_model.dataset_evaluation import DatasetEvaluation, Knowledge, encoded_blocks
-from kprism_model.evaluation import Protocol, choose_cases, evaluate
-from kprism_model.network import KPrism
+from kprism_model.data.datasets import read_dataset
+from kprism_model.evaluation import command as evaluation
+from kprism_model.evaluation.command import Protocol, choose_cases, evaluate
+from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks
+from kprism_model.evaluation.protocol import Slice, Tally, measure_masks, targets_of
+from kprism_model.evaluation.reference_pool import ReferencePool
+from kprism_model.evaluation.report_files import load_report, save_report
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
-from kprism_model.protocol import Slice, Tally, measure_masks, targets_of
 from kprism_model.queries import ImageEmbedding, Query
-from kprism_model.reference_pool import ReferencePool
-from kprism_model.report_files import load_report, save_report
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 48
@@ -151,7 +151,7 @@ def test_stopping_early_where_a_structure_is_absent_changes_no_figure(
     predictor: Predictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def figures(threshold: float) -> list[tuple[Any, ...]]:
-        monkeypatch.setattr("kprism_model.dataset_evaluation.THRESHOLD", threshold)
+        monkeypatch.setattr("kprism_model.evaluation.dataset.THRESHOLD", threshold)
         run = DatasetEvaluation(predictor, dataset, ["semantic", "in_context"], Knowledge(drawn), 6)
         for block in encoded_blocks(predictor, dataset, dataset.cases("test")):
             run.measure(block)

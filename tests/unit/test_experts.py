@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kprism_model.experts import MixtureCrossAttention, MixtureFeedForward
+from kprism_model.network.experts import MixtureCrossAttention, MixtureFeedForward
 
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14}
 

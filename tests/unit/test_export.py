@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from kprism_model.__main__ import main
 from kprism_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.export import TOLERANCE, export, graphs, write_graph
-from kprism_model.export_check import KINDS, OnnxKPrism, decoder_inputs
-from kprism_model.network import KPrism
+from kprism_model.export.check import KINDS, OnnxKPrism, decoder_inputs
+from kprism_model.export.command import TOLERANCE, export, graphs, write_graph
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.predictor import Click, Predictor
 from kprism_model.preprocess import scale_intensity
-from kprism_model.prompts import Prompts, click_discs
 
 PARITY = 1e-4
 CLASSES = ("liver", "spleen", "left kidney", "right kidney")
@@ -193,7 +193,7 @@ def test_graphs_that_differ_are_not_written(
     other = load_checkpoint(_checkpoint(tmp_path))
     with torch.no_grad():
         other.model.decoder.heads[2].last.bias.add_(2 * TOLERANCE)
-    monkeypatch.setattr("kprism_model.export.graphs", lambda model: graphs(other.model))
+    monkeypatch.setattr("kprism_model.export.command.graphs", lambda model: graphs(other.model))
     (tmp_path / "onnx").mkdir()
     with pytest.raises(ValueError, match=r"differ from the network by 0\.002"):
         export(checkpoint, tmp_path / "onnx")

@@ -12,8 +12,13 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.finetune import (
+from kprism_model.data.partial import AnnotatedCase, StoreBuilder, training_slices
+from kprism_model.data.slices import SliceStore
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import Decoded, KPrism
+from kprism_model.network.prompts import Prompts
+from kprism_model.predictor import Predictor
+from kprism_model.training.finetune import (
     FinetunePlan,
     Finetuner,
     class_from_references,
@@ -21,11 +26,6 @@ from kprism_model.finetune import (
     is_out_of_memory,
     mixed,
 )
-from kprism_model.network import Decoded, KPrism
-from kprism_model.partial import AnnotatedCase, StoreBuilder, training_slices
-from kprism_model.predictor import Predictor
-from kprism_model.prompts import Prompts
-from kprism_model.slices import SliceStore
 
 KNOWN = ("liver", "spleen")
 

@@ -12,9 +12,9 @@ import torch
 
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
-from kprism_model.partial import AnnotatedCase
+from kprism_model.data.partial import AnnotatedCase
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from lib.bank import ReferenceBank
 from lib.engine import Engine, network_of
 from lib.follow import Follower

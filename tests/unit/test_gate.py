@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.metrics import dice
-from kprism_model.network import KPrism
-from kprism_model.partial import AnnotatedCase
+from kprism_model.data.partial import AnnotatedCase
+from kprism_model.evaluation.metrics import dice
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import THRESHOLD, Predictor
-from kprism_model.validation import Score, ValidationSettings, chosen_slices, mean_dice, validate
+from kprism_model.training.validation import Score, ValidationSettings, chosen_slices, mean_dice, validate
 from lib.gate import judge
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kprism_model.config import KPrismConfig
-from kprism_model.layers import GroupNorm, PointwiseConv
-from kprism_model.network import KPrism
-from kprism_model.prompts import Prompts, click_discs
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.layers import GroupNorm, PointwiseConv
+from kprism_model.network.prompts import Prompts, click_discs
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kprism_model.convert import config_of, convert
-from kprism_model.encoder import ImageFeatures
-from kprism_model.network import KPrism
-from kprism_model.prompts import POSITIVE_PADDING, Prompts, click_discs
-from kprism_model.references import References, read_references
+from kprism_model.network.convert import config_of, convert
+from kprism_model.network.encoder import ImageFeatures
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.prompts import POSITIVE_PADDING, Prompts, click_discs
+from kprism_model.network.references import References, read_references
 
 TOLERANCE = 1e-4
 SIZE = (512, 512)

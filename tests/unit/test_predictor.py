@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Click, Prediction, Predictor, merge_classes
 
 NAMES = ("a", "b", "c", "d")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kprism_model.prefetch import Prefetcher
+from kprism_model.data.prefetch import Prefetcher
 
 
 def test_items_come_in_order_and_end() -> None:

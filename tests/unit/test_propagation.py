@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kprism_model.cleanup import fill_holes, largest_part
-from kprism_model.orientation import SliceOrientation
-from kprism_model.patches import Patch
 from kprism_model.queries import Click
-from kprism_model.shapes import between, carried_clicks, confine
-from kprism_model.timeline import Timeline
-from kprism_model.volume_answer import StructureMask, separate
-from kprism_model.volume_prompts import SliceTask
+from kprism_model.volumes.answer import StructureMask, separate
+from kprism_model.volumes.cleanup import fill_holes, largest_part
+from kprism_model.volumes.orientation import SliceOrientation
+from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.prompts import SliceTask
+from kprism_model.volumes.shapes import between, carried_clicks, confine
+from kprism_model.volumes.timeline import Timeline
 
 SIZE = (40, 50)
 

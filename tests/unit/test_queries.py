@@ -9,8 +9,8 @@ import torch
 
 from kprism_model.batched import Query, predict_batch
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Click, Predictor
 from kprism_model.queries import batches, build_prompts, join_references
 

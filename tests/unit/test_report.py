@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kprism_model.contact_sheet import COLUMNS, PREDICTED_COLOUR, TILE, TRUE_COLOUR, WorstCase, contact_sheet
-from kprism_model.plots import plot_clicks, plot_modes
-from kprism_model.report import Curve, DatasetResult, EvaluationReport, Figure
-from kprism_model.report_tables import mode_title, to_markdown
+from kprism_model.evaluation.contact_sheet import COLUMNS, PREDICTED_COLOUR, TILE, TRUE_COLOUR, WorstCase, contact_sheet
+from kprism_model.evaluation.plots import plot_clicks, plot_modes
+from kprism_model.evaluation.report import Curve, DatasetResult, EvaluationReport, Figure
+from kprism_model.evaluation.report_tables import mode_title, to_markdown
 
 
 def report() -> EvaluationReport:

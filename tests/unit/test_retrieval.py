@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.evaluation.retrieval import Candidates, describe
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.queries import ImageEmbedding
-from kprism_model.retrieval import Candidates, describe
 
 
 def candidates() -> Candidates:

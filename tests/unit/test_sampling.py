@@ -12,12 +12,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from kprism_model.augment import Augmentation
 from kprism_model.classes import ClassRegistry
-from kprism_model.prefetch import Prefetcher
-from kprism_model.sampling import NO_CLASS, Batch, Mixture, Sampler
-from kprism_model.slices import SliceStore
-from kprism_model.synthetic import SYNTHETIC
+from kprism_model.data.augment import Augmentation
+from kprism_model.data.prefetch import Prefetcher
+from kprism_model.data.sampling import NO_CLASS, Batch, Mixture, Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.data.synthetic import SYNTHETIC
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kprism_model.slices import SliceStore
+from kprism_model.data.slices import SliceStore
 from tests.unit.dataset_files import rectangle, write_dataset
 
 TALL = rectangle((64, 40), slice(10, 30), slice(5, 25))

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
 from lib.images import MedicalImage
 from lib.scores import ScoreBoard, Scores, calibrated, distances, entropy, score_image

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kprism_model.synthetic import SyntheticTasks, synthetic_group
+from kprism_model.data.synthetic import SyntheticTasks, synthetic_group
 
 
 def group(seed: int, count: int = 4, tasks: SyntheticTasks | None = None) -> tuple[torch.Tensor, torch.Tensor]:

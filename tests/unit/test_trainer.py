@@ -14,8 +14,8 @@ import torch
 
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from lib.datastore import GuardedDatastore
 from lib.errors import RequestError
 from lib.intake import Intake

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.augment import Augmentation
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
-from kprism_model.rounds import MODES, RoundSettings, _scribble, practise
-from kprism_model.sampling import Mixture, Sampler
-from kprism_model.slices import SliceStore
-from kprism_model.training import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
+from kprism_model.data.augment import Augmentation
+from kprism_model.data.sampling import Mixture, Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.training.rounds import MODES, RoundSettings, _scribble, practise
+from kprism_model.training.trainer import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64
@@ -165,11 +165,11 @@ def test_two_processes_keep_the_same_weights(store: SliceStore, tmp_path: Path) 
 _TWO_PROCESSES = """
 from pathlib import Path
 import torch
-from kprism_model.config import KPrismConfig
-from kprism_model.distributed import Workers
-from kprism_model.sampling import Sampler
-from kprism_model.slices import SliceStore
-from kprism_model.training import Trainer, TrainingPlan
+from kprism_model.network.config import KPrismConfig
+from kprism_model.training.distributed import Workers
+from kprism_model.data.sampling import Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.training.trainer import Trainer, TrainingPlan
 
 torch.set_num_threads(1)
 workers = Workers.join("cpu")

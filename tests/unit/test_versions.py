@@ -17,8 +17,8 @@ import torch
 
 from kprism_model.checkpoint import CheckpointError, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from lib import files
 from lib.versions import SHIPPED, VersionError, Versions
 from tools.versions import main

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import itertools
-from threading import Lock
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock, Semaphore
 
 import numpy as np
 import pytest
@@ -12,11 +13,18 @@ import torch
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.config import KPrismConfig
-from kprism_model.network import KPrism
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor, merge_classes
 from kprism_model.store import ByteStore
-from kprism_model.volume import FollowRules, StructurePrompts, Volume, VolumeAnswer, VolumePredictor, VoxelClick
+from kprism_model.volumes.predictor import (
+    FollowRules,
+    StructurePrompts,
+    Volume,
+    VolumeAnswer,
+    VolumePredictor,
+    VoxelClick,
+)
 
 NAMES = ("a", "b", "c", "d")
 SHAPE = (20, 26, 9)  # x, y, z
@@ -172,6 +180,41 @@ def test_a_structure_ends_where_the_network_does_not_find_it(predictor: Predicto
     assert set(answer.confidence) == {2, 3, 4}  # but not between two slices that show it
     assert answer.changed == tuple(range(SHAPE[2]))
     assert not answer.mask[:, :, :2].any() and not answer.mask[:, :, 5:].any()
+
+
+def test_drawn_pixels_are_as_drawn_whatever_the_network_finds(predictor: Predictor) -> None:
+    scribbles = np.zeros(SHAPE, np.int8)
+    scribbles[6:12, 14, 4], scribbles[8:14, 16, 4] = 1, -1
+    mask = ready(predictor).segment({"lump": StructurePrompts(scribbles=scribbles)}, extent="slice").masks["lump"].mask
+    assert mask[scribbles == 1].all() and not mask[scribbles == -1].any()
+    click = VoxelClick((9, 16, 4), True)
+    prompts = StructurePrompts([click], scribbles=scribbles)
+    assert ready(predictor).segment({"lump": prompts}, extent="slice").masks["lump"].mask[click.voxel]
+
+
+class Queue:
+    """A lock that counts who has come to it."""
+
+    def __init__(self) -> None:
+        self.lock, self.arrived = Lock(), Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.arrived.release()
+        self.lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+
+def test_two_requests_for_a_slice_at_once_encode_it_once(predictor: Predictor) -> None:
+    queue, store = Queue(), ByteStore(1 << 28)
+    volumes = [ready(predictor, store=store, version="v", lock=queue) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        with queue.lock:  # both find the slice missing, and wait for the device
+            answers = [pool.submit(volume.segment, {"a": inside((9, 14, 4))}, extent="slice") for volume in volumes]
+            assert all(queue.arrived.acquire(timeout=60) for _ in volumes)
+        assert same(*(answer.result() for answer in answers))
+    assert sum(volume.encoded_slices for volume in volumes) == 1
 
 
 def test_scribbles_on_a_slice_are_followed(predictor: Predictor) -> None:

@@ -25,11 +25,11 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
-from kprism_model.partial import AnnotatedCase
+from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding, Predictor
 from kprism_model.preprocess import Geometry
-from kprism_model.references import References
 from kprism_model.spread import spread
 from kprism_model.store import ByteStore
 from lib.errors import RequestError

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding
-from kprism_model.references import References
 from lib.bank import Entry, ReferenceBank
 from lib.datastore import image_path
 from lib.engine import Engine, Network

@@ -167,10 +167,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
 
 def image_path(datastore: Datastore, image_id: Any) -> Path:
     """The file of an image of the datastore; NotFoundError for all else, existing files of the server too."""
-    missing = NotFoundError(f"image {image_id!r} is not in this datastore")
     check_id(image_id)
-    if isinstance(datastore, LocalDatastore) and image_id not in datastore.list_images():
-        raise missing
     try:
         uri = datastore.get_image_uri(image_id)
     except RequestError:  # says already what is wrong, such as a store that is down
@@ -178,7 +175,7 @@ def image_path(datastore: Datastore, image_id: Any) -> Path:
     except Exception as error:  # remote stores raise whatever their client raises
         raise NotFoundError(f"image {image_id!r} cannot be had from this datastore: {error}") from error
     if not uri:
-        raise missing
+        raise NotFoundError(f"image {image_id!r} is not in this datastore")
     return Path(uri)
 
 

@@ -24,7 +24,7 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.predictor import Click, Predictor
 from kprism_model.store import ByteStore, cached
-from kprism_model.volume import VolumePredictor
+from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError
 from lib.images import MedicalImage
 from lib.reading import read_image, read_mask

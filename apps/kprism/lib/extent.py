@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.volume import Extent
+from kprism_model.volumes.predictor import Extent
 from lib.errors import RequestError
 from lib.images import MedicalImage
 from lib.options import Option

@@ -49,6 +49,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether somebody is alone in `folder` at this moment, see `locked`."""
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def remove_parts(folder: Path, *, age: float = 0.0) -> None:
     """Delete what interrupted writes have left `age` seconds ago or earlier.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kprism_model.validation import Score, mean_dice
+from kprism_model.training.validation import Score, mean_dice
 
 ALLOWED_DROP = 0.02
 """Dice that a structure may lose in a mode; the mean over all may lose none."""

@@ -22,7 +22,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.middleware import Middleware
 
-from lib import http_datastore, http_infer
+from lib import http_datastore, http_infer, http_train
 from lib.errors import ForbiddenError, OutOfMemoryError, RequestError
 from lib.http_infer import read_params
 from lib.uploads import UploadLimit
@@ -40,6 +40,7 @@ def install(application: FastAPI, upload_limit: int) -> None:
     router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     http_infer.add_routes(router)
     http_datastore.add_routes(router)
+    http_train.add_routes(router)
     for method in ("PUT", "DELETE"):
         router.add_api_route("/model/{model}", refuse_to_change_weights, methods=[method], tags=["Model"])
     application.router.routes[:0] = router.routes

@@ -16,11 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from fastapi.background import BackgroundTasks
 from monailabel.config import settings
-from monailabel.datastore.dicom import DICOMWebDatastore
-from monailabel.datastore.utils.convert import nifti_to_dicom_seg
 from monailabel.endpoints import session
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import RBAC, User
@@ -28,10 +26,12 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
 from requests_toolbelt import MultipartEncoder
 
-from lib.datastore import image_path
+from lib.dicom.datastore import DicomStore, names_of
+from lib.dicom.seg_writer import write_seg
+from lib.dicom.volumes import read_labels
+from lib.dicom.web import as_bytes
 from lib.errors import NotFoundError, RequestError
 from lib.infers.base import Source
-from lib.reading import suffix_of
 from lib.uploads import read_object, store_upload
 
 RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "description")
@@ -65,8 +65,8 @@ def infer(
     `label` is a labelmap on the image's grid: the scribbles, or the mask that clicks start from.
     """
     app = app_instance()
-    if output == ResultType.dicom_seg and not isinstance(app.datastore(), DICOMWebDatastore):
-        raise RequestError("output 'dicom_seg' needs studies in a DICOMweb server; this datastore is a folder")
+    if output == ResultType.dicom_seg:
+        _check_dicom(app.datastore(), image, session_id, file)
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         asked = {**read_params(params), "model": model, "image": image}
         if session_id:
@@ -86,26 +86,22 @@ def infer(
         if output == ResultType.json:
             return result["params"]
         if output == ResultType.dicom_seg:
-            segmentation = _dicom_seg(app, image, result, asked)
-            try:
-                return _file_answer(segmentation, "application/dicom")
-            finally:
-                segmentation.unlink(missing_ok=True)
+            return _dicom_seg(app.datastore(), image, result, asked)
         if output == ResultType.image:
-            return _file_answer(Path(result["file"]), accepts=request.headers.get("accept-encoding", ""))
+            return _file_answer(Path(result["file"]), request.headers.get("accept-encoding", ""))
         return _multipart_answer(Path(result["file"]), result["params"])
     finally:
         Path(result["file"]).unlink(missing_ok=True)
 
 
-def _file_answer(path: Path, kind: str | None = None, accepts: str = "") -> Response:
+def _file_answer(path: Path, accepts: str = "") -> Response:
     """A file's content, compressed on the way for clients that read gzip: OHIF's NRRD must be raw in itself."""
     content = path.read_bytes()
     headers = {"Content-Disposition": f'attachment; filename="{path.name}"', "Vary": "Accept-Encoding"}
     if "gzip" in accepts and path.suffix in RAW:
         content = gzip.compress(content, compresslevel=1, mtime=0)
         headers["Content-Encoding"] = "gzip"
-    return Response(content, headers=headers, media_type=kind or get_mime_type(str(path)))
+    return Response(content, headers=headers, media_type=get_mime_type(str(path)))
 
 
 def _multipart_answer(path: Path, params: Mapping[str, Any]) -> Response:
@@ -149,15 +145,22 @@ def _session_image(app: Any, session_id: str) -> Source:
     return Source(Path(known.image), f"the image of session {session_id!r}")
 
 
-def _dicom_seg(app: Any, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Path:
-    """The answer as DICOM SEG; MONAI Label takes names for the values present, in their order."""
-    absent = result["params"]["absent"]
-    info = request.get("label_info") or [{"name": n} for n in result["params"]["label_names"] if n not in absent]
-    if not info:
+def _check_dicom(datastore: Any, image: str, session_id: str, file: UploadFile | None) -> None:
+    """RequestError where no DICOM series is there to which a segmentation could refer."""
+    if not isinstance(datastore, DicomStore):
+        raise RequestError("output 'dicom_seg' needs studies in a DICOMweb server; this datastore is a folder")
+    if session_id or file is not None or not image:
+        raise RequestError("output 'dicom_seg' needs an image of the DICOMweb server, named by the parameter image")
+
+
+def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Response:
+    """The answer as DICOM SEG; `label_info` of the request may give the structures other names, in their order."""
+    series = datastore.series(image)
+    labels = read_labels(Path(result["file"]), series)
+    if not labels.any():
         raise RequestError(f"nothing was found in image {image!r}, and DICOM SEG cannot hold an empty mask")
-    path = image_path(app.datastore(), image)
-    series = str(path).removesuffix(suffix_of(path))
-    segmentation = nifti_to_dicom_seg(series, result["file"], info, use_itk=True)
-    if not segmentation:
-        raise HTTPException(status_code=500, detail=f"the answer for image {image!r} could not be made a DICOM SEG")
-    return Path(segmentation)
+    info = request if request.get("label_info") else result["params"]
+    model = str(request["model"])
+    segmentation = write_seg(labels, names_of(labels, info), series, f"K-Prism {model}", model)
+    headers = {"Content-Disposition": f'attachment; filename="{segmentation.SOPInstanceUID}.dcm"'}
+    return Response(as_bytes(segmentation), headers=headers, media_type="application/dicom")

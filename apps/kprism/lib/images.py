@@ -17,9 +17,9 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from kprism_model.orientation import SliceOrientation
 from kprism_model.preprocess import scale_intensity
-from kprism_model.volume_data import Volume
+from kprism_model.volumes.data import Volume
+from kprism_model.volumes.orientation import SliceOrientation
 from lib.errors import RequestError
 
 Voxel = tuple[int, int, int]

@@ -27,8 +27,8 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from numpy.typing import NDArray
 
+from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
-from kprism_model.partial import AnnotatedCase
 from lib.datastore import hand_names, image_path, labelled_cases
 from lib.errors import RequestError
 from lib.files import read_json, sha256, write_json

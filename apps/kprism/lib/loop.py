@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from threading import Event, Thread
 
 from monailabel.interfaces.datastore import Datastore
-from monailabel.utils.async_tasks.task import AsyncTask
 
+from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding
-from kprism_model.references import References
 from lib.bank import ReferenceBank
 from lib.bank_references import Submitted
 from lib.configs.app_config import AppConfig
@@ -30,6 +28,7 @@ from lib.reading import read_image
 from lib.report import Report
 from lib.scores import ScoreBoard, Scores, score_image
 from lib.traffic import Traffic
+from lib.trainers import tasks
 from lib.trainers.active_learner import ActiveLearner
 from lib.trainers.schedule import Schedule
 from lib.versions import Versions
@@ -73,29 +72,27 @@ class Loop:
         self.trainer = ActiveLearner(
             self.intake, self.versions, config.state / "training", config.device, minutes=config.train_minutes
         )
+        self.trainers = {TRAINER: self.trainer}
         self.traffic = Traffic()
         self.board = ScoreBoard(
             config.state / "scores",
             lambda: self.engine.network().version,
             datastore.list_images,
             self._score,
-            busy=lambda: self.traffic.busy or training_status() in ("SUBMITTED", "RUNNING"),
+            busy=lambda: self.traffic.busy or tasks.is_running(),
         )
         self.follower: Follower | None = None
         self._beginning: Thread | None = None
         self._ending = Event()
 
-    def start(self, train: Callable[[], object]) -> None:
-        """In the server, before it answers: finish what was interrupted, then work in the background.
-
-        `train` starts a training.
-        """
+    def start(self) -> None:
+        """In the server, before it answers: finish what was interrupted, then work in the background."""
         self.intake.recover()
         schedule = Schedule(
             self.trainer.log,
             self.ledger.submissions,
-            start=train,
-            status=training_status,
+            start=lambda: tasks.start({"model": TRAINER}),
+            status=tasks.status,
             every=self.config.train_after,
         )
         self.follower = Follower(
@@ -116,7 +113,7 @@ class Loop:
     def stop(self) -> None:
         """The server ends: stop the training, which the next start resumes, and all threads that use the network."""
         self._ending.set()
-        AsyncTask.stop("train")
+        tasks.stop()
         if self._beginning is not None:
             self._beginning.join(ENOUGH)
         if self.follower is not None:
@@ -177,9 +174,3 @@ class Loop:
             find,
             run=lambda compute: self.engine.run("score", Report(), compute),
         )
-
-
-def training_status() -> str | None:
-    """Status of the newest training since the server started, in MONAI Label's words."""
-    task, _ = AsyncTask.status("train")
-    return None if task is None else str(task["status"])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kprism_model.volume import VolumePredictor
+from kprism_model.volumes.predictor import VolumePredictor
 
 
 @dataclass

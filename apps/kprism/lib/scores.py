@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.metrics import dice
+from kprism_model.evaluation.metrics import dice
+from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding, Prediction, Predictor
-from kprism_model.references import References
 from kprism_model.spread import spread
 from lib.files import read_json, write_json
 from lib.images import MedicalImage

@@ -21,7 +21,7 @@ from typing import Any
 
 from kprism_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.network import KPrism
+from kprism_model.network.kprism import KPrism
 from lib.files import locked, read_json, remove_parts, sha256, write_json
 
 logger = logging.getLogger(__name__)

@@ -22,50 +22,69 @@ class Found:
     """A segmentation on the server, what it refers to, and what it is newer by: see `Arrivals`."""
 
     entry: SeriesEntry
-    image_id: str
+    instance: str
+    images: tuple[str, ...]
     age: tuple[float, str]
 
 
 class SegIndex:
-    """Looks at each segmentation once; `is_image` says whether a series is one that can be labelled."""
+    """Looks at each segmentation once; `is_image` says whether a series is one that can be labelled.
+
+    A series with more instances than at the last look is a new segmentation.
+    """
 
     def __init__(self, web: DicomWeb, arrivals: Arrivals, is_image: Callable[[str], bool]) -> None:
         self._web, self._arrivals, self._is_image = web, arrivals, is_image
         self._seen: dict[str, Found | None] = {}
+        self._told: set[str] = set()
 
     def newest(self, entries: Iterable[SeriesEntry]) -> dict[str, Found]:
-        """Series -> its newest segmentation, among those that the server lists now."""
-        there = {entry.series: entry for entry in entries}
+        """Image -> its newest segmentation, among those that the server lists now."""
+        there = {_key(entry): entry for entry in entries}
         self._arrivals.note(there)
         for gone in set(self._seen) - set(there):
             del self._seen[gone]
-        for series in set(there) - set(self._seen):
-            self._seen[series] = self._look_at(there[series])
+        for key in set(there) - set(self._seen):
+            self._seen[key] = self._look_at(key, there[key])
         newest: dict[str, Found] = {}
-        for found in self._seen.values():
-            if found and (found.image_id not in newest or found.age >= newest[found.image_id].age):
-                newest[found.image_id] = found
+        for key, found in self._seen.items():
+            image_id = self._image_of(key, found) if found else None
+            if found and image_id and (image_id not in newest or found.age >= newest[image_id].age):
+                newest[image_id] = found
         return newest
 
-    def leave_out(self, series: str) -> None:
+    def leave_out(self, entry: SeriesEntry) -> None:
         """A segmentation that turned out to be unusable: an older one counts instead."""
-        self._seen[series] = None
+        self._seen[_key(entry)] = None
 
-    def _look_at(self, entry: SeriesEntry) -> Found | None:
-        """What a segmentation refers to; None, and a line in the log, if that is no image of this server."""
+    def _look_at(self, key: str, entry: SeriesEntry) -> Found | None:
+        """What a segmentation refers to; None, and a line in the log, if that cannot be read."""
         try:
             headers = self._web.headers(entry.study, entry.series)
+            newest = max(headers, key=content_time)
+            age = (self._arrivals.time(key), content_time(newest))
+            return Found(entry, str(newest.SOPInstanceUID), tuple(referenced_series(newest)), age)
         except StoreDownError:
             raise
-        except RequestError as error:
+        except (RequestError, ValueError, AttributeError, KeyError) as error:
             logger.warning("Segmentation %s cannot be read: %s", entry.series, error)
             return None
-        newest = max(headers, key=content_time, default=Dataset())
-        image_id = referenced_series(newest)
-        if image_id is None or not self._is_image(image_id):
-            logger.warning("Segmentation %s refers to no image series of this server (%s)", entry.series, image_id)
-            return None
-        return Found(entry, image_id, (self._arrivals.time(entry.series), content_time(newest)))
+
+    def _image_of(self, key: str, found: Found) -> str | None:
+        """The image that a segmentation refers to, as soon as the server has it; images may come after their label."""
+        image_id = next((series for series in found.images if self._is_image(series)), None)
+        if image_id is None and key not in self._told:
+            self._told.add(key)
+            logger.warning(
+                "Segmentation %s refers to no image series of this server (it names %s)",
+                found.entry.series,
+                ", ".join(found.images) or "none",
+            )
+        return image_id
+
+
+def _key(entry: SeriesEntry) -> str:
+    return entry.series if entry.instances < 2 else f"{entry.series} ({entry.instances})"
 
 
 def content_time(header: Dataset) -> str:

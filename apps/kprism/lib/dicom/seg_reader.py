@@ -43,11 +43,10 @@ class Plane:
     place: Frame
 
 
-def referenced_series(header: Dataset) -> str | None:
-    """The series that a segmentation refers to, if it says so."""
-    for item in header.get("ReferencedSeriesSequence") or []:
-        return str(item.get("SeriesInstanceUID", "")) or None
-    return None
+def referenced_series(header: Dataset) -> list[str]:
+    """The series that a segmentation says it refers to."""
+    named = [str(item.get("SeriesInstanceUID", "")) for item in header.get("ReferencedSeriesSequence") or []]
+    return [series for series in named if series]
 
 
 def read_seg(segmentation: Dataset, series: Series) -> SegLabels:

@@ -25,8 +25,14 @@ NO_IMAGES = {
 """Modalities of series that hold no picture to segment."""
 
 
-class StoreDownError(RequestError):
-    """The DICOMweb server does not answer; nothing is wrong with the request."""
+class StoreError(RequestError):
+    """The DICOMweb server refuses, or answers what it should not."""
+
+    status = 502
+
+
+class StoreDownError(StoreError):
+    """The DICOMweb server does not answer, or fails, for now; nothing is wrong with the request."""
 
     status = 503
 
@@ -96,12 +102,9 @@ class DicomWeb:
                 for item in self.client.search_for_series(search_filters=filters, fields=list(SERIES_FIELDS))
             ]
 
-    def find(self, series: str) -> SeriesEntry:
-        """The entry of a series; RequestError if the server has none. Some servers match parts of an identifier."""
-        for entry in self.search(SeriesInstanceUID=series):
-            if entry.series == series:
-                return entry
-        raise RequestError(f"the DICOMweb server has no series {series}")
+    def find(self, series: str) -> SeriesEntry | None:
+        """The entry of a series, if the server has it. Some servers match parts of an identifier."""
+        return next((entry for entry in self.search(SeriesInstanceUID=series) if entry.series == series), None)
 
     def fetch(self, study: str, series: str) -> Iterator[Dataset]:
         """The instances of a series, complete."""
@@ -114,24 +117,27 @@ class DicomWeb:
             return [Dataset.from_json(item) for item in self.client.retrieve_series_metadata(study, series)]
 
     def store(self, instances: Iterable[Dataset]) -> None:
-        """Store instances (STOW-RS); RequestError if the server refuses one."""
+        """Store instances (STOW-RS); StoreError if the server refuses one."""
         with self._sentences():
             answer = self.client.store_instances(list(instances))
         failed = answer.get("FailedSOPSequence") or []
         if failed:
             reason = int(failed[0].get("FailureReason", 0))
-            raise RequestError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
+            raise StoreError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
-        url = self.client.base_url
+        server = f"the DICOMweb server {self.client.base_url}"
         try:
             yield
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise StoreDownError(f"the DICOMweb server {url} does not answer; nothing was changed") from error
         except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else "no status"
-            raise RequestError(f"the DICOMweb server {url} answered with status {status}") from error
+            status = error.response.status_code if error.response is not None else 500
+            kind = StoreDownError if status >= 500 else StoreError
+            raise kind(f"{server} answered with status {status}; nothing was changed") from error
+        except requests.JSONDecodeError as error:
+            raise StoreError(f"{server} answered with something else than DICOM JSON; is the address right?") from error
+        except requests.RequestException as error:  # it is off, hangs, or ended in the middle of an answer
+            raise StoreDownError(f"{server} does not answer; nothing was changed") from error
 
 
 def as_bytes(instance: Dataset) -> bytes:

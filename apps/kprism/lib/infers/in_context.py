@@ -12,7 +12,7 @@ import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from numpy.typing import NDArray
 
-from kprism_model.references import References
+from kprism_model.network.references import References
 from kprism_model.spread import spread
 from lib.bank_references import Submitted, key_of, used
 from lib.errors import RequestError

@@ -6,7 +6,7 @@ last click is asking without it.
 
 A click is negative for a label if it is on background, or on another label in a slice where this one is clicked too.
 Where labels of one request overlap, a voxel is the label's that it was clicked as; else one's that is clicked on the
-slice; else the more probable one's; else the one's that the request names first (`kprism_model.volume_answer`).
+slice; else the more probable one's; else the one's that the request names first (`kprism_model.volumes.answer`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import ClassVar
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from kprism_model.queries import MAXIMUM_CLICKS
-from kprism_model.volume import StructurePrompts, VoxelClick
+from kprism_model.volumes.predictor import StructurePrompts, VoxelClick
 from lib.errors import RequestError
 from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
 from lib.images import MedicalImage

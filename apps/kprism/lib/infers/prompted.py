@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kprism_model.volume import Extent, StructureMask, StructurePrompts
+from kprism_model.volumes.predictor import Extent, StructureMask, StructurePrompts
 from lib.engine import Engine
 from lib.extent import to_clean
 from lib.infers.base import Answer, Job

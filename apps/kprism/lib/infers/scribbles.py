@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from kprism_model.volume import StructurePrompts
+from kprism_model.volumes.predictor import StructurePrompts
 from lib.errors import RequestError
 from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
 from lib.infers.base import Answer, House, Job, KPrismTask

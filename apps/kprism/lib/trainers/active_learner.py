@@ -22,12 +22,12 @@ from ignite.engine import Engine, Events
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from kprism_model.finetune import FinetunePlan, Finetuner, mixed
-from kprism_model.network import KPrism
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.references import References
-from kprism_model.validation import Score, ValidationSettings, mean_dice, validate
-from lib.files import locked
+from kprism_model.training.finetune import FinetunePlan, Finetuner, mixed
+from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
+from lib.files import is_locked, locked
 from lib.gate import Verdict, judge
 from lib.intake import Intake
 from lib.ledger import Submission
@@ -82,9 +82,16 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         """What both viewers show and send back."""
         return {name: option.shown() for name, option in self._options.items()}
 
+    def check(self, request: Mapping[str, Any]) -> None:
+        """RequestError for options that make no sense."""
+        read_options(self._options, request)
+
     def stats(self) -> dict[str, Any]:
-        """Progress as both viewers read it, with the number of labels that wait for the next training."""
-        return Progress.read(self._folder)
+        """Progress as both viewers read it; of a training that was killed it says so."""
+        stats = Progress.read(self._folder)
+        if stats and "total_time" not in stats and not is_locked(self._folder):
+            stats["message"] = f"it was cut off while {stats['message']}"
+        return stats
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train; returns what `stats` says at the end."""
@@ -126,6 +133,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         candidates = self._candidates(tuner, served, material, before, SHARES if options["mix"] else (1.0,))
         chosen = max(candidates, key=lambda one: (one.verdict.passed, one.verdict.after, one.verdict.margin))
         facts = self._facts(served, material, tuner, before, chosen)
+        progress.tell("publishing")
         number = self._publish(served, tuner, chosen, facts)
         outcome = f"published as version {number}" if number else "not published; the serving weights stay"
         message = "; ".join(part for part in (f"{outcome}: {chosen.verdict}", material.note) if part)

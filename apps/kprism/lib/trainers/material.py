@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.partial import AnnotatedCase, StoreBuilder, trimmed
+from kprism_model.data.partial import AnnotatedCase, StoreBuilder, trimmed
+from kprism_model.data.slices import SliceStore
+from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.references import References
-from kprism_model.slices import SliceStore
-from kprism_model.validation import ValidationSettings, chosen_slices
+from kprism_model.training.validation import ValidationSettings, chosen_slices
 from lib.errors import RequestError
 from lib.ledger import TRAINING, Submission
 

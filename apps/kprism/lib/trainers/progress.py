@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from kprism_model.validation import SERVING_MODES
+from kprism_model.training.validation import SERVING_MODES
 from lib.files import read_json, write_json
 
 EPOCHS = 20

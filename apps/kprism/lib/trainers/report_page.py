@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
-from kprism_model.partial import AnnotatedCase
 from kprism_model.preprocess import to_three_channels
-from kprism_model.validation import Score, mean_dice
+from kprism_model.training.validation import Score, mean_dice
 from lib.trainers.material import Material
 
 WORST = 6

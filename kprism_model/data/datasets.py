@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled images on disk: the dataset.json of the Medical Segmentation Decathlon (arXiv 2106.05735), 2-D and 3-D."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from kprism_model.preprocess import scale_intensity
+from kprism_model.volumes.orientation import SliceOrientation
+
+SPLITS = ("training", "validation", "test")
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its label map; `patient` is the case's own name where patients are not known."""
+
+    name: str
+    patient: str
+    image: Path
+    label: Path | None
+    scribble: Path | None
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether the image is a volume (NIfTI) rather than a picture."""
+        return self.image.name.endswith(VOLUME_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder of cases: class names by label index (without the background, 0) and cases by split."""
+
+    folder: Path
+    name: str
+    modality: str
+    classes: Mapping[int, str]
+    splits: Mapping[str, tuple[Case, ...]]
+
+    def cases(self, split: str) -> tuple[Case, ...]:
+        """The cases of "training", "validation" or "test"; ValueError for another name."""
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+        return self.splits[split]
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case in memory.
+
+    `images` float32 in [0, 1], (slice, row, column) or (slice, row, column, 3); `labels` uint8 (slice, row, column) of
+    label indices, None where the case has none; a picture is one slice. `spacing` in mm between (slices, rows,
+    columns) and `orientation` are None for pictures.
+    """
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.uint8] | None
+    spacing: tuple[float, float, float] | None
+    orientation: SliceOrientation | None
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read `folder`/dataset.json and check that every file it lists exists.
+
+    Entries of a split are either {"image", "label", optional "patient" and "scribble"} or, as in the test lists of the
+    Decathlon, the bare path of an image. Raises ValueError that names the file and the entry at fault.
+    """
+    path = Path(folder) / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; expected the description of a data set") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    splits = {split: _read_split(path, split, content.get(split, [])) for split in SPLITS}
+    names = [case.name for cases in splits.values() for case in cases]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path} lists these images more than once: {', '.join(repeated[:5])}")
+    name = str(content.get("name") or path.parent.name)
+    return Dataset(path.parent, name, _read_modality(path, content), _read_classes(path, content), splits)
+
+
+def load_case(dataset: Dataset, case: Case) -> LoadedCase:
+    """Read a case's pixels, scaled to [0, 1] over the whole case, and check its labels against the data set's classes.
+
+    Raises ValueError that names the file for unreadable files, shapes that differ, or a label index without a class.
+    """
+    if case.is_volume:
+        volume, affine = _read_volume(case.image)
+        orientation = SliceOrientation.of(affine, volume.shape)
+        images, spacing = orientation.to_slices(volume), orientation.spacing
+        labels = None if case.label is None else orientation.to_slices(_read_volume(case.label, like=volume.shape)[0])
+        scaled = _scaled(images, dataset, case)
+        return LoadedCase(scaled, _checked_labels(labels, dataset, case), spacing, orientation)
+    scaled = _scaled(read_picture(case.image), dataset, case)[None]
+    labels = None if case.label is None else read_picture(case.label)[None]
+    if labels is not None and labels.shape != scaled.shape[:3]:
+        raise ValueError(f"{case.label} has shape {labels.shape[1:]}, its image {case.image} {scaled.shape[1:3]}")
+    return LoadedCase(scaled, _checked_labels(labels, dataset, case), None, None)
+
+
+def load_scribble(case: Case) -> NDArray[np.uint8]:
+    """The hand-drawn scribbles of a case, (slice, row, column), values as in the data set's "scribble_labels"."""
+    if case.scribble is None:
+        raise ValueError(f"case {case.name} has no scribbles")
+    if not case.is_volume:
+        return read_picture(case.scribble)[None].astype(np.uint8)
+    volume, affine = _read_volume(case.scribble)
+    return SliceOrientation.of(affine, volume.shape).to_slices(volume).astype(np.uint8)
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """A picture as stored, (row, column) if grey, else 8-bit (row, column, 3); ValueError if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode == "LA":
+                return np.array(picture.convert("L"))
+            return np.array(picture if picture.mode in _GREY_MODES else picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def slice_counts(case: Case) -> tuple[int, int]:
+    """The number of slices and of channels (1 or 3) of a case, from the file headers alone."""
+    if case.is_volume:
+        image = _open_volume(case.image)
+        return image.shape[SliceOrientation.of(_affine(image), image.shape).axes[0]], 1
+    try:
+        with Image.open(case.image) as picture:
+            return 1, 1 if picture.mode in _GREY_MODES else 3
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{case.image} cannot be read as a picture: {error}") from error
+
+
+def _read_modality(path: Path, content: Mapping[str, Any]) -> str:
+    modality = content.get("modality")
+    if not isinstance(modality, dict) or len(modality) != 1:
+        raise ValueError(f'{path}: "modality" must name one modality, as in {{"0": "MRI"}}, got {modality!r}')
+    return str(next(iter(modality.values())))
+
+
+def _read_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise ValueError(f'{path}: "labels" must map label indices to names, got {labels!r}')
+    classes: dict[int, str] = {}
+    for index, name in labels.items():
+        if not index.isdecimal() or not 0 <= int(index) <= 255 or not isinstance(name, str) or not name.strip():
+            raise ValueError(f'{path}: "labels" must map 0..255 to names, got {index!r}: {name!r}')
+        if int(index):
+            classes[int(index)] = name
+    if len({name.casefold() for name in classes.values()}) < len(classes) or not classes:
+        raise ValueError(f'{path}: "labels" must hold one name each for one class or more, got {labels!r}')
+    return classes
+
+
+def _read_split(path: Path, split: str, entries: Any) -> tuple[Case, ...]:
+    if not isinstance(entries, list):
+        raise ValueError(f'{path}: "{split}" must be a list, got {type(entries).__name__}')
+    return tuple(_read_case(path, f"{split}[{number}]", entry) for number, entry in enumerate(entries))
+
+
+def _read_case(path: Path, where: str, entry: Any) -> Case:
+    entry = {"image": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise ValueError(f'{path}: {where} must be a path or an object with "image", got {entry!r}')
+    files = {key: path.parent / entry[key] for key in ("image", "label", "scribble") if entry.get(key) is not None}
+    for key, file in files.items():
+        if not file.name.endswith(VOLUME_SUFFIXES) and file.suffix.lower() not in PICTURE_SUFFIXES:
+            raise ValueError(f"{path}: {where} {key} {entry[key]!r} is neither NIfTI nor {', '.join(PICTURE_SUFFIXES)}")
+        if not file.is_file():
+            raise ValueError(f"{path}: {where} {key} {entry[key]!r} does not exist")
+    name = Path(entry["image"]).name
+    suffix = next((suffix for suffix in (*reversed(VOLUME_SUFFIXES), Path(name).suffix) if name.endswith(suffix)), "")
+    name = name.removesuffix(suffix)
+    return Case(name, str(entry.get("patient", name)), files["image"], files.get("label"), files.get("scribble"))
+
+
+def _open_volume(path: Path) -> Any:
+    try:
+        image: Any = nib.load(path)
+    except (ImageFileError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
+    if len(image.shape) != 3 or image.get_data_dtype().kind not in "buif":
+        raise ValueError(f"{path} must be a volume of three axes and one channel, got {image.shape}")
+    return image
+
+
+def _affine(image: Any) -> NDArray[np.float64]:
+    return np.asarray(image.affine, dtype=np.float64)
+
+
+def _read_volume(path: Path, like: tuple[int, ...] | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    image = _open_volume(path)
+    if like is not None and image.shape != like:
+        raise ValueError(f"{path} has shape {image.shape}, its image {like}")
+    try:
+        return np.asarray(image.dataobj), _affine(image)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
+
+
+def _scaled(images: NDArray[Any], dataset: Dataset, case: Case) -> NDArray[np.float32]:
+    try:
+        return scale_intensity(images, modality=dataset.modality)
+    except ValueError as error:
+        raise ValueError(f"{case.image}: {error}") from error
+
+
+def _checked_labels(labels: NDArray[Any] | None, dataset: Dataset, case: Case) -> NDArray[np.uint8] | None:
+    if labels is None:
+        return None
+    found = np.unique(labels)
+    unknown = [value for value in found.tolist() if value != 0 and value not in dataset.classes]
+    if unknown:
+        raise ValueError(f"{case.label} holds label {unknown[0]}, expected 0 or one of {sorted(dataset.classes)}")
+    return labels.astype(np.uint8)

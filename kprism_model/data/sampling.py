@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which images a training batch is made of: every data set, class and case with its fair share.
+
+The images of a batch come in groups that show one structure, so that each is a reference for the others: what the image
+encoder makes of them serves the semantic, the in-context and the interactive mode alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from kprism_model.classes import ClassRegistry
+from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
+from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
+
+MINIMUM_PIXELS = 20
+"""A slice shows a class if it holds this many pixels of it."""
+
+NO_CLASS = -1
+"""Class index of an object that is no trained class."""
+
+_LOST_PIXELS = 8  # an augmented object of fewer pixels is augmented again without geometry
+_CONNECTED = np.ones((3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n images in groups that show one structure each, with what the three modes ask of them.
+
+    images: float32 (n, 3, S, S) in [0, 1]. masks: float32 (n, 1, S, S) of 0 and 1, the structure of the image's group,
+    empty where the image lacks it. class_index: int64 (n,), the structure's row in the registry or `NO_CLASS`.
+    references: int64 (n, R), numbers of images of the same group, of other patients, that show the structure; -1
+    throughout the row where there are none. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure,
+    a union of structures or one part of one; empty where there is nothing to click on. dataset: the name of each
+    image's data set.
+    """
+
+    images: Tensor
+    masks: Tensor
+    class_index: Tensor
+    references: Tensor
+    objects: Tensor
+    dataset: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What batches are made of, as chances.
+
+    `absent`: an image that lacks the structure asked for. `elsewhere`: where all images of a data set hold a structure,
+    absent ones come from data sets of another modality; set it to 0 if those may hold the structure unlabelled.
+    `composite`: an object to click on that is no class. `synthetic`: a group of synthetic images. `references`: of 1,
+    2, ... references.
+    """
+
+    absent: float = 0.12
+    elsewhere: float = 1.0
+    composite: float = 0.25
+    synthetic: float = 0.12
+    references: tuple[float, ...] = (0.6, 0.2, 0.2)
+
+    def __post_init__(self) -> None:
+        """Refuse what are no chances, naming the field."""
+        for name in ("absent", "elsewhere", "composite", "synthetic"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Mixture.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not self.references or min(self.references) < 0 or abs(sum(self.references) - 1) > 1e-6:
+            raise ValueError(f"Mixture.references must be chances that sum to 1, got {self.references}")
+
+
+class _Picture(NamedTuple):
+    """A slice, the structure asked for and an object to click on, on the store's canvas."""
+
+    part: SliceSet
+    row: int
+    mask: NDArray[np.bool_]
+    clicked: NDArray[np.bool_]
+
+    @property
+    def patient(self) -> tuple[str, int]:
+        """Who is seen here, among all data sets."""
+        return self.part.name, int(self.part.patient[self.row])
+
+
+class _Group(NamedTuple):
+    """The images of one structure, at their final size: images, masks, objects, and who is seen."""
+
+    images: Tensor
+    masks: Tensor
+    objects: Tensor
+    class_index: int
+    patients: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A class of one data set, with the slices that show it and those without it, a list entry for each case."""
+
+    part: SliceSet
+    column: int
+    value: int
+    name: str
+    shown: Sequence[NDArray[np.int64]]
+    absent: Sequence[NDArray[np.int64]]
+
+    def mask(self, row: int) -> NDArray[np.bool_]:
+        """Where the class is in a slice, bool (size, size)."""
+        mask: NDArray[np.bool_] = self.part.labels[row] == self.value
+        return mask
+
+
+class Sampler:
+    """Draws batches: a data set by weight, then a class, cases and slices, each uniformly.
+
+    `registry` gives `Batch.class_index`; by default it is made of the store's class names. `dataset_weights` by data
+    set name; those not named weigh 1. Batches depend on `seed` and their step alone. Raises ValueError for an unknown
+    data set name, a weight below zero, a class that the registry lacks, or a store in which nothing can be drawn.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        *,
+        seed: int,
+        registry: ClassRegistry | None = None,
+        dataset_weights: Mapping[str, float] | None = None,
+        mixture: Mixture | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.store = store
+        self.registry = registry or ClassRegistry(store.class_names)
+        self._seed = seed
+        self._mixture = mixture or Mixture()
+        self._augmentation = augmentation or Augmentation()
+        weights = dict(dataset_weights or {})
+        unknown = sorted(set(weights) - {part.name for part in store.sets})
+        if unknown or any(not weight >= 0 for weight in weights.values()):
+            raise ValueError(f"dataset_weights must give {[p.name for p in store.sets]} weights from 0, got {weights}")
+        self._targets: list[list[_Target]] = []
+        shares = []
+        for part in store.sets:
+            targets = _targets(part)
+            for target in targets:
+                self.registry.index(target.name)
+            if targets and weights.get(part.name, 1.0) > 0:
+                self._targets.append(targets)
+                shares.append(weights.get(part.name, 1.0))
+        if not self._targets:
+            raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
+        self._shares = np.array(shares) / sum(shares)
+
+    def batch(self, n: int, *, step: int, size: int) -> Batch:
+        """The batch of `step`: n augmented images of `size` x `size` pixels."""
+        if n < 1 or step < 0:
+            raise ValueError(f"n must be 1 or more and step 0 or more, got {n} and {step}")
+        rng = np.random.default_rng([self._seed, step])
+        count = 1 + int(rng.choice(len(self._mixture.references), p=self._mixture.references))
+        groups: list[_Group] = []
+        while sum(len(group.images) for group in groups) < n:
+            room = n - sum(len(group.images) for group in groups)
+            # Two images of a structure give each other one reference, four give up to three.
+            groups.append(self._draw_group(min(2 if count == 1 else count + 1, room), size, rng))
+        return Batch(
+            torch.cat([group.images for group in groups]),
+            torch.cat([group.masks for group in groups]),
+            torch.tensor([group.class_index for group in groups for _ in group.images]),
+            _references(groups, count, rng),
+            torch.cat([group.objects for group in groups]),
+            tuple(name for group in groups for name, _ in group.patients),
+        )
+
+    def _draw_group(self, count: int, size: int, rng: np.random.Generator) -> _Group:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        if rng.random() < self._mixture.synthetic:
+            images, masks = synthetic_group(count, size, generator)
+            images = change_intensity(images, torch.ones_like(masks), self._augmentation, generator)
+            return _Group(images, masks, masks, NO_CLASS, [(SYNTHETIC, -1 - row) for row in range(count)])
+        targets = self._targets[rng.choice(len(self._targets), p=self._shares)]
+        target = targets[rng.integers(len(targets))]
+        pictures = self._draw_pictures(target, count, rng)
+        images, masks, objects = self._augment(pictures, size, generator)
+        index = self.registry.index(target.name)
+        return _Group(images, masks, objects, index, [picture.patient for picture in pictures])
+
+    def _draw_pictures(self, target: _Target, count: int, rng: np.random.Generator) -> list[_Picture]:
+        """Slices of different cases as far as there are enough, some of which lack the structure."""
+        cases = rng.choice(len(target.shown), count, replace=count > len(target.shown))
+        pictures = []
+        for case in cases:
+            if rng.random() < self._mixture.absent:
+                pictures.append(self._draw_absent(target, rng))
+            else:
+                row = int(rng.choice(target.shown[case]))
+                mask = target.mask(row)
+                pictures.append(_Picture(target.part, row, mask, self._draw_object(target, row, mask, rng)))
+        return pictures
+
+    def _draw_object(
+        self, target: _Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
+    ) -> NDArray[np.bool_]:
+        """An object to click on: the structure or, by chance and where there is one, a union or a component."""
+        if rng.random() >= self._mixture.composite:
+            return mask
+        options = [
+            found for found in (_union(target.part, row, rng), _component(target, row, mask, rng)) if found is not None
+        ]
+        return options[rng.integers(len(options))] if options else mask
+
+    def _draw_absent(self, target: _Target, rng: np.random.Generator) -> _Picture:
+        """A slice without the structure; one that shows it if there is no such slice in the whole store."""
+        empty = np.zeros((self.store.size, self.store.size), dtype=bool)
+        if target.absent:
+            return _Picture(target.part, _draw_slice(target.absent, rng), empty, empty)
+        others = [
+            part
+            for part in self.store.sets
+            if part.modality != target.part.modality
+            and target.name.casefold() not in {name.casefold() for name in part.classes.values()}
+        ]
+        if not others or rng.random() >= self._mixture.elsewhere:
+            row = _draw_slice(target.shown, rng)
+            return _Picture(target.part, row, target.mask(row), target.mask(row))
+        part = others[rng.integers(len(others))]
+        return _Picture(part, _draw_slice(_by_case(part, np.arange(len(part))), rng), empty, empty)
+
+    def _augment(
+        self, pictures: Sequence[_Picture], size: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, masks and objects, changed alike."""
+        side = self.store.size
+        pixels = np.empty((len(pictures), 3, side, side), dtype=np.uint8)
+        for canvas, picture in zip(pixels, pictures, strict=True):
+            canvas[:] = picture.part.images[picture.row].transpose(2, 0, 1)
+        images = torch.from_numpy(pixels)
+        whole = torch.from_numpy(np.stack([np.stack([picture.mask, picture.clicked]) for picture in pictures]))
+        content = torch.from_numpy(np.stack([picture.part.content[picture.row] for picture in pictures]))
+        changed, masks = augment_batch(
+            images, whole, generator, size=size, content=content, settings=self._augmentation
+        )
+        lost = ((masks.sum(dim=(2, 3)) < _LOST_PIXELS) & whole.flatten(2).any(dim=2)).any(dim=1)
+        if lost.any():
+            changed[lost], masks[lost] = augment_batch(
+                images[lost],
+                whole[lost],
+                generator,
+                size=size,
+                content=content[lost],
+                settings=self._augmentation.without_geometry(),
+            )
+        return changed, masks[:, :1], masks[:, 1:]
+
+
+def _references(groups: Sequence[_Group], count: int, rng: np.random.Generator) -> Tensor:
+    """For each image `count` others of its group that show the structure in another patient, or -1; int64 (n, count).
+
+    Where there are fewer, the first ones are repeated.
+    """
+    rows: list[list[int]] = []
+    start = 0
+    for group in groups:
+        shown = group.masks.flatten(1).any(dim=1).tolist()
+        for patient in group.patients:
+            fit = [start + other for other, owner in enumerate(group.patients) if shown[other] and owner != patient]
+            order = [int(number) for number in rng.permutation(fit)]
+            rows.append((order * count)[:count] if order else [-1] * count)
+        start += len(group.patients)
+    return torch.tensor(rows)
+
+
+def _targets(part: SliceSet) -> list[_Target]:
+    """The classes of a data set that at least one slice shows."""
+    targets = []
+    for column, (value, name) in enumerate(part.classes.items()):
+        shown = _by_case(part, np.flatnonzero(part.pixels[:, column] >= MINIMUM_PIXELS))
+        absent = _by_case(part, np.flatnonzero(part.pixels[:, column] == 0))
+        if shown:
+            targets.append(_Target(part, column, value, name, shown, absent))
+    return targets
+
+
+def _by_case(part: SliceSet, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Slices grouped by case; rows of a case lie together in the store."""
+    if not len(rows):
+        return []
+    return np.split(rows, np.flatnonzero(np.diff(part.case[rows])) + 1)
+
+
+def _draw_slice(cases: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> int:
+    return int(rng.choice(cases[rng.integers(len(cases))]))
+
+
+def _union(part: SliceSet, row: int, rng: np.random.Generator) -> NDArray[np.bool_] | None:
+    """Two or more of the classes that the slice holds, None if it holds fewer."""
+    values = np.array(list(part.classes))[part.pixels[row] > 0]
+    if len(values) < 2:
+        return None
+    chosen = rng.choice(values, rng.integers(2, len(values) + 1), replace=False)
+    union: NDArray[np.bool_] = np.isin(part.labels[row], chosen)
+    return union
+
+
+def _component(
+    target: _Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.bool_] | None:
+    """One connected component that is large enough, None if the class is a single component."""
+    components, count = ndimage.label(mask, _CONNECTED)
+    if count < 2:
+        return None
+    areas = np.bincount(components.ravel())[1:]
+    areas = areas * (target.part.pixels[row, target.column] / areas.sum())  # pixels as SliceSet counts them
+    large = np.flatnonzero(areas >= MINIMUM_PIXELS)
+    if not len(large):
+        return None
+    component: NDArray[np.bool_] = components == 1 + rng.choice(large)
+    return component

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured on slices: scores of first masks and of annotators' work, gathered until they become figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kprism_model.annotator.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
+from kprism_model.evaluation.contact_sheet import WorstCase
+from kprism_model.evaluation.metrics import dice, hd95
+from kprism_model.evaluation.report import Curve, Figure
+from kprism_model.predictor import Prediction
+from kprism_model.queries import ImageEmbedding
+
+WORST_KEPT = 3
+"""So many of the worst slices are kept for each data set and mode, each of another case."""
+
+CLICKS_ONLY = "interactive"
+"""The mode that chained modes are compared with."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One slice of a case: `image` in [0, 1], `labels` of label indices, `scribble` likewise where there is one."""
+
+    case: str
+    patient: str
+    number: int
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    spacing: tuple[float, float, float] | None
+    scribble: NDArray[np.uint8] | None
+    embedding: ImageEmbedding
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One class in one slice, with its true mask, which may be empty."""
+
+    part: Slice
+    index: int
+    class_name: str
+    mask: NDArray[np.bool_]
+
+    @property
+    def present(self) -> bool:
+        """Whether the structure is in the slice."""
+        return bool(self.mask.any())
+
+
+@dataclass
+class Tally:
+    """The scores of one data set, until they become figures; `draw` tells sets of references apart.
+
+    The worst slices are kept for `worst_modes` alone.
+    """
+
+    dataset: str
+    worst_modes: Sequence[str] = ()
+    worst: list[WorstCase] = field(default_factory=list)
+    _scores: dict[tuple[str, str, str, str], dict[int, list[float]]] = field(default_factory=dict)
+    _curves: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = field(default_factory=dict)
+
+    def add(self, class_name: str, mode: str, name: str, score: float, *, draw: int = 0, unit: str = "") -> None:
+        """Note one score; nan is an undefined one."""
+        self._scores.setdefault((class_name, mode, name, unit), {}).setdefault(draw, []).append(score)
+
+    def add_curve(self, class_name: str, mode: str, dice_after: list[float], reached: list[float]) -> None:
+        """Note the Dice of one object after 0, 1, ... clicks, and whether the last NoC threshold is reached by then."""
+        self._curves.setdefault((class_name, mode), []).append((dice_after, reached))
+
+    def note_worst(self, target: Target, mode: str, score: float, prediction: NDArray[np.bool_]) -> None:
+        """Keep the slice if it is among the worst of its mode."""
+        if mode not in self.worst_modes:
+            return
+        part = target.part
+        same = [case for case in self.worst if case.mode == mode]
+        rival = next((case for case in same if case.case == part.case), None)
+        if rival is None and len(same) == WORST_KEPT:
+            rival = max(same, key=lambda case: case.score)
+        if rival is not None:
+            if score >= rival.score:
+                return
+            self.worst.remove(rival)
+        image = part.image.copy()  # a view would keep the whole volume in memory
+        self.worst.append(
+            WorstCase(
+                self.dataset, target.class_name, mode, part.case, part.number, score, image, target.mask, prediction
+            )
+        )
+
+    def figures(self) -> list[Figure]:
+        """Means over slices or cases; over draws, the mean and the standard deviation of the draws' means."""
+        figures = []
+        for (class_name, mode, name, unit), draws in self._scores.items():
+            defined = [[score for score in scores if not np.isnan(score)] for scores in draws.values()]
+            means = [float(np.mean(scores)) for scores in defined if scores]
+            value = float(np.mean(means)) if means else None
+            std = float(np.std(means, ddof=1)) if len(means) > 1 else None
+            figures.append(Figure(self.dataset, class_name, mode, name, value, len(defined[0]), std, unit))
+        return figures + self._saved()
+
+    def curves(self) -> list[Curve]:
+        """Means over the objects of each class and mode."""
+        return [
+            Curve(self.dataset, class_name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*rows, strict=True)))
+            for (class_name, mode), rows in self._curves.items()
+        ]
+
+    def worst_by_mode(self) -> list[WorstCase]:
+        """The worst slices in the order of `worst_modes`, the very worst of each first."""
+        return sorted(self.worst, key=lambda case: (self.worst_modes.index(case.mode), case.score))
+
+    def _saved(self) -> list[Figure]:
+        """Share of the clicks to the last NoC threshold that a first mask saves, on the same objects of each class."""
+        name = f"noc{100 * NOC_THRESHOLDS[-1]:.0f}"
+        figures = []
+        for (class_name, mode, figure, _), draws in self._scores.items():
+            without = self._scores.get((class_name, CLICKS_ONLY, name, ""))
+            chained = mode.endswith("+interactive") and not mode.startswith("scribble")  # a scribble is work itself
+            if figure == name and chained and without and len(without[0]) == len(draws[0]):
+                share = 1 - float(np.mean(draws[0])) / float(np.mean(without[0]))
+                figures.append(Figure(self.dataset, class_name, mode, "clicks_saved", share, len(draws[0])))
+        return figures
+
+
+def targets_of(parts: Sequence[Slice], classes: Mapping[int, str]) -> list[Target]:
+    """Every class in every slice, present or not."""
+    return [Target(part, index, name, part.labels == index) for index, name in classes.items() for part in parts]
+
+
+def measure_masks(
+    tally: Tally,
+    mode: str,
+    targets: Sequence[Target],
+    predictions: Sequence[Prediction],
+    *,
+    draw: int = 0,
+    distances: bool = False,
+) -> None:
+    """Score first masks, per slice where the structure is present, and per case over all its slices.
+
+    `targets` must hold all slices of each of its cases. `distances` asks for HD95 as well.
+    """
+    for target, prediction in zip(targets, predictions, strict=True):
+        if target.present:
+            score = dice(prediction.mask, target.mask)
+            tally.add(target.class_name, mode, "dice_present", score, draw=draw)
+            if draw == 0:
+                tally.note_worst(target, mode, score, prediction.mask)
+    for pairs in _by_case(targets, predictions):
+        first = pairs[0][0]
+        predicted = np.stack([prediction.served for _, prediction in pairs])
+        true = np.stack([target.mask for target, _ in pairs])
+        tally.add(first.class_name, mode, "dice_case", dice(predicted, true), draw=draw)
+        if distances:
+            spacing = first.part.spacing
+            distance = hd95(predicted, true, spacing) if spacing else hd95(predicted[0], true[0], (1.0, 1.0))
+            tally.add(first.class_name, mode, "hd95", distance, draw=draw, unit="mm" if spacing else "px")
+
+
+def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: Sequence[Trace], limit: int) -> None:
+    """Score the annotator's work: Dice after the first clicks, number of clicks to a Dice, share of failures."""
+    for target, trace in zip(targets, traces, strict=True):
+        name = target.class_name
+        if trace.first is not None:
+            tally.add(name, mode, "dice_first", trace.first)
+        for clicks in CLICKS_SHOWN:
+            tally.add(name, mode, f"dice_{clicks}", trace.after(clicks))
+        for threshold in NOC_THRESHOLDS:
+            figure = f"noc{100 * threshold:.0f}"
+            tally.add(name, mode, figure, trace.clicks_to(threshold, limit))
+            tally.add(name, mode, f"{figure}_failed", float(not trace.reached(threshold)))
+        needed = trace.clicks_to(NOC_THRESHOLDS[-1], limit) if trace.reached(NOC_THRESHOLDS[-1]) else limit + 1
+        reached = [float(clicks >= needed) for clicks in range(limit + 1)]
+        tally.add_curve(name, mode, [trace.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached)
+        tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
+
+
+def _by_case(targets: Sequence[Target], predictions: Sequence[Prediction]) -> list[list[tuple[Target, Prediction]]]:
+    """The pairs of each class in each case, in the order of the slices."""
+    groups: dict[tuple[str, int], list[tuple[Target, Prediction]]] = {}
+    for target, prediction in zip(targets, predictions, strict=True):
+        groups.setdefault((target.part.case, target.index), []).append((target, prediction))
+    return list(groups.values())

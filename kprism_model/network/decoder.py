@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixture-of-experts decoder: one loop for every combination of prompts; a mode is which tokens are present."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kprism_model.network.config import STRIDES, KPrismConfig
+from kprism_model.network.experts import MixtureCrossAttention, MixtureFeedForward
+from kprism_model.network.prompts import POSITIVE_PADDING, ClickEncoder, Prompts
+
+ABSENT_LOGIT = -20.0
+"""Mask logit of rows that stopped at the coarsest scale because their structure is not there."""
+
+
+@dataclass
+class Tokens:
+    """T sparse tokens of N rows: `content` and `position` (N, T, C), `foreground` and `padded` (N, T) booleans."""
+
+    content: Tensor
+    position: Tensor
+    foreground: Tensor
+    padded: Tensor
+
+    @classmethod
+    def concatenate(cls, groups: list[Tokens]) -> Tokens:
+        """All tokens of `groups` in one set."""
+        if len(groups) == 1:
+            return groups[0]
+        return cls(
+            torch.cat([g.content for g in groups], dim=1),
+            torch.cat([g.position for g in groups], dim=1),
+            torch.cat([g.foreground for g in groups], dim=1),
+            torch.cat([g.padded for g in groups], dim=1),
+        )
+
+    def mean_foreground(self) -> Tensor:
+        """Mean content of the foreground tokens that are not padding, (N, C); zero where there is none."""
+        weight = (self.foreground & ~self.padded)[..., None].to(self.content.dtype)
+        return (self.content * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+class SelfAttention(nn.Module):
+    """LN(t + multi-head self-attention of t), with positions added to queries and keys."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, content: Tensor, position: Tensor, padded: Tensor | None) -> Tensor:
+        """(N, T, C) -> (N, T, C); `padded` (N, T) marks tokens that nobody may attend."""
+        query = content + position
+        out, _ = self.attention(query, query, content, key_padding_mask=padded, need_weights=False)
+        return self.norm(content + out)  # type: ignore[no-any-return]
+
+
+class ChannelAttentionBlock(nn.Module):
+    """Residual convolution block with efficient channel attention (ECA, arXiv 1910.03151)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        reach = int((abs(math.log2(width)) + 1) // 2)
+        kernel = reach if reach % 2 else reach + 1
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.channel_mixer = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w)."""
+        out = self.conv2(F.relu(self.conv1(F.relu(x))))
+        weight = self.channel_mixer(out.mean((2, 3))[:, None]).sigmoid()
+        return x + out * weight[:, 0, :, None, None]  # type: ignore[no-any-return]
+
+
+class MaskHead(nn.Module):
+    """Pixels of one scale to mask logits: 3x3 convolution, two residual blocks, 3x3 convolution."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, hidden, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 3, padding=1))
+            for _ in range(2)
+        )
+        self.last = nn.Conv2d(hidden, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, 1, h, w)."""
+        x = F.relu(self.first(x))
+        for block in self.blocks:
+            x = F.relu(x + block(x))
+        return self.last(x)  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """Tokens read the pixels, talk to each other, and write back; then the pixels are convolved."""
+
+    def __init__(self, config: KPrismConfig) -> None:
+        super().__init__()
+        self.attend_padding = config.attend_padding
+        self.read = MixtureCrossAttention(config.width, config.heads, config.experts)
+        self.mix = SelfAttention(config.width, config.heads)
+        self.feed_forward = MixtureFeedForward(config.width, config.ffn_width, config.experts)
+        self.write = MixtureCrossAttention(config.width, config.heads, config.experts)
+        self.convolve = ChannelAttentionBlock(config.width)
+
+    def forward(
+        self, tokens: Tokens, pixels: Tensor, position: Tensor, blocked: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """One layer.
+
+        `pixels` (N, h, w, C), `position` (h, w, C), `blocked` (N, T, h * w). Returns the new token contents (N, T, C)
+        and the new pixels (N, h, w, C).
+        """
+        padded = None if self.attend_padding or not tokens.padded.any() else tokens.padded
+        if padded is not None:  # a row of nothing but padding attends it, for want of anything else
+            padded = padded & ~padded.all(-1, keepdim=True)
+        flat, flat_position = pixels.flatten(1, 2), position.flatten(0, 1)
+        content = self.read(tokens.content, flat, tokens.position, flat_position, blocked)
+        content = self.mix(content, tokens.position, padded)
+        content = self.feed_forward(content)
+        flat = self.write(flat, content, flat_position, tokens.position, None if padded is None else padded[:, None])
+        written = self.convolve(flat.view_as(pixels).permute(0, 3, 1, 2))
+        return content, written.permute(0, 2, 3, 1)
+
+
+class Decoder(nn.Module):
+    """Layers that visit strides 16, 8, 4 in turn; each predicts a mask that steers the next layer's attention."""
+
+    def __init__(self, config: KPrismConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.layers))
+        self.resamplers = nn.ModuleList(
+            nn.Conv2d(width, width, 4, 4) if layer % 3 == 0 else nn.ConvTranspose2d(width, width, 2, 2)
+            for layer in range(1, config.layers)
+        )
+        self.heads = nn.ModuleList(MaskHead(width, config.head_channels) for _ in STRIDES)
+        self.presence = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.clicks = ClickEncoder(width)
+        shape = (config.num_classes, config.queries_per_class, width)
+        self.class_content = nn.Parameter(torch.randn(shape))
+        self.class_position = nn.Parameter(torch.randn(shape))
+        self.reference_content = nn.Parameter(torch.randn(config.summaries, width))
+        self.reference_position = nn.Parameter(torch.randn(config.summaries, width))
+        self.summary_to_content = nn.Linear(width, width)
+        self.summary_to_position = nn.Linear(width, width)
+
+    def forward(
+        self, embed: Callable[[int, Tensor], Tensor], positions: list[Tensor], prompts: Prompts
+    ) -> tuple[list[Tensor], Tensor]:
+        """Decode N rows.
+
+        `embed` gives for a scale and the numbers of K rows their pixels (K, h, w, C); it is asked when a scale is first
+        visited, for the rows that are left. `positions` are (h, w, C) for strides 16, 8 and 4. Returns the logits (N,
+        1, h, w) of every layer and the presence logits (N,) of the coarsest scale. Rows that stop there for want of
+        presence have `ABSENT_LOGIT` everywhere in the later layers.
+        """
+        count = len(prompts.image_index)
+        rows = kept = torch.arange(count, device=prompts.image_index.device)
+        pixels: list[Tensor] = []
+        sources: list[Tensor] = []  # what click tokens read: the embedded pixels, later those of the last round
+        logits: list[Tensor] = []
+        presence = torch.zeros(count, device=rows.device)
+        content: Tensor | None = None
+        latest: Tensor | None = None
+        only_classes = prompts.references is None and prompts.points is None
+        for number, layer in enumerate(self.layers):
+            level = number % 3
+            if not len(kept):
+                logits.append(_spread(positions[level].new_zeros(0, 1, *positions[level].shape[:2]), kept, count))
+                continue
+            if number < 3:
+                pixels.append(embed(level, kept))
+                sources.append(pixels[level])
+            x = pixels[level]
+            if number:
+                x = x + self._resample(number, pixels[(number - 1) % 3])
+            tokens = self._tokens(level, sources[level], prompts)
+            if only_classes and content is not None:
+                tokens.content = content
+            blocked = None if latest is None else self._blocked(latest, x.shape[1:3], tokens, prompts)
+            content, pixels[level] = layer(tokens, x, positions[level], blocked)
+            if level == 2:
+                sources = list(pixels)
+            latest = self.heads[level](pixels[level].permute(0, 3, 1, 2))
+            logits.append(_spread(latest, kept, count))
+            if number == 0:
+                presence = self._presence(tokens, content, pixels[0])
+                if prompts.minimum_presence is not None:
+                    kept = rows[presence.sigmoid() >= prompts.minimum_presence]
+                    pixels, content, latest = [pixels[0][kept]], content[kept], latest[kept]
+                    prompts = prompts.select(kept)
+        return logits, presence
+
+    def _resample(self, number: int, previous: Tensor) -> Tensor:
+        resampled: Tensor = self.resamplers[number - 1](previous.permute(0, 3, 1, 2))
+        return resampled.permute(0, 2, 3, 1)
+
+    def _tokens(self, level: int, pixels: Tensor, prompts: Prompts) -> Tokens:
+        groups = []
+        if prompts.class_index is not None:
+            groups.append(self._class_tokens(prompts.class_index))
+        if prompts.references is not None:
+            groups.append(self._reference_tokens(prompts.references.summaries[level]))
+        if prompts.points is not None and prompts.point_labels is not None:
+            groups.append(self._click_tokens(level, pixels, prompts.points, prompts.point_labels, prompts.size))
+        return Tokens.concatenate(groups)
+
+    def _class_tokens(self, index: Tensor) -> Tokens:
+        content = self.class_content[index]
+        ones = torch.ones(content.shape[:2], dtype=torch.bool, device=content.device)
+        return Tokens(content, self.class_position[index], ones, ~ones)
+
+    def _reference_tokens(self, summaries: Tensor) -> Tokens:
+        content = (self.reference_content + self.summary_to_content(summaries)).flatten(1, 2)
+        position = (self.reference_position + self.summary_to_position(summaries)).flatten(1, 2)
+        count, half = summaries.shape[2], summaries.shape[2] // 2
+        foreground = (torch.arange(content.shape[1], device=content.device) % count < half).expand(content.shape[:2])
+        return Tokens(content, position, foreground, torch.zeros_like(foreground))
+
+    def _click_tokens(
+        self, level: int, pixels: Tensor, points: Tensor, point_labels: Tensor, size: tuple[int, int]
+    ) -> Tokens:
+        content = self.clicks.read(pixels, points, STRIDES[level])
+        position = self.clicks.position(points, point_labels, size)
+        foreground = (point_labels == 1) | (point_labels == POSITIVE_PADDING)
+        return Tokens(content, position, foreground, point_labels < 0)
+
+    @staticmethod
+    def _blocked(logits: Tensor, size: torch.Size, tokens: Tokens, prompts: Prompts) -> Tensor:
+        """Foreground tokens see predicted foreground, the others predicted background; a row without any sees all."""
+        guide = logits.detach()
+        only_clicks = prompts.class_index is None and prompts.references is None
+        if only_clicks:  # published rule: binary first, then resized
+            guide = (guide > 0).to(guide.dtype) - 0.5
+        guide = F.interpolate(guide, tuple(size), mode="bilinear", align_corners=False).flatten(2)
+        blocked = torch.where(tokens.foreground[..., None], guide < 0, guide > 0)
+        return blocked & ~blocked.all(-1, keepdim=True)
+
+    def _presence(self, tokens: Tokens, content: Tensor, pixels: Tensor) -> Tensor:
+        seen = Tokens(content, tokens.position, tokens.foreground, tokens.padded).mean_foreground()
+        strongest = pixels.flatten(1, 2).amax(1)
+        return self.presence(torch.cat([seen, strongest], dim=-1))[:, 0]  # type: ignore[no-any-return]
+
+
+def _spread(logits: Tensor, kept: Tensor, rows: int) -> Tensor:
+    """Logits of the rows numbered `kept`, set among `rows` rows."""
+    if len(kept) == rows:
+        return logits
+    spread = logits.new_full((rows, *logits.shape[1:]), ABSENT_LOGIT)
+    spread[kept] = logits
+    return spread

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The K-Prism network: encoders, prompts and decoder joined (arXiv 2509.25594)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.network.decoder import Decoder
+from kprism_model.network.encoder import ImageEncoder, ImageFeatures, MaskEncoder
+from kprism_model.network.layers import GroupNorm, PointwiseConv
+from kprism_model.network.position import sine_encoding
+from kprism_model.network.prompts import DensePromptEncoder, Prompts
+from kprism_model.network.references import ObjectSummarizer, References, read_references
+
+
+@dataclass
+class Decoded:
+    """Answer of the decoder for N rows: `logits` of every layer (N, 1, h, w), the last at stride 4; `presence` (N,)."""
+
+    logits: list[Tensor]
+    presence: Tensor
+
+
+class KPrism(nn.Module):
+    """One network for three kinds of knowledge: trained classes, reference cases, and clicks or scribbles.
+
+    `encode_image` once an image, `encode_references` once a set of references, `decode` as often as wanted.
+    """
+
+    def __init__(self, config: KPrismConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config)
+        self.mask_encoder = MaskEncoder(config)
+        self.summarizer = ObjectSummarizer(config)
+        self.projections = nn.ModuleList(
+            nn.Sequential(PointwiseConv(channels, config.width), GroupNorm(config.width))
+            for channels in config.encoder_channels
+        )
+        self.dense_encoder = DensePromptEncoder(config.width, config.dense_channels)
+        self.level_embedding = nn.Parameter(torch.randn(3, config.width))
+        self.decoder = Decoder(config)
+        self._empty_maps: tuple[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] | None = None
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Encode images (B, 3, H, W) with values in [0, 1]; ValueError unless H and W are multiples of 32."""
+        self._check_images(images)
+        features: ImageFeatures = self.image_encoder(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def encode_references(self, images: Tensor, masks: Tensor, features: ImageFeatures | None = None) -> References:
+        """Encode R reference images (B, R, 3, H, W) with their masks (B, R, 1, H, W) of 0 and 1, for B rows.
+
+        `features` are what `encode_image` made of the B * R images, where that is known already.
+        """
+        if images.ndim != 5 or masks.shape != (*images.shape[:2], 1, *images.shape[3:]):
+            raise ValueError(
+                "expected images (B, R, 3, H, W) and masks (B, R, 1, H, W), "
+                f"got {tuple(images.shape)} and {tuple(masks.shape)}"
+            )
+        rows = images.shape[:2]
+        flat_images = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        flat_masks = masks.flatten(0, 1).to(images.dtype)
+        keys = (features or self.encode_image(flat_images)).stride16
+        encoded = self.mask_encoder(flat_images, flat_masks)
+        summaries = tuple(s.unflatten(0, rows) for s in self.summarizer(encoded, flat_masks))
+        return References(summaries, keys.unflatten(0, rows), encoded.stride16.unflatten(0, rows))
+
+    def decode(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
+        """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names."""
+        rows = len(prompts.image_index)
+        if prompts.references is not None:
+            prompts = replace(prompts, references=prompts.references.expand(rows))
+        dense = self._encode_dense(prompts)
+        positions = [
+            sine_encoding(scale.shape[-2], scale.shape[-1], self.config.width, device=scale.device)
+            for scale in features
+        ]
+
+        def embed(level: int, kept: Tensor) -> Tensor:
+            scale = self._project(features[level], level, prompts, kept)
+            laid = dense[level] if len(dense[level]) == 1 else dense[level][kept]
+            where = positions[level] + self.level_embedding[level][:, None, None]
+            return (scale + (laid + where)).permute(0, 2, 3, 1).contiguous()
+
+        logits, presence = self.decoder(embed, [p.permute(1, 2, 0).contiguous() for p in positions], prompts)
+        return Decoded(logits, presence)
+
+    def forward(self, images: Tensor, prompts: Prompts) -> Decoded:
+        """Encode and decode in one call."""
+        return self.decode(self.encode_image(images), prompts)
+
+    def add_classes(self, count: int) -> None:
+        """Append `count` rows to the class table, at the mean of the existing ones; no existing output changes."""
+        if count < 1:
+            raise ValueError(f"expected a positive number of new classes, got {count}")
+        decoder = self.decoder
+        for name in ("class_content", "class_position"):
+            table: Tensor = getattr(decoder, name).data
+            new = table.mean(0, keepdim=True).expand(count, -1, -1)
+            setattr(decoder, name, nn.Parameter(torch.cat([table, new])))
+        self.config = replace(self.config, num_classes=self.config.num_classes + count)
+
+    def _project(self, scale: Tensor, level: int, prompts: Prompts, kept: Tensor) -> Tensor:
+        """One scale's features at the decoder's width for the rows `kept`; references are read out at the coarsest."""
+        index = prompts.image_index.index_select(0, kept)
+        projection = self.projections[level]
+        if level == 0 and prompts.references is not None:
+            scale = read_references(scale.index_select(0, index), prompts.references.select(kept))
+        elif len(kept) < len(scale):  # fewer rows than images: project what is asked for
+            scale = scale.index_select(0, index)
+        else:
+            return projection(scale).index_select(0, index)  # type: ignore[no-any-return]
+        return projection(scale)  # type: ignore[no-any-return]
+
+    def _encode_dense(self, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor]:
+        if prompts.dense is not None:
+            return self._dense_maps(prompts.dense)
+        # The empty map is the same for all rows and, as long as the weights stay, for all calls.
+        device = prompts.image_index.device
+        parameters = list(self.dense_encoder.parameters())
+        if torch.is_grad_enabled() or any(parameter.is_inference() for parameter in parameters):
+            # The map must stay part of the graph; and inference tensors do not tell when they are changed.
+            return self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
+        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
+        key = (prompts.size, device, torch.is_autocast_enabled(device.type), weights)
+        if self._empty_maps is None or self._empty_maps[0] != key:
+            self._empty_maps = key, self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
+        return self._empty_maps[1]
+
+    def _dense_maps(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps: tuple[Tensor, Tensor, Tensor] = self.dense_encoder(dense.contiguous(memory_format=torch.channels_last))
+        return maps
+
+    @staticmethod
+    def _check_images(images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+        height, width = images.shape[-2:]
+        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or not height or not width:
+            raise ValueError(f"height and width must be multiples of {SIZE_MULTIPLE}, got {height} x {width}")

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounds of simulated annotation: what one batch teaches in the three modes, all on the same image features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from kprism_model.annotator.clicks import next_clicks, simulate_scribble
+from kprism_model.annotator.scribbles import SCRIBBLE_POINTS, scribble_points
+from kprism_model.data.sampling import Batch
+from kprism_model.network.encoder import ImageFeatures
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.prompts import PADDING, Prompts, click_discs
+from kprism_model.training.losses import mask_loss, presence_loss
+
+MODES = ("semantic", "in_context", "interactive")
+
+_NEGATIVE_REACH = 8  # a negative scribble is drawn within this many pixels outside of the object
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """How a batch is practised.
+
+    `weights` of the losses of semantic, in-context and interactive rows; a mode of weight 0 is left out. A semantic or
+    in-context first mask is corrected by a click with the chance `corrected`. Interactive rows start with a click or,
+    with the chance `scribbled`, with scribbles; up to `unseen_clicks` further clicks follow without a gradient, so that
+    the network meets late corrections at the price of a forward pass; then `rounds` masks are learned from. Masks after
+    the first weigh `later_weight`.
+    """
+
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    corrected: float = 0.35
+    scribbled: float = 0.2
+    unseen_clicks: int = 3
+    rounds: int = 2
+    later_weight: float = 0.8
+    presence_weight: float = 1.0
+
+
+def practise(
+    model: KPrism, batch: Batch, rng: np.random.Generator, settings: RoundSettings
+) -> tuple[Tensor, dict[str, float]]:
+    """Learn a batch in every mode that it holds rows for (paper, training section).
+
+    Returns the loss to differentiate and, for logging, the mean Dice of the first and last masks: "semantic",
+    "in_context", "interactive" and "interactive_last".
+    """
+    features = model.encode_image(batch.images)
+    losses: list[Tensor] = []
+    scores: dict[str, float] = {}
+    for mode, weight in zip(MODES, settings.weights, strict=True):
+        task = _task(model, batch, features, mode, rng, settings) if weight else None
+        if task is not None:
+            loss, first, last = _practise_task(model, features, task, rng, settings)
+            losses.append(weight * loss)
+            scores[mode] = first
+            if mode == "interactive":
+                scores["interactive_last"] = last
+    if not losses:  # nothing can be asked of these images: a gradient of zero
+        return 0.0 * features.stride16.sum(), scores
+    return torch.stack(losses).sum(), scores
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Rows of one mode: their first prompts and true masks (N, 1, H, W); how many rounds, the first unseen ones."""
+
+    prompts: Prompts
+    masks: Tensor
+    unseen: int
+    rounds: int
+    has_presence: bool
+
+
+def _task(
+    model: KPrism,
+    batch: Batch,
+    features: ImageFeatures,
+    mode: str,
+    rng: np.random.Generator,
+    settings: RoundSettings,
+) -> _Task | None:
+    """What one mode asks of the batch; None where it holds no row for it."""
+    rounds = 1 + int(rng.random() < settings.corrected)
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    if mode == "semantic":
+        rows = (batch.class_index >= 0).nonzero().flatten()
+        if not len(rows):
+            return None
+        return _Task(Prompts(size, rows, class_index=batch.class_index[rows]), batch.masks[rows], 0, rounds, True)
+    if mode == "in_context":
+        rows = (batch.references[:, 0] >= 0).nonzero().flatten()
+        if not len(rows):
+            return None
+        encoded = model.encode_references(batch.images[:, None], batch.masks[:, None], features)
+        prompts = Prompts(size, rows, references=encoded.gather(batch.references[rows]))
+        return _Task(prompts, batch.masks[rows], 0, rounds, True)
+    rows = batch.objects.flatten(1).any(dim=1).nonzero().flatten()
+    if not len(rows):
+        return None
+    objects = batch.objects[rows]
+    first = _scribbles if rng.random() < settings.scribbled else _first_clicks
+    unseen = int(rng.integers(settings.unseen_clicks + 1))
+    return _Task(first(size, rows, objects, rng), objects, unseen, unseen + settings.rounds, False)
+
+
+def _practise_task(
+    model: KPrism, features: ImageFeatures, task: _Task, rng: np.random.Generator, settings: RoundSettings
+) -> tuple[Tensor, float, float]:
+    """The mean loss of the rounds that are learned from, and the mean Dice after the first and the last round."""
+    present = task.masks.flatten(1).any(dim=1).float()
+    losses: list[Tensor] = []
+    scores: list[float] = []
+    for number, (probability, loss, presence) in enumerate(_rounds(model, features, task, rng)):
+        scores.append(_mean_dice(probability, task.masks))
+        if loss is None:
+            continue
+        losses.append(loss * (settings.later_weight if losses else 1.0))
+        if number == 0 and task.has_presence:
+            losses[0] = losses[0] + settings.presence_weight * presence_loss(presence, present)
+    return torch.stack(losses).mean(), scores[0], scores[-1]
+
+
+def _rounds(
+    model: KPrism, features: ImageFeatures, task: _Task, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Mask probability (N, 1, H, W), loss and presence logits of each round; no loss for the unseen ones."""
+    prompts = task.prompts
+    for number in range(task.rounds):
+        with torch.set_grad_enabled(number >= task.unseen):
+            decoded = model.decode(features, prompts)
+            logits = [layer.float() for layer in decoded.logits]
+            loss = mask_loss(logits, task.masks) if number >= task.unseen else None
+        probability = _probability(logits[-1], prompts.size)
+        yield probability, loss, decoded.presence.float()
+        if number + 1 < task.rounds:
+            prompts = _with_clicks(prompts, probability, task.masks, rng)
+
+
+def _first_clicks(size: tuple[int, int], rows: Tensor, objects: Tensor, rng: np.random.Generator) -> Prompts:
+    """Prompts that hold one click a row, inside the object."""
+    blank = torch.zeros_like(objects)
+    points, point_labels = _clicks(blank, objects, rng)
+    dense = torch.cat([click_discs(points, point_labels, size), blank], dim=1)
+    return Prompts(size, rows, points=points, point_labels=point_labels, dense=dense)
+
+
+def _clicks(probability: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """One click a row at the largest error: points (N, 1, 2) and labels (N, 1), padding where there is none."""
+    predicted, target = ((x[:, 0] > 0.5).cpu().numpy() for x in (probability, masks))
+    points, labels = next_clicks(predicted, target, rng=rng)
+    return torch.from_numpy(points)[:, None].to(masks.device), torch.from_numpy(labels)[:, None].to(masks.device)
+
+
+def _with_clicks(prompts: Prompts, probability: Tensor, masks: Tensor, rng: np.random.Generator) -> Prompts:
+    """The same prompts with one more click a row, and `probability` (N, 1, H, W) as the previous mask."""
+    points, point_labels = _clicks(probability, masks, rng)
+    drawn = click_discs(points, point_labels, prompts.size)
+    if prompts.points is not None and prompts.point_labels is not None:
+        points = torch.cat([prompts.points, points], dim=1)
+        point_labels = torch.cat([prompts.point_labels, point_labels], dim=1)
+    if prompts.dense is not None:
+        drawn = torch.maximum(drawn, prompts.dense[:, :2])
+    return replace(prompts, points=points, point_labels=point_labels, dense=torch.cat([drawn, probability], dim=1))
+
+
+def _scribbles(size: tuple[int, int], rows: Tensor, objects: Tensor, rng: np.random.Generator) -> Prompts:
+    """Prompts that hold a positive scribble a row and, in half of the rows, a negative one close to the object."""
+    drawn = torch.zeros(len(objects), 3, *size)
+    points = torch.zeros(len(objects), 2 * SCRIBBLE_POINTS, 2)
+    labels = torch.full((len(objects), 2 * SCRIBBLE_POINTS), PADDING)
+    for row, mask in enumerate((objects[:, 0] > 0.5).cpu().numpy()):
+        scribble = _scribble(mask, rng)
+        drawn[row, 0] = torch.from_numpy(scribble == 1)
+        drawn[row, 1] = torch.from_numpy(scribble == -1)
+        chosen, signs = scribble_points(scribble)
+        points[row, : len(chosen)] = torch.from_numpy(chosen)
+        labels[row, : len(chosen)] = torch.from_numpy(signs)
+    device = objects.device
+    return Prompts(size, rows, points=points.to(device), point_labels=labels.to(device), dense=drawn.to(device))
+
+
+def _scribble(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int8]:
+    scribble = simulate_scribble(mask, rng).astype(np.int8)
+    if rng.random() < 0.5:
+        around = ndimage.binary_dilation(mask, iterations=_NEGATIVE_REACH) & ~ndimage.binary_dilation(mask)
+        if around.any():
+            scribble[simulate_scribble(around, rng)] = -1
+    return scribble
+
+
+def _probability(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    resized = F.interpolate(logits.detach(), size, mode="bilinear", align_corners=False)
+    return resized.sigmoid()
+
+
+def _mean_dice(probability: Tensor, masks: Tensor) -> float:
+    """Mean Dice of the thresholded probabilities, over the rows that hold the object."""
+    predicted = (probability > 0.5).flatten(1)
+    target = (masks > 0.5).flatten(1)
+    held = target.any(1)
+    if not held.any():
+        return float("nan")
+    overlap = 2 * (predicted & target).sum(1) / (predicted.sum(1) + target.sum(1)).clamp(min=1)
+    return float(overlap[held].mean())

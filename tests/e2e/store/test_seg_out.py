@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels as the store holds them: read with pydicom and highdicom, every voxel compared with what /infer answered."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import highdicom
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from lib.dicom.segments import cielab
+from tests.e2e.store.orthanc_site import Mask, Site
+from tests.unit import dicom_files
+
+SHAPE = (36, 28, 5)
+FLAT = SHAPE[:2]
+KINDS: dict[str, Callable[[str], list[Dataset]]] = {
+    "CT": lambda name: dicom_files.volume("CT", SHAPE, name),
+    "MR": lambda name: dicom_files.volume("MR", SHAPE, name),
+    "MR, multi-frame": lambda name: dicom_files.enhanced(SHAPE, name),
+    "US": lambda name: dicom_files.picture("US", shape=FLAT, name=name),
+    "US, multi-frame": lambda name: dicom_files.cine(shape=FLAT, name=name),
+    "CR": lambda name: dicom_files.picture("CR", shape=FLAT, name=name),
+    "CR, several": lambda name: dicom_files.several_pictures("CR", shape=FLAT, name=name),
+    "ES": lambda name: dicom_files.picture("ES", colour=True, shape=FLAT, name=name),
+}
+NAMES = ("zyst mit ümläut", "liver")
+
+Planes = dict[tuple[str, str, int], np.ndarray]
+"""(structure, SOP instance, frame) -> mask (row, column)."""
+
+
+def planes_of(segmentation: Dataset) -> Planes:
+    """The masks of a SEG by the images that they say they were drawn on."""
+    names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in segmentation.SegmentSequence}
+    pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
+    found: Planes = {}
+    for mask, group in zip(pixels, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
+        name = names[int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        key = (name, str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber") or 1))
+        assert key not in found
+        found[key] = mask > 0
+    return found
+
+
+def places(instances: list[Dataset]) -> list[tuple[str, int, Any]]:
+    """(SOP instance, frame, position) of every image, in the order of instances and frames."""
+    found = []
+    for instance in sorted(instances, key=lambda item: int(item.InstanceNumber)):
+        groups = instance.get("PerFrameFunctionalGroupsSequence")
+        for frame in range(int(instance.get("NumberOfFrames") or 1)):
+            holder = groups[frame].PlanePositionSequence[0] if groups else instance
+            found.append((str(instance.SOPInstanceUID), frame + 1, holder.get("ImagePositionPatient")))
+    return found
+
+
+def expected_planes(mask: Mask, values: dict[str, int], instances: list[Dataset]) -> Planes:
+    """The same of an answer: which slice is which image follows from its place, without one from its number."""
+    found: Planes = {}
+    for number, (instance, frame, position) in enumerate(places(instances)):
+        row = number
+        if position is not None:
+            step = np.linalg.solve(mask.directions.T, np.array(position, float) - mask.origin)
+            np.testing.assert_allclose(step, [0, 0, round(step[2])], atol=0.01)
+            row = round(step[2])
+        for name, value in values.items():
+            plane = (mask.voxels[:, :, row] == value).T
+            if plane.any():
+                found[name, instance, frame] = plane
+    return found
+
+
+def assert_same(found: Planes, expected: Planes) -> None:
+    assert found.keys() == expected.keys()
+    for key, plane in expected.items():
+        np.testing.assert_array_equal(found[key], plane, err_msg=str(key))
+
+
+def two_structures(site: Site, image: str, slices: int) -> tuple[Mask, np.ndarray]:
+    """(an answer, both answers in one label map of 1 and 2) for clicks on two structures."""
+    last = slices - 1
+    first = site.infer("interactive", image, {NAMES[0]: [[5, 4, 0], [20, 9, last]]})
+    second = site.infer("interactive", image, {NAMES[1]: [[30, 20, 0]], NAMES[0]: [[5, 4, 0]]})
+    values = site.server.info()["models"]["interactive"]["labels"]
+    labels = (first.voxels > 0).astype(np.uint8)
+    labels[second.voxels == values["liver"]] = 2
+    assert {1, 2} <= set(np.unique(labels))
+    return first, labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_submitted_label_is_a_segmentation_of_the_store(kind: str, site: Site) -> None:
+    instances = KINDS[kind](f"out {kind}")
+    image = site.put(instances)
+    slices = len(places(instances))
+    mask, labels = two_structures(site, image, slices)
+    answer = site.submit(image, mask.file(labels), NAMES)
+    assert answer.status_code == 200, answer.text
+    [stored] = site.segmentations(image)
+
+    mask.voxels = labels
+    assert_same(planes_of(stored), expected_planes(mask, {NAMES[0]: 1, NAMES[1]: 2}, instances))
+    assert [str(item.SegmentLabel) for item in stored.SegmentSequence] == list(NAMES)
+    assert [int(item.SegmentNumber) for item in stored.SegmentSequence] == [1, 2]
+    colours = {entry["name"]: entry["colour"] for entry in site.get("/kprism/api/status").json()["structures"]}
+    for item in stored.SegmentSequence:
+        assert list(item.RecommendedDisplayCIELabValue) == cielab(tuple(colours[item.SegmentLabel]))
+    assert_refers(stored, instances)
+    if instances[0].get("FrameOfReferenceUID"):
+        assert_geometry(stored, instances)
+    assert_highdicom_agrees(stored, labels, mask, instances)
+
+
+def assert_refers(stored: Dataset, instances: list[Dataset]) -> None:
+    """The patient, the study and every image are those of the series."""
+    image = instances[0]
+    for name in ("PatientID", "PatientName", "StudyInstanceUID"):
+        assert stored[name].value == image[name].value
+    [series] = stored.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == image.SeriesInstanceUID
+    referred = {str(item.ReferencedSOPInstanceUID) for item in series.ReferencedInstanceSequence}
+    assert {instance for _, instance, _ in planes_of(stored)} <= referred
+    assert referred <= {str(instance.SOPInstanceUID) for instance in instances}
+    assert (stored.Rows, stored.Columns) == (image.Rows, image.Columns)
+
+
+def assert_geometry(stored: Dataset, instances: list[Dataset]) -> None:
+    """Frames lie where their images lie, turned and spaced alike."""
+    image = instances[0]
+    shared = image.get("SharedFunctionalGroupsSequence")
+    turn = shared[0].PlaneOrientationSequence[0] if shared else image
+    measures = shared[0].PixelMeasuresSequence[0] if shared else image
+    groups = stored.SharedFunctionalGroupsSequence[0]
+    np.testing.assert_allclose(
+        groups.PlaneOrientationSequence[0].ImageOrientationPatient, turn.ImageOrientationPatient, atol=1e-6
+    )
+    np.testing.assert_allclose(groups.PixelMeasuresSequence[0].PixelSpacing, measures.PixelSpacing, rtol=1e-6)
+    assert stored.FrameOfReferenceUID == image.FrameOfReferenceUID
+    where = {(instance, frame): position for instance, frame, position in places(instances)}
+    for group in stored.PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        key = (str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber") or 1))
+        np.testing.assert_allclose(group.PlanePositionSequence[0].ImagePositionPatient, where[key], atol=1e-3)
+
+
+def assert_highdicom_agrees(stored: Dataset, labels: np.ndarray, mask: Mask, instances: list[Dataset]) -> None:
+    """A reader that is none of ours finds the same voxels."""
+    stream = io.BytesIO()
+    stored.save_as(stream, write_like_original=False)
+    segmentation = highdicom.seg.segread(io.BytesIO(stream.getvalue()))
+    sources = [place[:2] for place in places(instances)]
+    if len(instances) == 1 and len(sources) > 1:
+        frames = [frame for _, frame in sources]
+        found = segmentation.get_pixels_by_source_frame(
+            instances[0].SOPInstanceUID, frames, combine_segments=True, ignore_spatial_locations=True
+        )
+    else:
+        found = segmentation.get_pixels_by_source_instance(
+            [instance for instance, _ in sources], combine_segments=True, ignore_spatial_locations=True
+        )
+    expected = expected_planes(Mask(labels, mask.directions, mask.origin), {"1": 1, "2": 2}, instances)
+    for plane, (instance, frame) in zip(found, sources, strict=True):
+        for value in ("1", "2"):
+            blank = np.zeros(plane.shape, bool)
+            np.testing.assert_array_equal(plane == int(value), expected.get((value, instance, frame), blank))
+
+
+def test_an_answer_can_be_had_as_a_segmentation(site: Site) -> None:
+    instances = dicom_files.volume("CT", SHAPE, "answer")
+    image = site.put(instances)
+    params = {"liver": [[5, 4, 2]], "spleen": [[30, 20, 3]]}
+    mask = site.infer("interactive", image, params)
+    answer = site.server.infer("interactive", image, params, output="dicom_seg")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/dicom"
+    segmentation = dcmread(io.BytesIO(answer.content))
+    values = site.server.info()["models"]["interactive"]["labels"]
+    expected = expected_planes(mask, {name: values[name] for name in params}, instances)
+    assert {name for name, *_ in expected} == set(params)
+    assert_same(planes_of(segmentation), expected)
+    assert [item.SegmentAlgorithmType for item in segmentation.SegmentSequence] == ["SEMIAUTOMATIC"] * 2
+    renamed = {**params, "label_info": [{"name": "first"}, {"name": "second"}]}
+    answer = site.server.infer("interactive", image, renamed, output="dicom_seg")
+    names = [item.SegmentLabel for item in dcmread(io.BytesIO(answer.content)).SegmentSequence]
+    assert names == ["first", "second"]
+    assert site.segmentations(image) == []  # asking stores nothing
+
+
+def test_an_answer_as_a_segmentation_needs_an_image_of_the_store(site: Site) -> None:
+    nameless = site.server.infer("interactive", "", {}, output="dicom_seg")
+    assert nameless.status_code == 400
+    assert "needs an image of the DICOMweb server" in nameless.json()["detail"]

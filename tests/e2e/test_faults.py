@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong while the server learns: kills, a full disk, several hands at once. Labels and versions survive.
+
+Processes are killed by `faults/sitecustomize.py`, which they import; the full disk is a small file system of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from tests.e2e.site import NEW, Site, as_file, block, get, submit, train, version, wait
+from tests.live_server import LiveServer
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def order(site: Site) -> Iterator[Path]:
+    """Write a pattern into this file: whoever next puts a file of such a name in place is killed half-way."""
+    path = site.studies.parent / "kill"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
+        patch.setenv("KPRISM_TEST_KILL", str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def small_disk(site: Site) -> Iterator[Path | None]:
+    """The folder of the versions on a file system of 32 MB; None where this user may not mount one."""
+    site.versions.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(site.versions)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, check=False).returncode == 0
+    yield site.versions if mounted else None
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(site.versions)], check=True)
+
+
+@pytest.fixture(scope="module")
+def server(site: Site, order: Path, small_disk: Path | None) -> Iterator[LiveServer]:
+    """Trains by itself after three labels."""
+    with site.serve(train_after="3", train_minutes="0.05") as running:
+        yield running
+
+
+def trainings(server: LiveServer) -> list[str]:
+    """How each training since the start of the server stands."""
+    answer = requests.get(f"{server.url}/train/", params={"all": True}, timeout=60)
+    return [task["status"] for task in answer.json()] if answer.status_code == 200 else []
+
+
+def told(server: LiveServer) -> dict[str, Any]:
+    return dict(server.info()["train_stats"]["kprism"])
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {".lock"}
+
+
+def test_a_trainer_killed_while_it_publishes_is_taken_up_again(server: LiveServer, site: Site, order: Path) -> None:
+    shipped = version(server)
+    order.write_text("0001.safetensors")
+    for name in "abc":
+        assert submit(server, name, site.labels[name]).status_code == 200
+    wait(lambda: not order.exists(), server)
+    assert not (site.versions / "0001.safetensors").exists()
+    wait(lambda: version(server) != shipped, server)
+    wait(lambda: trainings(server) == ["ERROR", "DONE"], server)
+    assert told(server)["message"].startswith("published as version 1: ")
+    assert files_in(site.versions) == {"0001.safetensors", "0001.json", "current.json"}
+    last = json.loads((site.studies / ".kprism" / "training" / "last.json").read_text())
+    assert (last["state"], last["attempts"]) == ("finished", 2)
+
+
+def test_a_disk_that_is_full_when_a_version_is_published(
+    server: LiveServer, site: Site, small_disk: Path | None
+) -> None:
+    if small_disk is None:
+        assert os.environ.get("CI") != "true", "this test must be able to mount a tmpfs where CI=true"
+        pytest.skip("this user may not mount a small file system")
+    trained = version(server)
+    assert requests.post(f"{server.url}/kprism/api/versions/0/current", timeout=60).status_code == 200
+    shipped = wait(lambda: version(server) != trained and version(server), server)
+    before = files_in(small_disk)
+    filler = fill(small_disk, site.weights.stat().st_size // 2)
+    train(server)
+    assert get(server, "/train/")["status"] == "ERROR"
+    assert told(server)["message"].startswith("nothing was published: [Errno 28] No space left on device")
+    assert version(server) == shipped and get(server, "/kprism/api/status")["warning"] is None
+    assert files_in(small_disk) == before | {filler.name}
+    filler.unlink()
+    train(server)  # it takes up what the one before it had trained
+    assert told(server)["message"].startswith("published as version 2: "), told(server)
+    wait(lambda: version(server) not in (shipped, trained), server)
+
+
+def fill(folder: Path, room: int) -> Path:
+    """A file that leaves so many bytes of a disk free."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+    os.truncate(path, path.stat().st_size - room)
+    return path
+
+
+def test_submissions_of_one_case_at_once_leave_one_whole_label(server: LiveServer, site: Site) -> None:
+    labels = [block(row, column) for row, column in ((20, 20), (20, 40), (40, 20), (40, 40))]
+    together = Barrier(len(labels))
+
+    def send(label: np.ndarray) -> int:
+        together.wait()
+        return submit(server, "d", as_file(label)).status_code
+
+    with ThreadPoolExecutor(len(labels)) as threads:
+        assert list(threads.map(send, labels)) == [200] * len(labels)
+    entry = entry_of(site, "d")
+    assert entry["revision"] == len(labels)
+    stored = voxels(site.studies / "labels" / "final" / "d.nii")
+    assert sum(np.array_equal(stored, label) for label in labels) == 1
+    assert np.array_equal(stored, voxels(site.studies / ".kprism" / "intake" / entry["label"]))
+    assert get(server, "/datastore/")["completed"] == 4
+
+
+def entry_of(site: Site, image: str) -> dict[str, Any]:
+    """What the ledger says of a case."""
+    return dict(json.loads((site.studies / ".kprism" / "intake" / "cases" / f"{image}.json").read_text()))
+
+
+def voxels(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj)
+
+
+def test_training_asked_for_by_several_at_once_runs_once_and_skips_a_case_whose_image_is_gone(
+    server: LiveServer, site: Site
+) -> None:
+    (site.studies / "d.nii.gz").unlink()
+    wait(lambda: submit(server, "d", site.labels["d"]).status_code == 404, server)
+    before = trainings(server)
+    together = Barrier(3)
+
+    def ask(address: str) -> requests.Response:
+        together.wait()
+        return requests.post(f"{server.url}{address}", json={}, timeout=60)
+
+    with ThreadPoolExecutor(3) as threads:
+        answers = list(threads.map(ask, ["/train/kprism", "/train/kprism", "/train/"]))
+    started = [answer.status_code == 200 for answer in answers[:2]]
+    started.append(answers[2].json()["kprism"]["result"] is not None)
+    assert sum(started) == 1, [answer.text for answer in answers]
+    assert all("a training is running" in a.text for a, first in zip(answers, started, strict=True) if not first)
+    wait(lambda: trainings(server)[-1] not in ("SUBMITTED", "RUNNING"), server)
+    assert trainings(server) == [*before, "DONE"]
+    assert told(server)["skipped"] == {"d": "image 'd' is not in this datastore"}
+
+
+def test_wrong_options_are_refused_before_anything_is_started(server: LiveServer) -> None:
+    before = trainings(server)
+    wrong = requests.post(f"{server.url}/train/kprism", json={"max_minutes": "long"}, timeout=60)
+    assert (wrong.status_code, wrong.json()["detail"]) == (400, "option max_minutes is 'long'; expected a number")
+    unknown = requests.post(f"{server.url}/train/deepedit", json={}, timeout=60)
+    assert unknown.status_code == 404 and "expected one of kprism" in unknown.json()["detail"]
+    assert trainings(server) == before
+
+
+def test_a_training_can_be_stopped_and_stays_stopped(server: LiveServer, site: Site) -> None:
+    children = start_long_training(server)
+    asked = time.monotonic()
+    assert requests.delete(f"{server.url}/train/", timeout=60).json()["status"] == "STOPPED"
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert time.monotonic() - asked < 30
+    last = site.studies / ".kprism" / "training" / "last.json"
+    wait(lambda: json.loads(last.read_text())["state"] == "stopped", server)
+    assert trainings(server)[-1] == "STOPPED" and told(server)["message"].startswith("it was cut off while ")
+
+
+def start_long_training(server: LiveServer) -> list[psutil.Process]:
+    """Start a training of many minutes; its processes, once it computes."""
+    began = requests.post(f"{server.url}/train/kprism", json={"max_minutes": 30}, timeout=60)
+    assert began.status_code == 200, began.text
+    wait(lambda: told(server)["message"] == "training" and "current_time" in told(server), server)
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def test_a_training_ends_with_its_server(server: LiveServer) -> None:
+    """It stops the server of this file."""
+    children = start_long_training(server)
+    assert children
+    server.stop()
+    assert server.process.returncode != -9, "the server did not end by itself"
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_stored"),
+    [
+        ("e-*.nii", False),  # the file as it was sent: the client gets no answer and knows that it must send again
+        ("datastore_v2.json", True),  # kept and noted, with the label in the datastore, but not in its list
+        ("e.json", True),  # all but the ledger's entry
+    ],
+)
+def test_a_server_killed_during_a_submission(site: Site, order: Path, pattern: str, is_stored: bool) -> None:
+    intake = site.studies / ".kprism" / "intake"
+    with site.serve() as killed:
+        before = entry_of(site, "e") if (intake / "cases" / "e.json").exists() else None
+        label = block(22 + 4 * len(pattern) % 16, 30)
+        order.write_text(pattern)
+        with pytest.raises(requests.ConnectionError):
+            submit(killed, "e", as_file(label))
+        assert killed.process.wait(60) == -9
+    with site.serve() as restarted:
+        completed = get(restarted, "/datastore/")["completed"]
+        assert files_in(intake / "pending") == set()
+        for path in (*intake.glob("cases/*.json"), site.studies / "datastore_v2.json"):
+            json.loads(path.read_text())
+        if not is_stored:
+            assert before is None and not (intake / "cases" / "e.json").exists() and completed == 3
+            return
+        entry = entry_of(site, "e")
+        assert entry["revision"] == (1 if before is None else before["revision"] + 1) and completed == 4
+        stored = voxels(site.studies / "labels" / "final" / "e.nii")
+        assert np.array_equal(stored, label) and np.array_equal(voxels(intake / entry["label"]), label)
+        answer = restarted.infer("in_context", "f", {"structures": NEW, "presence": 0, "reference_slices": 5}).headers
+        assert answer is not None
