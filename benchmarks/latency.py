@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a clinician waits: requests as OHIF sends them, to a running server, from outside over HTTP.
 
-    python -m benchmarks.latency [--size 512] [--volume 256 256 100] [--rounds 5] [--clicks 10]
-    python -m benchmarks.latency --size 128 --volume 64 64 12 --rounds 2 --clicks 4 --side 32      # a quick try
+    python -m benchmarks.latency [--size 512] [--volume 256 256 100] [--huge 512 512 1000] [--rounds 5] [--clicks 10]
+    python -m benchmarks.latency --size 128 --volume 64 64 12 --huge 64 64 50 --rounds 2 --clicks 4 --side 32  # a try
 
 Starts `./kprism serve` on a temporary folder with a picture and a volume, each in as many copies as there are rounds
-(first clicks must not find anything computed), asks, and prints a table. Then MONAI Label's server with its DeepEdit
-network, random weights, answers clicks on the same volume (see `deepedit_app`). One server runs at a time.
+(first clicks must not find anything computed), asks, and prints a table. A huge volume shows what the default memory
+budget makes of it. Then MONAI Label's server with its DeepEdit network, random weights, answers clicks on the same
+volume (see `deepedit_app`). One server runs at a time.
 """
 
 from __future__ import annotations
@@ -42,19 +43,26 @@ OHIF = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress":
 """What OHIF adds to every request."""
 
 
-def write_studies(folder: Path, size: int, shape: tuple[int, int, int], copies: int) -> Path:
+def enlarged(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The sample volume at another size, int16, and its affine."""
+    source = nibabel.load(SAMPLES / f"{VOLUME}.nii.gz")
+    stored = np.asanyarray(source.dataobj).astype(np.float32)
+    plane = zoom(stored, (shape[0] / stored.shape[0], shape[1] / stored.shape[1], 1), order=1).astype(np.int16)
+    voxels = zoom(plane, (1, 1, shape[2] / stored.shape[2]), order=1)
+    return voxels, source.affine @ np.diag([*(np.array(stored.shape) / voxels.shape), 1])
+
+
+def write_studies(folder: Path, arguments: argparse.Namespace) -> Path:
     """Pictures and volumes that differ in one value, and a labelled case as a reference; returns the folder."""
     (folder / "labels" / "final").mkdir(parents=True)
     with Image.open(SAMPLES / f"{PICTURE}.png") as picture:
-        pixels = np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
-    source = nibabel.load(SAMPLES / f"{VOLUME}.nii.gz")
-    stored = np.asanyarray(source.dataobj).astype(np.float32)
-    voxels = zoom(stored, np.array(shape) / stored.shape, order=1).astype(np.int16)
-    affine = source.affine @ np.diag([*(np.array(stored.shape) / voxels.shape), 1])
-    for number in range(copies):
+        pixels = np.array(picture.resize((arguments.size, arguments.size), Image.Resampling.BICUBIC))
+    voxels, affine = enlarged(tuple(arguments.volume))
+    for number in range(arguments.rounds):
         pixels[0, 0] = voxels[0, 0, 0] = number
         Image.fromarray(pixels).save(folder / f"picture{number}.png")
         nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / f"volume{number}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(*enlarged(tuple(arguments.huge))), folder / "huge0.nii")
     shutil.copy(SAMPLES / f"{REFERENCE}.nii.gz", folder)
     shutil.copy(SAMPLES / "labels" / "final" / f"{REFERENCE}.nii.gz", folder / "labels" / "final")
     (folder / "labels.json").write_text(f'{{"labels": {{"1": "{LABEL}"}}}}')
@@ -75,13 +83,18 @@ def click_lists(clicks: int, shape: tuple[int, int], k: int) -> Iterator[dict[st
         yield {"background": list(outside), LABEL: list(inside)}
 
 
+def copies(server: LiveServer, image: str) -> int:
+    """How many copies of a picture or volume there are."""
+    return sum(1 for _ in server.studies.glob(f"{image}*"))
+
+
 def measure_clicks(server: LiveServer, table: Table, what: str, image: str, lists: list[dict[str, Any]]) -> Asked:
     """First click, next clicks, and each of them taken back again, on images that nobody has asked about.
 
     Returns the next clicks.
     """
     first, following, undone = Asked(), Asked(), Asked()
-    rounds = sum(1 for _ in server.studies.glob(f"{image}*"))
+    rounds = copies(server, image)
     for number in tqdm(range(rounds), desc=f"clicks on a {image}", leave=False):
         name = f"{image}{number}"
         first.ask(server, "interactive", name, {**lists[0], **OHIF})
@@ -99,7 +112,7 @@ def measure_clicks(server: LiveServer, table: Table, what: str, image: str, list
 
 def measure_whole(server: LiveServer, table: Table, what: str, image: str) -> None:
     """Automatic segmentation: of images that nobody has asked about, and once more."""
-    rounds = sum(1 for _ in server.studies.glob(f"{image}*"))
+    rounds = copies(server, image)
     for model, params in (("semantic", {}), ("in_context", {"structures": LABEL})):
         for state in ("", ", slices already encoded"):
             asked = Asked()
@@ -112,7 +125,7 @@ def measure_propagation(server: LiveServer, table: Table, what: str, clicks: dic
     """From clicks on one slice to the whole structure, and again after one click more."""
     for state, extra in (("", {}), (", one click more", {"background": [[1, 1, clicks[LABEL][0][2]]]})):
         rates, asked = [], Asked()
-        for number in range(sum(1 for _ in server.studies.glob("volume*"))):
+        for number in range(copies(server, "volume")):
             params = {**clicks, **extra, "scope": "whole volume", **OHIF}
             seconds, answer = asked.full(server, "interactive", f"volume{number}", params)
             rates.append(answer["slices_followed"] / seconds)
@@ -151,6 +164,10 @@ def measure_kprism(studies: Path, table: Table, arguments: argparse.Namespace) -
         measure_whole(server, table, volume, "volume")
         measure_others(server, table, volume)
         table.row("memory (RSS) after all this", f"{server.memory() / 2**20:.0f} MiB")
+        table.row("the most memory so far", f"{peak_memory(server.process.pid) / 2**20:.0f} MiB")
+        huge = tuple(arguments.huge)
+        clicks = list(click_lists(3, huge[:2], int(MIDDLE * huge[2])))
+        measure_clicks(server, table, " x ".join(map(str, huge)), "huge", clicks)
         table.row("the most memory it ever had", f"{peak_memory(server.process.pid) / 2**20:.0f} MiB")
     return next_clicks
 
@@ -174,6 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Waiting times of the server's users, over HTTP.")
     parser.add_argument("--size", type=int, default=512, help="width and height of the picture in pixels")
     parser.add_argument("--volume", type=int, nargs=3, default=(256, 256, 100), help="voxels of the volume")
+    parser.add_argument("--huge", type=int, nargs=3, default=(512, 512, 1000), help="voxels of the huge volume")
     parser.add_argument("--rounds", type=int, default=5, help="how many pictures and volumes, and clicks of DeepEdit")
     parser.add_argument("--clicks", type=int, default=10, help="length of the longest list of clicks, at least 2")
     parser.add_argument("--side", type=int, default=128, help="voxels of DeepEdit's cube along a side")
@@ -181,7 +199,7 @@ def main() -> None:
     table = Table()
     table.row("processors, threads", f"{os.cpu_count()}, {os.environ.get('OMP_NUM_THREADS', 'all')}")
     with tempfile.TemporaryDirectory() as name:
-        studies = write_studies(Path(name) / "studies", arguments.size, tuple(arguments.volume), arguments.rounds)
+        studies = write_studies(Path(name) / "studies", arguments)
         ours = measure_kprism(studies, table, arguments)
         theirs = measure_deepedit(studies, Path(name), arguments)
     table.times(f"click of DeepEdit, {arguments.side}^3", theirs)

@@ -2,7 +2,7 @@
 """Time training steps: samples a second, and what of a step is data, click search and network.
 
     python benchmarks/training_speed.py --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
-        [--precision auto]
+        [--precision auto] [--threads 2]
 
 A sample is one prompted mask that is learned from: a semantic, an in-context or an interactive one, corrections
 included; "images" counts the encoder's work. Data are made as in training, in a thread beside the network, and timed
@@ -30,26 +30,37 @@ from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import rounds
+from kprism_model.training.allocation import keep_freed_memory
 from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.trainer import autocast_type
 
 
 class Stopwatch:
-    """Adds up the time spent in a function, and the calls."""
+    """Adds up the time spent in a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.seconds, self.results = function, 0.0, 0
+        self.function, self.seconds = function, 0.0
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         start = time.perf_counter()
         result = self.function(*arguments, **named)
         self.seconds += time.perf_counter() - start
-        self.results += 1
         return result
 
 
-def main() -> None:
-    """Measure and print."""
+class Counted:
+    """A loss that counts the masks that it is asked about."""
+
+    def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
+        self.loss, self.masks = loss, 0
+
+    def __call__(self, logits: Any, target: torch.Tensor) -> torch.Tensor:
+        self.masks += len(target)
+        return self.loss(logits, target)
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--store", type=Path, required=True, help="folder for the slices, made if it is not there")
@@ -59,8 +70,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    arguments = parser.parse_args()
+    parser.add_argument("--plain-allocation", action="store_true", help="without keep_freed_memory")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
+    if not arguments.plain_allocation:
+        keep_freed_memory()
     torch.manual_seed(0)
     sampler = Sampler(SliceStore.build(arguments.data, arguments.store, split="training", size=256), seed=0)
     model = KPrism(KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry))).train()
@@ -77,36 +96,27 @@ def main() -> None:
         loss.backward()
         optimizer.step()
 
-    start = time.perf_counter()
-    for step in range(arguments.steps):
-        draw(step)
-    data = time.perf_counter() - start
-    train_on(0, draw(0))  # to warm up
-    clicks, scribbles = Stopwatch(rounds.next_clicks), Stopwatch(rounds._scribble)
-    learned = Stopwatch(rounds.mask_loss)
-    rows = 0
-
-    def count_rows(logits: Any, target: torch.Tensor) -> torch.Tensor:
-        nonlocal rows
-        rows += len(target)
-        loss: torch.Tensor = learned(logits, target)
-        return loss
-
+    steps = arguments.steps
+    data = Stopwatch(draw)
+    for step in range(steps):
+        train_on(step, data(step))  # to warm up: shapes that are met for the first time cost more
+    clicks, scribbles, learned = Stopwatch(rounds.next_clicks), Stopwatch(rounds._scribble), Counted(rounds.mask_loss)
     with (
-        patch.multiple(rounds, next_clicks=clicks, _scribble=scribbles, mask_loss=count_rows),
-        Prefetcher(draw, start=1) as batches,
+        patch.multiple(rounds, next_clicks=clicks, _scribble=scribbles, mask_loss=learned),
+        Prefetcher(draw, start=0) as batches,
     ):
         start = time.perf_counter()
-        for step in range(arguments.steps):
+        for step in range(steps):
             train_on(step, next(batches))
         total = time.perf_counter() - start
-    steps = arguments.steps
     size = f"{arguments.size} px, batch {arguments.batch_size}"
     print(f"{arguments.preset}, {size}, {arguments.threads} threads, {kind or torch.float32}")
     print(f"step                {total / steps:8.3f} s")
-    print(f"samples a second    {rows / total:8.1f}   ({rows / steps:.1f} a step)")
+    print(f"samples a second    {learned.masks / total:8.1f}   ({learned.masks / steps:.1f} a step)")
     print(f"images a second     {steps * arguments.batch_size / total:8.1f}")
-    print(f"data, made alone    {data / steps:8.3f} s  {100 * data / total:5.1f} % of a step, beside it")
+    print(
+        f"data, made alone    {data.seconds / steps:8.3f} s  {100 * data.seconds / total:5.1f} % of a step, beside it"
+    )
     search = clicks.seconds + scribbles.seconds
     print(f"click search        {search / steps:8.3f} s  {100 * search / total:5.1f} % of a step")
 
