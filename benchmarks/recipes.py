@@ -58,6 +58,7 @@ RECIPES = {
     "coarse": Recipe("128 px to the end", plan={"sizes": ((0.0, 128),)}),
     "no-synthetic": Recipe("no synthetic tasks", mixture=Mixture(synthetic=0.0)),
     "more-synthetic": Recipe("40 % synthetic tasks", mixture=Mixture(synthetic=0.4)),
+    "never-carried": Recipe("no masks carried over from the slice before", rounds=RoundSettings(carried=0.0)),
     "always-corrected": Recipe("every first mask is corrected by a click", rounds=RoundSettings(corrected=1.0)),
 }
 

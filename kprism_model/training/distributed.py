@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
+
+PATIENCE = timedelta(hours=1)
+"""How long a process waits for another, which may read many files alone; `torchrun` notices sooner if it has died."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,12 @@ class Workers:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if device.startswith("cuda"):
+            torch.cuda.set_device(local_rank)  # where NCCL puts what it exchanges
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        return cls(distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+            distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+        return cls(distributed.get_rank(), count, local_rank)
 
     def wait(self) -> None:
         """Go on when all processes have come here."""

@@ -24,6 +24,7 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.sampling import Batch, Mixture, Sampler
 from kprism_model.data.slices import SliceStore
+from kprism_model.memory import is_out_of_memory
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.network.references import References
@@ -253,14 +254,6 @@ def mixed(published: KPrism, tuned: KPrism, share: float) -> KPrism:
     model = KPrism(tuned.config)
     model.load_state_dict(state)
     return model.to(next(tuned.parameters()).device).eval()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, on whatever device."""
-    told = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in told or "can't allocate memory" in told)
-    )
 
 
 def _class_tables(model: KPrism) -> tuple[Tensor, Tensor]:

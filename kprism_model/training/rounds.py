@@ -19,6 +19,7 @@ from kprism_model.data.sampling import Batch
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import PADDING, Prompts, click_discs
+from kprism_model.training.carrying import carried_prompts
 from kprism_model.training.losses import mask_loss, presence_loss
 
 MODES = ("semantic", "in_context", "interactive")
@@ -33,13 +34,15 @@ class RoundSettings:
     `weights` of the losses of semantic, in-context and interactive rows; a mode of weight 0 is left out. A semantic or
     in-context first mask is corrected by a click with the chance `corrected`. Interactive rows start with a click or,
     with the chance `scribbled`, with scribbles; up to `unseen_clicks` further clicks follow without a gradient, so that
-    the network meets late corrections at the price of a forward pass; then `rounds` masks are learned from. Masks after
-    the first weigh `later_weight`.
+    the network meets late corrections at the price of a forward pass; then `rounds` masks are learned from. With the
+    chance `carried` they start from a mask carried over from the slice before instead (`carrying`). Masks after the
+    first weigh `later_weight`.
     """
 
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     corrected: float = 0.35
     scribbled: float = 0.2
+    carried: float = 0.15
     unseen_clicks: int = 3
     rounds: int = 2
     later_weight: float = 0.8
@@ -54,11 +57,14 @@ def practise(
     Returns the loss to differentiate and, for logging, the mean Dice of the first and last masks: "semantic",
     "in_context", "interactive" and "interactive_last".
     """
+    # Drawn before anything that depends on the images, so that with equal generators all processes of a training do
+    # equally many rounds: each step waits for the slowest.
+    courses = {mode: _course(mode, rng, settings) for mode in MODES}
     features = model.encode_image(batch.images)
     losses: list[Tensor] = []
     scores: dict[str, float] = {}
     for mode, weight in zip(MODES, settings.weights, strict=True):
-        task = _task(model, batch, features, mode, rng, settings) if weight else None
+        task = _task(model, batch, features, mode, courses[mode], rng) if weight else None
         if task is not None:
             loss, first, last = _practise_task(model, features, task, rng, settings)
             losses.append(weight * loss)
@@ -71,13 +77,31 @@ def practise(
 
 
 @dataclass(frozen=True)
+class _Course:
+    """How many rounds a task has, how many of them, the first, pass without a gradient; what comes first."""
+
+    rounds: int
+    unseen: int = 0
+    scribbled: bool = False
+    carried: bool = False
+
+
+def _course(mode: str, rng: np.random.Generator, settings: RoundSettings) -> _Course:
+    if mode != "interactive":
+        return _Course(1 + int(rng.random() < settings.corrected))
+    unseen, scribbled = int(rng.integers(settings.unseen_clicks + 1)), bool(rng.random() < settings.scribbled)
+    if rng.random() < settings.carried:
+        return _Course(settings.rounds, carried=True)
+    return _Course(unseen + settings.rounds, unseen, scribbled)
+
+
+@dataclass(frozen=True)
 class _Task:
-    """Rows of one mode: their first prompts and true masks (N, 1, H, W); how many rounds, the first unseen ones."""
+    """Rows of one mode: their first prompts and true masks (N, 1, H, W), and how many rounds."""
 
     prompts: Prompts
     masks: Tensor
-    unseen: int
-    rounds: int
+    course: _Course
     has_presence: bool
 
 
@@ -86,31 +110,34 @@ def _task(
     batch: Batch,
     features: ImageFeatures,
     mode: str,
+    course: _Course,
     rng: np.random.Generator,
-    settings: RoundSettings,
 ) -> _Task | None:
     """What one mode asks of the batch; None where it holds no row for it."""
-    rounds = 1 + int(rng.random() < settings.corrected)
     size = (batch.images.shape[-2], batch.images.shape[-1])
     if mode == "semantic":
         rows = (batch.class_index >= 0).nonzero().flatten()
         if not len(rows):
             return None
-        return _Task(Prompts(size, rows, class_index=batch.class_index[rows]), batch.masks[rows], 0, rounds, True)
-    if mode == "in_context":
-        rows = (batch.references[:, 0] >= 0).nonzero().flatten()
+        return _Task(Prompts(size, rows, class_index=batch.class_index[rows]), batch.masks[rows], course, True)
+    if mode == "in_context" or course.carried:
+        usable = batch.references[:, 0] >= 0
+        if course.carried:
+            usable &= batch.masks.flatten(1).any(dim=1)
+        rows = usable.nonzero().flatten()
         if not len(rows):
             return None
         encoded = model.encode_references(batch.images[:, None], batch.masks[:, None], features)
-        prompts = Prompts(size, rows, references=encoded.gather(batch.references[rows]))
-        return _Task(prompts, batch.masks[rows], 0, rounds, True)
+        references, masks = encoded.gather(batch.references[rows]), batch.masks[rows]
+        if course.carried:
+            return _Task(carried_prompts(size, rows, masks, references, rng), masks, course, False)
+        return _Task(Prompts(size, rows, references=references), masks, course, True)
     rows = batch.objects.flatten(1).any(dim=1).nonzero().flatten()
     if not len(rows):
         return None
     objects = batch.objects[rows]
-    first = _scribbles if rng.random() < settings.scribbled else _first_clicks
-    unseen = int(rng.integers(settings.unseen_clicks + 1))
-    return _Task(first(size, rows, objects, rng), objects, unseen, unseen + settings.rounds, False)
+    first = _scribbles if course.scribbled else _first_clicks
+    return _Task(first(size, rows, objects, rng), objects, course, False)
 
 
 def _practise_task(
@@ -135,14 +162,14 @@ def _rounds(
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """Mask probability (N, 1, H, W), loss and presence logits of each round; no loss for the unseen ones."""
     prompts = task.prompts
-    for number in range(task.rounds):
-        with torch.set_grad_enabled(number >= task.unseen):
+    for number in range(task.course.rounds):
+        with torch.set_grad_enabled(number >= task.course.unseen):
             decoded = model.decode(features, prompts)
             logits = [layer.float() for layer in decoded.logits]
-            loss = mask_loss(logits, task.masks) if number >= task.unseen else None
+            loss = mask_loss(logits, task.masks) if number >= task.course.unseen else None
         probability = _probability(logits[-1], prompts.size)
         yield probability, loss, decoded.presence.float()
-        if number + 1 < task.rounds:
+        if number + 1 < task.course.rounds:
             prompts = _with_clicks(prompts, probability, task.masks, rng)
 
 

@@ -209,7 +209,7 @@ class Trainer:
         return record
 
     def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng([self.plan.seed, self.workers.rank, self.step, part])
+        rng = np.random.default_rng([self.plan.seed, self.step, part])
         with self._autocast():
             return practise(self.model, _to(batch, self.device), rng, self.plan.rounds)
 

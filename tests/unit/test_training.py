@@ -19,6 +19,7 @@ from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
+from kprism_model.training.carrying import moved_mask
 from kprism_model.training.rounds import MODES, RoundSettings, _scribble, practise
 from kprism_model.training.trainer import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
 from tests.unit.dataset_files import rectangle, write_dataset
@@ -56,7 +57,7 @@ ONLY = {
 def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: str) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = RoundSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0)
+    settings = RoundSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0, carried=0.0)
     loss, scores = practise(model, batch, np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -71,7 +72,7 @@ def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: s
 def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = RoundSettings(corrected=0.0, scribbled=0.0, unseen_clicks=0)
+    settings = RoundSettings(corrected=0.0, scribbled=0.0, carried=0.0, unseen_clicks=0)
     alone = []
     for weights in ONLY.values():
         loss, _ = practise(model, batch, np.random.default_rng(0), replace(settings, weights=weights))
@@ -83,9 +84,31 @@ def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
 
 def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = RoundSettings(weights=ONLY["interactive"], scribbled=1.0)
+    settings = RoundSettings(weights=ONLY["interactive"], scribbled=1.0, carried=0.0)
     loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     assert loss.isfinite() and 0 <= scores["interactive"] <= 1
+
+
+def test_a_mask_of_the_slice_before_is_a_first_prompt_too(sampler: Sampler) -> None:
+    model = KPrism(_config()).train()
+    settings = RoundSettings(weights=ONLY["interactive"], carried=1.0)
+    loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
+    loss.backward()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"summarizer.project.0.weight", "dense_encoder.downs.0.0.weight"} <= touched
+    assert 0 <= scores["interactive"] <= 1
+
+
+def test_the_slice_before_shows_about_the_same_mask() -> None:
+    mask = rectangle((SIZE, SIZE), slice(20, 40), slice(24, 40)) > 0
+    overlaps = []
+    for seed in range(50):
+        moved = moved_mask(mask, np.random.default_rng(seed))
+        overlaps.append(2 * (moved & mask).sum() / (moved.sum() + mask.sum()))
+    assert min(overlaps) > 0.5 and np.mean(overlaps) < 0.95
+    single = np.zeros((SIZE, SIZE), bool)
+    single[0, 0] = True
+    assert all(moved_mask(single, np.random.default_rng(seed)).any() for seed in range(20))
 
 
 def test_negative_scribbles_lie_outside_of_the_object() -> None:

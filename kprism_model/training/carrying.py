@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks carried over from the slice before, as following a structure through a volume asks: practised on any image.
+
+The slice before is made up: the true mask, moved, turned, scaled and made thicker or thinner by as much as slices
+differ. The prompts are those of `kprism_model.volumes.propagation`: references, clicks that stand for the carried mask,
+and the mask itself as previous mask.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from kprism_model.network.prompts import PADDING, Prompts, click_discs
+from kprism_model.network.references import References
+from kprism_model.volumes.shapes import carried_clicks
+
+BoolArray = NDArray[np.bool_]
+
+_TURN = 10.0  # degrees, either way
+_SCALE = 0.2  # of the logarithm, either way, rows and columns apart
+_MOVE = 0.25  # radii of a disc of the same area, either way
+_THICKNESS = 0.2  # the same
+
+
+def carried_prompts(
+    size: tuple[int, int], rows: Tensor, masks: Tensor, references: References, rng: np.random.Generator
+) -> Prompts:
+    """Prompts that carry on a made-up mask of the slice before.
+
+    `rows` (N,) are numbers of images, `masks` (N, 1, H, W) their true masks, none of them empty.
+    """
+    before = [moved_mask(mask, rng) for mask in (masks[:, 0] > 0.5).cpu().numpy()]
+    clicks = [carried_clicks(mask) for mask in before]
+    points = torch.zeros(len(clicks), max(map(len, clicks)), 2)
+    labels = torch.full(points.shape[:2], PADDING)
+    for row, made in enumerate(clicks):
+        points[row, : len(made)] = torch.tensor([(click.row, click.column) for click in made])
+        labels[row, : len(made)] = torch.tensor([int(click.positive) for click in made])
+    points, labels = points.to(masks.device), labels.to(masks.device)
+    previous = torch.from_numpy(np.stack(before)[:, None].astype(np.float32)).to(masks.device)
+    dense = torch.cat([click_discs(points, labels, size), previous], dim=1)
+    return Prompts(size, rows, references=references, points=points, point_labels=labels, dense=dense)
+
+
+def moved_mask(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
+    """A mask (H, W) as it might have looked on the slice before; the mask itself where nothing would be left of it."""
+    radius = np.sqrt(np.count_nonzero(mask) / np.pi)
+    centre = np.argwhere(mask).mean(axis=0)
+    angle = np.deg2rad(rng.uniform(-_TURN, _TURN))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    back = turn @ np.diag(np.exp(rng.uniform(-_SCALE, _SCALE, 2)))  # from the new mask's pixels to the old one's
+    goal = centre + radius * rng.uniform(-_MOVE, _MOVE, 2)
+    signed = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    moved = ndimage.affine_transform(signed, back, centre - back @ goal, order=1, mode="nearest")
+    found: BoolArray = moved > radius * rng.uniform(-_THICKNESS, _THICKNESS)
+    return found if found.any() else mask
