@@ -30,7 +30,6 @@ from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import rounds
-from kprism_model.training.allocation import keep_freed_memory
 from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.trainer import autocast_type
 
@@ -70,7 +69,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
-    parser.add_argument("--plain-allocation", action="store_true", help="without keep_freed_memory")
     return parser.parse_args()
 
 
@@ -78,8 +76,6 @@ def main() -> None:
     """Measure and print."""
     arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
-    if not arguments.plain_allocation:
-        keep_freed_memory()
     torch.manual_seed(0)
     sampler = Sampler(SliceStore.build(arguments.data, arguments.store, split="training", size=256), seed=0)
     model = KPrism(KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry))).train()

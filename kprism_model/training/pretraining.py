@@ -18,7 +18,6 @@ from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
-from kprism_model.training.allocation import keep_freed_memory
 from kprism_model.training.distributed import Workers
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
@@ -57,8 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     weights = _weights(arguments.weight)
     provenance = [_provenance(folder, weights) for folder in arguments.data]
     checkpoint_stem(arguments.out)  # before the hours of training, not after them
-    if arguments.device == "cpu":
-        keep_freed_memory()
     initial = load_checkpoint(arguments.initial) if arguments.initial else None
     config = _config(arguments, initial)
     workers = Workers.join(arguments.device)
