@@ -11,7 +11,7 @@ import gzip
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,21 @@ class Effort:
 class Annotator:
     """Works on `server`; `truth` knows the masks of every image id.
 
-    `target` is the Dice at which a structure is right enough, `limit` the clicks after which she gives up on it.
+    `target` is the Dice at which a structure is right enough, `limit` the clicks after which she gives up on it;
+    `efforts` are those of an earlier part of her work.
     """
 
-    def __init__(self, server: LiveServer, truth: Mapping[str, Masks], *, target: float = 0.9, limit: int = 20) -> None:
+    def __init__(
+        self,
+        server: LiveServer,
+        truth: Mapping[str, Masks],
+        *,
+        target: float = 0.9,
+        limit: int = 20,
+        efforts: Iterable[Effort] = (),
+    ) -> None:
         self._server, self._truth, self._target, self._limit = server, truth, target, limit
-        self.efforts: list[Effort] = []
+        self.efforts = list(efforts)
 
     def next_case(self, strategy: str) -> str | None:
         """The id of the next case, or None when all are labelled."""
@@ -161,15 +170,19 @@ def _as_nifti(labels: NDArray[np.uint8]) -> bytes:
     return gzip.compress(nibabel.Nifti1Image(labels, None).to_bytes(), 1)
 
 
-def read_truth(folder: Path) -> dict[str, Masks]:
-    """The masks of a data set in the Decathlon's layout, by image id; structures that a case lacks are left out."""
+def read_truth(folder: Path, images: Collection[str] | None = None) -> dict[str, Masks]:
+    """The masks of a data set in the Decathlon's layout, by image id; structures that a case lacks are left out.
+
+    Of the training list, or of those of its `images`.
+    """
     content = json.loads((folder / "dataset.json").read_text())
     names = {int(value): name for value, name in content["labels"].items() if int(value) > 0}
     truth: dict[str, Masks] = {}
     for entry in content["training"]:
-        path = folder / entry["label"]
-        values = _read_values(path)
         image = Path(entry["image"]).name.removesuffix(".nii.gz").removesuffix(".png")
+        if images is not None and image not in images:
+            continue
+        values = _read_values(folder / entry["label"])
         truth[image] = {name: values == value for value, name in names.items() if (values == value).any()}
     return truth
 

@@ -7,6 +7,7 @@ types each panel lists, how options become widgets, and how answers become segme
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import requests
 from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
 
 from tests.live_server import LiveServer
 
@@ -137,7 +139,8 @@ def test_a_sitting(slicer: MONAILabelClient, server: LiveServer, segments: Segme
 
     # `idx` counts the two scribble segments, which are not saved, so it differs from the values by two
     file = save(tmp_path / "label.nrrd", segments.labelmap(["cyst"]), image)
-    saved = slicer.save_label(IMAGE, str(file), "final", {"label_info": [{"name": "cyst", "idx": 3}]})
+    listed = [{"name": "cyst", "idx": 3}]
+    saved = slicer.save_label(IMAGE, str(file), "final", {"label_info": listed, "model": "interactive"})
     assert saved["image"] == IMAGE
     assert "cyst" in slicer.info()["labels"]
     stored = requests.get(f"{server.url}/datastore/label", params={"label": saved["label"], "tag": "final"}, timeout=60)
@@ -145,8 +148,60 @@ def test_a_sitting(slicer: MONAILabelClient, server: LiveServer, segments: Segme
     np.testing.assert_array_equal(nrrd.read(str(tmp_path / "stored.nrrd"))[0] > 0, segments.masks["cyst"])
 
 
+def test_next_sample_comes_with_its_draft(slicer: MONAILabelClient, server: LiveServer) -> None:
+    """The plugin loads the volume, by its path or over HTTP, and the draft (tag original) under its stored names."""
+    sample = slicer.next_sample("first", {})
+    image = sample["id"]
+    draft = {"cyst": [[1, 1, 0]], "label": "cyst", "save_label": True, "label_tag": "original"}
+    path, answer = slicer.infer("interactive", image, {**draft, **ALWAYS})
+    address = f"{server.url}/datastore"
+    volume = requests.get(f"{address}/image", params={"image": image}, timeout=60)
+    assert volume.content == Path(sample["path"]).read_bytes()
+    asked = {"label": image, "tag": "original"}
+    assert requests.head(f"{address}/label", params={**asked, "image": image}, timeout=60).status_code == 200
+    names = requests.get(f"{address}/label/info", params=asked, timeout=60).json()["params"]["label_names"]
+    assert names == answer["label_names"] == {"cyst": 1}
+    np.testing.assert_array_equal(nrrd.read(slicer.download_label(image, "original"))[0], nrrd.read(path)[0])
+    assert slicer.next_sample("first", {})["id"] == image  # a draft is no submission
+
+
+def test_clicks_of_the_deepgrow_panel(slicer: MONAILabelClient, segments: Segments) -> None:
+    """One structure: `foreground`, `background`, the current slice, and a region of interest, which is none of ours."""
+    options = selected(slicer.info()["models"]["interactive"]["config"])
+    i, j, k = (s // 2 for s in segments.shape)
+    sent = {"label": "cyst", "foreground": [[i, j, k]], "background": [[2, 2, k]], "slice": k, "reset_state": True}
+    roi = [i - 9, i + 9, j - 9, j + 9, k, k]
+    path, answer = slicer.infer("interactive", IMAGE, {**sent, "roi": roi, **options, **ALWAYS})
+    assert segments.update(path, answer) == ["cyst"]
+    assert segments.masks["cyst"][i, j, k]
+    assert not segments.masks["cyst"][2, 2, k]
+    assert not np.delete(segments.masks["cyst"], k, axis=2).any()
+
+
 def test_the_training_panel(slicer: MONAILabelClient) -> None:
-    """The plugin asks every five seconds; without a training the client says so, and stopping none is no error."""
+    """The plugin asks every five seconds; without a training the client says so."""
     assert slicer.train_status(check_if_running=True) is False
     for stats in slicer.info()["train_stats"].values():
         assert stats == {} or {"epoch", "total_epochs", "best_metric"} <= set(stats)
+
+
+def test_a_training_is_started_with_every_option_and_stopped(slicer: MONAILabelClient) -> None:
+    [(trainer, entry)] = slicer.info()["trainers"].items()
+    started = slicer.train_start(trainer, selected(entry["config"]))
+    try:
+        assert started["status"] in ("SUBMITTED", "RUNNING")
+        wait_until(slicer, running=True)
+        with pytest.raises(MONAILabelClientException) as caught:
+            slicer.train_start(trainer, selected(entry["config"]))
+        assert "429" in caught.value.msg
+    finally:
+        slicer.train_stop()
+    wait_until(slicer, running=False)
+
+
+def wait_until(slicer: MONAILabelClient, *, running: bool) -> None:
+    """Ask until a training runs, or none does."""
+    deadline = time.monotonic() + 120
+    while slicer.train_status(check_if_running=True) is not running:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

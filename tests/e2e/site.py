@@ -65,13 +65,15 @@ class Site:
         return LiveServer(self.studies, conf={"model_path": str(self.weights), "train_after": "0", **conf})
 
 
-def submit(server: LiveServer, image: str, content: bytes, name: str = NEW) -> requests.Response:
+def submit(
+    server: LiveServer, image: str, content: bytes, name: str = NEW, *, suffix: str = ".nii"
+) -> requests.Response:
     """As 3D Slicer submits a label."""
     return requests.put(
         f"{server.url}/datastore/label",
         params={"image": image, "tag": "final"},
         data={"params": json.dumps({"label_info": [{"name": name, "idx": 3}], "client_id": "anna"})},
-        files={"label": (f"{image}.nii", content)},
+        files={"label": (f"{image}{suffix}", content)},
         timeout=60,
     )
 
@@ -96,9 +98,9 @@ def version(server: LiveServer) -> str:
     return str(get(server, "/kprism/api/status")["weights"])
 
 
-def train(server: LiveServer, during: Callable[[], None] = lambda: None) -> None:
+def train(server: LiveServer, during: Callable[[], None] = lambda: None, options: dict[str, Any] | None = None) -> None:
     """Train as the buttons of both viewers do, and wait for the end."""
-    started = requests.post(f"{server.url}/train/kprism", json={}, timeout=60)
+    started = requests.post(f"{server.url}/train/kprism", json=options or {}, timeout=60)
     assert started.status_code == 200, started.text
     wait(lambda: get(server, "/train/")["status"] != "SUBMITTED", server)
     during()

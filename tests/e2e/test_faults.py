@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -91,38 +91,6 @@ def test_a_trainer_killed_while_it_publishes_is_taken_up_again(server: LiveServe
     assert (last["state"], last["attempts"]) == ("finished", 2)
 
 
-def test_a_disk_that_is_full_when_a_version_is_published(
-    server: LiveServer, site: Site, small_disk: Path | None
-) -> None:
-    if small_disk is None:
-        assert os.environ.get("CI") != "true", "this test must be able to mount a tmpfs where CI=true"
-        pytest.skip("this user may not mount a small file system")
-    trained = version(server)
-    assert requests.post(f"{server.url}/kprism/api/versions/0/current", timeout=60).status_code == 200
-    shipped = wait(lambda: version(server) != trained and version(server), server)
-    before = files_in(small_disk)
-    filler = fill(small_disk, site.weights.stat().st_size // 2)
-    train(server)
-    assert get(server, "/train/")["status"] == "ERROR"
-    assert told(server)["message"].startswith("nothing was published: [Errno 28] No space left on device")
-    assert version(server) == shipped and get(server, "/kprism/api/status")["warning"] is None
-    assert files_in(small_disk) == before | {filler.name}
-    filler.unlink()
-    train(server)  # it takes up what the one before it had trained
-    assert told(server)["message"].startswith("published as version 2: "), told(server)
-    wait(lambda: version(server) not in (shipped, trained), server)
-
-
-def fill(folder: Path, room: int) -> Path:
-    """A file that leaves so many bytes of a disk free."""
-    path = folder / "filler"
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(1 << 12))
-    os.truncate(path, path.stat().st_size - room)
-    return path
-
-
 def test_submissions_of_one_case_at_once_leave_one_whole_label(server: LiveServer, site: Site) -> None:
     labels = [block(row, column) for row, column in ((20, 20), (20, 40), (40, 20), (40, 40))]
     together = Barrier(len(labels))
@@ -150,11 +118,56 @@ def voxels(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj)
 
 
-def test_training_asked_for_by_several_at_once_runs_once_and_skips_a_case_whose_image_is_gone(
-    server: LiveServer, site: Site
-) -> None:
+def test_a_label_of_an_image_that_is_gone_is_refused(server: LiveServer, site: Site) -> None:
     (site.studies / "d.nii.gz").unlink()
-    wait(lambda: submit(server, "d", site.labels["d"]).status_code == 404, server)
+    answers: list[requests.Response] = []
+
+    def is_unknown() -> bool:
+        answers.append(submit(server, "d", site.labels["d"]))
+        return answers[-1].status_code == 404
+
+    wait(is_unknown, server)  # the server notices within a moment that the file is gone
+    assert all(answer.status_code in (400, 404) and "image 'd'" in answer.json()["detail"] for answer in answers)
+    assert answers[-1].json()["detail"] == "image 'd' is not in this datastore"
+
+
+def test_a_disk_that_is_full_when_a_version_is_published(
+    server: LiveServer, site: Site, small_disk: Path | None
+) -> None:
+    """The training also skips the case whose image is gone."""
+    assert requests.post(f"{server.url}/kprism/api/versions/0/current", timeout=60).status_code == 200
+    if small_disk is None:
+        assert os.environ.get("CI") != "true", "this test must be able to mount a tmpfs where CI=true"
+        pytest.skip("this user may not mount a small file system")
+    before = files_in(small_disk)
+    filler = fill(small_disk, site.weights.stat().st_size // 2)
+    train(server)
+    assert get(server, "/train/")["status"] == "ERROR"
+    assert told(server)["message"].startswith("nothing was published: [Errno 28] No space left on device")
+    assert told(server)["skipped"] == {"d": "image 'd' is not in this datastore"}
+    assert current(server) == "0" and get(server, "/kprism/api/status")["warning"] is None
+    assert files_in(small_disk) == before | {filler.name}
+    filler.unlink()
+
+
+def current(server: LiveServer) -> str:
+    """Number of the version that was published last or gone back to."""
+    [entry] = [entry for entry in get(server, "/kprism/api/status")["versions"] if entry["current"]]
+    return str(entry["id"])
+
+
+def fill(folder: Path, room: int) -> Path:
+    """A file that leaves so many bytes of a disk free."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+    os.truncate(path, path.stat().st_size - room)
+    return path
+
+
+def test_training_asked_for_by_several_at_once_runs_once(server: LiveServer) -> None:
+    """It takes up what the one before it had trained, from the version that somebody went back to."""
     before = trainings(server)
     together = Barrier(3)
 
@@ -170,7 +183,7 @@ def test_training_asked_for_by_several_at_once_runs_once_and_skips_a_case_whose_
     assert all("a training is running" in a.text for a, first in zip(answers, started, strict=True) if not first)
     wait(lambda: trainings(server)[-1] not in ("SUBMITTED", "RUNNING"), server)
     assert trainings(server) == [*before, "DONE"]
-    assert told(server)["skipped"] == {"d": "image 'd' is not in this datastore"}
+    assert told(server)["message"].startswith("published as version 2: ") and current(server) == "2"
 
 
 def test_wrong_options_are_refused_before_anything_is_started(server: LiveServer) -> None:
@@ -210,34 +223,38 @@ def test_a_training_ends_with_its_server(server: LiveServer) -> None:
     assert psutil.wait_procs(children, timeout=30)[1] == []
 
 
-@pytest.mark.parametrize(
-    ("pattern", "is_stored"),
-    [
-        ("e-*.nii", False),  # the file as it was sent: the client gets no answer and knows that it must send again
-        ("datastore_v2.json", True),  # kept and noted, with the label in the datastore, but not in its list
-        ("e.json", True),  # all but the ledger's entry
-    ],
-)
-def test_a_server_killed_during_a_submission(site: Site, order: Path, pattern: str, is_stored: bool) -> None:
+KILLS = [
+    ("e-*.nii", False),  # the file as it was sent: the client gets no answer and knows that it must send again
+    ("datastore_v2.json", True),  # kept and noted, with the label in the datastore, but not in its list
+    ("e.json", True),  # all but the ledger's entry
+]
+"""Which file is half written when the server is killed, and whether its next start has the label."""
+
+
+def test_a_server_killed_during_a_submission_has_all_of_the_label_or_nothing(site: Site, order: Path) -> None:
     intake = site.studies / ".kprism" / "intake"
-    with site.serve() as killed:
-        before = entry_of(site, "e") if (intake / "cases" / "e.json").exists() else None
-        label = block(22 + 4 * len(pattern) % 16, 30)
-        order.write_text(pattern)
-        with pytest.raises(requests.ConnectionError):
-            submit(killed, "e", as_file(label))
-        assert killed.process.wait(60) == -9
-    with site.serve() as restarted:
-        completed = get(restarted, "/datastore/")["completed"]
-        assert files_in(intake / "pending") == set()
-        for path in (*intake.glob("cases/*.json"), site.studies / "datastore_v2.json"):
-            json.loads(path.read_text())
-        if not is_stored:
-            assert before is None and not (intake / "cases" / "e.json").exists() and completed == 3
-            return
-        entry = entry_of(site, "e")
-        assert entry["revision"] == (1 if before is None else before["revision"] + 1) and completed == 4
-        stored = voxels(site.studies / "labels" / "final" / "e.nii")
-        assert np.array_equal(stored, label) and np.array_equal(voxels(intake / entry["label"]), label)
-        answer = restarted.infer("in_context", "f", {"structures": NEW, "presence": 0, "reference_slices": 5}).headers
-        assert answer is not None
+    with ExitStack() as servers:
+        running = servers.enter_context(site.serve())
+        revision = 0
+        for number, (pattern, is_stored) in enumerate(KILLS):
+            label = block(22 + 6 * number, 30)
+            order.write_text(pattern)
+            with pytest.raises(requests.ConnectionError):
+                submit(running, "e", as_file(label))
+            assert running.process.wait(60) == -9
+            running = servers.enter_context(site.serve())
+            revision += is_stored
+            assert files_in(intake / "pending") == set()
+            for path in (*intake.glob("cases/*.json"), site.studies / "datastore_v2.json"):
+                json.loads(path.read_text())
+            assert get(running, "/datastore/")["completed"] == 3 + min(1, revision)
+            if not is_stored:
+                assert not (intake / "cases" / "e.json").exists()
+                continue
+            entry = entry_of(site, "e")
+            assert entry["revision"] == revision, pattern
+            stored = voxels(site.studies / "labels" / "final" / "e.nii")
+            assert np.array_equal(stored, label) and np.array_equal(voxels(intake / entry["label"]), label)
+        params = {"structures": NEW, "presence": 0, "reference_slices": 5}
+        answer = running.infer("in_context", "f", params, output="json").json()
+        assert {used["image"] for used in answer["references"][NEW]} == set("abce")

@@ -23,7 +23,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module")
 def server(site: Site) -> Iterator[LiveServer]:
-    with site.serve(train_minutes="0.05") as running:
+    """Its trainings have two processes, as on a machine with two GPUs."""
+    with site.serve(train_minutes="0.05", train_processes="2") as running:
         yield running
 
 
@@ -119,6 +120,8 @@ def test_a_training_publishes_and_the_server_follows(server: LiveServer, site: S
     assert status["warning"] is None
     assert "Published as version 1" in status["training"]["sentence"]
     assert [(entry["id"], entry["current"]) for entry in status["versions"]] == [("1", True), ("0", False)]
+    described = json.loads((site.versions / "0001.json").read_text())["metadata"]["note"]
+    assert described["processes"] == 2 and described["trained_on"] == list("abcd")
     assert NEW in status["known"] and NEW in server.info()["models"]["semantic"]["labels"]
     answer = server.infer("semantic", "f", {"structures": NEW}, output="json").json()
     assert answer["weights_version"] == status["weights"] != shipped

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
@@ -98,6 +102,40 @@ def cine(frames: int = 4, shape: tuple[int, int] = (13, 9), name: str = "picture
     data = stack.tobytes()
     whole.PixelData = data + b"\0" * (len(data) % 2)
     return [whole]
+
+
+def jpeg_2000(plane: np.ndarray) -> bytes:
+    """Lossless JPEG 2000."""
+    stream = io.BytesIO()
+    Image.fromarray(plane.astype(np.uint16)).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+    return stream.getvalue()
+
+
+def jpeg(plane: np.ndarray) -> bytes:
+    """JPEG baseline, of eight bits."""
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "JPEG", quality=100, subsampling=0)
+    return stream.getvalue()
+
+
+def jpeg_ls(plane: np.ndarray) -> bytes:
+    """Lossless JPEG-LS."""
+    import pillow_jpls  # noqa: F401 - registers the format
+
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "JPEG-LS")
+    return stream.getvalue()
+
+
+def compress(instances: list[Dataset], syntax: str, encode: Callable[[np.ndarray], bytes]) -> list[Dataset]:
+    """Compress the pixels, frame by frame."""
+    for instance in instances:
+        planes = instance.pixel_array.reshape(int(instance.get("NumberOfFrames") or 1), instance.Rows, instance.Columns)
+        instance.PixelData = encapsulate([encode(plane) for plane in planes])
+        instance["PixelData"].VR = "OB"
+        instance.file_meta.TransferSyntaxUID = syntax
+        instance["PixelData"].is_undefined_length = True
+    return instances
 
 
 def save(instances: list[Dataset], folder: Path) -> dict[str, Path]:

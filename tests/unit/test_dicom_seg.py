@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +32,7 @@ KINDS: dict[str, Callable[[], list[Dataset]]] = {
     "OT": lambda: dicom_files.picture("OT"),
     "CR, several": lambda: dicom_files.several_pictures("CR"),
 }
+UNUSUAL = ("no spacing", "lossy", "one frame", "one frame, placed", "groups of frames", "several times")
 NAMES = {"liver": 3, "left kidney": 1, "Blob with ümläut": 7}
 
 
@@ -42,9 +44,32 @@ def some_labels(grid: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return labels
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def unusual(kind: str) -> list[Dataset]:
+    """Images that lack what others have, or have it elsewhere."""
+    if kind == "groups of frames":
+        [whole] = dicom_files.enhanced()
+        shared = whole.SharedFunctionalGroupsSequence[0]
+        for group in whole.PerFrameFunctionalGroupsSequence:
+            group.update(copy.deepcopy(shared))
+        del whole.SharedFunctionalGroupsSequence
+        return [whole]
+    images = dicom_files.picture("CR") if kind == "one frame" else dicom_files.volume("CT")
+    images = images[:1] if kind == "one frame, placed" else images
+    for image in images:
+        if kind == "no spacing":
+            del image.PixelSpacing, image.SliceThickness, image.SpacingBetweenSlices
+        if kind == "lossy":
+            image.LossyImageCompression = "01"
+        if kind.startswith("one frame"):
+            image.NumberOfFrames = 1
+        if kind == "several times":
+            image.ImagePositionPatient = images[0].ImagePositionPatient
+    return images
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *UNUSUAL])
 def test_every_voxel_comes_back_under_its_name(kind: str) -> None:
-    series = dicom_files.series_of(KINDS[kind]())
+    series = dicom_files.series_of(KINDS[kind]() if kind in KINDS else unusual(kind))
     labels = some_labels(series.grid)
     segmentation = write_seg(labels, NAMES, series, "K-Prism")
     back = read_seg(segmentation, series)

@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from lib.dicom.series import describe_series, read_headers, read_voxels
@@ -22,35 +19,6 @@ from tests.unit import dicom_files
 def voxels(instances: list[Dataset], folder: Path) -> np.ndarray:
     files = dicom_files.save(instances, folder)
     return read_voxels(describe_series(list(read_headers(files.values()).values())), files)
-
-
-def jpeg_2000(plane: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(plane.astype(np.uint16)).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
-    return stream.getvalue()
-
-
-def jpeg(plane: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(plane).save(stream, "JPEG", quality=100, subsampling=0)
-    return stream.getvalue()
-
-
-def jpeg_ls(plane: np.ndarray) -> bytes:
-    import pillow_jpls  # noqa: F401 - registers the format
-
-    stream = io.BytesIO()
-    Image.fromarray(plane).save(stream, "JPEG-LS")
-    return stream.getvalue()
-
-
-def compress(instances: list[Dataset], syntax: str, encode: Callable[[np.ndarray], bytes]) -> list[Dataset]:
-    for instance in instances:
-        instance.PixelData = encapsulate([encode(instance.pixel_array)])
-        instance["PixelData"].VR = "OB"
-        instance.file_meta.TransferSyntaxUID = syntax
-        instance["PixelData"].is_undefined_length = True
-    return instances
 
 
 @pytest.mark.parametrize("kind", ["CT", "multi-frame"])
@@ -87,7 +55,11 @@ def test_rle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("syntax", "encode", "tolerance"),
-    [(JPEG2000Lossless, jpeg_2000, 0), (JPEGLSLossless, jpeg_ls, 0), (JPEGBaseline8Bit, jpeg, 3)],
+    [
+        (JPEG2000Lossless, dicom_files.jpeg_2000, 0),
+        (JPEGLSLossless, dicom_files.jpeg_ls, 0),
+        (JPEGBaseline8Bit, dicom_files.jpeg, 3),
+    ],
 )
 def test_compressed_pixels(syntax: str, encode: Callable[[np.ndarray], bytes], tolerance: int, tmp_path: Path) -> None:
     if syntax == JPEG2000Lossless:
@@ -101,7 +73,7 @@ def test_compressed_pixels(syntax: str, encode: Callable[[np.ndarray], bytes], t
     (tmp_path / "plain").mkdir()
     (tmp_path / "packed").mkdir()
     expected = voxels(instances, tmp_path / "plain")
-    back = voxels(compress(instances, syntax, encode), tmp_path / "packed")
+    back = voxels(dicom_files.compress(instances, syntax, encode), tmp_path / "packed")
     assert np.abs(back.astype(int) - expected.astype(int)).max() <= tolerance
 
 

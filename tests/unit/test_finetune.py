@@ -14,6 +14,7 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, training_slices
 from kprism_model.data.slices import SliceStore
+from kprism_model.memory import is_out_of_memory
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
@@ -23,7 +24,6 @@ from kprism_model.training.finetune import (
     Finetuner,
     class_from_references,
     distillation_loss,
-    is_out_of_memory,
     mixed,
 )
 

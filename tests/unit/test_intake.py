@@ -260,6 +260,29 @@ def test_a_kill_during_a_submission_loses_nothing(site: Site, repository: Path, 
     assert not list((restarted.ledger.folder / "pending").glob("*.json"))
 
 
+def test_a_label_that_the_datastore_refuses_is_not_stored_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client was told; stored at the next start it would undo what was submitted since."""
+
+    def refuse(*_: object) -> str:
+        raise RequestError("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.datastore, "save_label", refuse)
+        with pytest.raises(RequestError, match="does not answer"):
+            site.intake.submit("a", site.label(1), {"label_names": {"liver": 1}})
+    assert not list((site.ledger.folder / "pending").glob("*.json"))
+    assert len(list((site.ledger.folder / "raw").iterdir())) == 1  # what was sent is kept
+
+
+def test_an_interrupted_label_does_not_undo_a_newer_one(site: Site) -> None:
+    site.intake._keep("a", site.label(1), {"label_names": {"liver": 1}}, "anna")
+    newer = site.intake.submit("a", site.label(1, 1, name="more"), {"label_names": {"liver": 1}})
+    [told] = Site(site.folder).intake.recover()
+    assert "a newer one was submitted since" in told
+    assert site.ledger.get("a") == newer
+    assert not list((site.ledger.folder / "pending").glob("*.json"))
+
+
 def test_what_a_kill_left_half_written_is_removed_after_an_hour(site: Site) -> None:
     parts = [site.ledger.folder / "raw" / name for name in (".old.part", ".new.part")]
     for part in parts:

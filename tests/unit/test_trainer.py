@@ -18,11 +18,13 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib.datastore import GuardedDatastore
 from lib.errors import RequestError
+from lib.files import locked
 from lib.intake import Intake
 from lib.labels import LabelBook
 from lib.ledger import Ledger, Submission
 from lib.trainers.active_learner import ActiveLearner
-from lib.trainers.progress import EPOCHS
+from lib.trainers.processes import EACH_GPU, count_of
+from lib.trainers.progress import EPOCHS, Progress
 from lib.trainers.report_page import overlay
 from lib.trainers.schedule import FAILED, FINISHED, RUNNING, STOPPED, Schedule, TrainingLog
 from lib.versions import Versions
@@ -120,6 +122,21 @@ def test_options_are_checked(clinic: Clinic) -> None:
     with pytest.raises(RequestError, match="option max_minutes is 'long'; expected a number"):
         clinic.learner({"max_minutes": "long"}, clinic.datastore)
     assert clinic.learner.config()["max_minutes"] == 10.0 and clinic.learner.config()["mix"] is True
+
+
+def test_a_training_that_was_killed_says_what_it_was_doing(clinic: Clinic) -> None:
+    folder = clinic.folder / "training"
+    with locked(folder):
+        Progress(folder).begin("reading labels", found=3)
+        assert clinic.learner.stats()["message"] == "reading labels"
+    assert clinic.learner.stats()["message"] == "it was cut off while reading labels"
+
+
+def test_the_number_of_processes_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [count_of(wanted, "cuda") for wanted in (EACH_GPU, 1, 2)] == [4, 1, 2]
+    assert [count_of(wanted, "cpu") for wanted in (EACH_GPU, 2)] == [1, 2]
+    assert count_of(2, "cuda:1") == 1
 
 
 class Scheduled:

@@ -237,6 +237,13 @@ def test_the_command_lists_checks_and_rolls_back(versions: Versions, capsys: pyt
     assert "version 2 of the weights is damaged" in capsys.readouterr().err
 
 
+def test_the_command_does_not_wait_for_pytorch(repository: Path) -> None:
+    """Importing it takes most of the five seconds in which somebody wants to be back at an earlier version."""
+    places = {**os.environ, "PYTHONPATH": f"{repository / 'apps' / 'kprism'}:{repository}"}
+    code = "import sys, tools.versions; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=places, check=False).returncode == 0
+
+
 def test_a_json_file_that_holds_no_object_is_named(tmp_path: Path) -> None:
     assert files.read_json(tmp_path / "none.json") is None
     (tmp_path / "list.json").write_text(json.dumps([1]))

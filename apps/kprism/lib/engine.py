@@ -18,10 +18,10 @@ from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import torch
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.memory import is_out_of_memory
 from kprism_model.predictor import Click, Predictor
 from kprism_model.store import ByteStore, cached
 from kprism_model.volumes.predictor import VolumePredictor
@@ -143,11 +143,6 @@ class Pass:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._report.add(self._step, time.perf_counter() - self._started)
         self._engine.passes.release()
-        if isinstance(error, RuntimeError) and _is_lack_of_memory(error):
+        if error is not None and is_out_of_memory(error):
             self._engine.cache.clear()
             raise OutOfMemoryError(f"too little memory on this machine: {error}") from error
-
-
-def _is_lack_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has an exception of its own for GPUs only."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

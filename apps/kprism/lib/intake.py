@@ -107,7 +107,11 @@ class Intake:
             raw, note = self._keep(image_id, file, info, by)
         except OSError as error:
             raise _storage_error(image_id, error) from error
-        return self._store(raw, note, examined)
+        try:
+            return self._store(raw, note, examined)
+        except RequestError:  # the client hears of it and still has its label; stored later, it might undo a newer one
+            note.unlink(missing_ok=True)
+            raise
 
     def examine(self, image_id: str, file: Path, info: Mapping[str, Any]) -> Examined:
         """Read a label and its names; RequestError as in `submit`."""
@@ -155,6 +159,11 @@ class Intake:
         for note in sorted((self.ledger.folder / "pending").glob("*.json")):
             content = read_json(note) or {}
             raw = self.ledger.folder / str(content.get("raw"))
+            newer = self.ledger.get(str(content.get("image")))
+            if newer is not None and newer.at > content["at"]:
+                note.unlink(missing_ok=True)
+                told.append(f"the label in {raw}, interrupted before, is left out: a newer one was submitted since")
+                continue
             try:
                 self._store(raw, note, self.examine(content["image"], raw, content["info"]))
                 told.append(f"the label of image {content['image']!r}, interrupted before, is stored now")

@@ -70,7 +70,13 @@ class Loop:
         )
         self.submitted_cases = Submitted(self.bank, self.intake, self.engine)
         self.trainer = ActiveLearner(
-            self.intake, self.versions, config.state / "training", config.device, minutes=config.train_minutes
+            self.intake,
+            self.versions,
+            config.state / "training",
+            config.device,
+            minutes=config.train_minutes,
+            processes=config.train_processes,
+            tracking_uri=config.tracking_uri,
         )
         self.trainers = {TRAINER: self.trainer}
         self.traffic = Traffic()

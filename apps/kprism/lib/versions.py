@@ -17,12 +17,15 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kprism_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from kprism_model.classes import ClassRegistry
-from kprism_model.network.kprism import KPrism
 from lib.files import locked, read_json, remove_parts, sha256, write_json
+
+# PyTorch takes seconds to import, and going back to a version must not: what needs it imports it.
+if TYPE_CHECKING:
+    from kprism_model.checkpoint import Checkpoint
+    from kprism_model.classes import ClassRegistry
+    from kprism_model.network.kprism import KPrism
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +91,8 @@ class Versions:
 
         `parent` is the version that it was trained from, by default the one that serves. Nothing changes if this fails.
         """
+        from kprism_model.checkpoint import load_checkpoint, save_checkpoint
+
         with locked(self.folder):
             self._remove_remains()
             pointer = self._pointer()
@@ -126,6 +131,8 @@ class Versions:
 
         CheckpointError if not even the shipped weights can be loaded.
         """
+        from kprism_model.checkpoint import CheckpointError, load_checkpoint
+
         pointer, warning = self._read_pointer()
         for number in (pointer.number, *pointer.ancestors):
             try:

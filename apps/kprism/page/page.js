@@ -36,7 +36,7 @@ async function refresh() {
   showTraining(status);
   showVersions(status);
   at('report-section').hidden = !status.report;
-  at('report').textContent = status.report ?? '';
+  at('reported').textContent = status.report ? new Date(status.report * 1000).toLocaleString() : '';
   say(`Connected, ${new Date(status.time * 1000).toLocaleTimeString()}`);
 }
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kprism_model.checkpoint import CheckpointError
 from lib.versions import Version, VersionError, Versions
 
 APP = Path(__file__).resolve().parents[1]
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"serving now: {describe(versions.roll_back(given.number))}")
             return 0
         return show(versions, check=given.action == "check")
-    except (VersionError, CheckpointError) as error:
+    except VersionError as error:
         print(f"kprism versions: {error}", file=sys.stderr)
         return 1
 

@@ -15,6 +15,7 @@ import pytest
 import requests
 import torch
 
+import tests.unit.dicom_files  # noqa: F401 - before MONAI Label, whose wheel has a package of the name tests.unit
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import time
@@ -12,14 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel
-import nrrd
-import numpy as np
 import requests
 from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from tests.e2e.store.planes import Mask
 from tests.live_server import LiveServer
 from tools.orthanc import Orthanc
 
@@ -33,34 +30,6 @@ def wait(condition: Callable[[], Any], server: LiveServer) -> Any:
         assert time.monotonic() < deadline, server.log()[-8000:]
         time.sleep(0.1)
     return value
-
-
-@dataclass
-class Mask:
-    """A mask (column, row, slice) with the place that its NRRD header gives it (LPS, mm)."""
-
-    voxels: np.ndarray
-    directions: np.ndarray
-    origin: np.ndarray
-
-    @classmethod
-    def read(cls, content: bytes) -> Mask:
-        """From an NRRD file."""
-        stream = io.BytesIO(content)
-        header = nrrd.read_header(stream)
-        voxels = nrrd.read_data(header, stream)
-        return cls(voxels, np.asarray(header["space directions"]), np.asarray(header["space origin"]))
-
-    def file(self, voxels: np.ndarray) -> bytes:
-        """An NRRD file of other voxels at this place, as 3D Slicer sends it."""
-        header = {
-            "space": "left-posterior-superior",
-            "space directions": self.directions,
-            "space origin": self.origin,
-        }
-        stream = io.BytesIO()
-        nrrd.write(stream, np.asfortranarray(voxels), header)
-        return stream.getvalue()
 
 
 @dataclass
@@ -124,13 +93,18 @@ class Site:
         except FileNotFoundError:
             return None
 
-    def label(self, image: str) -> tuple[np.ndarray, dict[str, int]]:
-        """(voxels, name -> value) of the submitted label, as 3D Slicer downloads it."""
+    def label_series(self, image: str) -> str | None:
+        """The series of the SEG that is an image's label, by the index of the server's local copies."""
+        index = json.loads(next((self.state.parent / "cache").glob("*/datastore_v2.json")).read_text())
+        label = index["objects"].get(image, {"labels": {}})["labels"].get("final")
+        return label["info"].get("SeriesInstanceUID") if label else None
+
+    def label(self, image: str) -> tuple[Mask, dict[str, int]]:
+        """(label map, name -> value) of the submitted label, as 3D Slicer downloads it."""
         answer = self.get("/datastore/label", label=image, tag="final")
         assert answer.status_code == 200, answer.text
         names = self.get("/datastore/label/info", label=image, tag="final").json()["label_names"]
-        volume = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.content))
-        return np.asarray(volume.dataobj), names
+        return Mask.of_nifti(answer.content), names
 
     @property
     def _address(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import highdicom
 import numpy as np
@@ -14,7 +13,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from lib.dicom.segments import cielab
-from tests.e2e.store.orthanc_site import Mask, Site
+from tests.e2e.store.orthanc_site import Site
+from tests.e2e.store.planes import Mask, assert_same, expected_planes, places, planes_of
 from tests.unit import dicom_files
 
 SHAPE = (36, 28, 5)
@@ -30,56 +30,6 @@ KINDS: dict[str, Callable[[str], list[Dataset]]] = {
     "ES": lambda name: dicom_files.picture("ES", colour=True, shape=FLAT, name=name),
 }
 NAMES = ("zyst mit ümläut", "liver")
-
-Planes = dict[tuple[str, str, int], np.ndarray]
-"""(structure, SOP instance, frame) -> mask (row, column)."""
-
-
-def planes_of(segmentation: Dataset) -> Planes:
-    """The masks of a SEG by the images that they say they were drawn on."""
-    names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in segmentation.SegmentSequence}
-    pixels = segmentation.pixel_array.reshape(-1, segmentation.Rows, segmentation.Columns)
-    found: Planes = {}
-    for mask, group in zip(pixels, segmentation.PerFrameFunctionalGroupsSequence, strict=True):
-        name = names[int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)]
-        source = group.DerivationImageSequence[0].SourceImageSequence[0]
-        key = (name, str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber") or 1))
-        assert key not in found
-        found[key] = mask > 0
-    return found
-
-
-def places(instances: list[Dataset]) -> list[tuple[str, int, Any]]:
-    """(SOP instance, frame, position) of every image, in the order of instances and frames."""
-    found = []
-    for instance in sorted(instances, key=lambda item: int(item.InstanceNumber)):
-        groups = instance.get("PerFrameFunctionalGroupsSequence")
-        for frame in range(int(instance.get("NumberOfFrames") or 1)):
-            holder = groups[frame].PlanePositionSequence[0] if groups else instance
-            found.append((str(instance.SOPInstanceUID), frame + 1, holder.get("ImagePositionPatient")))
-    return found
-
-
-def expected_planes(mask: Mask, values: dict[str, int], instances: list[Dataset]) -> Planes:
-    """The same of an answer: which slice is which image follows from its place, without one from its number."""
-    found: Planes = {}
-    for number, (instance, frame, position) in enumerate(places(instances)):
-        row = number
-        if position is not None:
-            step = np.linalg.solve(mask.directions.T, np.array(position, float) - mask.origin)
-            np.testing.assert_allclose(step, [0, 0, round(step[2])], atol=0.01)
-            row = round(step[2])
-        for name, value in values.items():
-            plane = (mask.voxels[:, :, row] == value).T
-            if plane.any():
-                found[name, instance, frame] = plane
-    return found
-
-
-def assert_same(found: Planes, expected: Planes) -> None:
-    assert found.keys() == expected.keys()
-    for key, plane in expected.items():
-        np.testing.assert_array_equal(found[key], plane, err_msg=str(key))
 
 
 def two_structures(site: Site, image: str, slices: int) -> tuple[Mask, np.ndarray]:

@@ -20,13 +20,15 @@ from lib.intake import ADD, REFUSE
 from lib.options import names_in
 from lib.reading import NIFTI, NRRD, PICTURES
 from lib.trainers.active_learner import MINUTES
+from lib.trainers.processes import EACH_GPU
 from lib.trainers.schedule import AFTER
+from lib.trainers.tracking import check_tracking
 from lib.versions import KEPT
 
 WEIGHTS = "kprism_small.safetensors"
 
 MONAI_LABEL_SETTINGS: dict[str, Any] = {
-    "MONAI_LABEL_TRACKING_ENABLED": False,  # MLflow is not installed
+    "MONAI_LABEL_TRACKING_ENABLED": False,  # our own: `tracking_uri`
     "MONAI_LABEL_AUTO_UPDATE_SCORING": False,  # there are no scoring methods
     "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": {},  # every modality, not CT alone
     "MONAI_LABEL_DATASTORE_FILE_EXT": [
@@ -44,9 +46,11 @@ class AppConfig:
 
     `state`: folder of submitted labels, versions of the weights, trainings and scores; `train_after`: new labels that
     start a training (0: only the Train button does); `train_minutes`: how long one lasts unless the viewer says
-    otherwise; `unknown_structures`: "add" makes a new name in a label a structure, "refuse" refuses the label;
-    `patients`: pattern that finds the patient in an image id; `best_strategy`: what is meant by the strategy "random",
-    the only one that OHIF asks for; `keep_versions`: versions of the weights that are kept.
+    otherwise; `train_processes`: in how many processes it computes (0: one on each GPU); `tracking_uri`: the MLflow
+    server or database that is told about trainings ("": none); `unknown_structures`: "add" makes a new name in a label
+    a structure, "refuse" refuses the label; `patients`: pattern that finds the patient in an image id; `best_strategy`:
+    what is meant by the strategy "random", the only one that OHIF asks for; `keep_versions`: versions of the weights
+    that are kept.
     """
 
     model_path: Path
@@ -56,6 +60,8 @@ class AppConfig:
     state: Path
     train_after: int
     train_minutes: float
+    train_processes: int
+    tracking_uri: str
     unknown_structures: str
     patients: re.Pattern[str] | None
     best_strategy: str
@@ -83,6 +89,8 @@ class AppConfig:
             state=Path(conf.get("state") or _state_of(studies, app_dir)).resolve(),
             train_after=_count(conf, "train_after", AFTER, "a whole number of labels"),
             train_minutes=_minutes(conf),
+            train_processes=_count(conf, "train_processes", EACH_GPU, "a whole number of processes"),
+            tracking_uri=check_tracking(conf.get("tracking_uri", "")),
             unknown_structures=unknown,
             patients=_pattern(conf.get("patients", "")),
             best_strategy=conf.get("best_strategy", "random"),

@@ -73,9 +73,9 @@ class DicomStore(DicomImages):
         return [image for image in super().get_labeled_images() if image in listed]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Ids of series without a segmentation."""
+        """Ids of series without a segmentation, as far as they can be segmented."""
         labelled = set(self.get_labeled_images())
-        return [image for image in self.list_images() if image not in labelled]
+        return [image for image in self.list_images() if image not in labelled and self.is_usable(image)]
 
     def status(self) -> dict[str, Any]:
         """How many images there are, and how many have labels."""
@@ -155,7 +155,7 @@ class DicomStore(DicomImages):
             if not force and time.monotonic() - self._synced < FRESH:
                 return []
             self._synced = time.monotonic()
-            changed = self._take_over(self.web.search(Modality="SEG"))
+            changed = self._update_labels(self.web.search(Modality="SEG"))
             self._changed += changed
         except StoreDownError as error:
             logger.warning("%s", error)
@@ -177,7 +177,7 @@ class DicomStore(DicomImages):
             else:
                 self.on_removed(image_id)
 
-    def _take_over(self, entries: list[SeriesEntry]) -> list[str]:
+    def _update_labels(self, entries: list[SeriesEntry]) -> list[str]:
         newest = self._index.newest(entries)
         changed = [image for image, found in newest.items() if self._take(image, found)]
         there = {entry.series for entry in entries}

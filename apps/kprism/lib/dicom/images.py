@@ -19,8 +19,8 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from lib.datastore import GuardedDatastore, check_id
 from lib.dicom.copies import Copies
 from lib.dicom.series import Series
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError
-from lib.errors import ForbiddenError, NotFoundError
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
+from lib.errors import ForbiddenError, NotFoundError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class DicomImages(GuardedDatastore):
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
         self._listing = Lock()
         self._is_listed = False
+        self._unusable: dict[str, int] = {}  # series that can be no volume, with their numbers of instances
         super().__init__(str(folder), extensions=("*.nii.gz",), auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
         self._copies = Copies(self.web, folder, self._entry)
         self._listed: tuple[float, dict[str, SeriesEntry]] = (-1e9, self._remembered())
@@ -102,9 +103,19 @@ class DicomImages(GuardedDatastore):
             path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
             if not (path.is_file() and super().get_image_uri(image_id)):
                 entry = entry or self._entry(image_id)
-                series = self._copies.write_volume(image_id, path)
+                try:
+                    series = self._copies.write_volume(image_id, path)
+                except RequestError as error:
+                    if not isinstance(error, StoreError):
+                        self._unusable[image_id] = entry.instances
+                    raise
                 self._register(entry, series)
             return str(path)
+
+    def is_usable(self, image_id: str) -> bool:
+        """False for a series that has proved to be no volume, unless the server has other images of it by now."""
+        entry = self._entries().get(image_id)
+        return image_id not in self._unusable or entry is None or self._unusable[image_id] != entry.instances
 
     def series(self, image_id: str) -> Series:
         """How a series lies in space and which image is which slice; fetched on first use."""

@@ -13,8 +13,10 @@ from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DSfloat
 
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
@@ -58,9 +60,9 @@ def write_seg(
     table = np.zeros(256, np.uint8)
     for number, (_, value) in enumerate(kept, 1):
         table[value] = number
-    order = _order(series)
+    order, is_placed = _order(series), _has_places(series)
     segmentation = Segmentation(
-        source_images=_sources(series, order),
+        source_images=_sources(series, order, is_placed),
         pixel_array=np.ascontiguousarray(table[labels].transpose(2, 1, 0)[order]),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, name, algorithm) for number, (name, _) in enumerate(kept, 1)],
@@ -78,7 +80,7 @@ def write_seg(
     )
     for item, (name, _) in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
-    if not series.placed:
+    if not is_placed:
         unplace(segmentation)
     now = datetime.now()
     segmentation.SeriesDate, segmentation.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
@@ -117,8 +119,13 @@ def _order(series: Series) -> list[int]:
     )
 
 
-def _sources(series: Series, order: list[int]) -> list[Dataset]:
-    """The images in that order, completed; if they have no place in common, on a made-up grid (see `unplace`)."""
+def _has_places(series: Series) -> bool:
+    """Whether every frame has a place of its own; images of one place at several times are told apart by number."""
+    return series.placed and len({frame.position for frame in series.frames}) == len(series.frames)
+
+
+def _sources(series: Series, order: list[int], is_placed: bool) -> list[Dataset]:
+    """The images in that order, completed; if they have no places of their own, on a made-up grid (see `unplace`)."""
     by_instance = {str(header.SOPInstanceUID): header for header in series.headers}
     sources = []
     for instance in dict.fromkeys(series.frames[row].instance for row in order):
@@ -127,9 +134,40 @@ def _sources(series: Series, order: list[int]) -> list[Dataset]:
         for name in EXPECTED:
             if name not in source:
                 setattr(source, name, "")
-        if series.placed and "FrameOfReferenceUID" not in source:
-            source.FrameOfReferenceUID = generate_uid(entropy_srcs=[series.uid, "frame of reference"])
+        if source.get("LossyImageCompression") == "01":
+            for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+                setattr(source, name, source.get(name))
+        if int(source.get("NumberOfFrames") or 1) == 1 and "PerFrameFunctionalGroupsSequence" not in source:
+            source.pop("NumberOfFrames", None)  # highdicom would look for functional groups
+        if is_placed:
+            _complete_place(source, series)
         sources.append(source)
-    if not series.placed:
+    if not is_placed:
         place_anywhere(sources)
     return sources
+
+
+def _complete_place(source: Dataset, series: Series) -> None:
+    """Put the spacing and orientation where highdicom looks for them; a spacing that is missing counts as 1 mm."""
+    if "FrameOfReferenceUID" not in source:
+        source.FrameOfReferenceUID = generate_uid(entropy_srcs=[series.uid, "frame of reference"])
+    column, row, depth = (float(step) for step in np.linalg.norm(series.affine[:3, :3], axis=0))
+    measures, turn = Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [_decimal(row), _decimal(column)], _decimal(depth)
+    turn.ImageOrientationPatient = list(series.frames[0].orientation or ())
+    if "NumberOfFrames" not in source:
+        for name in ("PixelSpacing", "SliceThickness"):
+            if not source.get(name):
+                setattr(source, name, measures[name].value)
+        return
+    shared = Dataset()
+    shared.update(next(iter(source.get("SharedFunctionalGroupsSequence") or []), Dataset()))
+    if "PixelMeasuresSequence" not in shared:
+        shared.PixelMeasuresSequence = DicomSequence([measures])
+    if "PlaneOrientationSequence" not in shared:
+        shared.PlaneOrientationSequence = DicomSequence([turn])
+    source.SharedFunctionalGroupsSequence = DicomSequence([shared])
+
+
+def _decimal(value: float) -> DSfloat:
+    return DSfloat(value, auto_format=True)

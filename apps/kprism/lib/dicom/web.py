@@ -107,9 +107,9 @@ class DicomWeb:
         return next((entry for entry in self.search(SeriesInstanceUID=series) if entry.series == series), None)
 
     def fetch(self, study: str, series: str) -> Iterator[Dataset]:
-        """The instances of a series, complete."""
+        """The instances of a series, complete, as the server has them: not every server can decompress them all."""
         with self._sentences():
-            yield from self.client.retrieve_series(study, series)
+            yield from self.client.iter_series(study, series, media_types=(("application/dicom", "*"),))
 
     def headers(self, study: str, series: str) -> list[Dataset]:
         """The instances of a series, without pixels."""

@@ -11,9 +11,8 @@ import hashlib
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,39 +21,28 @@ from ignite.engine import Engine, Events
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
-from kprism_model.network.kprism import KPrism
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import FinetunePlan, Finetuner, mixed
-from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
+from kprism_model.training.distributed import Workers
+from kprism_model.training.finetune import FinetunePlan, Finetuner
+from kprism_model.training.validation import ValidationSettings, validate
 from lib.files import is_locked, locked
-from lib.gate import Verdict, judge
 from lib.intake import Intake
 from lib.ledger import Submission
 from lib.options import Option, read_options
+from lib.trainers.candidates import SHARES, Candidate, best_candidate, facts_of, overall, rounded
 from lib.trainers.material import Material, gather
+from lib.trainers.processes import EACH_GPU, agree, count_of, share, spread_out
 from lib.trainers.progress import Progress
 from lib.trainers.report_page import write_report
 from lib.trainers.schedule import FAILED, FINISHED, TrainingLog
+from lib.trainers.tracking import track
 from lib.versions import Served, Versions
 
 logger = logging.getLogger(__name__)
 
 MINUTES = Option(10.0, low=0.01, high=1440.0)
 """How long a training may last: the default, and the limits of what a client may ask for."""
-
-SHARES = (1.0, 0.7, 0.4)
-"""Shares of the new weights in the candidates that validation chooses from."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Tuned weights mixed with the published ones, and what the gate says of them."""
-
-    model: KPrism
-    share: float
-    scores: list[Score]
-    verdict: Verdict
 
 
 class ActiveLearner(TrainTask):  # type: ignore[misc]
@@ -70,10 +58,19 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
     }
 
     def __init__(
-        self, intake: Intake, versions: Versions, folder: Path, device: str, *, minutes: float = float(MINUTES.default)
+        self,
+        intake: Intake,
+        versions: Versions,
+        folder: Path,
+        device: str,
+        *,
+        minutes: float = float(MINUTES.default),
+        processes: int = EACH_GPU,
+        tracking_uri: str = "",
     ) -> None:
         super().__init__("Learns from the submitted labels and publishes weights that are no worse on validation cases")
         self._intake, self._versions, self._folder, self._device = intake, versions, folder, device
+        self._processes, self._tracking_uri = processes, tracking_uri
         self._settings = ValidationSettings()
         self._options = {**self.options, "max_minutes": replace(MINUTES, default=minutes)}
         self.log = TrainingLog(folder)
@@ -96,14 +93,19 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train; returns what `stats` says at the end."""
         options = read_options(self._options, request)
+        spread_out(count_of(self._processes, self._device), request)
+        workers = Workers.join(self._device)
         self._folder.mkdir(parents=True, exist_ok=True)
+        if workers.rank:
+            self._assist(options, workers)
+            return {}
         progress = Progress(self._folder)
         with locked(self._folder):
-            submissions = self._intake.ledger.submissions()
+            submissions = share(workers, self._intake.ledger.submissions())
             self.log.begin([submission.key for submission in submissions])
             progress.begin("reading labels", found=len(submissions))
             try:
-                self._train(options, submissions, progress)
+                self._train(options, submissions, progress, workers)
             except Exception as error:
                 self.log.end(FAILED)
                 progress.end(f"nothing was published: {error}")
@@ -111,28 +113,44 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             self.log.end(FINISHED)
         return self.stats()
 
-    def _train(self, options: dict[str, Any], submissions: Sequence[Submission], progress: Progress) -> None:
-        served = self._versions.load(device=self._device)
-        plan = FinetunePlan(
-            minutes=options["max_minutes"],
-            batch_size=options["batch_size"],
-            learning_rate=options["learning_rate"],
-            **{name: 0.0 for name in ("distillation", "pull") if not options[name]},
-        )
+    def _assist(self, options: Mapping[str, Any], workers: Workers) -> None:
+        """The part of every process but the first: the same training on other batches of the same material."""
+        device = str(workers.device(self._device))
+        submissions: list[Submission] = share(workers, None)
+        served = self._versions.load(device=device)
         run, identity = self._run_folder(served, submissions, options)
+        native = served.checkpoint.model.config.native_size
+        slices = run / f"slices-{workers.rank}"
+        material = gather(submissions, self._intake.load, slices, size=native, settings=self._settings)
+        agree(workers, f"{run.name} {len(material.used)}")
+        tuner = self._tuner(served, material, _plan(options), run, identity, {}, workers)
+        workers.wait()
+        for _ in tuner.steps():
+            pass
+        workers.leave()
+
+    def _train(
+        self, options: dict[str, Any], submissions: Sequence[Submission], progress: Progress, workers: Workers
+    ) -> None:
+        served = self._versions.load(device=self._device)
+        run, identity = self._run_folder(served, submissions, options)
+        self._forget_other_runs(run)
         native = served.checkpoint.model.config.native_size
         material = gather(submissions, self._intake.load, run / "slices", size=native, settings=self._settings)
         progress.tell("validating the serving weights", used=len(material.used), skipped=material.skipped)
         predictor = Predictor(served.checkpoint.model, served.checkpoint.registry, device=self._device)
         before = validate(predictor, material.validation, material.examples, settings=self._settings)
-        progress.tell("training", best_metric=round(_mean(before), 4))
+        progress.tell("training", best_metric=round(overall(before), 4))
         starts = material.starts(predictor, served.checkpoint.registry)
-        tuner = self._tuner(served, material, plan, run, identity, starts)
+        tuner = self._tuner(served, material, _plan(options), run, identity, starts, workers)
+        agree(workers, f"{run.name} {len(material.used)}")
+        workers.wait()  # until all have read what an earlier attempt has left
         follow(tuner, progress)
+        workers.leave()
         progress.tell("validating the new weights")
-        candidates = self._candidates(tuner, served, material, before, SHARES if options["mix"] else (1.0,))
-        chosen = max(candidates, key=lambda one: (one.verdict.passed, one.verdict.after, one.verdict.margin))
-        facts = self._facts(served, material, tuner, before, chosen)
+        shares = SHARES if options["mix"] else (1.0,)
+        chosen = best_candidate(tuner, served, material, before, shares, device=self._device, settings=self._settings)
+        facts = facts_of(served, material, tuner, before, chosen)
         progress.tell("publishing")
         number = self._publish(served, tuner, chosen, facts)
         outcome = f"published as version {number}" if number else "not published; the serving weights stay"
@@ -140,10 +158,12 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         report = write_report(
             self._folder / "reports", number, message, before, chosen.scores, material, run / "log.jsonl", facts
         )
+        untold = track(self._tracking_uri, options, facts, run / "log.jsonl", report)
+        message = "; ".join(part for part in (message, untold) if part)
         progress.end(
             message,
             best_metric=round(max(chosen.verdict.before, chosen.verdict.after if number else 0.0), 4),
-            eval=_rounded(chosen.scores),
+            eval=rounded(chosen.scores),
             published=number,
             report=str(report),
         )
@@ -153,19 +173,21 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
     def _run_folder(
         self, served: Served, submissions: Sequence[Submission], options: Mapping[str, Any]
     ) -> tuple[Path, dict[str, Any]]:
-        """The folder of this run, with the state of an earlier, killed attempt at the same; other runs are deleted."""
+        """The folder of this run, with the state of an earlier, killed attempt at the same; what identifies it."""
         identity = {
             "parent": served.checkpoint.weights_version,
             "cases": sorted(submission.key for submission in submissions),
             "options": dict(options),
         }
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        runs = self._folder / "runs"
-        runs.mkdir(parents=True, exist_ok=True)
-        for old in runs.iterdir():
-            if old.name != name:
+        return self._folder / "runs" / name, identity
+
+    @staticmethod
+    def _forget_other_runs(run: Path) -> None:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        for old in run.parent.iterdir():
+            if old.name != run.name:
                 shutil.rmtree(old, ignore_errors=True)
-        return runs / name, identity
 
     def _tuner(
         self,
@@ -175,12 +197,20 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         run: Path,
         identity: Mapping[str, Any],
         starts: Mapping[str, References],
+        workers: Workers,
     ) -> Finetuner:
         """The trainer, where an earlier attempt at the same run left it; from the start if that is damaged."""
 
         def make() -> Finetuner:
             return Finetuner(
-                served.checkpoint, material.store, plan, run, starts=starts, identity=identity, device=self._device
+                served.checkpoint,
+                material.store,
+                plan,
+                run,
+                starts=starts,
+                identity=identity,
+                device=self._device,
+                workers=workers,
             )
 
         try:
@@ -192,43 +222,20 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             (run / "state.json").unlink()
             return make()
 
-    def _candidates(
-        self, tuner: Finetuner, served: Served, material: Material, before: Sequence[Score], shares: Sequence[float]
-    ) -> list[Candidate]:
-        tuned = tuner.averaged()
-        found = []
-        for share in shares:
-            model = mixed(served.checkpoint.model, tuned, share)
-            predictor = Predictor(model, tuner.registry, device=self._device)
-            scores = validate(predictor, material.validation, material.examples, settings=self._settings)
-            found.append(Candidate(model, share, scores, judge(before, scores)))
-            logger.info("With %.0f %% of the new weights: %s", 100 * share, found[-1].verdict)
-        return found
-
     def _publish(self, served: Served, tuner: Finetuner, chosen: Candidate, facts: dict[str, Any]) -> int | None:
         if not chosen.verdict.passed:
             return None
         return self._versions.publish(chosen.model, tuner.registry, note=facts, parent=served.number)
 
-    @staticmethod
-    def _facts(
-        served: Served, material: Material, tuner: Finetuner, before: Sequence[Score], chosen: Candidate
-    ) -> dict[str, Any]:
-        """What is told of a version: where it comes from, what it was trained on, what it can do."""
-        return {
-            "trained_on": [submission.image_id for submission in material.used],
-            "labels": [submission.key for submission in material.used],
-            "skipped": material.skipped,
-            "parent": served.number,
-            "steps": tuner.step,
-            "minutes": round(tuner.seconds / 60, 2),
-            "share_of_new_weights": chosen.share,
-            "dice": round(chosen.verdict.after, 4),
-            "metrics_before": _rounded(before),
-            "metrics": _rounded(chosen.scores),
-            "gate": str(chosen.verdict),
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
+
+def _plan(options: Mapping[str, Any]) -> FinetunePlan:
+    """The plan that a request's options describe."""
+    return FinetunePlan(
+        minutes=options["max_minutes"],
+        batch_size=options["batch_size"],
+        learning_rate=options["learning_rate"],
+        **{name: 0.0 for name in ("distillation", "pull") if not options[name]},
+    )
 
 
 def follow(tuner: Finetuner, progress: Progress) -> None:
@@ -250,11 +257,3 @@ def follow(tuner: Finetuner, progress: Progress) -> None:
     engine.add_event_handler(Events.ITERATION_COMPLETED, tell)
     # ignite counts epochs, the budget is time: one endless epoch that the last step ends.
     engine.run(max_epochs=1, epoch_length=1 << 40)
-
-
-def _mean(scores: Sequence[Score]) -> float:
-    return float(np.mean(list(mean_dice(scores).values())))
-
-
-def _rounded(scores: Sequence[Score]) -> dict[str, float]:
-    return {f"{mode} {structure}": round(value, 4) for (mode, structure), value in sorted(mean_dice(scores).items())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,19 @@ FEWEST = 2
 MOST_VALIDATED = 24
 """Validation cases that are looked at; the first by name, so that more cases do not change the yardstick often."""
 
+LEAST_VALIDATED = 3
+"""Validation cases of each structure that are looked at however many there are of others, where there are so many."""
+
 MOST_EXAMPLES = 6
 """Training cases of a structure that serve as references in validation and as the start of a new class."""
 
 
 @dataclass
 class Material:
-    """Slices to train on, cases to validate on, cases to be references, and what was left out (image id -> why)."""
+    """Slices to train on, cases to validate on, cases to be references, and what was left out (image id -> why).
+
+    `note` says which structures are judged on cases that were trained on, for want of validation cases.
+    """
 
     store: SliceStore
     validation: list[AnnotatedCase]
@@ -41,6 +47,10 @@ class Material:
     used: list[Submission]
     skipped: dict[str, str] = field(default_factory=dict)
     note: str = ""
+
+    def not_judged(self, registry: ClassRegistry) -> list[str]:
+        """Structures that the network knows and no label here shows: distillation alone keeps them."""
+        return [name for name in registry.names if not any(name in case.structures for case in self.validation)]
 
     def starts(self, predictor: Predictor, registry: ClassRegistry) -> dict[str, References]:
         """Encoded references of the structures that the network does not know yet."""
@@ -67,7 +77,8 @@ def gather(
 ) -> Material:
     """Read every submission once; RequestError if fewer than `FEWEST` training cases can be used.
 
-    Where no patient stands on the validation side yet, training cases are validated on, which `note` says.
+    The validation cases are those of all structures that were ever labelled here, also of those that earlier versions
+    have learned. A structure that no validation case shows is judged on training cases, which `note` says.
     """
     builder = StoreBuilder(folder, size)
     skipped: dict[str, str] = {}
@@ -81,9 +92,9 @@ def gather(
             if submission.side == TRAINING:
                 builder.add(case)
                 training += 1
-                if _is_wanted(case, examples):
+                if _is_wanted(case, examples, MOST_EXAMPLES):
                     examples.append(_for_validation(case, settings))
-            elif len(validation) < MOST_VALIDATED:
+            elif len(validation) < MOST_VALIDATED or _is_wanted(case, validation, LEAST_VALIDATED):
                 validation.append(_for_validation(case, settings))
         except (ValueError, OSError) as error:
             skipped[submission.image_id] = str(error)
@@ -95,13 +106,27 @@ def gather(
         raise RequestError(
             f"training needs {FEWEST} labelled cases that can be learned from; there is {training}{reasons}"
         )
-    note = "" if validation else "no validation case yet: judged on cases that it was trained on"
-    return Material(builder.store(), validation or examples, examples, used, skipped, note)
+    borrowed = _borrowed(validation, examples)
+    names = dict.fromkeys(name for case in borrowed for name in case.structures)
+    shows = f" shows {', '.join(names)}" if validation else ""
+    note = f"no validation case{shows} yet: judged on cases that it was trained on" if borrowed else ""
+    return Material(builder.store(), [*validation, *borrowed], examples, used, skipped, note)
 
 
-def _is_wanted(case: AnnotatedCase, examples: Sequence[AnnotatedCase]) -> bool:
-    """Whether a structure of the case has few examples so far."""
-    return any(sum(name in example.structures for example in examples) < MOST_EXAMPLES for name in case.structures)
+def _is_wanted(case: AnnotatedCase, chosen: Sequence[AnnotatedCase], count: int) -> bool:
+    """Whether a structure of the case is shown by fewer than `count` of the cases chosen so far."""
+    return any(sum(name in other.structures for other in chosen) < count for name in case.structures)
+
+
+def _borrowed(validation: Sequence[AnnotatedCase], examples: Sequence[AnnotatedCase]) -> list[AnnotatedCase]:
+    """Training cases, annotated only for the structures that no validation case shows."""
+    judged = {name for case in validation for name in case.structures}
+    found = []
+    for case in examples:
+        structures = {name: value for name, value in case.structures.items() if name not in judged}
+        if structures:
+            found.append(replace(case, structures=structures))
+    return found
 
 
 def _for_validation(case: AnnotatedCase, settings: ValidationSettings) -> AnnotatedCase:

@@ -70,6 +70,7 @@ def write_report(
         f"{round(100 * facts['share_of_new_weights'])} % of the new weights.</p>",
         "<h2>Dice on the validation cases</h2>",
         _dice_table(before, after),
+        _not_judged(facts["not_judged"]),
         "<h2>Training</h2>",
         _curves(_read_log(log)),
         "<h2>Worst cases</h2>",
@@ -100,6 +101,14 @@ def _dice_table(before: Sequence[Score], after: Sequence[Score]) -> str:
         rows.append(f"<tr><td>{escape(structure)}</td><td>{MODES[mode]}</td>{cells}{change}</tr>")
     head = "<tr><th>structure</th><th>mode</th><th>before</th><th>after</th><th>points</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _not_judged(names: Sequence[str]) -> str:
+    """What the figures say nothing of."""
+    if not names:
+        return ""
+    listed = escape(", ".join(names))
+    return f"<p>Known to the weights, but shown by no label here, and therefore not judged: {listed}.</p>"
 
 
 def _read_log(path: Path) -> list[dict[str, float]]:

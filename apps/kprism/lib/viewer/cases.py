@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ THUMBNAIL = 112
 
 NAMED = 64
 """Longest name of a structure: DICOM's limit."""
+
+_submitting = Lock()
+"""One submission at a time: of two users who have seen the same label, the second is told of the first."""
 
 
 class ConflictError(RequestError):
@@ -94,15 +98,15 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
     fetched(datastore, image_id)
     header, labels = unpack(message, datastore.series(image_id).grid)
     names = _names(header.get("names"))
-    datastore.sync(force=True)
-    current = _version(LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL))
-    if current != header.get("based_on") and not header.get("replace"):
-        raise ConflictError(
-            "somebody else has submitted a label for this case since you opened it; "
-            "submit again to replace it, or reload the case to see it"
-        )
     info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
-    with tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
+    with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
+        datastore.sync(force=True)
+        current = _version(LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL))
+        if current != header.get("based_on") and not header.get("replace"):
+            raise ConflictError(
+                "somebody else has submitted a label for this case since you opened it; "
+                "submit again to replace it, or reload the case to see it"
+            )
         path = Path(folder) / f"{image_id}.nii.gz"
         save_volume(labels, datastore.series(image_id).affine, path)
         app.loop.intake.submit(image_id, path, info, by=info["client_id"])

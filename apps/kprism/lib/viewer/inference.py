@@ -38,14 +38,14 @@ def infer_planes(
 ) -> Response:
     """Run a model on a case; the answer's planes are those that it covers, its JSON says what they mean.
 
-    `params` as for /infer, and for clicks and strokes `structure`, the name of what is corrected. With clicks or
-    strokes only the planes that hold some come back.
+    `params` as for /infer, and for clicks, strokes and masks to follow `structure`, the name of what is corrected. The
+    planes that were sent come back in any case, others where they hold something.
     """
     app, datastore = app_instance(), store()
     fetched(datastore, image)
     request: dict[str, Any] = read_params(params)
     grid = datastore.series(image).grid
-    touched: list[int] | None = None
+    touched: list[int] = []
     with tempfile.TemporaryDirectory(prefix="kprism-planes-") as folder:
         if planes is not None:
             header, drawn = unpack(planes.file.read(), grid)
@@ -58,7 +58,7 @@ def infer_planes(
     finally:
         answer.unlink()
     return Response(
-        pack({"result": result["params"]}, labels, filled(labels) if touched is None else touched),
+        pack({"result": result["params"]}, labels, sorted({*touched, *filled(labels)})),
         media_type="application/octet-stream",
     )
 

@@ -35,6 +35,7 @@ def install(application: FastAPI) -> None:
     add("/kprism/api/next/{strategy}", cases.next_case, methods=["POST"])
     add("/kprism/api/infer/{model}", inference.infer_planes, methods=["POST"])
     add("/kprism/api/status", status.status, methods=READ)
+    add("/kprism/api/report", status.report, methods=READ)
     add("/kprism/api/versions/{number}/current", weights.roll_back, methods=["POST"])
     add("/kprism/{path:path}", files.page, methods=READ)
     add("/viewer", to_viewer, methods=READ)

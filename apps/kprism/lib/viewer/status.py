@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from lib.dicom.segments import colour_of
+from lib.errors import NotFoundError
 from lib.labels import BACKGROUND
 from lib.viewer import weights
 
@@ -21,7 +24,8 @@ QUEUE = 50
 def status() -> dict[str, Any]:
     """Structures with colours, cases, models, strategies, training, versions of the weights.
 
-    `warning` says why other weights serve than those that were published; null if they do.
+    `warning` says why other weights serve than those that were published; null if they do. `report` says when the last
+    training's report was written, in seconds since 1970; null without one.
     """
     app = app_instance()
     info = app.info()
@@ -41,7 +45,21 @@ def status() -> dict[str, Any]:
         "cases": _cases(app),
         "training": _training(info.get("train_stats") or {}),
         "versions": weights.listed(app),
+        "report": path.stat().st_mtime if (path := _report(app)) else None,
     }
+
+
+def report() -> FileResponse:
+    """The page that the last training wrote."""
+    path = _report(app_instance())
+    if path is None:
+        raise NotFoundError("no training has written a report yet")
+    return FileResponse(path, media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+
+def _report(app: Any) -> Path | None:
+    pages = (app.config.state / "training" / "reports").glob("*.html")
+    return max(pages, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _cases(app: Any) -> dict[str, Any]:

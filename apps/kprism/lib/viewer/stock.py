@@ -9,7 +9,7 @@ What is repaired, in the bundle of MONAI Label 0.8.5 (OHIF 3.10 beta):
 3. Files in sub-folders (icons) are answered with the start page, because the server joins paths with ":".
 
 An upgrade of MONAI Label may bring another bundle. A repair that finds nothing to repair is then logged at the start,
-and tests/e2e/test_viewer_stock.py fails.
+and tests/e2e/viewer/test_stock.py fails.
 """
 
 from __future__ import annotations

@@ -33,6 +33,22 @@ export function merged(plane, answer, values, protect, replaced = new Set(values
   });
 }
 
+/**
+ * The planes of a label map that an answer changes, as they become: those that it holds, and those where it leaves a
+ * replaced segment out (of the slices `anew`, if only these were looked at). Otherwise as in `merged`.
+ */
+export function answered(labelmap, planes, values, protect, { replaced = new Set(values.values()), anew = null } = {}) {
+  const after = new Map();
+  for (const k of labelmap.slices) {
+    const plane = labelmap.plane(k);
+    const looked = planes.has(k) || !anew || anew.has(k);
+    if (looked && (planes.has(k) || plane.some(value => replaced.has(value)))) {
+      after.set(k, merged(plane, planes.get(k), values, protect, replaced));
+    }
+  }
+  return after;
+}
+
 /** Where a plane holds a segment: 1 and 0. */
 export function maskOf(plane, segment) {
   return plane.map(value => Number(value === segment));

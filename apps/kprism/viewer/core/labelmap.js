@@ -89,6 +89,14 @@ export class LabelmapOfCase {
     return new Map(planes.map(([k, pixels]) => [k, Uint8Array.from(pixels)]));
   }
 
+  /** What is drawn: `planes` that hold something, and the segments in them by `names`. */
+  content() {
+    const planes = this.filled();
+    const present = new Set([...planes.values()].flatMap(plane => [...new Set(plane)]));
+    const names = Object.fromEntries([...this.segments].filter(([, segment]) => present.has(segment)));
+    return { planes, names };
+  }
+
   /** Replace planes (Map of k to pixels) as one step of the history; `also(undone)` restores what belongs to it. */
   change(planes, also = () => {}) {
     const edits = new Map([...planes].map(([k, after]) => [k, difference(this.#pixels(k), after)]));

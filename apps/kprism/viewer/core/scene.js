@@ -89,9 +89,10 @@ export class Scene {
     setTimeout(show, 300);
   }
 
-  /** Show a sentence in the viewer. */
+  /** Show a sentence in the viewer, away from our panel: it stays for as long as the pointer is on it. */
   notify(message, type = 'info') {
-    this.services.uiNotificationService.show({ title: 'K-Prism', message, type, duration: 8000 });
+    const position = 'bottom-left';
+    this.services.uiNotificationService.show({ title: 'K-Prism', message, type, duration: 8000, position });
   }
 }
 

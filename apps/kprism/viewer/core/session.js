@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// One user at work: the case that is open, the structure in hand, and everything that can be done with it. Sections of
-// the panel listen for "change" and call these methods; nothing here touches the panel.
+// One user at work: the open case, the structure in hand, what can be done with it. The panel listens for "change".
 import { clientId } from './client.js';
 import { newColour } from './colours.js';
-import { maskOf, merged } from './edits.js';
+import { answered, maskOf, merged } from './edits.js';
+import { Following, REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
 import { Prompts, requestOf } from './prompts.js';
 import { server } from './server.js';
@@ -15,6 +15,7 @@ export class Session extends EventTarget {
     super();
     this.scene = scene;
     this.prompts = new Prompts();
+    this.following = new Following();
     this.clientId = clientId();
     Object.assign(this, {
       status: null,
@@ -31,6 +32,8 @@ export class Session extends EventTarget {
       basedOn: null,
       conflict: false,
       tool: null,
+      radius: 10, // of brush and eraser, in millimetres
+      reach: Object.keys(REACHES)[0],
     });
   }
 
@@ -85,6 +88,7 @@ export class Session extends EventTarget {
       const [found, references] = await Promise.all([server.case(id), server.references()]);
       Object.assign(this, { case: found, references, labelmap: null, basedOn: null, dirty: false, conflict: false });
       this.prompts.clear();
+      this.following.clear();
       this.chosen.clear();
       this.automatic.clear();
       const label = found.label && (await server.label(id));
@@ -153,13 +157,10 @@ export class Session extends EventTarget {
     });
   }
 
-  semantic() {
-    return this.segment('semantic');
-  }
+  semantic = () => this.segment('semantic');
 
   inContext() {
-    const references = [...this.chosen].join(',');
-    return this.segment('in_context', references ? { references } : {});
+    return this.segment('in_context', this.chosen.size ? { references: [...this.chosen].join(',') } : {});
   }
 
   async #draw({ result, planes }) {
@@ -169,13 +170,7 @@ export class Session extends EventTarget {
     const values = new Map(names.map(name => [result.label_names[name], segments.get(name)]));
     const given = [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
     const replaced = new Set([...values.values(), ...given]);
-    const after = new Map();
-    for (const k of labelmap.slices) {
-      const plane = labelmap.plane(k);
-      if (planes.has(k) || plane.some(value => replaced.has(value))) {
-        after.set(k, merged(plane, planes.get(k), values, this.protect, replaced));
-      }
-    }
+    const after = answered(labelmap, planes, values, this.protect, { replaced });
     names.forEach(name => this.automatic.add(name));
     this.#change(labelmap, after);
     const found = names.filter(name => !result.absent?.includes(name));
@@ -214,6 +209,19 @@ export class Session extends EventTarget {
     });
   }
 
+  /** Follow the structure in hand from the slices on which it is drawn to the others. */
+  follow() {
+    return this.work('Following', async () => {
+      const labelmap = await this.#ready();
+      const structure = this.structure;
+      const segment = labelmap.segmentOf(this.#style(structure));
+      const { after, count } = await this.following.run(this, labelmap, structure, segment);
+      this.automatic.delete(structure);
+      this.#change(labelmap, after);
+      this.scene.notify(`Followed ${structure} to ${count} more ${count === 1 ? 'slice' : 'slices'}.`);
+    });
+  }
+
   /** Change planes in one step of the history, together with the prompts that led to it. */
   #change(labelmap, planes, promptsBefore = this.prompts.snapshot()) {
     const promptsAfter = this.prompts.snapshot();
@@ -245,12 +253,8 @@ export class Session extends EventTarget {
   /** Store what is drawn as the case's final label; a second time if somebody else submitted one in between. */
   submit() {
     return this.work('Submitting', async () => {
-      const planes = this.labelmap?.exists ? this.labelmap.filled() : new Map();
-      const present = new Set([...planes.values()].flatMap(plane => [...new Set(plane)]));
-      const names = Object.fromEntries(
-        [...(this.labelmap?.segments ?? [])].filter(([, segment]) => present.has(segment)),
-      );
-      if (!planes.size) {
+      const { planes, names } = this.labelmap?.exists ? this.labelmap.content() : {};
+      if (!planes?.size) {
         throw new Error('There is nothing to submit yet: segment or draw something first.');
       }
       try {

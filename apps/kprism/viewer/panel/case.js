@@ -19,7 +19,7 @@ export function caseSection(session) {
     next.disabled = Boolean(session.busy);
     const { cases, strategies = {} } = session.status ?? {};
     const unsaved = session.dirty ? ' · changes not submitted' : '';
-    count.textContent = cases ? `${cases.labelled} of ${cases.all} cases are labelled${unsaved}` : '';
+    count.textContent = cases ? `${cases.labelled} of ${cases.all} labelled${unsaved}` : '';
     const names = JSON.stringify(strategies);
     if (names !== shown) {
       shown = names;

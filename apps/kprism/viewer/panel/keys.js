@@ -8,6 +8,7 @@ export const KEYS = {
   c: session => setTool(session, 'click'),
   x: session => setTool(session, 'beside'),
   d: session => setTool(session, 'stroke'),
+  p: session => session.follow(),
   b: session => setTool(session, 'brush'),
   e: session => setTool(session, 'eraser'),
   v: session => setTool(session, 'none'),
@@ -15,14 +16,17 @@ export const KEYS = {
   n: session => session.next(session.strategy ?? 'random'),
 };
 
+const HISTORY = { z: session => session.undo(), y: session => session.redo() }; // with Ctrl
+
+// OHIF leaves the keys alone while any field has the focus, a slider or a tick box too.
+const TYPING = 'input:not([type=range], [type=checkbox]), textarea, select, [contenteditable]';
+
 export function bindKeys(session) {
   window.addEventListener(
     'keydown',
     event => {
-      const typing = event.target.closest?.('input, textarea, select, [contenteditable]');
-      const action = KEYS[event.key];
-      const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
-      if (action && plain && !typing && session.case) {
+      const action = (event.ctrlKey || event.metaKey ? HISTORY : KEYS)[event.key];
+      if (action && !event.altKey && !event.target.closest?.(TYPING) && session.case) {
         event.preventDefault();
         event.stopImmediatePropagation();
         action(session);

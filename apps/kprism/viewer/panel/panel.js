@@ -14,7 +14,7 @@ import { referencesSection } from './references.js';
 import { statusLine } from './status.js';
 import { structuresSection } from './structures.js';
 
-const SECTIONS = [statusLine, structuresSection, referencesSection, correctionSection, learningSection, caseSection];
+const SECTIONS = [statusLine, structuresSection, correctionSection, referencesSection, learningSection, caseSection];
 
 let session = null;
 

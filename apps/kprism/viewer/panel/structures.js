@@ -8,6 +8,7 @@ export function structuresSection(session) {
   const add = () => {
     session.choose(name.value);
     name.value = '';
+    name.blur(); // the next key is a shortcut again
   };
   name.onkeydown = event => {
     event.stopPropagation();

@@ -5,6 +5,7 @@ const OURS = {
   beside: { inside: false, stroke: false },
   stroke: { inside: true, stroke: true },
 };
+const GROUPS = ['default', 'mpr'];
 const THEIRS = { brush: 'CircularBrush', eraser: 'CircularEraser', none: 'WindowLevel' };
 
 export const TOOLS = [
@@ -16,14 +17,22 @@ export const TOOLS = [
   ['none', 'Look', 'V'],
 ];
 
+/** Radius of brush and eraser in millimetres. */
+export function setRadius(session, radius) {
+  session.radius = radius;
+  const { setBrushSizeForToolGroup } = window.cornerstoneTools.utilities.segmentation;
+  GROUPS.forEach(group => setBrushSizeForToolGroup(group, radius));
+}
+
 export async function setTool(session, name) {
   session.toolName = name;
   session.tool = OURS[name] ?? null;
   if (name === 'brush' || name === 'eraser') {
     await session.prepareBrush();
+    setRadius(session, session.radius);
   }
   if (THEIRS[name]) {
-    session.scene.commands.run('setToolActiveToolbar', { toolName: THEIRS[name], toolGroupIds: ['default', 'mpr'] });
+    session.scene.commands.run('setToolActiveToolbar', { toolName: THEIRS[name], toolGroupIds: GROUPS });
   }
   session.changed();
 }

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The viewers in a real browser, on a real DICOMweb store, with a server started as a user starts it.
+
+One store, one server and one browser serve all tests; each test has a page and a case of its own. Pictures of the pages
+are kept in var/screenshots, or where KPRISM_SCREENSHOTS says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from lib.errors import RequestError
+from tests.conftest import SHARED
+from tests.e2e.viewer.driver import Mode
+from tests.e2e.viewer.site import PATIENCE, Site, running
+from tests.live_server import ROOT
+from tools.ohif import ensure_ohif
+
+XRAYS = SHARED / "data" / "montgomery_xray"
+PICTURES = Path(os.environ.get("KPRISM_SCREENSHOTS", ROOT / "var" / "screenshots"))
+WINDOW = {"width": 1100, "height": 700}
+
+FLAGS = [
+    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),  # WebGL without a graphics card
+]
+
+
+def lacking(message: str) -> None:
+    """Skip, or fail where CI=true: there a test must not pass by being left out."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def program(*names: str, package: str) -> str:
+    """Path of an installed program."""
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        lacking(f"The browser tests need {names[0]}, which is not installed (Debian, Ubuntu: apt install {package}).")
+    return str(found)
+
+
+def xrays(count: int) -> list[dict[str, str]]:
+    """The first entries of the training list."""
+    return list(json.loads((XRAYS / "dataset.json").read_text())["training"][:count])
+
+
+def lungs(number: int) -> NDArray[np.bool_]:
+    """The true lungs (column, row) of xray1, xray2, ..."""
+    return np.asarray(Image.open(XRAYS / xrays(number)[-1]["label"])).T > 0
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Site]:
+    """Store and server, with sample volumes and four chest X-rays, xray1 to xray4."""
+    program("Orthanc", "orthanc", package="orthanc orthanc-dicomweb")
+    try:
+        ensure_ohif(ROOT / "var" / "viewer")
+    except RequestError as error:
+        lacking(f"The browser tests need the OHIF viewer: {error}")
+    with running(tmp_path_factory.mktemp("viewer"), [XRAYS / entry["image"] for entry in xrays(4)]) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium."""
+    path = program("chromium", "chromium-browser", package="chromium")
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=path, args=FLAGS, headless=True)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh page; an error that its scripts do not catch fails the test."""
+    context = browser.new_context(viewport=WINDOW)
+    context.set_default_timeout(PATIENCE * 1000)
+    opened = context.new_page()
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened
+    context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def mode(page: Page, site: Site) -> Mode:
+    """The K-Prism mode; it asks nobody but the server it came from."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    return Mode(page, site, PICTURES)

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The K-Prism mode of OHIF, driven with mouse and keyboard as users do, and looked at in the viewer's memory."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from playwright.sync_api import Page
+
+from lib.viewer.planes import unpack
+from tests.e2e.viewer.site import Site
+
+IDLE = "() => window.kprism?.case && !kprism.busy && kprism.scene.viewport()?.getImageData?.()"
+
+LISTEN = """() => {
+    window.asked = [];
+    window.answered = [];
+    const send = window.fetch;
+    window.fetch = async (address, options) => {
+        const params = options?.body instanceof FormData && options.body.get('params');
+        if (!params) {
+            return send(address, options);
+        }
+        window.asked.push(JSON.parse(params));
+        const answer = await send(address, options);
+        const bytes = new Uint8Array(await answer.clone().arrayBuffer());
+        window.answered.push([answer.status, Array.from(bytes, byte => String.fromCharCode(byte)).join('')]);
+        return answer;
+    };
+}"""
+"""Notes what the mode asks the models and what they answer: the browser tells neither of forms with files."""
+
+SPOT = """([column, row]) => {
+    const viewport = kprism.scene.viewport();
+    const world = cornerstone.utilities.imageToWorldCoords(viewport.getCurrentImageId(), [column + 0.5, row + 0.5]);
+    const [x, y] = viewport.worldToCanvas(world);
+    const box = viewport.element.getBoundingClientRect();
+    return [box.left + x, box.top + y];
+}"""
+"""Where the viewer itself says that the middle of a pixel of the image is; nothing of the mode's own arithmetic."""
+
+PLANES = """() => [...(kprism.labelmap?.exists ? kprism.labelmap.filled() : [])].map(([k, plane]) => {
+    let text = '';
+    for (let at = 0; at < plane.length; at += 8192) {
+        text += String.fromCharCode(...plane.subarray(at, at + 8192));
+    }
+    return [k, btoa(text)];
+})"""
+
+Voxel = tuple[int, int, int]
+
+
+class Mode:
+    """The mode in one page of the browser. Arrays of labels are (column, row, slice) in the server's order."""
+
+    def __init__(self, page: Page, site: Site, pictures: Path) -> None:
+        self.page, self.site, self._pictures = page, site, pictures
+        page.add_init_script(f"({LISTEN})()")
+
+    def open_from_list(self, patient: str) -> None:
+        """Choose a study in the study list, then the mode."""
+        self.page.goto(f"{self.site.url}/viewer/")
+        self.page.get_by_role("cell", name=patient, exact=True).or_(self.page.get_by_text(patient)).first.click()
+        self.shot("study-list")
+        self.page.get_by_role("button", name="K-Prism").first.click()
+        self.ready()
+
+    def open(self, patient: str) -> None:
+        """Open a study in the mode by its address."""
+        study, _ = self.site.series(patient)
+        self.page.goto(f"{self.site.url}/viewer/kprism?StudyInstanceUIDs={study}")
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the case is open and shown."""
+        self.page.wait_for_function(IDLE)
+
+    def idle(self) -> None:
+        """Wait until the mode has done what it was told."""
+        self.page.wait_for_function("() => !kprism.busy")
+
+    def press(self, key: str) -> None:
+        """Press a key and wait for what it starts."""
+        self.page.keyboard.press(key)
+        self.idle()
+
+    def brush(self, key: str = "b") -> None:
+        """Take OHIF's brush, or with "e" its eraser, in hand."""
+        self.press(key)
+        tool = {"b": "CircularBrush", "e": "CircularEraser"}[key]
+        self.page.wait_for_function(
+            """tool => tool ===
+                cornerstoneTools.ToolGroupManager.getToolGroup('default').getActivePrimaryMouseButtonTool()""",
+            arg=tool,
+        )
+
+    def button(self, name: str) -> None:
+        """Press a button of the panel and wait for what it starts."""
+        self.page.locator(".kprism-panel").get_by_role("button", name=name).click()
+        self.idle()
+
+    def take(self, structure: str) -> None:
+        """Take a structure in hand."""
+        self.page.locator(".kp-structure", has_text=structure).click()
+
+    def name_structure(self, name: str) -> None:
+        """Make a new structure."""
+        field = self.page.get_by_label("Name of a new structure")
+        field.fill(name)
+        field.press("Enter")
+
+    def show(self, k: int) -> None:
+        """Scroll to a slice."""
+        self.page.evaluate("k => kprism.scene.show(kprism.case.frames[k])", k)
+        self.page.wait_for_function(
+            """k => kprism.scene.viewport().getCurrentImageId()
+                .includes(`/instances/${kprism.case.frames[k][0]}/`)""",
+            arg=k,
+        )
+
+    def spot(self, voxel: Voxel) -> tuple[float, float]:
+        """Where on the page a voxel of the shown slice is, in whole pixels, as a mouse has them."""
+        x, y = self.page.evaluate(SPOT, list(voxel[:2]))
+        return round(x), round(y)
+
+    def click(self, voxel: Voxel, *, shift: bool = False) -> None:
+        """Click on a voxel of the shown slice with the tool in hand."""
+        if shift:
+            self.page.keyboard.down("Shift")
+        self.page.mouse.click(*self.spot(voxel))
+        if shift:
+            self.page.keyboard.up("Shift")
+        self.idle()
+
+    def drag(self, voxels: Sequence[Voxel]) -> None:
+        """Draw from voxel to voxel with the tool in hand."""
+        self.page.mouse.move(*self.spot(voxels[0]))
+        self.page.mouse.down()
+        for voxel in voxels[1:]:
+            self.page.mouse.move(*self.spot(voxel), steps=4)
+        self.page.mouse.up()
+        self.idle()
+
+    def asked(self) -> dict[str, Any]:
+        """What a model was last asked for."""
+        return dict(self.page.evaluate("() => window.asked.at(-1)"))
+
+    def answer(self, action: Callable[[], None]) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+        """What a model answers to an action: its JSON and its labels."""
+        before = self.page.evaluate("() => window.answered.length")
+        action()
+        self.page.wait_for_function("before => window.answered.length > before", arg=before)
+        self.idle()
+        status, content = self.page.evaluate("() => window.answered.at(-1)")
+        assert status == 200, content
+        header, labels = unpack(content.encode("latin-1"), self.grid)
+        return header["result"], labels
+
+    @property
+    def grid(self) -> Voxel:
+        """Columns, rows and slices of the case."""
+        columns, rows, slices = self.page.evaluate("() => kprism.case.grid")
+        return columns, rows, slices
+
+    def labels(self) -> NDArray[np.uint8]:
+        """What the viewer shows."""
+        columns, rows, _ = self.grid
+        shown = np.zeros(self.grid, np.uint8)
+        for k, text in self.page.evaluate(PLANES):
+            shown[:, :, k] = np.frombuffer(base64.b64decode(text), np.uint8).reshape(rows, columns).T
+        return shown
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """What the viewer shows, by structure; only structures that are somewhere."""
+        shown = self.labels()
+        segments = dict(self.page.evaluate("() => [...kprism.labelmap.segments]"))
+        return {name: shown == value for name, value in segments.items() if (shown == value).any()}
+
+    def mask(self, structure: str) -> NDArray[np.bool_]:
+        """What the viewer shows of one structure."""
+        return self.masks().get(structure, np.zeros(self.grid, bool))
+
+    def sentence(self) -> str:
+        """What the status line says."""
+        return self.page.locator(".kp-status").inner_text()
+
+    def shot(self, name: str) -> None:
+        """Keep a picture of the page."""
+        self.page.screenshot(path=self._pictures / f"{name}.png")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OHIF that MONAI Label bundles, as this server serves it: its repaired export, and its own MONAI Label panel."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import requests
+from numpy.typing import NDArray
+from playwright.sync_api import Page
+
+from tests.e2e.viewer.conftest import PICTURES
+from tests.e2e.viewer.site import PATIENCE, Site, wait
+
+PATIENT = "pyradiomics_breast1"  # small: this viewer shows three planes, drawn without a graphics card here
+
+SEGMENTED = """() => {
+    const [segmentation] = cornerstoneTools.segmentation.state.getSegmentations();
+    return segmentation.representationData.Labelmap.imageIds.map(id => {
+        const image = cornerstone.cache.getImage(id);
+        return [image.referencedImageId, Array.from(image.voxelManager.getScalarData())];
+    });
+}"""
+
+
+@pytest.fixture
+def stock(page: Page, site: Site) -> Page:
+    """A page that reaches this server only; the bundled viewer does without the fonts that it asks the network for."""
+    page.route(lambda address: not address.startswith(site.url), lambda route: route.abort())
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    return page
+
+
+def open_study(page: Page, site: Site, mode: str) -> None:
+    """Open the study in one of the viewer's modes."""
+    study, _ = site.series(PATIENT)
+    page.goto(f"{site.url}/ohif/{mode}?StudyInstanceUIDs={study}")
+    page.get_by_text("Confirm and Hide").click()
+    page.locator("[data-cy=viewport-pane] canvas").first.wait_for()
+
+
+def shown(page: Page, site: Site) -> NDArray[np.uint8]:
+    """The labels (slice, row, column) in the viewer, in the server's order of slices."""
+    _, series = site.series(PATIENT)
+    planes = {image.split("/instances/")[1].split("/")[0]: plane for image, plane in page.evaluate(SEGMENTED)}
+    columns, rows, _ = site.get(f"/kprism/api/case/{series}")["grid"]
+    return np.array([planes[frame] for frame in site.frames(series)], np.uint8).reshape(-1, rows, columns)
+
+
+def test_a_drawn_segmentation_is_exported_to_the_store(stock: Page, site: Site) -> None:
+    open_study(stock, site, "segmentation")
+    stock.get_by_text("Add Segmentation").first.click()
+    stock.locator("[data-cy=data-row]").first.wait_for()
+    stock.locator("[data-cy=Brush]").click()
+    box = stock.locator("[data-cy=viewport-pane] canvas").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    stock.mouse.move(x, y)
+    stock.mouse.down()
+    stock.mouse.move(x + 10, y, steps=3)
+    stock.mouse.up()
+    wait(lambda: stock.evaluate(f"() => ({SEGMENTED})().some(([, plane]) => plane.some(Boolean))"), "brush stroke")
+    drawn = shown(stock, site)
+    before = site.segmentations(PATIENT)
+    stock.get_by_text("Segmentation 1").first.locator("xpath=preceding::button[1]").click()
+    stock.get_by_role("menuitem", name="Export & Download").press("ArrowRight")
+    stock.get_by_role("menuitem", name="Export DICOM SEG").click()
+    stock.get_by_role("dialog").or_(stock.get_by_text("Create Report")).first.wait_for()
+    stock.locator("input[type=text], input:not([type])").last.fill("by hand")
+    stock.get_by_role("button", name="Save").click()
+    [exported] = wait(lambda: [name for name in site.segmentations(PATIENT) if name not in before], "export")
+    stock.screenshot(path=PICTURES / "stock-export.png")
+    [mask] = site.stored_masks(PATIENT, exported).values()
+    np.testing.assert_array_equal(mask, drawn > 0)
+    _, series = site.series(PATIENT)
+    case = f"/kprism/api/case/{series}"
+    wait(lambda: (site.get(case)["label"] or {}).get("version") == exported, "label that counts as submitted")
+
+
+def test_the_panel_of_monai_label_works(stock: Page, site: Site) -> None:
+    open_study(stock, site, "monai-label")
+    stock.locator(".settingsTable button.actionButton").click()  # the address needs no typing: repair 2
+    tabs = stock.locator(".tab")
+    with stock.expect_response(lambda answer: "/infer/semantic" in answer.url) as automatic:
+        tabs.nth(1).get_by_role("button", name="Run").click()
+    assert automatic.value.ok
+    stock.screenshot(path=PICTURES / "stock-auto.png")
+
+    tabs.nth(2).locator("label").first.click()
+    tabs.nth(2).locator("tr.clickable-row", has_text="nucleus").click()
+    canvas = stock.locator("[data-cy=viewport-pane] canvas").first
+    box = canvas.bounding_box()
+    assert box is not None
+    stock.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    with stock.expect_response(lambda answer: "/infer/interactive" in answer.url) as clicked:
+        tabs.nth(2).get_by_role("button", name="Run").click()
+    assert clicked.value.ok, clicked.value.text()
+    stock.screenshot(path=PICTURES / "stock-points.png")
+
+    tabs.nth(0).locator("label").first.click()
+    with stock.expect_response(lambda answer: "/train/" in answer.url and answer.request.method == "POST") as trained:
+        tabs.nth(0).get_by_role("button", name="Update Model").click()
+    assert trained.value.ok
+    requests.delete(f"{site.url}/train/", timeout=PATIENCE).raise_for_status()
+    with stock.expect_response(lambda answer: "/activelearning/random" in answer.url) as following:
+        tabs.nth(0).get_by_role("button", name="Next Sample").click()
+    study = json.loads(following.value.body())["StudyInstanceUID"]
+    stock.wait_for_url(lambda address: study in address)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes in the K-Prism mode: a new structure clicked in a CT, followed through it, and what the store holds then."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.e2e.viewer.driver import Mode
+from tests.e2e.viewer.site import Site
+
+NEW = "nodule by hand"
+ON, BESIDE = (179, 181), (128, 181)
+"""Column and row of a place on the tumour of `pyradiomics_lung2`, and of one beside it."""
+
+SLICE = 17
+
+
+def test_a_new_structure_is_clicked_followed_and_submitted(mode: Mode, site: Site) -> None:
+    mode.open("pyradiomics_lung2")
+    mode.name_structure(NEW)
+    chosen = mode.page.locator(".kp-structure[aria-checked='true']")
+    assert chosen.inner_text() == NEW
+    on, beside, k = (*ON, SLICE), (*BESIDE, SLICE), SLICE
+    mode.show(k)
+    mode.press("c")
+    mode.answer(lambda: mode.click(on))
+    assert mode.asked()[NEW] == [list(on)]
+    mode.press("x")
+    answer, labels = mode.answer(lambda: mode.click(beside))
+    assert (mode.asked()[NEW], mode.asked()["background"]) == ([list(on)], [list(beside)])
+    assert mode.mask(NEW)[on] and not mode.mask(NEW)[beside]
+    np.testing.assert_array_equal(mode.mask(NEW), labels == answer["label_names"][NEW])
+    assert set(np.flatnonzero(mode.mask(NEW).any(axis=(0, 1)))) == {k}
+
+    before = mode.labels()
+    answer, labels = mode.answer(lambda: mode.press("p"))
+    followed = set(answer["slices"][NEW]["followed"])
+    assert followed
+    found = mode.mask(NEW)
+    np.testing.assert_array_equal(found, labels == answer["label_names"][NEW])
+    np.testing.assert_array_equal(found[:, :, k], before[:, :, k] > 0)  # the slice that was clicked stays as it was
+    assert len(np.flatnonzero(found.any(axis=(0, 1)))) > 1
+    mode.shot("propagate")
+    mode.press("Control+z")
+    np.testing.assert_array_equal(mode.labels(), before)
+    mode.press("Control+y")
+    np.testing.assert_array_equal(mode.mask(NEW), found)
+
+    mode.press("Enter")
+    [segmentation] = site.segmentations("pyradiomics_lung2")
+    stored = site.stored_masks("pyradiomics_lung2", segmentation)
+    assert set(stored) == {NEW}
+    np.testing.assert_array_equal(stored[NEW].transpose(2, 1, 0), found)
+    assert NEW in [structure["name"] for structure in site.status()["structures"]]
+
+
+def test_a_propagation_reaches_no_farther_than_asked(mode: Mode) -> None:
+    mode.open("pyradiomics_brain2")
+    mode.name_structure("tumour")
+    k = mode.grid[2] // 2
+    mode.show(k)
+    mode.press("c")
+    mode.answer(lambda: mode.click((mode.grid[0] // 2, mode.grid[1] // 2, k)))
+    mode.page.get_by_label("How far to follow").select_option("2 each way")
+    answer, _ = mode.answer(lambda: mode.button("Follow"))
+    assert answer["slices"]["tumour"]["prompted"] == [k]
+    reached = np.flatnonzero(mode.mask("tumour").any(axis=(0, 1)))
+    assert reached.min() >= k - 2 and reached.max() <= k + 2

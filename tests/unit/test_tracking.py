@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MLflow, where somebody has installed it: what it is told; what is said where it is missing or cannot be reached."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.trainers.tracking import EXPERIMENT, check_tracking, track
+
+FACTS: dict[str, Any] = {
+    "trained_on": ["a", "b"],
+    "skipped": {"c": "image 'c' is not in this datastore"},
+    "parent": 3,
+    "steps": 2,
+    "share_of_new_weights": 0.7,
+    "gate": "mean Dice rises by 2.00 points",
+    "metrics_before": {"semantic left lung": 0.5},
+    "metrics": {"semantic left lung": 0.52},
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """A log of two steps and a report."""
+    records = [{"step": 0, "loss": 2.5, "semantic": float("nan")}, {"step": 1, "loss": 1.5, "semantic": 0.4}]
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    (tmp_path / "version-4.html").write_text("<p>report</p>")
+    return tmp_path / "log.jsonl", tmp_path / "version-4.html"
+
+
+def test_addresses_that_cannot_be_used_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_tracking("") == ""
+    with pytest.raises(ValueError, match=r"--conf tracking_uri file:///mlruns: .* no longer keeps runs in plain files"):
+        check_tracking("file:///mlruns")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"--conf tracking_uri http://host:5000: MLflow is not installed; .*pip"):
+        check_tracking("http://host:5000")
+
+
+def test_what_goes_wrong_is_told_and_does_no_harm(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    assert track("", {}, FACTS, *files) == ""
+    told = track(f"sqlite:///{tmp_path}", {}, FACTS, *files)  # a folder is no database
+    assert told.startswith("MLflow at sqlite:///") and " could not be told about it: " in told
+
+
+def test_mlflow_is_told_about_a_training(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    tracking = pytest.importorskip("mlflow.tracking", reason="MLflow is not installed; the app does not require it")
+    uri = check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert track(uri, {"learning_rate": 3e-4, "mix": True}, FACTS, *files) == ""
+    assert track(uri, {"learning_rate": 3e-4, "mix": True}, FACTS, *files) == ""  # the experiment is there by now
+    client = tracking.MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    run = runs[0]
+    assert run.info.run_name == "version-4"
+    assert (run.data.params["learning_rate"], run.data.params["parent"]) == ("0.0003", "3")
+    assert run.data.tags["gate"] == FACTS["gate"] and run.data.tags["cases"] == "2"
+    assert run.data.metrics["dice before/semantic/left lung"] == 0.5
+    assert run.data.metrics["dice after/semantic/left lung"] == 0.52
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(metric.step, metric.value) for metric in losses] == [(0, 2.5), (1, 1.5)]
+    assert len(client.get_metric_history(run.info.run_id, "train/semantic")) == 1  # what is not a number is left out
+    assert list((tmp_path / "mlflow-reports").rglob("version-4.html"))
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["version-4.html"]
