@@ -17,6 +17,7 @@ SLICE = 17
 
 def test_a_new_structure_is_clicked_followed_and_submitted(mode: Mode, site: Site) -> None:
     mode.open("pyradiomics_lung2")
+    mode.shot("mode")
     mode.name_structure(NEW)
     chosen = mode.page.locator(".kp-structure[aria-checked='true']")
     assert chosen.inner_text() == NEW
