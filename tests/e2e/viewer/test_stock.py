@@ -76,22 +76,10 @@ def test_a_drawn_segmentation_is_exported_to_the_store(stock: Page, site: Site) 
     wait(lambda: (site.get(case)["label"] or {}).get("version") == exported, "label that counts as submitted")
 
 
-def test_the_panel_of_monai_label_works(stock: Page, site: Site) -> None:
+def test_the_panel_of_monai_label_finds_the_server_and_segments(stock: Page, site: Site) -> None:
     open_study(stock, site, "monai-label")
     stock.locator(".settingsTable button.actionButton").click()  # the address needs no typing: repair 2
-    tabs = stock.locator(".tab")
     with stock.expect_response(lambda answer: "/infer/semantic" in answer.url) as automatic:
-        tabs.nth(1).get_by_role("button", name="Run").dispatch_event("click")
+        stock.locator(".tab").nth(1).get_by_role("button", name="Run").dispatch_event("click")
     assert automatic.value.ok
     stock.screenshot(path=PICTURES / "stock-auto.png")
-
-    tabs.nth(2).locator("label").first.click()
-    tabs.nth(2).locator("tr.clickable-row", has_text="nucleus").click()
-    canvas = stock.locator("[data-cy=viewport-pane] canvas").first
-    box = canvas.bounding_box()
-    assert box is not None
-    stock.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    with stock.expect_response(lambda answer: "/infer/interactive" in answer.url) as clicked:
-        tabs.nth(2).get_by_role("button", name="Run").dispatch_event("click")
-    assert clicked.value.ok, clicked.value.text()
-    stock.screenshot(path=PICTURES / "stock-points.png")
