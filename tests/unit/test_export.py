@@ -220,7 +220,7 @@ def _picture(path: Path) -> np.ndarray[Any, Any]:
 def test_the_example_of_the_documentation_answers_as_the_predictor(repository: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(repository / "apps" / "kprism" / "model" / "kprism_small")
     samples = repository / "sample-datastore"
-    assert export(checkpoint, tmp_path / "onnx")["greatest_difference_from_torch"] <= PARITY
+    export(checkpoint, tmp_path / "onnx")  # refuses graphs that differ
     (tmp_path / "sample-datastore").symlink_to(samples)
     (tmp_path / "example.py").write_text(_example(repository), encoding="utf-8")
     command = [sys.executable, "-I", "example.py"]  # isolated: without this repository on the path

@@ -26,15 +26,15 @@ def draw(mode: Mode) -> np.ndarray:
 
 
 def test_a_label_that_somebody_else_submitted_is_not_replaced_unasked(mode: Mode, site: Site) -> None:
-    patient = "pyradiomics_breast1"
+    patient = "xray4"  # no other test submits a label for it
     mode.open(patient)
     drawn = draw(mode)
     _, series = site.series(patient)
     other = np.zeros(mode.grid, np.uint8)
-    other[5:20, 5:20, 3] = 1
+    other[5:20, 5:20, 0] = 1
     header = {"names": {"cyst": 1}, "based_on": None, "client_id": "somebody else"}
     address = f"{site.url}/kprism/api/case/{series}/label"
-    requests.put(address, data=pack(header, other, [3]), timeout=PATIENCE).raise_for_status()
+    requests.put(address, data=pack(header, other, [0]), timeout=PATIENCE).raise_for_status()
 
     mode.button("Submit as final label")
     assert "Somebody else has submitted a label for this case since you opened it" in mode.sentence()
