@@ -88,8 +88,8 @@ def wait(condition: Callable[[], Any], server: LiveServer) -> Any:
     """The first true value of a condition."""
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
-        assert time.monotonic() < deadline, server.log()[-5000:]
-        time.sleep(0.3)
+        assert time.monotonic() < deadline, server.log()[-8000:]
+        time.sleep(0.1)
     return value
 
 

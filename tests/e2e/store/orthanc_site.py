@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,6 @@ from pydicom.dataset import Dataset
 from tests.e2e.store.planes import Mask
 from tests.live_server import LiveServer
 from tools.orthanc import Orthanc
-
-PATIENCE = 240.0  # seconds; what is waited for takes a few, this is for a busy machine
-
-
-def wait(condition: Callable[[], Any], server: LiveServer) -> Any:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, server.log()[-8000:]
-        time.sleep(0.1)
-    return value
 
 
 @dataclass

@@ -11,8 +11,9 @@ import requests
 from pydicom.dataset import Dataset
 
 from lib.dicom.objects import dicom_series
+from tests.e2e.site import wait
 from tests.e2e.store import foreign
-from tests.e2e.store.orthanc_site import Site, wait
+from tests.e2e.store.orthanc_site import Site
 from tests.e2e.store.planes import places
 from tests.unit import dicom_files
 

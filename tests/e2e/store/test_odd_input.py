@@ -15,7 +15,8 @@ import requests
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
 
-from tests.e2e.store.orthanc_site import Site, wait
+from tests.e2e.site import wait
+from tests.e2e.store.orthanc_site import Site
 from tests.e2e.store.planes import Mask, assert_same, expected_planes, planes_of
 from tests.unit import dicom_files
 

@@ -13,8 +13,9 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from tests.e2e.site import wait
 from tests.e2e.store import foreign
-from tests.e2e.store.orthanc_site import Site, wait
+from tests.e2e.store.orthanc_site import Site
 from tests.e2e.store.planes import assert_same, expected_planes, places
 from tests.unit import dicom_files
 
