@@ -20,9 +20,11 @@ import pytest
 
 from lib.datastore import GuardedDatastore
 from lib.errors import NotFoundError, RequestError
+from lib.images import MedicalImage
 from lib.intake import REFUSE, Intake, StorageError
 from lib.labels import LabelBook
 from lib.ledger import TRAINING, VALIDATION, Ledger, choose_side, new_since, patient_of
+from lib.reading import read_image
 
 SHAPE = (12, 10, 4)
 LIVER_AND_SPLEEN = {"label_info": [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}]}
@@ -171,7 +173,7 @@ def test_a_case_whose_image_has_gone_says_so_when_it_is_needed(site: Site) -> No
     site.datastore.refresh()
     with pytest.raises(NotFoundError, match="image 'a' is not in this datastore"):
         site.intake.load(entry)
-    assert site.intake.reconcile() == []
+    assert site.intake.reconcile().told == []
     assert site.ledger.submissions() == [entry]  # it may come back
 
 
@@ -189,24 +191,39 @@ def test_submissions_of_one_case_at_once_leave_one_whole_label(site: Site) -> No
 def test_labels_that_came_another_way_are_found_and_removed_ones_forgotten(site: Site) -> None:
     site.datastore.save_label("c", str(site.label(1, 2)), "final", dict(LIVER_AND_SPLEEN))
     site.datastore.save_label("d", str(site.label(name="empty")), "final", dict(LIVER_AND_SPLEEN))
-    told = site.intake.reconcile()
+    told = site.intake.reconcile().told
     assert told[0] == "the label of image 'c' was found in the datastore"
     assert told[1].startswith("the label of image 'd' is empty")
     assert [entry.image_id for entry in site.ledger.submissions()] == ["c"]
     assert list(site.ledger.rejected()) == ["d"]
-    assert site.intake.reconcile() == []
+    assert site.intake.reconcile().told == []
     site.intake.submit("d", site.label(1, name="good"), {"label_names": {"liver": 1}})
     assert site.ledger.rejected() == {}
     site.datastore.remove_label("c", "final")
-    assert site.intake.reconcile() == ["the label of image 'c' was removed"]
+    assert site.intake.reconcile().told == ["the label of image 'c' was removed"]
     assert [entry.image_id for entry in site.ledger.submissions()] == ["d"]
+
+
+def test_a_label_submitted_during_the_reconciliation_is_neither_found_nor_forgotten(tmp_path: Path) -> None:
+    """The server answers while it looks through the labels that came while it was off."""
+    submitted = []
+
+    def read(path: Path, name: str) -> MedicalImage:
+        if path.name == "c.nii.gz" and not submitted:  # the reconciliation has got as far as this case
+            submitted.append(site.intake.submit("d", site.label(1, name="d"), {"label_names": {"liver": 1}}))
+        return read_image(path, name)
+
+    site = Site(tmp_path / "studies", read=read)
+    site.datastore.save_label("c", str(site.label(1)), "final", {"label_names": {"liver": 1}})
+    assert [entry.image_id for entry in site.intake.reconcile().found] == ["c"]
+    assert site.ledger.get("d") == submitted[0] is not None
 
 
 def test_a_damaged_entry_of_the_ledger_is_rebuilt_from_the_datastore(site: Site) -> None:
     site.intake.submit("a", site.label(1), {"label_names": {"liver": 1}})
     (site.ledger.folder / "cases" / "a.json").write_text('{"image_id": "a"')
     assert site.ledger.submissions() == []
-    assert site.intake.reconcile() == ["the label of image 'a' was found in the datastore"]
+    assert site.intake.reconcile().told == ["the label of image 'a' was found in the datastore"]
     assert [entry.image_id for entry in site.ledger.submissions()] == ["a"]
 
 

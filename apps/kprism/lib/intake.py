@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from monailabel.datastore.local import LocalDatastore
@@ -57,6 +57,13 @@ class Examined:
     image: MedicalImage
     labels: NDArray[np.uint8]
     structures: dict[str, int]
+
+
+class Reconciled(NamedTuple):
+    """What was found in the datastore, and a sentence for all that is new, gone or cannot be used."""
+
+    found: list[Submission]
+    told: list[str]
 
 
 class Intake:
@@ -177,25 +184,31 @@ class Intake:
             logger.warning("%s", sentence)
         return told
 
-    def reconcile(self) -> list[str]:
-        """Take in what the datastore holds and the ledger lacks; sentences for what is new, gone or cannot be used."""
-        told = []
+    def reconcile(self) -> Reconciled:
+        """Take in what the datastore holds and the ledger lacks, and forget the labels that it no longer holds.
+
+        Labels may be submitted meanwhile; they are neither found nor forgotten.
+        """
+        found: list[Submission] = []
+        told: list[str] = []
+        before = self.ledger.submissions()  # first, for a label reaches the datastore before the ledger
         cases = labelled_cases(self.datastore)
         for case in cases:
             try:
-                if self.adopt(case.image_id) is not None:
+                if (entry := self.adopt(case.image_id)) is not None:
+                    found.append(entry)
                     told.append(f"the label of image {case.image_id!r} was found in the datastore")
             except RequestError as error:
                 told.append(str(error))
         if isinstance(self.datastore, LocalDatastore):  # a folder always tells all its labels, a server may fail to
-            images = set(self.datastore.list_images())
-            for entry in self.ledger.submissions():
-                if entry.image_id in images and entry.image_id not in {case.image_id for case in cases}:
+            gone = set(self.datastore.list_images()) - {case.image_id for case in cases}
+            for entry in before:
+                if entry.image_id in gone and self.ledger.get(entry.image_id) == entry:
                     self.ledger.withdraw(entry.image_id)
                     told.append(f"the label of image {entry.image_id!r} was removed")
         for sentence in told:
             logger.info("%s", sentence)
-        return told
+        return Reconciled(found, told)
 
     def load(self, submission: Submission) -> AnnotatedCase:
         """The case of a submission; RequestError says why it cannot be had (the image is gone, a file is damaged)."""

@@ -130,11 +130,9 @@ class Loop:
         """Warm up, look through the labels that came while the server was off, then follow what is new."""
         try:
             self.engine.warm_up()
-            known = {submission.key for submission in self.ledger.submissions()}
-            self.intake.reconcile()
-            found = [entry.key for entry in self.ledger.submissions() if entry.key not in known]
+            found = self.intake.reconcile().found
             if found:  # a folder that is served for the first time must not keep the machine busy unasked
-                self.trainer.log.pass_over(found)
+                self.trainer.log.pass_over([entry.key for entry in found])
         except Exception:  # a store that is down, a full disk: the server answers all the same
             logger.exception("The labels of the datastore could not all be looked at")
         if not self._ending.is_set():
