@@ -15,6 +15,7 @@ from kprism_model.network.layers import GroupNorm, PointwiseConv
 from kprism_model.network.position import sine_encoding
 from kprism_model.network.prompts import DensePromptEncoder, Prompts
 from kprism_model.network.references import ObjectSummarizer, References, read_references
+from kprism_model.network.remembered import Remembered
 
 
 @dataclass
@@ -44,7 +45,7 @@ class KPrism(nn.Module):
         self.dense_encoder = DensePromptEncoder(config.width, config.dense_channels)
         self.level_embedding = nn.Parameter(torch.randn(3, config.width))
         self.decoder = Decoder(config)
-        self._empty_maps: tuple[tuple[object, ...], tuple[Tensor, Tensor, Tensor]] | None = None
+        self._empty_maps = Remembered[tuple[Tensor, Tensor, Tensor]]()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -123,15 +124,11 @@ class KPrism(nn.Module):
             return self._dense_maps(prompts.dense)
         # The empty map is the same for all rows and, as long as the weights stay, for all calls.
         device = prompts.image_index.device
-        parameters = list(self.dense_encoder.parameters())
-        if torch.is_grad_enabled() or any(parameter.is_inference() for parameter in parameters):
-            # The map must stay part of the graph; and inference tensors do not tell when they are changed.
-            return self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
-        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-        key = (prompts.size, device, torch.is_autocast_enabled(device.type), weights)
-        if self._empty_maps is None or self._empty_maps[0] != key:
-            self._empty_maps = key, self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device))
-        return self._empty_maps[1]
+        return self._empty_maps.get(
+            self.dense_encoder.parameters(),
+            (prompts.size, device),
+            lambda: self._dense_maps(torch.zeros(1, 3, *prompts.size, device=device)),
+        )
 
     def _dense_maps(self, dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps: tuple[Tensor, Tensor, Tensor] = self.dense_encoder(dense.contiguous(memory_format=torch.channels_last))
