@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page
 
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.site import Site, wait
@@ -19,6 +21,13 @@ SEGMENTED = """() => {
         const image = cornerstone.cache.getImage(id);
         return [image.referencedImageId, Array.from(image.voxelManager.getScalarData())];
     });
+}"""
+
+
+VOLUME = """() => {
+    const [{ representationData }] = cornerstoneTools.segmentation.state.getSegmentations();
+    const volume = cornerstone.cache.getVolume(representationData.Labelmap.volumeId);
+    return Array.from(volume.voxelManager.getCompleteScalarDataArray());
 }"""
 
 
@@ -44,6 +53,11 @@ def shown(page: Page, site: Site) -> NDArray[np.uint8]:
     planes = {image.split("/instances/")[1].split("/")[0]: plane for image, plane in page.evaluate(SEGMENTED)}
     columns, rows, _ = site.get(f"/kprism/api/case/{series}")["grid"]
     return np.array([planes[frame] for frame in site.frames(series)], np.uint8).reshape(-1, rows, columns)
+
+
+def drawn_volume(page: Page) -> NDArray[np.uint8]:
+    """The labels in the MONAI Label panel, which holds them as a volume."""
+    return np.array(page.evaluate(VOLUME), np.uint8)
 
 
 def test_a_drawn_segmentation_is_exported_to_the_store(stock: Page, site: Site) -> None:
@@ -76,10 +90,72 @@ def test_a_drawn_segmentation_is_exported_to_the_store(stock: Page, site: Site) 
     wait(lambda: (site.get(case)["label"] or {}).get("version") == exported, "label that counts as submitted")
 
 
-def test_the_panel_of_monai_label_finds_the_server_and_segments(stock: Page, site: Site) -> None:
+@pytest.fixture
+def panel(stock: Page, site: Site) -> Page:
+    """The MONAI Label panel of a study, connected: the address needs no typing (repair 2)."""
     open_study(stock, site, "monai-label")
-    stock.locator(".settingsTable button.actionButton").click()  # the address needs no typing: repair 2
-    with stock.expect_response(lambda answer: "/infer/semantic" in answer.url) as automatic:
-        stock.locator(".tab").nth(1).get_by_role("button", name="Run").dispatch_event("click")
+    stock.locator(".settingsTable button.actionButton").click()
+    tab(stock, "Auto-Segmentation").wait_for()
+    return stock
+
+
+def tab(panel: Page, name: str) -> Locator:
+    """One of the panel's tabs; it opens at a click on its switch, which lies hidden behind its title."""
+    return panel.locator(".tab", has=panel.locator(".tab-label", has_text=name))
+
+
+def open_tab(panel: Page, name: str) -> Locator:
+    found = tab(panel, name)
+    found.locator(".tab-switch").evaluate("switch_ => switch_.click()")
+    return found
+
+
+def test_the_panel_of_monai_label_finds_the_server_and_segments(panel: Page) -> None:
+    with panel.expect_response(lambda answer: "/infer/semantic" in answer.url) as automatic:
+        tab(panel, "Auto-Segmentation").get_by_role("button", name="Run").dispatch_event("click")
     assert automatic.value.ok
-    stock.screenshot(path=PICTURES / "stock-auto.png")
+    panel.screenshot(path=PICTURES / "stock-auto.png")
+
+
+POINTS = """() => cornerstoneTools.annotation.state.getAllAnnotations()
+    .filter(one => one.metadata.toolName === 'ProbeMONAILabel').length"""
+
+
+def test_points_are_sent_and_what_comes_back_is_drawn(panel: Page, site: Site) -> None:
+    points = open_tab(panel, "Point Prompts")
+    points.locator("tr.clickable-row", has_text="lungs").click()
+    box = panel.locator("[data-cy=viewport-pane] canvas").first.bounding_box()
+    assert box is not None
+    panel.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    wait(lambda: panel.evaluate(POINTS) == 1, "point")
+    with panel.expect_response(lambda answer: "/infer/interactive" in answer.url) as answered:
+        points.get_by_role("button", name="Run").click()
+    params = answered.value.request.post_data or ""
+    [point] = json.loads(params[params.index("{") : params.rindex("}") + 1])["lungs"]
+    columns, rows, slices = site.get(f"/kprism/api/case/{site.series(PATIENT)[1]}")["grid"]
+    values = np.frombuffer(answered.value.body()[-columns * rows * slices :], np.uint8)
+    answer = values.reshape(slices, rows, columns)
+    assert answer[point[2], point[1], point[0]]
+    panel.get_by_text("Running Inference for Point Prompts - Successful").wait_for()
+    panel.screenshot(path=PICTURES / "stock-points.png")
+    np.testing.assert_array_equal(drawn_volume(panel).reshape(answer.shape) > 0, answer > 0)
+
+
+def test_the_next_sample_is_offered(panel: Page, site: Site) -> None:
+    with panel.expect_response(lambda answer: "/activelearning/random" in answer.url) as chosen:
+        open_tab(panel, "Active Learning").get_by_text("Next Sample").click()
+    assert chosen.value.json()["id"] in [case["id"] for case in site.status()["cases"]["waiting"]]
+    panel.get_by_text("Active Learning - Next Sample").wait_for()
+    panel.get_by_text(chosen.value.json()["StudyInstanceUID"]).first.wait_for()
+    panel.screenshot(path=PICTURES / "stock-next-sample.png")
+
+
+def test_a_training_is_started_and_stopped(panel: Page, site: Site) -> None:
+    learning = open_tab(panel, "Active Learning")
+    learning.get_by_text("Update Model").click()
+    stop = learning.get_by_text("Stop Training")
+    stop.wait_for()
+    assert site.status()["training"]["running"]
+    stop.click()
+    learning.get_by_text("Update Model").wait_for()
+    wait(lambda: not site.status()["training"]["running"], "end of the training")
