@@ -28,6 +28,9 @@ MINIMUM_PIXELS = 20
 NO_CLASS = -1
 """Class index of an object that is no trained class."""
 
+LACKING = 2
+"""Structures that each image is known to lack and is asked about, so that presence is learned."""
+
 _LOST_PIXELS = 8  # an augmented object of fewer pixels is augmented again without geometry
 _CONNECTED = np.ones((3, 3), dtype=bool)
 
@@ -40,7 +43,8 @@ class Batch:
     empty where the image lacks it. class_index: int64 (n,), the structure's row in the registry or `NO_CLASS`.
     references: int64 (n, R), numbers of images of the same group, of other patients, that show the structure; -1
     throughout the row where there are none. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure,
-    a union of structures or one part of one; empty where there is nothing to click on. dataset: the name of each
+    a union of structures or one part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
+    rows in the registry of structures that are not in the image; -1 where none is known. dataset: the name of each
     image's data set.
     """
 
@@ -49,6 +53,7 @@ class Batch:
     class_index: Tensor
     references: Tensor
     objects: Tensor
+    lacking: Tensor
     dataset: tuple[str, ...]
 
 
@@ -56,8 +61,8 @@ class Batch:
 class Mixture:
     """What batches are made of, as chances.
 
-    `absent`: an image that lacks the structure asked for. `elsewhere`: where all images of a data set hold a structure,
-    absent ones come from data sets of another modality; set it to 0 if those may hold the structure unlabelled.
+    `absent`: an image that lacks the structure asked for. `elsewhere`: images of another modality than a structure's
+    own count as lacking it; set it to 0 if they may hold it unlabelled.
     `composite`: an object to click on that is no class. `synthetic`: a group of synthetic images. `references`: of 1,
     2, ... references.
     """
@@ -92,13 +97,14 @@ class _Picture(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """The images of one structure, at their final size: images, masks, objects, and who is seen."""
+    """The images of one structure, at their final size: images, masks, objects, who is seen, what each lacks."""
 
     images: Tensor
     masks: Tensor
     objects: Tensor
     class_index: int
     patients: list[tuple[str, int]]
+    lacking: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,7 @@ class Sampler:
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
         self._shares = np.array(shares) / sum(shares)
+        self._foreign = {part.name: self._classes_elsewhere(part) for part in store.sets}
 
     def batch(self, n: int, *, step: int, size: int) -> Batch:
         """The batch of `step`: n augmented images of `size` x `size` pixels."""
@@ -175,6 +182,7 @@ class Sampler:
             torch.tensor([group.class_index for group in groups for _ in group.images]),
             _references(groups, count, rng),
             torch.cat([group.objects for group in groups]),
+            torch.tensor([lacking for group in groups for lacking in group.lacking]),
             tuple(name for group in groups for name, _ in group.patients),
         )
 
@@ -183,13 +191,15 @@ class Sampler:
         if rng.random() < self._mixture.synthetic:
             images, masks = synthetic_group(count, size, generator)
             images = change_intensity(images, torch.ones_like(masks), self._augmentation, generator)
-            return _Group(images, masks, masks, NO_CLASS, [(SYNTHETIC, -1 - row) for row in range(count)])
+            patients = [(SYNTHETIC, -1 - row) for row in range(count)]
+            return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * LACKING] * count)
         targets = self._targets[rng.choice(len(self._targets), p=self._shares)]
         target = targets[rng.integers(len(targets))]
         pictures = self._draw_pictures(target, count, rng)
         images, masks, objects = self._augment(pictures, size, generator)
         index = self.registry.index(target.name)
-        return _Group(images, masks, objects, index, [picture.patient for picture in pictures])
+        lacking = [self._draw_lacking(picture, rng) for picture in pictures]
+        return _Group(images, masks, objects, index, [picture.patient for picture in pictures], lacking)
 
     def _draw_pictures(self, target: _Target, count: int, rng: np.random.Generator) -> list[_Picture]:
         """Slices of different cases as far as there are enough, some of which lack the structure."""
@@ -220,17 +230,41 @@ class Sampler:
         empty = np.zeros((self.store.size, self.store.size), dtype=bool)
         if target.absent:
             return _Picture(target.part, _draw_slice(target.absent, rng), empty, empty)
-        others = [
-            part
-            for part in self.store.sets
-            if part.modality != target.part.modality
-            and target.name.casefold() not in {name.casefold() for name in part.classes.values()}
-        ]
+        index = self.registry.index(target.name)
+        others = [part for part in self.store.sets if index in self._foreign[part.name]]
         if not others or rng.random() >= self._mixture.elsewhere:
             row = _draw_slice(target.shown, rng)
             return _Picture(target.part, row, target.mask(row), target.mask(row))
         part = others[rng.integers(len(others))]
         return _Picture(part, _draw_slice(_by_case(part, np.arange(len(part))), rng), empty, empty)
+
+    def _draw_lacking(self, picture: _Picture, rng: np.random.Generator) -> list[int]:
+        """Classes that a slice lacks: in turn one of its own data set's and one of another modality's."""
+        part = picture.part
+        own = [
+            self.registry.index(name)
+            for name, pixels in zip(part.classes.values(), part.pixels[picture.row], strict=True)
+            if not pixels
+        ]
+        foreign = self._foreign[part.name] if rng.random() < self._mixture.elsewhere else []
+        kinds = [kind for kind in (own, foreign) if kind]
+        return [int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(LACKING)]
+
+    def _classes_elsewhere(self, part: SliceSet) -> list[int]:
+        """Classes that only data sets of another modality than this one's hold."""
+        here = {
+            self.registry.index(name)
+            for near in self.store.sets
+            if near.modality == part.modality
+            for name in near.classes.values()
+        }
+        there = {
+            self.registry.index(name)
+            for far in self.store.sets
+            if far.modality != part.modality
+            for name in far.classes.values()
+        }
+        return sorted(there - here)
 
     def _augment(
         self, pictures: Sequence[_Picture], size: int, generator: torch.Generator

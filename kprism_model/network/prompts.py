@@ -20,6 +20,9 @@ PADDING = -1
 POSITIVE_PADDING = -2
 """Label of a padded point of the published code's list of positive clicks; differs only under `attend_padding`."""
 
+COARSEST_ONLY = 2.0
+"""As `Prompts.minimum_presence`: more than any presence, so all rows stop at the coarsest scale, which tells it."""
+
 
 @dataclass
 class Prompts:

@@ -18,7 +18,7 @@ from kprism_model.annotator.scribbles import SCRIBBLE_POINTS, scribble_points
 from kprism_model.data.sampling import Batch
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
-from kprism_model.network.prompts import PADDING, Prompts, click_discs
+from kprism_model.network.prompts import COARSEST_ONLY, PADDING, Prompts, click_discs
 from kprism_model.training.carrying import carried_prompts
 from kprism_model.training.losses import mask_loss, presence_loss
 
@@ -36,7 +36,8 @@ class RoundSettings:
     with the chance `scribbled`, with scribbles; up to `unseen_clicks` further clicks follow without a gradient, so that
     the network meets late corrections at the price of a forward pass; then `rounds` masks are learned from. With the
     chance `carried` they start from a mask carried over from the slice before instead (`carrying`). Masks after the
-    first weigh `later_weight`.
+    first weigh `later_weight`. Presence, with `presence_weight`, is learned from the rows of first masks and from the
+    structures that images are known to lack.
     """
 
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -71,9 +72,20 @@ def practise(
             scores[mode] = first
             if mode == "interactive":
                 scores["interactive_last"] = last
+    if settings.weights[0] and (batch.lacking >= 0).any():
+        losses.append(settings.weights[0] * settings.presence_weight * _absence_loss(model, batch, features))
     if not losses:  # nothing can be asked of these images: a gradient of zero
         return 0.0 * features.stride16.sum(), scores
     return torch.stack(losses).sum(), scores
+
+
+def _absence_loss(model: KPrism, batch: Batch, features: ImageFeatures) -> Tensor:
+    """Presence loss of structures that the images lack."""
+    rows, slots = (batch.lacking >= 0).nonzero(as_tuple=True)
+    size = (batch.images.shape[-2], batch.images.shape[-1])
+    asked = Prompts(size, rows, class_index=batch.lacking[rows, slots], minimum_presence=COARSEST_ONLY)
+    presence = model.decode(features, asked).presence.float()
+    return presence_loss(presence, torch.zeros_like(presence))
 
 
 @dataclass(frozen=True)

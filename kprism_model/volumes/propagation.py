@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.evaluation.metrics import dice
+from kprism_model.network.prompts import COARSEST_ONLY
 from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction
 from kprism_model.queries import join_references
@@ -39,9 +40,6 @@ Progress = Callable[[int], object]
 
 AHEAD = 4
 """Slices that a walk asks references about in one pass; the more, the more are asked in vain beyond the end."""
-
-ALWAYS = 2.0
-"""More than any presence: rows stop at the coarsest scale, which tells the presence and is much faster."""
 
 T = TypeVar("T")
 
@@ -190,7 +188,7 @@ class Follower:
         weight = rules.weight * source.trust
         least = rules.support * source.trust * source.support
         followed = Followed({}, {})
-        stop_below = rules.presence if source.trust else ALWAYS  # without trust only the presence matters
+        stop_below = rules.presence if source.trust else COARSEST_ONLY  # without trust only the presence matters
         for start in range(0, len(slices), AHEAD):
             numbers = slices[start : start + AHEAD]
             questions = [Question(number, references=source.reference) for number in numbers]

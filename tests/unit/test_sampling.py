@@ -152,6 +152,27 @@ def test_a_stand_in_for_an_absent_class_has_another_modality(tmp_path: Path) -> 
     assert own.masks.flatten(1).any(dim=1).all()
 
 
+def test_images_are_asked_for_what_they_lack(store: SliceStore) -> None:
+    """A class of their own data set, if one is absent, and one that only another modality holds."""
+    batch = plain(store).batch(60, step=0, size=32)
+    own_absent = {0: set(), 1: {1}, 2: {0}, 3: {0}, 4: {0, 1}, 5: set()}
+    blob = 2
+    for lacking, name, case in zip(batch.lacking.tolist(), batch.dataset, cases(batch.images), strict=True):
+        if name == "blobs":
+            assert set(lacking) <= {0, 1}
+        elif own_absent[case]:
+            assert lacking[0] in own_absent[case] and lacking[1] == blob
+        else:
+            assert lacking == [blob, blob]
+
+
+def test_images_of_other_data_sets_may_hold_a_structure_unlabelled(store: SliceStore) -> None:
+    sampler = Sampler(store, seed=0, augmentation=Augmentation.none(), mixture=Mixture(elsewhere=0.0, synthetic=0.5))
+    batch = sampler.batch(60, step=0, size=32)
+    for lacking, name in zip(batch.lacking.tolist(), batch.dataset, strict=True):
+        assert set(lacking) <= ({NO_CLASS, 0, 1} if name == "pair" else {NO_CLASS})
+
+
 def test_components_are_measured_in_the_images_own_pixels(tmp_path: Path) -> None:
     small = rectangle((32, 32), slice(2, 12), slice(2, 12)) + rectangle((32, 32), slice(20, 24), slice(20, 24))
     store = SliceStore.build([write_dataset(tmp_path / "set", [small])], tmp_path / "store", size=128, progress=False)

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
+from kprism_model.network.prompts import Prompts
 from kprism_model.training.carrying import moved_mask
 from kprism_model.training.rounds import MODES, RoundSettings, _scribble, practise
 from kprism_model.training.trainer import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
@@ -80,6 +82,20 @@ def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
     together, scores = practise(model, batch, np.random.default_rng(0), settings)
     assert set(scores) == {*MODES, "interactive_last"}
     assert sum(alone) == pytest.approx(float(together.detach()), rel=0.02)  # clicks are drawn anew
+
+
+def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
+    model = KPrism(_config()).train()
+    batch = sampler.batch(4, step=0, size=SIZE)
+    assert (batch.lacking == -1).all()  # there is one class, and all images show it
+    only = RoundSettings(weights=ONLY["semantic"], corrected=0.0)
+    before, _ = practise(model, batch, np.random.default_rng(0), only)
+    batch.lacking[:, 0] = 0
+    after, _ = practise(model, batch, np.random.default_rng(0), only)
+    expected = F.softplus(
+        model(batch.images, Prompts((SIZE, SIZE), torch.arange(4), class_index=torch.zeros(4).long())).presence
+    )
+    assert float((after - before).detach()) == pytest.approx(float(expected.mean().detach()), rel=0.02)
 
 
 def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
@@ -188,6 +204,7 @@ def test_two_processes_keep_the_same_weights(store: SliceStore, tmp_path: Path) 
 _TWO_PROCESSES = """
 from pathlib import Path
 import torch
+from torch.nn import functional as F
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.distributed import Workers
 from kprism_model.data.sampling import Sampler
