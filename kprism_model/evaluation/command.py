@@ -90,21 +90,22 @@ def evaluate(
     """Measure `predictor` on the folders `datasets`, each with a dataset.json.
 
     The result of each finished data set is kept in the folder `keep`, if one is given, and not measured again under the
-    same protocol, `weights_version` and dataset.json. Raises ValueError for data that cannot be read, or two data sets
-    of one name.
+    same protocol, `weights_version`, dataset.json and classes of the other data sets. Raises ValueError for data that
+    cannot be read, or two data sets of one name.
     """
     protocol = protocol or Protocol()
     report = EvaluationReport({**protocol.to_dict(), "weights_version": weights_version})
-    finished = None if keep is None else FinishedResults(keep, dict(report.protocol))
     read = [read_dataset(folder) for folder in datasets]
     repeated = {dataset.name for dataset in read if [d.name for d in read].count(dataset.name) > 1}
     if repeated:
         raise ValueError(f"data sets must have different names; listed twice: {', '.join(sorted(repeated))}")
     start = time.perf_counter()
     for dataset in read:
+        foreign = foreign_classes(dataset, read)
+        finished = None if keep is None else FinishedResults(keep, {**report.protocol, "foreign": foreign})
         result = None if finished is None else finished.find(dataset)
         if result is None:
-            result = evaluate_dataset(predictor, dataset, protocol, progress=progress)
+            result = evaluate_dataset(predictor, dataset, protocol, foreign, progress=progress)
             if finished is not None:
                 finished.keep(dataset, result)
         report.results.append(result)
@@ -112,11 +113,26 @@ def evaluate(
     return report
 
 
+def foreign_classes(dataset: Dataset, others: Sequence[Dataset]) -> list[str]:
+    """Classes of other modalities' data sets which none of this one's modality holds: they cannot be in its images."""
+    here, there = (
+        {name for other in others if (other.modality == dataset.modality) == same for name in other.classes.values()}
+        for same in (True, False)
+    )
+    return sorted(there - here - set(dataset.classes.values()))
+
+
 def evaluate_dataset(
-    predictor: Predictor, dataset: Dataset, protocol: Protocol, *, progress: bool = True
+    predictor: Predictor,
+    dataset: Dataset,
+    protocol: Protocol,
+    foreign: Sequence[str] = (),
+    *,
+    progress: bool = True,
 ) -> DatasetResult:
-    """Measure one data set in all modes of `protocol`."""
+    """Measure one data set in all modes of `protocol`; `foreign` classes cannot be in its images."""
     known = known_classes(predictor, dataset)
+    foreign = [name for name in foreign if name in predictor.registry]
     trained = "all" if len(known) == len(dataset.classes) else "some" if known else "none"
     cases, sample = choose_cases(dataset, protocol)
     result = DatasetResult(dataset.name, sample, trained)
@@ -131,7 +147,7 @@ def evaluate_dataset(
         drawn = pool.draw(predictor, protocol.references, protocol.draws, protocol.seed, result.notes)
         retrieved = pool.candidates(predictor, protocol.seed) if "in_context" in protocol.modes else None
         knowledge = Knowledge(drawn, retrieved)
-    run = DatasetEvaluation(predictor, dataset, protocol.modes, knowledge, protocol.click_limit)
+    run = DatasetEvaluation(predictor, dataset, protocol.modes, knowledge, protocol.click_limit, foreign)
     with tqdm(total=len(cases), desc=dataset.name, disable=not progress) as bar:
         for block in encoded_blocks(predictor, dataset, cases):
             run.measure(block)

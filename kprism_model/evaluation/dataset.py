@@ -23,8 +23,12 @@ from kprism_model.evaluation.protocol import (
     targets_of,
 )
 from kprism_model.evaluation.reference_pool import ReferenceDraws, RetrievedReferences
+from kprism_model.network.prompts import COARSEST_ONLY
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor
 from kprism_model.queries import Query
+
+OTHER_KINDS = "other kinds"
+"""Stands for all classes that cannot be in the images of a data set."""
 
 _BLOCK = 48  # slices that are encoded, and then asked about, together
 _ENCODED_TOGETHER = 8  # more in one pass of the encoder cost memory and save no time on a CPU
@@ -42,10 +46,17 @@ class DatasetEvaluation:
     """Measures one data set, block by block; `tally` holds the scores.
 
     `modes` are some of "semantic", "in_context", "interactive" and "chained"; `limit` clicks at most on each object.
+    `foreign` are classes of the network that cannot be in these images.
     """
 
     def __init__(
-        self, predictor: Predictor, dataset: Dataset, modes: Sequence[str], knowledge: Knowledge, limit: int
+        self,
+        predictor: Predictor,
+        dataset: Dataset,
+        modes: Sequence[str],
+        knowledge: Knowledge,
+        limit: int,
+        foreign: Sequence[str] = (),
     ) -> None:
         worst = ["semantic", *(f"in_context_{max(knowledge.drawn)}" for _ in knowledge.drawn), CLICKS_ONLY]
         self.tally = Tally(dataset.name, worst)
@@ -54,12 +65,15 @@ class DatasetEvaluation:
         self._modes = modes
         self._knowledge = knowledge
         self._limit = limit
+        self._foreign = foreign
         self._known = known_classes(predictor, dataset)
 
     def measure(self, parts: Sequence[Slice]) -> None:
         """Measure all modes on the slices of some whole cases."""
         if "semantic" in self._modes or "chained" in self._modes:
             self._semantic(targets_of(parts, self._known))
+        if "semantic" in self._modes and self._foreign:
+            self._claimed(parts)
         for count, draws in self._knowledge.drawn.items():
             for draw, by_class in enumerate(draws):
                 self._drawn(targets_of(parts, {i: self._classes[i] for i in by_class}), count, draw)
@@ -76,6 +90,12 @@ class DatasetEvaluation:
             measure_masks(self.tally, "semantic", targets, predictions, distances=True)
         if "chained" in self._modes:
             self._refine("semantic+interactive", targets, queries, predictions)
+
+    def _claimed(self, parts: Sequence[Slice]) -> None:
+        """How often a class that cannot be in an image is claimed to be there."""
+        queries = [Query(part.embedding, class_name=name) for part in parts for name in self._foreign]
+        for answer in predict_batch(self._predictor, queries, minimum_presence=COARSEST_ONLY):
+            self.tally.add(OTHER_KINDS, "semantic", "claimed", float(answer.presence >= THRESHOLD))
 
     def _drawn(self, targets: Sequence[Target], count: int, draw: int) -> None:
         """One draw of references; clicks follow the first draw of the largest count."""

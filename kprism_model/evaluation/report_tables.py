@@ -18,6 +18,7 @@ FIGURE_TITLES = {
     "dice_present": "Dice where present",
     "dice_case": "Dice per case",
     "hd95": "HD95",
+    "claimed": "claimed in vain",
     "dice_first": "Dice of the first mask",
     "dice_1": "Dice, 1 click",
     "dice_3": "3 clicks",
@@ -38,6 +39,8 @@ READING = """\
   whose presence is below 0.5 counts as empty, there and in HD95.
 - HD95: per case, in mm by the spacing in the file's header for volumes, in pixels for pictures; cases where one side
   is empty have none and are left out.
+- Claimed in vain: share of the slices and the classes of other kinds of images (such as polyps in a chest X-ray) where
+  presence is 0.5 or more.
 - In-context figures are mean ± standard deviation over draws of references from other patients of the training list.
   Retrieved references are the training images that are most like the query, by the image encoder's features.
 - NoC: mean number of clicks to that Dice; failures count as the limit, and their share stands beside. Clicks saved:
@@ -72,6 +75,7 @@ def summary_columns(report: EvaluationReport) -> list[tuple[str, str, str]]:
     modes = {figure.mode for figure in report.figures}
     references = sorted(int(mode.removeprefix("in_context_")) for mode in modes if _is_in_context(mode))
     columns = [("semantic", "semantic", "dice_present"), ("semantic, per case", "semantic", "dice_case")]
+    columns.append(("claimed in vain", "semantic", "claimed"))
     for count in references:
         columns.append((f"{count} ref.", f"in_context_{count}", "dice_present"))
         columns.append((f"{count} retrieved", f"retrieved_{count}", "dice_present"))
@@ -142,6 +146,6 @@ def _cell(figure: Figure | None, name: str) -> str:
 def _number(value: float | None, name: str) -> str:
     if value is None:
         return "–"
-    if name.endswith("_failed") or name == "clicks_saved":
+    if name.endswith("_failed") or name in ("clicks_saved", "claimed"):
         return f"{100 * value:.0f} %"
     return f"{value:.3f}" if name.startswith("dice") else f"{value:.1f}"

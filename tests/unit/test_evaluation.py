@@ -17,7 +17,7 @@ from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.datasets import read_dataset
 from kprism_model.evaluation import command as evaluation
-from kprism_model.evaluation.command import Protocol, choose_cases, evaluate
+from kprism_model.evaluation.command import Protocol, choose_cases, evaluate, evaluate_dataset, foreign_classes
 from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks
 from kprism_model.evaluation.protocol import Slice, Tally, measure_masks, targets_of
 from kprism_model.evaluation.reference_pool import ReferencePool
@@ -145,6 +145,25 @@ def test_all_modes_are_measured_and_what_cannot_be_is_noted(predictor: Predictor
     assert any("no semantic figures of ring" in note for note in result.notes)
     assert any("no in-context figures of ring with 1 reference" in note for note in result.notes)
     assert len([case for case in result.worst if case.mode == "semantic"]) == 2
+
+
+def test_classes_of_other_kinds_of_images_are_claimed_in_vain(predictor: Predictor, tmp_path: Path) -> None:
+    kinds = {"boxes": ("MRI", "box"), "sibling": ("MRI", "ball"), "rings": ("CT", "ring"), "more": ("CT", "box")}
+    label = rectangle((SIZE, SIZE), slice(10, 20), slice(10, 20))
+    folders = [
+        write_dataset(tmp_path / name, [label] * 3, classes=[held], modality=modality, split="test")
+        for name, (modality, held) in kinds.items()
+    ]
+    read = [read_dataset(folder) for folder in folders]
+    assert [foreign_classes(dataset, read) for dataset in read] == [["ring"], ["ring"], ["ball"], ["ball"]]
+    network = KPrism(replace(predictor.model.config, num_classes=3)).eval()
+    torch.nn.init.zeros_(network.decoder.presence[2].weight)
+    for bias, expected in ((3.0, 1.0), (-3.0, 0.0)):
+        torch.nn.init.constant_(network.decoder.presence[2].bias, bias)
+        asked = Predictor(network, ClassRegistry(["box", "ball", "ring"]))
+        result = evaluate_dataset(asked, read[0], Protocol(modes=("semantic",)), ["ring"], progress=False)
+        [claimed] = [figure for figure in result.figures if figure.name == "claimed"]
+        assert (claimed.class_name, claimed.value, claimed.count) == ("other kinds", expected, 3)
 
 
 def test_stopping_early_where_a_structure_is_absent_changes_no_figure(
