@@ -40,24 +40,26 @@ async function refresh() {
   say(`Connected, ${new Date(status.time * 1000).toLocaleTimeString()}`);
 }
 
-function showCases({ all, labelled, waiting }) {
+function showCases({ all, labelled, waiting, refused }) {
   at('all').textContent = all;
   at('labelled').textContent = labelled;
   at('share').value = all ? labelled / all : 0;
-  at('waiting').replaceChildren(
-    ...waiting.map(({ id, title, study }) => {
-      const item = document.createElement('li');
-      if (study) {
-        const link = document.createElement('a');
-        link.href = `/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`;
-        link.textContent = title ?? id;
-        item.append(link);
-      } else {
-        item.textContent = title ?? id;
-      }
-      return item;
-    }),
-  );
+  at('waiting').replaceChildren(...waiting.map(entry => item(entry)));
+  at('refused-part').hidden = !refused.length;
+  at('refused-count').textContent = refused.length;
+  at('refused').replaceChildren(...refused.map(entry => item(entry, `: ${entry.reason}`)));
+}
+
+/** A case in a list, with a link to it where the viewer can show it. */
+function item({ id, title, study }, text = '') {
+  const entry = document.createElement('li');
+  const name = document.createElement(study ? 'a' : 'span');
+  name.textContent = title ?? id;
+  if (study) {
+    name.href = `/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`;
+  }
+  entry.append(name, text);
+  return entry;
 }
 
 function showTraining({ training, trainers }) {

@@ -150,9 +150,17 @@ def test_a_label_may_come_before_its_images(site: Site) -> None:
     drawn = drawing(images)
     series = site.put([foreign.by_ohif(images, drawn)])
     wait(lambda: f"Segmentation {series} refers to no image series" in site.server.log(), site.server)
+    [study] = {image.StudyInstanceUID for image in images}
+    assert study in [entry["study"] for entry in refused(site)]
     image = site.put(images)
     wait(lambda: submitted(site, image, series), site.server)
+    assert study not in [entry["study"] for entry in refused(site)]
     assert_counts(site, image, images, drawn)
+
+
+def refused(site: Site) -> list[dict[str, str]]:
+    """What the page and the mode tell of labels that cannot be used."""
+    return list(site.get("/kprism/api/status").json()["cases"]["refused"])
 
 
 def test_a_segmentation_that_cannot_be_used_leaves_the_label_alone(site: Site) -> None:
@@ -170,5 +178,10 @@ def test_a_segmentation_that_cannot_be_used_leaves_the_label_alone(site: Site) -
     other = site.put([stranger])
     wait(lambda: f"Segmentation {bad} cannot be used: the segmentation lies outside" in site.server.log(), site.server)
     wait(lambda: f"Segmentation {other} refers to no image series" in site.server.log(), site.server)
+    [study] = {image.StudyInstanceUID for image in images}
+    told = [entry for entry in refused(site) if entry["study"] == study]
+    assert len(told) == 2 and any("lies outside" in entry["reason"] for entry in told)
+    site.delete(bad)
+    wait(lambda: len([entry for entry in refused(site) if entry["study"] == study]) == 1, site.server)
     assert submitted(site, image, series)
     assert_counts(site, image, images, drawn)

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import requests
+from playwright.sync_api import expect
+from pydicom.uid import generate_uid
 
 from lib.viewer.planes import pack
+from tests.e2e.store import foreign
+from tests.e2e.store.planes import places
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import PATIENCE, Site, wait
 
@@ -49,6 +53,24 @@ def test_a_label_that_somebody_else_submitted_is_not_replaced_unasked(mode: Mode
     assert {name for found in masks for name in found} == {"cyst", DRAWN}  # the other one is still in the store
     [mine] = [found[DRAWN] for found in masks if DRAWN in found]
     np.testing.assert_array_equal(mine.transpose(2, 1, 0), drawn > 0)
+
+
+def test_a_label_that_cannot_be_used_is_told_on_the_panel_and_the_page(mode: Mode, site: Site) -> None:
+    patient = "pyradiomics_brain2"
+    study, series = site.series(patient)
+    images = list(site.store.fetch(study, series))
+    [(image, frame, _), *_] = places(images)
+    whole = np.ones((images[0].Rows, images[0].Columns), bool)
+    stranger = foreign.by_ohif(images, {"stranger": {(image, frame): whole}})
+    stranger.ReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
+    site.store.store([stranger])
+    mode.open(patient)
+    sentence = "refers to no image series of this server"
+    expect(mode.page.locator(".kp-foot .problem")).to_contain_text(sentence, timeout=PATIENCE * 1000)
+    mode.shot("unusable-label")
+    mode.page.goto(f"{site.url}/kprism/")
+    mode.page.get_by_text("Labels that cannot be used: 1").click()
+    expect(mode.page.locator("#refused li")).to_contain_text(sentence)
 
 
 def test_a_store_that_is_down_costs_no_drawing(mode: Mode, site: Site) -> None:

@@ -27,7 +27,7 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.arrivals import Arrivals
 from lib.dicom.images import FRESH, DicomImages
-from lib.dicom.seg_index import Found, SegIndex, content_time
+from lib.dicom.seg_index import Found, SegIndex, Unusable, content_time
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
@@ -147,7 +147,7 @@ class DicomStore(DicomImages):
     def sync(self, force: bool = False) -> list[str]:
         """Take over segmentations that others stored or removed; ids of the images whose label changed.
 
-        What the server says is believed for `FRESH` seconds. A segmentation that cannot be used is logged, once.
+        What the server says is believed for `FRESH` seconds. Segmentations that cannot be used are `unusable`.
         """
         if not self._follow or not self._syncing.acquire(blocking=force or self._synced < 0):
             return []  # somebody is looking already
@@ -164,6 +164,10 @@ class DicomStore(DicomImages):
             self._syncing.release()
         self._tell()
         return changed
+
+    def unusable(self) -> list[Unusable]:
+        """Segmentations on the server that could not be used when they were looked at."""
+        return self._index.unusable()
 
     def _tell(self) -> None:
         """Tell the listeners, once they are there, whose labels changed."""
@@ -202,8 +206,7 @@ class DicomStore(DicomImages):
         except StoreDownError:
             raise
         except (RequestError, ValueError, AttributeError, KeyError, NotImplementedError, StopIteration) as error:
-            logger.warning("Segmentation %s cannot be used: %s", found.entry.series, error)
-            self._index.leave_out(found.entry)
+            self._index.leave_out(found.entry, str(error))
             return False
         info = {"label_names": read.names, "description": found.entry.description, **_identity(instance)}
         self._keep(image_id, read.labels, series, FINAL, info)

@@ -27,6 +27,14 @@ class Found:
     age: tuple[float, str]
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """A segmentation on the server that is nobody's label, and why."""
+
+    entry: SeriesEntry
+    reason: str
+
+
 class SegIndex:
     """Looks at each segmentation once; `is_image` says whether a series is one that can be labelled.
 
@@ -36,7 +44,7 @@ class SegIndex:
     def __init__(self, web: DicomWeb, arrivals: Arrivals, is_image: Callable[[str], bool]) -> None:
         self._web, self._arrivals, self._is_image = web, arrivals, is_image
         self._seen: dict[str, Found | None] = {}
-        self._told: set[str] = set()
+        self._unusable: dict[str, Unusable] = {}
 
     def newest(self, entries: Iterable[SeriesEntry]) -> dict[str, Found]:
         """Image -> its newest segmentation, among those that the server lists now."""
@@ -44,6 +52,7 @@ class SegIndex:
         self._arrivals.note(there)
         for gone in set(self._seen) - set(there):
             del self._seen[gone]
+            self._unusable.pop(gone, None)
         for key in set(there) - set(self._seen):
             self._seen[key] = self._look_at(key, there[key])
         newest: dict[str, Found] = {}
@@ -53,12 +62,21 @@ class SegIndex:
                 newest[image_id] = found
         return newest
 
-    def leave_out(self, entry: SeriesEntry) -> None:
+    def leave_out(self, entry: SeriesEntry, reason: str) -> None:
         """A segmentation that turned out to be unusable: an older one counts instead."""
         self._seen[_key(entry)] = None
+        self._note(entry, f"cannot be used: {reason}")
+
+    def unusable(self) -> list[Unusable]:
+        """Segmentations on the server that could not be used when they were looked at."""
+        return list(self._unusable.values())
+
+    def _note(self, entry: SeriesEntry, reason: str) -> None:
+        self._unusable[_key(entry)] = Unusable(entry, reason)
+        logger.warning("Segmentation %s %s", entry.series, reason)
 
     def _look_at(self, key: str, entry: SeriesEntry) -> Found | None:
-        """What a segmentation refers to; None, and a line in the log, if that cannot be read."""
+        """What a segmentation refers to; None if that cannot be read."""
         try:
             headers = self._web.headers(entry.study, entry.series)
             newest = max(headers, key=content_time)
@@ -67,19 +85,17 @@ class SegIndex:
         except StoreDownError:
             raise
         except (RequestError, ValueError, AttributeError, KeyError) as error:
-            logger.warning("Segmentation %s cannot be read: %s", entry.series, error)
+            self._note(entry, f"cannot be read: {error}")
             return None
 
     def _image_of(self, key: str, found: Found) -> str | None:
         """The image that a segmentation refers to, as soon as the server has it; images may come after their label."""
         image_id = next((series for series in found.images if self._is_image(series)), None)
-        if image_id is None and key not in self._told:
-            self._told.add(key)
-            logger.warning(
-                "Segmentation %s refers to no image series of this server (it names %s)",
-                found.entry.series,
-                ", ".join(found.images) or "none",
-            )
+        if image_id is not None:
+            self._unusable.pop(key, None)
+        elif key not in self._unusable:
+            names = ", ".join(found.images) or "none"
+            self._note(found.entry, f"refers to no image series of this server (it names {names})")
         return image_id
 
 

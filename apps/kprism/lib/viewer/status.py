@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
+from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
 from lib.errors import NotFoundError
 from lib.labels import BACKGROUND
@@ -71,7 +72,21 @@ def _cases(app: Any) -> dict[str, Any]:
         "all": len(images),
         "labelled": len(labelled),
         "waiting": [{"id": image, **_where(datastore.get_image_info(image))} for image in waiting[:QUEUE]],
+        "refused": list(_refused(app)),
     }
+
+
+def _refused(app: Any) -> Iterator[dict[str, Any]]:
+    """Stored labels that could not be used, and why."""
+    datastore = app.datastore()
+    if isinstance(datastore, DicomStore):
+        for found in datastore.unusable():
+            name = found.entry.description or found.entry.series
+            reason = f"segmentation {name!r} {found.reason}"
+            yield {"title": found.entry.patient, "study": found.entry.study, "reason": reason}
+    for image, entry in app.loop.ledger.rejected().items():
+        where = _where(datastore.get_image_info(image) or {})
+        yield {**where, "title": where["title"] or image, "reason": entry["reason"]}
 
 
 def _where(info: Mapping[str, Any]) -> dict[str, Any]:

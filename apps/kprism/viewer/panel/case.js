@@ -4,13 +4,14 @@ import { button, h, section } from './dom.js';
 /** Submit the label; open the next case. */
 export function caseSection(session) {
   const count = h('p', { className: 'kp-hint' });
+  const refused = h('p', { className: 'kp-hint problem', role: 'alert' });
   const submit = button('Submit as final label', 'Enter', () => session.submit(), { className: 'wide primary' });
   const strategy = h('select', { 'aria-label': 'How the next case is chosen' });
   strategy.onchange = () => {
     session.strategy = strategy.value;
   };
   const next = button('Next case', 'N', () => session.next(strategy.value || 'random'));
-  const node = section('Case', count, submit, h('div', { className: 'kp-row' }, next, strategy));
+  const node = section('Case', count, refused, submit, h('div', { className: 'kp-row' }, next, strategy));
   node.classList.add('kp-foot');
   let shown = '';
   const update = () => {
@@ -20,6 +21,7 @@ export function caseSection(session) {
     const { cases, strategies = {} } = session.status ?? {};
     const unsaved = session.dirty ? ' · changes not submitted' : '';
     count.textContent = cases ? `${cases.labelled} of ${cases.all} labelled${unsaved}` : '';
+    refused.textContent = refusals(cases).join('. ');
     const names = JSON.stringify(strategies);
     if (names !== shown) {
       shown = names;
@@ -32,4 +34,12 @@ export function caseSection(session) {
     }
   };
   return { node, update };
+}
+
+/** Sentences about labels of the open study that the server could not use. */
+function refusals(cases) {
+  const study = new URLSearchParams(window.location.search).get('StudyInstanceUIDs');
+  return (cases?.refused ?? [])
+    .filter(entry => entry.study === study)
+    .map(({ reason }) => `${reason[0].toUpperCase()}${reason.slice(1)}`);
 }
