@@ -44,6 +44,19 @@ def test_a_training_is_started_from_the_panel_followed_and_stopped(mode: Mode, s
     expect(bar).to_be_hidden()
 
 
+def test_a_training_reaches_its_end_and_the_panel_tells_its_verdict(mode: Mode, site: Site) -> None:
+    mode.open("pyradiomics_brain1")
+    learning = mode.page.locator(".kprism-panel section", has_text="Learning")
+    learning.get_by_role("button", name="Train on the labels").click()
+    expect(learning).to_contain_text("The last training is done", timeout=LIMIT)
+    sentence = site.status()["training"]["sentence"]
+    assert re.search(r"Published as version \d+: |Not published; ", sentence), sentence
+    expect(learning).to_contain_text(sentence, timeout=LIMIT)
+    learning.scroll_into_view_if_needed()
+    mode.shot("training-done")
+    expect(mode.page.locator(".kp-status")).to_contain_text(site.status()["weights"], timeout=LIMIT)
+
+
 def test_the_panel_lists_the_versions_and_goes_back(mode: Mode, published: Site) -> None:
     mode.open("pyradiomics_brain1")
     before = published.status()["weights"]
