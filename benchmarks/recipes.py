@@ -3,7 +3,7 @@
 
     python benchmarks/recipes.py --data FOLDER... --work FOLDER [--minutes 10] [--recipes NAME...] [--slices 60]
 
-Each recipe differs from "shipped" in one thing. Finished recipes are kept in the work folder, so a stopped command goes
+Each recipe differs from "small" in one thing. Finished recipes are kept in the work folder, so a stopped command goes
 on. Prints a Markdown table (docs/training.md holds one) and writes recipes.json.
 """
 
@@ -48,9 +48,11 @@ class Recipe:
 
 
 RECIPES = {
-    "shipped": Recipe("as shipped"),
-    "stem-2": Recipe("stems end at half size instead of a quarter", {"stem_stride": 2}),
-    "wide-prompts": Recipe("the dense prompt map 96 channels wide at half size", {"dense_channels": 96}),
+    "small": Recipe("the preset as it is"),
+    "shipped": Recipe(
+        "stems end at half size, dense prompt map 96 wide, as in the shipped weights",
+        {"stem_stride": 2, "dense_channels": 96},
+    ),
     "six-layers": Recipe("six decoder layers instead of three", {"layers": 6}),
     "narrow": Recipe("width 64 instead of 96", {"width": 64, "ffn_width": 64}),
     "slow": Recipe("learning rate 3e-4 instead of 1e-3", plan={"learning_rate": 3e-4}),

@@ -143,6 +143,25 @@ def test_a_submitted_case_is_shown_as_a_reference_and_followed(mode: Mode, site:
     assert card.get_attribute("aria-pressed") == "false"
 
 
+def test_a_box_gives_a_mask_in_it_and_is_a_step_of_the_history(mode: Mode, site: Site) -> None:
+    mode.open("xray4")
+    mode.name_structure("box")
+    left, top, right, bottom = 90, 100, 170, 260  # about the lung on the left
+    mode.press("o")
+    answer, labels = mode.answer(lambda: mode.drag([(left, top, 0), (right, bottom, 0)]))
+    assert mode.asked()["structure"] == "box"
+    found = labels[..., 0] == answer["label_names"]["box"]
+    columns, rows = np.nonzero(found)
+    assert left <= columns.min() and columns.max() <= right and top <= rows.min() and rows.max() <= bottom
+    assert found[(left + right) // 2, (top + bottom) // 2]
+    np.testing.assert_array_equal(mode.mask("box")[..., 0], found)
+    mode.shot("box")
+    mode.press("Control+z")
+    assert not mode.labels().any()
+    mode.press("Control+y")
+    np.testing.assert_array_equal(mode.mask("box")[..., 0], found)
+
+
 def test_the_next_case_is_another_one_without_a_label(mode: Mode, site: Site) -> None:
     mode.open("xray2")
     _, first = site.series("xray2")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows clicks and strokes over the viewports: filled green on the structure, red beside it.
+// Shows clicks, strokes and boxes over the viewports: filled green on the structure, red beside it.
 const SVG = 'http://www.w3.org/2000/svg';
 const INSIDE = '#36d27c';
 const OUTSIDE = '#ff5a5a';
@@ -41,18 +41,30 @@ export class Markers {
       return;
     }
     const shapes = [];
-    for (const { k, inside, points } of open ? prompts.marks(structure) : []) {
+    for (const { k, inside, points, box } of open ? prompts.marks(structure) : []) {
       const key = open.frames[k].join(' ');
-      const places = points.map(point => scene.place(viewport, key, point)).filter(Boolean);
+      const places = (box ? corners(points) : points).map(point => scene.place(viewport, key, point)).filter(Boolean);
       if (places.length) {
         shapes.push(shape(places, inside));
       }
     }
     if (drawing?.element === element) {
-      shapes.push(shape(drawing.path, drawing.inside));
+      const { path, inside, box } = drawing;
+      shapes.push(shape(box ? corners([path[0], path.at(-1)]) : path, inside));
     }
     layer.replaceChildren(...shapes);
   }
+}
+
+/** The outline of the box between two points. */
+function corners([[x0, y0], [x1, y1]]) {
+  return [
+    [x0, y0],
+    [x1, y0],
+    [x1, y1],
+    [x0, y1],
+    [x0, y0],
+  ];
 }
 
 function shape(places, inside) {

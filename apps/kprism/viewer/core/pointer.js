@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Clicks and strokes in the viewports while one of our tools is in hand, before OHIF's own tools see them.
+// Clicks, strokes and boxes in the viewports while one of our tools is in hand, before OHIF's own tools see them.
 // Shift or the right button means "beside the structure".
 const DRAG = 4; // pixels; less is a click
 
@@ -35,7 +35,7 @@ export class Pointer {
       return;
     }
     const inside = tool.inside !== (event.shiftKey || event.button === 2);
-    this.#stroke = { viewport, element, inside, path: [], stroke: tool.stroke };
+    this.#stroke = { viewport, element, inside, path: [], stroke: tool.stroke, box: tool.box };
     this.#extend(event);
     const move = moved => this.#extend(moved);
     const end = () => {
@@ -61,7 +61,7 @@ export class Pointer {
   }
 
   #finish() {
-    const { viewport, path, inside, stroke } = this.#stroke;
+    const { viewport, path, inside, stroke, box } = this.#stroke;
     this.#stroke = null;
     this.session.drawing = null;
     const [x, y] = path[0];
@@ -70,8 +70,10 @@ export class Pointer {
       .map(point => this.session.scene.locate(viewport, point))
       .filter(Boolean);
     const here = places.filter(({ key }) => key === places[0].key);
-    if (here.length) {
-      const points = here.map(({ column, row }) => [column, row]);
+    const points = here.map(({ column, row }) => [column, row]);
+    if (box && points.length > 1) {
+      this.session.point({ key: here[0].key, points: [points[0], points.at(-1)], inside: true, box });
+    } else if (points.length) {
       this.session.point({ key: here[0].key, points, inside });
     }
     this.session.dispatchEvent(new Event('drawing'));

@@ -2,7 +2,7 @@
 // What the user has pointed at, by structure and slice. A round begins with the first click or stroke on a slice and
 // ends when its mask is changed by other means (brush, eraser, another model): the next click then starts from there.
 import { maskOf, same } from './edits.js';
-import { BEFORE, INSIDE, OUTSIDE, drawStroke } from './strokes.js';
+import { BEFORE, INSIDE, OUTSIDE, drawBox, drawStroke } from './strokes.js';
 
 const STROKE_WIDTH = 3;
 
@@ -22,7 +22,7 @@ export class Prompts {
     this.#rounds.clear();
   }
 
-  /** Add a mark `{ inside, points }` (one point: a click) to a structure's round on slice k of `plane`. */
+  /** Add a mark `{ inside, points, box }` (one point: a click; a box has two corners) to a structure's round on slice k of `plane`. */
   add(structure, segment, k, plane, mark) {
     const key = `${k} ${structure}`;
     const mask = maskOf(plane, segment);
@@ -43,7 +43,7 @@ export class Prompts {
     }
   }
 
-  /** Every mark of a structure: `{ k, inside, points }`. */
+  /** Every mark of a structure: `{ k, inside, points, box }`. */
   marks(structure) {
     return [...this.#rounds.values()]
       .filter(round => round.structure === structure)
@@ -65,7 +65,10 @@ export function requestOf(round, columns) {
       plane,
     };
   }
-  for (const { inside, points } of round.marks) {
+  for (const { points } of round.marks.filter(mark => mark.box)) {
+    drawBox(plane, columns, points);
+  }
+  for (const { inside, points } of round.marks.filter(mark => !mark.box)) {
     drawStroke(plane, columns, points, STROKE_WIDTH, inside ? INSIDE : OUTSIDE);
   }
   return { model: 'scribbles', params: { structure: round.structure }, plane };

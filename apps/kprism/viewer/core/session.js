@@ -177,8 +177,8 @@ export class Session extends EventTarget {
     this.scene.notify(found.length ? `Found: ${found.join(', ')}.` : 'Nothing was found in this case.');
   }
 
-  /** A click (one point) or a stroke on the structure in hand, or beside it. */
-  point({ key, points, inside }) {
+  /** A click (one point), a stroke or a box (two corners) on the structure in hand, or beside it. */
+  point({ key, points, inside, box }) {
     return this.work('Correcting', async () => {
       const labelmap = await this.#ready();
       const name = this.structure;
@@ -188,7 +188,7 @@ export class Session extends EventTarget {
       const k = this.case.frames.findIndex(([instance, number]) => `${instance} ${number}` === key);
       const before = this.prompts.snapshot();
       const plane = labelmap.plane(k);
-      const round = this.prompts.add(name, segment, k, plane, { inside, points });
+      const round = this.prompts.add(name, segment, k, plane, { inside, points, box });
       this.changed();
       try {
         const { model, params, plane: drawn } = requestOf(round, this.case.grid[0]);

@@ -8,6 +8,7 @@ export const KEYS = {
   c: session => setTool(session, 'click'),
   x: session => setTool(session, 'beside'),
   d: session => setTool(session, 'stroke'),
+  o: session => setTool(session, 'box'),
   p: session => session.follow(),
   b: session => setTool(session, 'brush'),
   e: session => setTool(session, 'eraser'),

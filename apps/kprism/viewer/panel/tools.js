@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tools in hand: ours (clicks, strokes) and OHIF's brush and eraser.
+// The tools in hand: ours (clicks, strokes, boxes) and OHIF's brush and eraser.
 const OURS = {
   click: { inside: true, stroke: false },
   beside: { inside: false, stroke: false },
   stroke: { inside: true, stroke: true },
+  box: { inside: true, stroke: true, box: true },
 };
 const GROUPS = ['default', 'mpr'];
 const THEIRS = { brush: 'CircularBrush', eraser: 'CircularEraser', none: 'WindowLevel' };
@@ -12,6 +13,7 @@ export const TOOLS = [
   ['click', 'Click on it', 'C'],
   ['beside', 'Click beside it', 'X'],
   ['stroke', 'Stroke', 'D'],
+  ['box', 'Box', 'O'],
   ['brush', 'Brush', 'B'],
   ['eraser', 'Eraser', 'E'],
   ['none', 'Look', 'V'],
