@@ -22,7 +22,10 @@ export class Prompts {
     this.#rounds.clear();
   }
 
-  /** Add a mark `{ inside, points, box }` (one point: a click; a box has two corners) to a structure's round on slice k of `plane`. */
+  /**
+   * Add a mark `{ inside, points, box }` to a structure's round on slice k of `plane`. One point is a click, several
+   * are a stroke, or with `box` two corners.
+   */
   add(structure, segment, k, plane, mark) {
     const key = `${k} ${structure}`;
     const mask = maskOf(plane, segment);
