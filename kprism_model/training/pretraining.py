@@ -19,6 +19,7 @@ from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.distributed import Workers
+from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
 
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = trainer.run()
     if workers.rank == 0:
         metadata = _metadata(arguments, trainer, provenance)
+        metadata["training"]["presence"] = fit_presence(model, sampler)
         if initial is not None:
             metadata["training"]["initial"] = {"weights_version": initial.weights_version, **initial.metadata}
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")

@@ -32,6 +32,7 @@ def test_a_new_structure_is_clicked_followed_and_submitted(mode: Mode, site: Sit
     assert mode.mask(NEW)[on] and not mode.mask(NEW)[beside]
     np.testing.assert_array_equal(mode.mask(NEW), labels == answer["label_names"][NEW])
     assert set(np.flatnonzero(mode.mask(NEW).any(axis=(0, 1)))) == {k}
+    mode.shot("volume-clicks")
 
     before = mode.labels()
     answer, labels = mode.answer(lambda: mode.press("p"))
@@ -53,6 +54,21 @@ def test_a_new_structure_is_clicked_followed_and_submitted(mode: Mode, site: Sit
     assert set(stored) == {NEW}
     np.testing.assert_array_equal(stored[NEW].transpose(2, 1, 0), found)
     assert NEW in [structure["name"] for structure in site.status()["structures"]]
+    _segment_like(mode, site, "pyradiomics_lung2")
+
+
+def _segment_like(mode: Mode, site: Site, patient: str) -> None:
+    """The case that was just submitted is a reference for the next one."""
+    _, series = site.series(patient)
+    mode.open("pyradiomics_lung1")
+    mode.take(NEW)
+    card = mode.page.locator(".kp-card", has_text=patient)
+    card.scroll_into_view_if_needed()
+    card.click()
+    answer, labels = mode.answer(lambda: mode.press("r"))
+    assert {used["image"] for used in answer["references"][NEW]} == {series}
+    np.testing.assert_array_equal(mode.mask(NEW), labels == answer["label_names"].get(NEW))
+    mode.shot("volume-references")
 
 
 def test_a_propagation_reaches_no_farther_than_asked(mode: Mode) -> None:
