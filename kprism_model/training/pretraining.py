@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
+from kprism_model.classes import ClassRegistry
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.distributed import Workers
+from kprism_model.training.finetune import mixed
 from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
@@ -34,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="tiny, small or base; default: the network of --initial, else small")
     parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
     parser.add_argument("--initial", type=Path, help="checkpoint to start from; what does not fit it starts anew")
+    parser.add_argument(
+        "--mix",
+        type=float,
+        default=1.0,
+        help="share of the trained weights in what is written; the rest are those of --initial (WiSE-FT; default: 1)",
+    )
     parser.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
     parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size, help="images a batch")
     parser.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
@@ -64,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     mixture = Mixture(synthetic=arguments.synthetic, elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere)
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
     config = replace(config, num_classes=len(sampler.registry))
+    if arguments.mix != 1:
+        _check_mix(arguments.mix, initial, config, sampler.registry)
     plan = TrainingPlan(
         minutes=arguments.minutes,
         batch_size=arguments.batch_size,
@@ -77,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         config, sampler, plan, arguments.run_folder, device=arguments.device, workers=workers, initial=initial
     )
     model = trainer.run()
+    if initial is not None and arguments.mix != 1:
+        model = mixed(initial.model.to(arguments.device), model, arguments.mix)
     if workers.rank == 0:
         metadata = _metadata(arguments, trainer, provenance)
         metadata["training"]["presence"] = fit_presence(model, sampler)
@@ -86,6 +98,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
     workers.leave()
     return 0
+
+
+def _check_mix(share: float, initial: Checkpoint | None, config: KPrismConfig, registry: ClassRegistry) -> None:
+    """ValueError where weights cannot be averaged, before the hours of training."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"--mix must lie in [0, 1], got {share}")
+    if initial is None or initial.model.config != config or initial.registry.names != registry.names:
+        raise ValueError("--mix averages with --initial, which must be the same network with the same classes")
 
 
 def _config(arguments: argparse.Namespace, initial: Checkpoint | None) -> KPrismConfig:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `train`, from folders to a checkpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from kprism_model.__main__ import main
+from kprism_model.checkpoint import load_checkpoint, save_checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.training import pretraining
+from kprism_model.training.presence import fit_presence
+from tests.unit.dataset_files import rectangle, write_dataset
+
+SIZE = 64
+
+
+@pytest.fixture
+def initial(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    model = KPrism(KPrismConfig.tiny(num_classes=2, native_size=SIZE))
+    save_checkpoint(tmp_path / "initial", model, ClassRegistry(["box", "ring"]), metadata={})
+    return tmp_path / "initial"
+
+
+def train(folder: Path, *options: object) -> int:
+    """Two data sets of another modality each, a budget of one step."""
+    data = [folder / name for name in ("box", "ring")]
+    for path, modality in zip(data, ("MRI", "CT"), strict=True):
+        if not path.exists():
+            labels = [rectangle((SIZE, SIZE), slice(r, r + 30), slice(5, 40)) for r in (2, 10, 20, 30)]
+            write_dataset(path, labels, classes=[path.name], modality=modality)
+    settings = ["--minutes", "0.001", "--batch-size", "2", "--run-folder", folder / "run", "--out", folder / "new"]
+    return main([str(part) for part in ("train", "--device", "cpu", "--data", *data, *settings, *options)])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_trained_weights_are_mixed_with_those_they_started_from(
+    initial: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretraining, "fit_presence", partial(fit_presence, batches=6))
+    assert train(tmp_path, "--initial", initial) == 0
+    trained = load_checkpoint(tmp_path / "new").model.state_dict()
+    assert train(tmp_path, "--initial", initial, "--mix", share) == 0  # the finished run is taken up again
+    found = load_checkpoint(tmp_path / "new")
+    assert set(found.metadata["training"]["presence"]) == {"before", "after"}
+    old = load_checkpoint(initial).model.state_dict()
+    for name, value in found.model.state_dict().items():
+        if value.is_floating_point() and not name.startswith("decoder.presence."):
+            torch.testing.assert_close(value, old[name].lerp(trained[name], share), atol=2e-3, rtol=2e-3, msg=name)
+
+
+def test_what_cannot_be_mixed_is_refused_before_anything_is_trained(
+    initial: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path, "--preset", "tiny", "--mix", 0.5) == 2
+    assert "--mix averages with --initial" in capsys.readouterr().err
+    assert train(tmp_path, "--initial", initial, "--mix", 1.5) == 2
+    assert "--mix must lie in [0, 1], got 1.5" in capsys.readouterr().err
+    assert not (tmp_path / "new.json").exists()
