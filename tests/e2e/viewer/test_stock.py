@@ -141,6 +141,19 @@ def test_points_are_sent_and_what_comes_back_is_drawn(panel: Page, site: Site) -
     np.testing.assert_array_equal(drawn_volume(panel).reshape(answer.shape) > 0, answer > 0)
 
 
+def test_classes_are_asked_for_by_number(panel: Page, site: Site) -> None:
+    classes = open_tab(panel, "Class Prompts")
+    classes.locator("tr", has_text="lungs").locator("input[type=checkbox]").check()
+    with panel.expect_response(lambda answer: "/infer/semantic" in answer.url) as answered:
+        classes.get_by_role("button", name="Run").click()
+    assert answered.value.ok
+    params = answered.value.request.post_data or ""
+    asked = json.loads(params[params.index("{") : params.rindex("}") + 1])["label_prompt"]
+    assert asked == [site.get("/info/")["models"]["semantic"]["labels"]["lungs"]]
+    panel.get_by_text("Run Class Based Inference - Successful").wait_for()
+    panel.screenshot(path=PICTURES / "stock-classes.png")
+
+
 def test_the_next_sample_is_offered(panel: Page, site: Site) -> None:
     with panel.expect_response(lambda answer: "/activelearning/random" in answer.url) as chosen:
         open_tab(panel, "Active Learning").get_by_text("Next Sample").click()
