@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,9 +149,7 @@ def test_losses_reach_all_weights_and_survive_batches_with_nothing_to_ask(store:
     loss_of(network, batch, np.random.default_rng(0)).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     network.zero_grad()
-    empty = batch.__class__(
-        batch.images, batch.masks * 0, batch.class_index, batch.references * 0 - 1, batch.objects * 0, batch.dataset
-    )
+    empty = replace(batch, masks=batch.masks * 0, references=batch.references * 0 - 1, objects=batch.objects * 0)
     loss = loss_of(network, empty, np.random.default_rng(0))
     loss.backward()
     assert float(loss.detach()) == 0
