@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -40,6 +40,18 @@ class Case:
         return self.image.name.endswith(VOLUME_SUFFIXES)
 
 
+class Labelled(Protocol):
+    """What has one modality and classes, such as a data set."""
+
+    @property
+    def modality(self) -> str:
+        """The kind of images."""
+
+    @property
+    def classes(self) -> Mapping[int, str]:
+        """Label index -> class name."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A folder of cases: class names by label index (without the background, 0) and cases by split."""
@@ -55,6 +67,15 @@ class Dataset:
         if split not in self.splits:
             raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         return self.splits[split]
+
+
+def foreign_classes(own: Labelled, others: Iterable[Labelled]) -> list[str]:
+    """Classes of other modalities' data sets which none of this one's modality holds: they cannot be in its images."""
+    here, there = dict[str, str](), dict[str, str]()  # names that differ in case alone are one class
+    for other in (own, *others):
+        names = here if other.modality == own.modality else there
+        names.update((name.casefold(), name) for name in other.classes.values())
+    return sorted(name for key, name in there.items() if key not in here)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
+from kprism_model.data.datasets import foreign_classes
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
 
@@ -55,6 +56,13 @@ class Batch:
     objects: Tensor
     lacking: Tensor
     dataset: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        if device == self.images.device:
+            return self
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Batch(**{**vars(self), **moved})
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,9 @@ class Sampler:
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
         self._shares = np.array(shares) / sum(shares)
-        self._foreign = {part.name: self._classes_elsewhere(part) for part in store.sets}
+        self._foreign = {
+            part.name: sorted(map(self.registry.index, foreign_classes(part, store.sets))) for part in store.sets
+        }
 
     def batch(self, n: int, *, step: int, size: int) -> Batch:
         """The batch of `step`: n augmented images of `size` x `size` pixels."""
@@ -249,22 +259,6 @@ class Sampler:
         foreign = self._foreign[part.name] if rng.random() < self._mixture.elsewhere else []
         kinds = [kind for kind in (own, foreign) if kind]
         return [int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(LACKING)]
-
-    def _classes_elsewhere(self, part: SliceSet) -> list[int]:
-        """Classes that only data sets of another modality than this one's hold."""
-        here = {
-            self.registry.index(name)
-            for near in self.store.sets
-            if near.modality == part.modality
-            for name in near.classes.values()
-        }
-        there = {
-            self.registry.index(name)
-            for far in self.store.sets
-            if far.modality != part.modality
-            for name in far.classes.values()
-        }
-        return sorted(there - here)
 
     def _augment(
         self, pictures: Sequence[_Picture], size: int, generator: torch.Generator

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from kprism_model.annotator.annotation import CLICKS_SHOWN
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.data.datasets import SPLITS, Case, Dataset, read_dataset, slice_counts
+from kprism_model.data.datasets import SPLITS, Case, Dataset, foreign_classes, read_dataset, slice_counts
 from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks, known_classes
 from kprism_model.evaluation.reference_pool import RETRIEVAL_CANDIDATES, ReferencePool
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport
@@ -111,15 +111,6 @@ def evaluate(
         report.results.append(result)
     report.protocol["seconds"] = round(time.perf_counter() - start, 1)
     return report
-
-
-def foreign_classes(dataset: Dataset, others: Sequence[Dataset]) -> list[str]:
-    """Classes of other modalities' data sets which none of this one's modality holds: they cannot be in its images."""
-    here, there = (
-        {name for other in others if (other.modality == dataset.modality) == same for name in other.classes.values()}
-        for same in (True, False)
-    )
-    return sorted(there - here - set(dataset.classes.values()))
 
 
 def evaluate_dataset(

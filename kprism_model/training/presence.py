@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from kprism_model.data.sampling import Batch, Sampler
+from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts
+from kprism_model.training.rounds import absent_prompts, in_context_prompts, semantic_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -104,32 +107,26 @@ def _weights(seen: Seen) -> Tensor:
 @torch.no_grad()
 def _look(model: KPrism, batch: Batch) -> Iterator[Seen]:
     """The rows of a batch: semantic, what the images lack, and in-context."""
-    device = next(model.parameters()).device
-    images, masks = batch.images.to(device), batch.masks.to(device)
-    size = (images.shape[-2], images.shape[-1])
-    features = model.encode_image(images)
-    present = masks.flatten(1).any(dim=1).float()
-    asked: list[tuple[Prompts, Tensor, Tensor]] = []
-    classes = batch.class_index.to(device)
-    rows = (classes >= 0).nonzero().flatten()
-    if len(rows):
-        asked.append((Prompts(size, rows, class_index=classes[rows]), present[rows], 2 * classes[rows]))
-    lacking = batch.lacking.to(device)
-    where, slots = (lacking >= 0).nonzero(as_tuple=True)
-    if len(where):
-        absent = lacking[where, slots]
-        asked.append((Prompts(size, where, class_index=absent), torch.zeros_like(absent).float(), 2 * absent))
-    references = batch.references.to(device)
-    rows = (references[:, 0] >= 0).nonzero().flatten()
-    if len(rows):
-        encoded = model.encode_references(images[:, None], masks[:, None], features).gather(references[rows])
-        asked.append((Prompts(size, rows, references=encoded), present[rows], 2 * classes[rows] + 1))
-    for prompts, here, kind in asked:
-        prompts.minimum_presence = COARSEST_ONLY
-        taken: list[Tensor] = []
-        hook = model.decoder.presence.register_forward_pre_hook(lambda _, inputs, taken=taken: taken.append(inputs[0]))
-        try:
-            model.decode(features, prompts)
-        finally:
-            hook.remove()
-        yield Seen(taken[0].clone(), here, kind)
+    batch = batch.to(next(model.parameters()).device)
+    features = model.encode_image(batch.images)
+    present = batch.masks.flatten(1).any(dim=1).float()
+    for prompts in (semantic_prompts(batch), in_context_prompts(model, batch, features)):
+        if prompts is not None:
+            rows = prompts.image_index
+            kind = 2 * batch.class_index[rows] + int(prompts.references is not None)
+            yield Seen(_inputs(model, features, prompts), present[rows], kind)
+    absent = absent_prompts(batch)
+    if absent is not None and absent.class_index is not None:
+        classes = absent.class_index
+        yield Seen(_inputs(model, features, absent), torch.zeros(len(classes), device=classes.device), 2 * classes)
+
+
+def _inputs(model: KPrism, features: ImageFeatures, prompts: Prompts) -> Tensor:
+    """What the head is given for the rows of `prompts`."""
+    taken: list[Tensor] = []
+    hook = model.decoder.presence.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
+    try:
+        model.decode(features, replace(prompts, minimum_presence=COARSEST_ONLY))
+    finally:
+        hook.remove()
+    return taken[0]

@@ -19,6 +19,7 @@ from kprism_model.data.sampling import Batch
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, PADDING, Prompts, click_discs
+from kprism_model.network.references import References
 from kprism_model.training.carrying import carried_prompts
 from kprism_model.training.losses import mask_loss, presence_loss
 
@@ -72,20 +73,43 @@ def practise(
             scores[mode] = first
             if mode == "interactive":
                 scores["interactive_last"] = last
-    if settings.weights[0] and (batch.lacking >= 0).any():
-        losses.append(settings.weights[0] * settings.presence_weight * _absence_loss(model, batch, features))
+    absent = absent_prompts(batch) if settings.weights[0] else None
+    if absent is not None:
+        presence = model.decode(features, absent).presence.float()
+        loss = presence_loss(presence, torch.zeros_like(presence))
+        losses.append(settings.weights[0] * settings.presence_weight * loss)
     if not losses:  # nothing can be asked of these images: a gradient of zero
         return 0.0 * features.stride16.sum(), scores
     return torch.stack(losses).sum(), scores
 
 
-def _absence_loss(model: KPrism, batch: Batch, features: ImageFeatures) -> Tensor:
-    """Presence loss of structures that the images lack."""
+def semantic_prompts(batch: Batch) -> Prompts | None:
+    """Each image's class; None where no image has one."""
+    rows = (batch.class_index >= 0).nonzero().flatten()
+    return Prompts(_size(batch), rows, class_index=batch.class_index[rows]) if len(rows) else None
+
+
+def absent_prompts(batch: Batch) -> Prompts | None:
+    """The classes that the images are known to lack, to be asked for their presence alone; None where none is known."""
     rows, slots = (batch.lacking >= 0).nonzero(as_tuple=True)
-    size = (batch.images.shape[-2], batch.images.shape[-1])
-    asked = Prompts(size, rows, class_index=batch.lacking[rows, slots], minimum_presence=COARSEST_ONLY)
-    presence = model.decode(features, asked).presence.float()
-    return presence_loss(presence, torch.zeros_like(presence))
+    if not len(rows):
+        return None
+    return Prompts(_size(batch), rows, class_index=batch.lacking[rows, slots], minimum_presence=COARSEST_ONLY)
+
+
+def in_context_prompts(model: KPrism, batch: Batch, features: ImageFeatures) -> Prompts | None:
+    """Each image's references in the batch, whose `features` are those of its images; None where no image has any."""
+    rows = (batch.references[:, 0] >= 0).nonzero().flatten()
+    return Prompts(_size(batch), rows, references=_references(model, batch, features, rows)) if len(rows) else None
+
+
+def _references(model: KPrism, batch: Batch, features: ImageFeatures, rows: Tensor) -> References:
+    encoded = model.encode_references(batch.images[:, None], batch.masks[:, None], features)
+    return encoded.gather(batch.references[rows])
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    return batch.images.shape[-2], batch.images.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -126,24 +150,17 @@ def _task(
     rng: np.random.Generator,
 ) -> _Task | None:
     """What one mode asks of the batch; None where it holds no row for it."""
-    size = (batch.images.shape[-2], batch.images.shape[-1])
-    if mode == "semantic":
-        rows = (batch.class_index >= 0).nonzero().flatten()
+    if mode != "interactive":
+        prompts = semantic_prompts(batch) if mode == "semantic" else in_context_prompts(model, batch, features)
+        return None if prompts is None else _Task(prompts, batch.masks[prompts.image_index], course, True)
+    size = _size(batch)
+    if course.carried:
+        rows = ((batch.references[:, 0] >= 0) & batch.masks.flatten(1).any(dim=1)).nonzero().flatten()
         if not len(rows):
             return None
-        return _Task(Prompts(size, rows, class_index=batch.class_index[rows]), batch.masks[rows], course, True)
-    if mode == "in_context" or course.carried:
-        usable = batch.references[:, 0] >= 0
-        if course.carried:
-            usable &= batch.masks.flatten(1).any(dim=1)
-        rows = usable.nonzero().flatten()
-        if not len(rows):
-            return None
-        encoded = model.encode_references(batch.images[:, None], batch.masks[:, None], features)
-        references, masks = encoded.gather(batch.references[rows]), batch.masks[rows]
-        if course.carried:
-            return _Task(carried_prompts(size, rows, masks, references, rng), masks, course, False)
-        return _Task(Prompts(size, rows, references=references), masks, course, True)
+        masks = batch.masks[rows]
+        references = _references(model, batch, features, rows)
+        return _Task(carried_prompts(size, rows, masks, references, rng), masks, course, False)
     rows = batch.objects.flatten(1).any(dim=1).nonzero().flatten()
     if not len(rows):
         return None

@@ -211,7 +211,7 @@ class Trainer:
     def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([self.plan.seed, self.step, part])
         with self._autocast():
-            return practise(self.model, _to(batch, self.device), rng, self.plan.rounds)
+            return practise(self.model, batch.to(self.device), rng, self.plan.rounds)
 
     def _autocast(self) -> torch.autocast:
         """The context in which the network is trained."""
@@ -328,10 +328,3 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
         )
         (decayed if is_matrix else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    moved = {name: value.to(device) for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return Batch(**{**vars(batch), **moved})

@@ -15,9 +15,9 @@ import torch
 
 from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.datasets import read_dataset
+from kprism_model.data.datasets import foreign_classes, read_dataset
 from kprism_model.evaluation import command as evaluation
-from kprism_model.evaluation.command import Protocol, choose_cases, evaluate, evaluate_dataset, foreign_classes
+from kprism_model.evaluation.command import Protocol, choose_cases, evaluate, evaluate_dataset
 from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks
 from kprism_model.evaluation.protocol import Slice, Tally, measure_masks, targets_of
 from kprism_model.evaluation.reference_pool import ReferencePool

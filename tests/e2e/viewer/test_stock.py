@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, Response
 
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.site import Site, wait
@@ -104,7 +105,14 @@ def tab(panel: Page, name: str) -> Locator:
     return panel.locator(".tab", has=panel.locator(".tab-label", has_text=name))
 
 
+def asked_of(answer: Response) -> dict[str, Any]:
+    """The params of the form that was answered."""
+    form = answer.request.post_data or ""
+    return dict(json.loads(form[form.index("{") : form.rindex("}") + 1]))
+
+
 def open_tab(panel: Page, name: str) -> Locator:
+    """The tab, opened."""
     found = tab(panel, name)
     found.locator(".tab-switch").evaluate("switch_ => switch_.click()")
     return found
@@ -130,8 +138,7 @@ def test_points_are_sent_and_what_comes_back_is_drawn(panel: Page, site: Site) -
     wait(lambda: panel.evaluate(POINTS) == 1, "point")
     with panel.expect_response(lambda answer: "/infer/interactive" in answer.url) as answered:
         points.get_by_role("button", name="Run").click()
-    params = answered.value.request.post_data or ""
-    [point] = json.loads(params[params.index("{") : params.rindex("}") + 1])["lungs"]
+    [point] = asked_of(answered.value)["lungs"]
     columns, rows, slices = site.get(f"/kprism/api/case/{site.series(PATIENT)[1]}")["grid"]
     values = np.frombuffer(answered.value.body()[-columns * rows * slices :], np.uint8)
     answer = values.reshape(slices, rows, columns)
@@ -147,9 +154,7 @@ def test_classes_are_asked_for_by_number(panel: Page, site: Site) -> None:
     with panel.expect_response(lambda answer: "/infer/semantic" in answer.url) as answered:
         classes.get_by_role("button", name="Run").click()
     assert answered.value.ok
-    params = answered.value.request.post_data or ""
-    asked = json.loads(params[params.index("{") : params.rindex("}") + 1])["label_prompt"]
-    assert asked == [site.get("/info/")["models"]["semantic"]["labels"]["lungs"]]
+    assert asked_of(answered.value)["label_prompt"] == [site.get("/info/")["models"]["semantic"]["labels"]["lungs"]]
     panel.get_by_text("Run Class Based Inference - Successful").wait_for()
     panel.screenshot(path=PICTURES / "stock-classes.png")
 
