@@ -94,7 +94,7 @@ class Annotator:
             effort.first_dice[name] = dice(masks[name], target)
             masks[name], effort.clicks[name] = self._correct(image, name, masks[name], target)
             effort.last_dice[name] = dice(masks[name], target)
-        self._submit(image, masks)
+        self.submit(image, masks)
         effort.seconds = round(time.perf_counter() - begun, 2)
         self.efforts.append(effort)
         return effort
@@ -102,7 +102,7 @@ class Annotator:
     def _first_masks(self, model: str, image: str, names: list[str]) -> tuple[Masks, str]:
         params = {"structures": ", ".join(names), "result_extension": ".nii.gz", "client_id": "annotator"}
         told, content = self._server.infer_all(model, image, params)
-        return _masks_in(content, told["label_names"], names), str(told["weights_version"])
+        return masks_in(content, told["label_names"], names), str(told["weights_version"])
 
     def _correct(
         self, image: str, name: str, first: NDArray[np.bool_], truth: NDArray[np.bool_]
@@ -111,19 +111,21 @@ class Annotator:
         mask, clicks = first, 0
         positive: list[list[int]] = []
         negative: list[list[int]] = []
+        made: list[list[int]] = []
         upload = {"label": ("first.nii.gz", _as_nifti(first.astype(np.uint8)))} if first.any() else None
         while dice(mask, truth) < self._target and clicks < self._limit:
             voxel, inside = worst_voxel(mask, truth)
             (positive if inside else negative).append(voxel)
+            made.append(voxel)
             clicks += 1
-            params = {name: positive, "background": negative, "label": name, "result_extension": ".nii.gz"}
+            params = {name: positive, "background": negative, "click_order": made, "label": name}
             told, content = self._server.infer_all(
-                "interactive", image, {**params, "client_id": "annotator"}, files=upload
+                "interactive", image, {**params, "result_extension": ".nii.gz", "client_id": "annotator"}, files=upload
             )
-            mask = _masks_in(content, told["label_names"], [name]).get(name, np.zeros_like(truth))
+            mask = masks_in(content, told["label_names"], [name]).get(name, np.zeros_like(truth))
         return mask, clicks
 
-    def _submit(self, image: str, masks: Masks) -> None:
+    def submit(self, image: str, masks: Masks) -> None:
         """Submit the structures that the annotator sees in the image; later names lie on top."""
         labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
         names = [name for name, mask in masks.items() if mask.any()]
@@ -156,7 +158,8 @@ def worst_voxel(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[list
     return [round(i), round(j), k], inside
 
 
-def _masks_in(content: bytes, names: Mapping[str, int], wanted: list[str]) -> Masks:
+def masks_in(content: bytes, names: Mapping[str, int], wanted: list[str]) -> Masks:
+    """The wanted masks of an answer's file, where `names` gives their values."""
     with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
         file.write(content)
         file.flush()
@@ -170,15 +173,15 @@ def _as_nifti(labels: NDArray[np.uint8]) -> bytes:
     return gzip.compress(nibabel.Nifti1Image(labels, None).to_bytes(), 1)
 
 
-def read_truth(folder: Path, images: Collection[str] | None = None) -> dict[str, Masks]:
+def read_truth(folder: Path, images: Collection[str] | None = None, *, split: str = "training") -> dict[str, Masks]:
     """The masks of a data set in the Decathlon's layout, by image id; structures that a case lacks are left out.
 
-    Of the training list, or of those of its `images`.
+    Of a list, or of those of its `images`.
     """
     content = json.loads((folder / "dataset.json").read_text())
     names = {int(value): name for value, name in content["labels"].items() if int(value) > 0}
     truth: dict[str, Masks] = {}
-    for entry in content["training"]:
+    for entry in content[split]:
         image = Path(entry["image"]).name.removesuffix(".nii.gz").removesuffix(".png")
         if images is not None and image not in images:
             continue

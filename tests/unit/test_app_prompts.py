@@ -171,6 +171,30 @@ def test_clicks_by_turns(book: LabelBook, volume: MedicalImage) -> None:
     ]
 
 
+def test_clicks_in_the_order_that_the_client_tells(book: LabelBook, volume: MedicalImage) -> None:
+    params = {"blob": [[1, 1, 3], [2, 2, 3]], "background": [[9, 9, 3], [8, 8, 3]]}
+    order = [[9, 9, 3], [8, 8, 3], [2, 2, 3], [1, 1, 3]]
+    turn = in_turn("blob", clicks_of({**params, "click_order": order}, book, volume), volume)
+    assert [(list(click.voxel), click.positive) for click in turn] == [
+        (voxel, positive) for voxel, positive in zip(order, (False, False, True, True), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "named"),
+    [
+        ([[1, 1, 3]], r"\[9, 9, 3\] is not in click_order"),
+        ([[1, 1, 3], [9, 9, 3], [4, 4, 3]], r"\[4, 4, 3\] is in click_order, but under no label"),
+        ([[1, 1, 3], [9, 9, 300]], "click_order"),
+        ("first to last", "click_order"),
+    ],
+)
+def test_an_order_of_other_clicks_is_refused(book: LabelBook, volume: MedicalImage, order: Any, named: str) -> None:
+    params = {"blob": [[1, 1, 3]], "background": [[9, 9, 3]], "click_order": order}
+    with pytest.raises(RequestError, match=named):
+        clicks_of(params, book, volume)
+
+
 def test_structures_by_name_or_by_number(book: LabelBook) -> None:
     assert read_structures({}, ["CUBE", "blob"], book) == ["cube", "blob"]
     assert read_structures({"label_prompt": [2]}, [], book) == ["cube"]

@@ -8,6 +8,9 @@ Viewers send voxel indices [i, j, k] of the original image (its file's own axes,
 - either, deepgrow: `{"foreground": [...], "background": [...]}`, with `label` from Slicer;
 - OHIF, vista3d: `{"points": [...], "point_labels": [1, 0, ...], "label_prompt": [number]}`.
 
+Lists by label do not say in which order the clicks were made; a client that knows it sends all of them once more, in
+that order, as `click_order`.
+
 OHIF ignores the JSON of an answer and takes a value for the label's number in the model's `labels`; it can be told
 from other clients by the key `restore_label_idx`. 3D Slicer takes value n for the n-th name of the answer's
 `label_names` and empties the segments of names that do not occur, so for it and all others values are 1, 2, ... of the
@@ -37,17 +40,22 @@ PROTOCOL = frozenset(
     {"model", "image", "description", "device", "logging", "client_id", "label", "label_tag", "save_label"}
     | {"result_extension", "result_dtype", "result_compress", "result_write_to_file", "restore_label_idx"}
     | {"slice", "roi", "reset_state", "points", "point_labels", "label_prompt", "label_info", "selected_label_name"}
+    | {"click_order"}
 )
 """Keys of requests that are not names of labels, apart from a model's options."""
 
 
 @dataclass
 class Clicks:
-    """Clicked voxels by label name, those on background, and the labels that are to be answered."""
+    """Clicked voxels by label name, those on background, and the labels that are to be answered.
+
+    `order` holds all of them as they were made, or none where the client does not say.
+    """
 
     labels: dict[str, list[Voxel]] = field(default_factory=dict)
     background: list[Voxel] = field(default_factory=list)
     edited: list[str] = field(default_factory=list)
+    order: list[Voxel] = field(default_factory=list)
 
     def of(self, label: str) -> tuple[list[Voxel], list[Voxel]]:
         """The clicks on a label, and those on other labels."""
@@ -68,10 +76,27 @@ def read_clicks(params: Mapping[str, Any], book: LabelBook, options: Collection[
             clicks.labels.setdefault(book.canonical(name), []).extend(voxels)
     clicks.labels = {name: list(dict.fromkeys(voxels)) for name, voxels in clicks.labels.items()}
     _check_clicks(clicks)
+    clicks.order = _order(params, clicks, image)
     current = params.get("label")
     chosen = book.canonical(current) if isinstance(current, str) else None
     clicks.edited = [chosen] if chosen in clicks.labels else list(clicks.labels)
     return clicks
+
+
+def _order(params: Mapping[str, Any], clicks: Clicks, image: MedicalImage) -> list[Voxel]:
+    """The clicks as they were made; RequestError if `click_order` does not hold just the clicks of the request."""
+    points = params.get("click_order")
+    if points is None:
+        return []
+    if not isinstance(points, list):
+        raise RequestError(f"click_order is {points!r}; expected a list of clicks [i, j, k]")
+    order = _voxels("click_order", points, image)
+    made = {*clicks.background, *(voxel for voxels in clicks.labels.values() for voxel in voxels)}
+    odd = made.symmetric_difference(order)
+    if odd:
+        where = "not in click_order" if min(odd) in made else "in click_order, but under no label"
+        raise RequestError(f"the click {list(min(odd))} is {where}; expected all clicks of the request, each once")
+    return order
 
 
 def _click_lists(params: Mapping[str, Any], book: LabelBook, options: Collection[str]) -> dict[str, Any]:

@@ -88,7 +88,9 @@ class Interactive(KPrismTask):
 
 
 def in_turn(label: str, clicks: Clicks, image: MedicalImage) -> Sequence[VoxelClick]:
-    """A label's positive and negative clicks by turns, as one corrects a mask; clients do not send their true order."""
+    """A label's clicks in the order in which they were made; where the client does not send it, positive and negative
+    ones by turns, as one corrects a mask.
+    """
     positive, others = clicks.of(label)
     clicked = {image.locate(voxel)[0] for voxel in positive}
     negative = [*clicks.background, *(voxel for voxel in others if image.locate(voxel)[0] in clicked)]
@@ -96,6 +98,9 @@ def in_turn(label: str, clicks: Clicks, image: MedicalImage) -> Sequence[VoxelCl
         (VoxelClick(voxel, True) for voxel in positive), (VoxelClick(voxel, False) for voxel in negative)
     )
     turn = [click for click in chain.from_iterable(pairs) if click is not None]
+    if clicks.order:
+        place = {voxel: number for number, voxel in enumerate(clicks.order)}
+        turn.sort(key=lambda click: place[click.voxel])
     for number, count in Counter(image.locate(click.voxel)[0] for click in turn).items():
         if count > MAXIMUM_CLICKS:
             raise RequestError(f"slice {number} has {count} clicks for {label!r}; expected at most {MAXIMUM_CLICKS}")

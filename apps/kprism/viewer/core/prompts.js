@@ -58,15 +58,10 @@ export class Prompts {
 export function requestOf(round, columns) {
   const plane = round.before.map(value => (value ? BEFORE : 0));
   if (round.marks.every(mark => mark.points.length === 1)) {
-    const points = inside =>
-      round.marks
-        .filter(mark => mark.inside === inside)
-        .map(({ points: [[i, j]] }) => [Math.round(i), Math.round(j), round.k]);
-    return {
-      model: 'interactive',
-      params: { structure: round.structure, [round.structure]: points(true), background: points(false) },
-      plane,
-    };
+    const voxels = marks => marks.map(({ points: [[i, j]] }) => [Math.round(i), Math.round(j), round.k]);
+    const clicks = inside => voxels(round.marks.filter(mark => mark.inside === inside));
+    const params = { [round.structure]: clicks(true), background: clicks(false), click_order: voxels(round.marks) };
+    return { model: 'interactive', params: { structure: round.structure, ...params }, plane };
   }
   for (const { points } of round.marks.filter(mark => mark.box)) {
     drawBox(plane, columns, points);
