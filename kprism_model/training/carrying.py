@@ -8,6 +8,8 @@ and the mask itself as previous mask.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,10 +22,25 @@ from kprism_model.volumes.shapes import carried_clicks
 
 BoolArray = NDArray[np.bool_]
 
-_TURN = 10.0  # degrees, either way
-_SCALE = 0.2  # of the logarithm, either way, rows and columns apart
-_MOVE = 0.25  # radii of a disc of the same area, either way
-_THICKNESS = 0.2  # the same
+
+class Motion(NamedTuple):
+    """By how much a mask changes at most, either way.
+
+    `turn` in degrees; `scale` of the logarithm, rows and columns apart; `move` and `thickness` in radii of a disc of
+    the same area.
+    """
+
+    turn: float
+    scale: float
+    move: float
+    thickness: float
+
+
+NEXT_SLICE = Motion(10.0, 0.2, 0.25, 0.2)
+"""As much as slices of a volume differ."""
+
+MOVED_FAR = Motion(40.0, 0.5, 1.0, 0.5)
+"""As far as a bad first mask may be from the truth."""
 
 
 def carried_prompts(
@@ -46,15 +63,16 @@ def carried_prompts(
     return Prompts(size, rows, references=references, points=points, point_labels=labels, dense=dense)
 
 
-def moved_mask(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
-    """A mask (H, W) as it might have looked on the slice before; the mask itself where nothing would be left of it."""
+def moved_mask(mask: BoolArray, rng: np.random.Generator, most: Motion = NEXT_SLICE) -> BoolArray:
+    """A mask (H, W), changed by chance within the limits of `most`; the mask itself where nothing would be left."""
     radius = np.sqrt(np.count_nonzero(mask) / np.pi)
     centre = np.argwhere(mask).mean(axis=0)
-    angle = np.deg2rad(rng.uniform(-_TURN, _TURN))
+    angle = np.deg2rad(rng.uniform(-most.turn, most.turn))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    back = turn @ np.diag(np.exp(rng.uniform(-_SCALE, _SCALE, 2)))  # from the new mask's pixels to the old one's
-    goal = centre + radius * rng.uniform(-_MOVE, _MOVE, 2)
+    stretch = np.diag(np.exp(rng.uniform(-most.scale, most.scale, 2)))
+    back = turn @ stretch  # from the new mask's pixels to the old one's
+    goal = centre + radius * rng.uniform(-most.move, most.move, 2)
     signed = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     moved = ndimage.affine_transform(signed, back, centre - back @ goal, order=1, mode="nearest")
-    found: BoolArray = moved > radius * rng.uniform(-_THICKNESS, _THICKNESS)
+    found: BoolArray = moved > radius * rng.uniform(-most.thickness, most.thickness)
     return found if found.any() else mask

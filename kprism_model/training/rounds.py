@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from kprism_model.network.prompts import COARSEST_ONLY, PADDING, Prompts, click_
 from kprism_model.network.references import References
 from kprism_model.training.carrying import carried_prompts
 from kprism_model.training.losses import mask_loss, presence_loss
+from kprism_model.training.wrong_masks import wrong_masks
 
 MODES = ("semantic", "in_context", "interactive")
 
@@ -32,19 +34,21 @@ _NEGATIVE_REACH = 8  # a negative scribble is drawn within this many pixels outs
 class RoundSettings:
     """How a batch is practised.
 
-    `weights` of the losses of semantic, in-context and interactive rows; a mode of weight 0 is left out. A semantic or
-    in-context first mask is corrected by a click with the chance `corrected`. Interactive rows start with a click or,
-    with the chance `scribbled`, with scribbles; up to `unseen_clicks` further clicks follow without a gradient, so that
-    the network meets late corrections at the price of a forward pass; then `rounds` masks are learned from. With the
-    chance `carried` they start from a mask carried over from the slice before instead (`carrying`). Masks after the
-    first weigh `later_weight`. Presence, with `presence_weight`, is learned from the rows of first masks and from the
-    structures that images are known to lack.
+    `weights` of the losses of semantic, in-context and interactive rows; a mode of weight 0 is left out. A semantic
+    or in-context first mask is corrected by a click with the chance `corrected`. Interactive rows start with a
+    click or, with the chance `scribbled`, with scribbles; up to `unseen_clicks` further clicks follow without a
+    gradient, so that the network meets late corrections at the price of a forward pass; then `rounds` masks are
+    learned from. With the chance `carried` they start from a mask carried over from the slice before instead
+    (`carrying`), else with the chance `wrong` from a mask that is to be corrected (`wrong_masks`). Masks after the
+    first weigh `later_weight`. Presence, with `presence_weight`, is learned from the rows of first masks and from
+    the structures that images are known to lack.
     """
 
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     corrected: float = 0.35
     scribbled: float = 0.2
     carried: float = 0.15
+    wrong: float = 0.5
     unseen_clicks: int = 3
     rounds: int = 2
     later_weight: float = 0.8
@@ -65,14 +69,16 @@ def practise(
     features = model.encode_image(batch.images)
     losses: list[Tensor] = []
     scores: dict[str, float] = {}
+    answers = torch.zeros_like(batch.masks)
     for mode, weight in zip(MODES, settings.weights, strict=True):
-        task = _task(model, batch, features, mode, courses[mode], rng) if weight else None
+        task = _task(model, batch, features, mode, courses[mode], answers, rng) if weight else None
         if task is not None:
-            loss, first, last = _practise_task(model, features, task, rng, settings)
-            losses.append(weight * loss)
-            scores[mode] = first
+            done = _practise_task(model, features, task, rng, settings)
+            losses.append(weight * done.loss)
+            scores[mode] = done.first_dice
             if mode == "interactive":
-                scores["interactive_last"] = last
+                scores["interactive_last"] = done.last_dice
+            answers[task.prompts.image_index] = done.first
     absent = absent_prompts(batch) if settings.weights[0] else None
     if absent is not None:
         presence = model.decode(features, absent).presence.float()
@@ -120,6 +126,7 @@ class _Course:
     unseen: int = 0
     scribbled: bool = False
     carried: bool = False
+    wrong: bool = False
 
 
 def _course(mode: str, rng: np.random.Generator, settings: RoundSettings) -> _Course:
@@ -128,7 +135,8 @@ def _course(mode: str, rng: np.random.Generator, settings: RoundSettings) -> _Co
     unseen, scribbled = int(rng.integers(settings.unseen_clicks + 1)), bool(rng.random() < settings.scribbled)
     if rng.random() < settings.carried:
         return _Course(settings.rounds, carried=True)
-    return _Course(unseen + settings.rounds, unseen, scribbled)
+    wrong = bool(rng.random() < settings.wrong)
+    return _Course(unseen + settings.rounds, unseen, scribbled and not wrong, wrong=wrong)
 
 
 @dataclass(frozen=True)
@@ -147,9 +155,13 @@ def _task(
     features: ImageFeatures,
     mode: str,
     course: _Course,
+    answers: Tensor,
     rng: np.random.Generator,
 ) -> _Task | None:
-    """What one mode asks of the batch; None where it holds no row for it."""
+    """What one mode asks of the batch; None where it holds no row for it.
+
+    `answers` (B, 1, H, W) are the probabilities of the modes before, 0 where there are none.
+    """
     if mode != "interactive":
         prompts = semantic_prompts(batch) if mode == "semantic" else in_context_prompts(model, batch, features)
         return None if prompts is None else _Task(prompts, batch.masks[prompts.image_index], course, True)
@@ -165,25 +177,40 @@ def _task(
     if not len(rows):
         return None
     objects = batch.objects[rows]
+    if course.wrong:
+        wrong = wrong_masks(objects, answers[rows], rng)
+        return _Task(_first_clicks(size, rows, objects, rng, wrong), objects, course, False)
     first = _scribbles if course.scribbled else _first_clicks
     return _Task(first(size, rows, objects, rng), objects, course, False)
 
 
+class _Practised(NamedTuple):
+    """The mean loss of the rounds that are learned from, mean Dice after the first and the last round, and the first
+    answer: probability (N, 1, H, W).
+    """
+
+    loss: Tensor
+    first_dice: float
+    last_dice: float
+    first: Tensor
+
+
 def _practise_task(
     model: KPrism, features: ImageFeatures, task: _Task, rng: np.random.Generator, settings: RoundSettings
-) -> tuple[Tensor, float, float]:
-    """The mean loss of the rounds that are learned from, and the mean Dice after the first and the last round."""
+) -> _Practised:
     present = task.masks.flatten(1).any(dim=1).float()
     losses: list[Tensor] = []
     scores: list[float] = []
+    first = torch.empty(0)
     for number, (probability, loss, presence) in enumerate(_rounds(model, features, task, rng)):
         scores.append(_mean_dice(probability, task.masks))
+        first = probability if number == 0 else first
         if loss is None:
             continue
         losses.append(loss * (settings.later_weight if losses else 1.0))
         if number == 0 and task.has_presence:
             losses[0] = losses[0] + settings.presence_weight * presence_loss(presence, present)
-    return torch.stack(losses).mean(), scores[0], scores[-1]
+    return _Practised(torch.stack(losses).mean(), scores[0], scores[-1], first)
 
 
 def _rounds(
@@ -202,11 +229,13 @@ def _rounds(
             prompts = _with_clicks(prompts, probability, task.masks, rng)
 
 
-def _first_clicks(size: tuple[int, int], rows: Tensor, objects: Tensor, rng: np.random.Generator) -> Prompts:
-    """Prompts that hold one click a row, inside the object."""
-    blank = torch.zeros_like(objects)
-    points, point_labels = _clicks(blank, objects, rng)
-    dense = torch.cat([click_discs(points, point_labels, size), blank], dim=1)
+def _first_clicks(
+    size: tuple[int, int], rows: Tensor, objects: Tensor, rng: np.random.Generator, before: Tensor | None = None
+) -> Prompts:
+    """Prompts that hold one click a row: inside the object, or where the mask `before` (N, 1, H, W) is most wrong."""
+    before = torch.zeros_like(objects) if before is None else before
+    points, point_labels = _clicks(before, objects, rng)
+    dense = torch.cat([click_discs(points, point_labels, size), before], dim=1)
     return Prompts(size, rows, points=points, point_labels=point_labels, dense=dense)
 
 

@@ -24,6 +24,7 @@ from kprism_model.network.prompts import Prompts
 from kprism_model.training.carrying import moved_mask
 from kprism_model.training.rounds import MODES, RoundSettings, _scribble, practise
 from kprism_model.training.trainer import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
+from kprism_model.training.wrong_masks import wrong_masks
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64
@@ -59,7 +60,7 @@ ONLY = {
 def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: str) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = RoundSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0, carried=0.0)
+    settings = RoundSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0, carried=0.0, wrong=0.0)
     loss, scores = practise(model, batch, np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -74,7 +75,7 @@ def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: s
 def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = RoundSettings(corrected=0.0, scribbled=0.0, carried=0.0, unseen_clicks=0)
+    settings = RoundSettings(corrected=0.0, scribbled=0.0, carried=0.0, wrong=0.0, unseen_clicks=0)
     alone = []
     for weights in ONLY.values():
         loss, _ = practise(model, batch, np.random.default_rng(0), replace(settings, weights=weights))
@@ -100,7 +101,7 @@ def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
 
 def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = RoundSettings(weights=ONLY["interactive"], scribbled=1.0, carried=0.0)
+    settings = RoundSettings(weights=ONLY["interactive"], scribbled=1.0, carried=0.0, wrong=0.0)
     loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     assert loss.isfinite() and 0 <= scores["interactive"] <= 1
 
@@ -125,6 +126,30 @@ def test_the_slice_before_shows_about_the_same_mask() -> None:
     single = np.zeros((SIZE, SIZE), bool)
     single[0, 0] = True
     assert all(moved_mask(single, np.random.default_rng(seed)).any() for seed in range(20))
+
+
+def test_a_wrong_mask_is_a_first_prompt_too(sampler: Sampler) -> None:
+    model = KPrism(_config()).train()
+    settings = RoundSettings(weights=ONLY["interactive"], carried=0.0, wrong=1.0)
+    loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
+    loss.backward()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"decoder.clicks.content.0.weight", "dense_encoder.downs.0.0.weight"} <= touched
+    assert 0 <= scores["interactive"] <= 1
+
+
+def test_wrong_masks_are_of_all_kinds_and_the_networks_own_among_them() -> None:
+    mask = torch.from_numpy(rectangle((SIZE, SIZE), slice(20, 40), slice(24, 40)) > 0)[None, None].float()
+    answer = torch.from_numpy(rectangle((SIZE, SIZE), slice(2, 9), slice(3, 11)) > 0)[None, None].float()
+    found = [wrong_masks(mask, 0.9 * answer, np.random.default_rng(seed)) for seed in range(60)]
+    own = sum(torch.equal(wrong, answer) for wrong in found)
+    overlaps = [float(2 * (wrong * mask).sum() / (wrong.sum() + mask.sum())) for wrong in found]
+    assert 15 <= own <= 45  # half of them
+    assert min(overlaps) == 0.0 and max(overlaps) > 0.8  # from something else altogether to nearly right
+    assert all(set(wrong.unique().tolist()) <= {0.0, 1.0} and wrong.shape == mask.shape for wrong in found)
+    without = [wrong_masks(mask, torch.zeros_like(mask), np.random.default_rng(seed)) for seed in range(20)]
+    assert not any(torch.equal(wrong, answer) for wrong in without)  # an empty answer is no mask to correct
+    assert torch.equal(wrong_masks(mask, answer, np.random.default_rng(7)), found[7])
 
 
 def test_negative_scribbles_lie_outside_of_the_object() -> None:
