@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the trainings of `benchmarks.effort` have led to: at the site, beside a U-Net, and elsewhere.
+
+    python -m benchmarks.outcome --data ../shared/data/isic_dermoscopy --core ../shared/data/kvasir_polyp ...
+
+Semantic Dice on the test lists: of the site's data set, with the last version of the weights and with a MONAI U-Net
+that is trained here on the same submitted labels, all of them, for as long as all trainings together; of the core data
+sets, with the shipped weights and with the last version. Says first how long it will take. Writes outcome-NAME.json and
+.md to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.baseline.fitting import fit
+from benchmarks.baseline.games import SpecialistBatches, specialist_loss, unet
+from benchmarks.baseline.measuring import Baselines, measure
+from kprism_model.checkpoint import load_checkpoint
+from kprism_model.data.datasets import Dataset, read_dataset
+from kprism_model.data.slices import SliceStore
+from kprism_model.evaluation.command import Protocol, evaluate
+from kprism_model.evaluation.report import EvaluationReport
+from kprism_model.files import write_bytes
+from kprism_model.predictor import Predictor
+from kprism_model.training.trainer import TrainingPlan
+
+SHIPPED = Path("apps/kprism/model/kprism_small")
+DICE = {"where present": "dice_present", "per case": "dice_case"}
+"""The figures that are compared."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.outcome", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="the data set of the effort run")
+    parser.add_argument("--core", type=Path, nargs="+", required=True, help="data sets that the shipped weights know")
+    parser.add_argument("--work", type=Path, help="of the effort run; default: var/effort/NAME-same")
+    parser.add_argument("--max-slices", type=int, default=40, help="of each test list (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Net's images (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("docs/effort"))
+    given = parser.parse_args(arguments)
+    work = given.work or Path("var/effort") / f"{given.data.name}-same"
+    try:
+        settings = json.loads((work / "settings.json").read_text())
+        site = read_dataset(given.data)
+        last = last_version(work / "training" / "studies" / ".kprism" / "versions")
+        submitted = export_labels(site, work / "training" / "studies", work / "submitted")
+    except (OSError, ValueError) as error:
+        parser.error(f"{work} holds no finished run of benchmarks.effort with training: {error}")
+    minutes = len(submitted.cases("training")) // int(settings["after"]) * float(settings["minutes"])
+    print(f"{minutes:.0f} minutes for the U-Net and some for measuring", flush=True)
+    protocol = Protocol(modes=("semantic",), seed=given.seed, max_slices=given.max_slices)
+    reports = {
+        "shipped weights": measured(SHIPPED, given.core, protocol),
+        "after the last training": measured(last, [given.data, *given.core], protocol),
+    }
+    network = fitted(submitted, minutes, work / "unet", size=given.size, seed=given.seed)
+    baseline = Baselines(network, None, None, given.size, given.size)
+    reports["U-Net"] = EvaluationReport(protocol.to_dict(), [measure(baseline, site, protocol, trained=True)])
+    write_results(given.out, site, reports, {**settings, "data": site.name, "unet_minutes": minutes})
+    return 0
+
+
+def last_version(folder: Path) -> Path:
+    """The stem of the version that serves; ValueError if it is the shipped one."""
+    number = int(json.loads((folder / "current.json").read_text())["number"])
+    if not number:
+        raise ValueError("no training was published")
+    return folder / f"{number:04d}"
+
+
+def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
+    """The submitted labels as a data set in the Decathlon's layout: the site's numbering, its images by link."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {name: value for value, name in site.classes.items()}
+    entries = []
+    for file in sorted((studies / ".kprism" / "intake" / "cases").glob("*.json")):
+        entry = json.loads(file.read_text())
+        image = next(path for path in studies.iterdir() if path.name.split(".")[0] == entry["image_id"])
+        stored = nibabel.load(studies / ".kprism" / "intake" / entry["label"])
+        labels = np.zeros(stored.shape, np.uint8)
+        for name, value in entry["structures"].items():
+            labels[np.asarray(stored.dataobj) == value] = values[name]
+        label = folder / f"label-{image.name}"
+        if image.suffix == ".png":
+            Image.fromarray(labels.reshape(labels.shape[:2]).T).save(label)
+        else:
+            nibabel.save(nibabel.Nifti1Image(labels, nibabel.load(image).affine), label)
+        link = folder / image.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(image.resolve())
+        entries.append({"image": image.name, "label": label.name, "patient": entry["patient"]})
+    classes = {str(value): name for value, name in {0: "background", **site.classes}.items()}
+    content = {"name": site.name, "modality": {"0": site.modality}, "labels": classes, "training": entries}
+    write_bytes(folder / "dataset.json", json.dumps(content, indent=1).encode())
+    return read_dataset(folder)
+
+
+def measured(weights: Path, folders: Sequence[Path], protocol: Protocol) -> EvaluationReport:
+    """Semantic figures of a checkpoint."""
+    checkpoint = load_checkpoint(weights)
+    predictor = Predictor(checkpoint.model, checkpoint.registry)
+    return evaluate(predictor, folders, protocol, weights_version=checkpoint.weights_version)
+
+
+def fitted(submitted: Dataset, minutes: float, folder: Path, *, size: int, seed: int) -> torch.nn.Module:
+    """MONAI's U-Net after so many minutes on the submitted labels."""
+    part = SliceStore.build([submitted.folder], folder / "slices", split="training", size=max(256, size)).sets[0]
+    plan = TrainingPlan(minutes=minutes, seed=seed)
+    torch.manual_seed(seed)
+    network = unet(3, 1 + len(submitted.classes))
+    batches = SpecialistBatches(part, plan.batch_size, size, seed)
+    key = {"minutes": minutes, "size": size, "seed": seed, "slices": len(part)}
+    return fit(submitted.name, network, batches, specialist_loss, plan=plan, folder=folder, key=key).network
+
+
+def write_results(out: Path, site: Dataset, reports: dict[str, EvaluationReport], settings: dict[str, Any]) -> None:
+    """Print the table and write it with all figures."""
+    found = {
+        who: {kind: report.by_dataset("semantic", name) for kind, name in DICE.items()}
+        for who, report in reports.items()
+    }
+    core = [name for name in found["shipped weights"]["where present"] if name != site.name]
+    columns = [(site.name, "where present"), (site.name, "per case"), *((name, "where present") for name in core)]
+    lines = [
+        f"| semantic Dice on test lists | {' | '.join(f'{name}, {kind}' for name, kind in columns)} | mean of core |",
+        "|---|" + "---|" * (len(columns) + 1),
+    ]
+    for who, one in found.items():
+        kept = [one["where present"][name] for name in core if name in one["where present"]]
+        cells = [f"{one[kind][name]:.3f}" if name in one[kind] else "" for name, kind in columns]
+        lines.append(f"| {who} | {' | '.join(cells)} | {f'{np.mean(kept):.3f}' if kept else ''} |")
+    table = "\n".join(lines)
+    print(table)
+    out.mkdir(parents=True, exist_ok=True)
+    content = {"settings": settings, "finished": time.strftime("%Y-%m-%d"), "semantic": found}
+    write_bytes(out / f"outcome-{site.name}.json", json.dumps(content, indent=1).encode())
+    write_bytes(out / f"outcome-{site.name}.md", (table + "\n").encode())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
