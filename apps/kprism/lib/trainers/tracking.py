@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 """Kinds of addresses; MLflow's folders of files (file:) are no longer written by itself."""
 
 _AT_ONCE = 1000  # metrics that MLflow takes in one request
+
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's own settings unless the user has set them: by default it tries a server that is down for two minutes."""
 
 
 def check_tracking(uri: str) -> str:
@@ -44,6 +48,10 @@ def check_tracking(uri: str) -> str:
             f"--conf tracking_uri {uri}: MLflow is not installed; `.venv/bin/pip install mlflow-skinny sqlalchemy "
             "alembic` adds it to the environment of the server"
         )
+    if scheme == "sqlite":
+        file = Path(urlsplit(uri).path.removeprefix("/"))
+        if file.is_dir() or not file.parent.is_dir():
+            raise ValueError(f"--conf tracking_uri {uri}: {file} must be a file, or a new one in a folder that exists")
     return uri
 
 
@@ -63,6 +71,8 @@ def track(uri: str, options: Mapping[str, Any], facts: Mapping[str, Any], log: P
 
 
 def _tell(uri: str, options: Mapping[str, Any], facts: Mapping[str, Any], log: Path, report: Path) -> None:
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
