@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tuner = tune(given, Path(folder), site[0], VARIANTS[name])
             tuned = tuner.averaged()
         for share in SHARES:
-            candidate = Predictor(mixed(published.model, tuned, share), tuner.registry, device=given.device)
+            candidate = Predictor(mixed(tuner.anchor, tuned, share), tuner.registry, device=given.device)
             rows.append(row(name, share, tuner.step, candidate, *site, core))
         write_results(path, settings, rows)
         print(f"{name}: done", flush=True)

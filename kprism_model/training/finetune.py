@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning a published network on the cases of one site, without forgetting what it could do before.
 
-Three means against forgetting, each of which can be switched off: distillation (on the same images, for classes that
-nobody annotated there, the network must answer as the published one does; arXiv 1606.09282), a pull towards the
-published weights (L2-SP, arXiv 1802.01483), and averaging old and new weights (WiSE-FT, arXiv 2109.01903), where
-`mixed` makes the candidates from which validation chooses. Batch statistics stay those of the published network.
+Four means against forgetting. Only `TUNED` is trained, the decoder's layers with their mixtures of experts and the rows
+of the classes: what the encoders see and the heads draw serves all classes, a site's few cases can only narrow it, and
+a step costs less. The other three can be switched off: distillation (on the same images, for classes that nobody
+annotated there, the network must answer as the anchor does; arXiv 1606.09282), a pull towards the anchor's weights
+(L2-SP, arXiv 1802.01483), and averaging the anchor's weights and the new ones (WiSE-FT, arXiv 2109.01903), where
+`mixed` makes the candidates from which validation chooses. The anchor are the weights that nothing of may be lost; if
+it stays the same in a row of trainings, what these forget does not add up.
 """
 
 from __future__ import annotations
@@ -25,11 +28,12 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.sampling import Batch, Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.memory import is_out_of_memory
+from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.network.references import References
 from kprism_model.training.distributed import Workers
-from kprism_model.training.rounds import RoundSettings
+from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 from kprism_model.training.warm_start import CLASS_TABLES
 
@@ -38,6 +42,12 @@ logger = logging.getLogger(__name__)
 SITE_MIXTURE = Mixture(elsewhere=0.0, synthetic=0.0)
 """Images of other data sets may hold a structure without its label here, so they are no example of its absence."""
 
+TUNED = ("decoder.layers.", *CLASS_TABLES)
+"""Beginnings of the names of what is trained.
+
+With the presence head too, what the network knew is soon taken for absent; with the encoders, it is lost altogether.
+"""
+
 _SMALLEST_BATCH = 2  # an image and its reference
 
 
@@ -45,7 +55,7 @@ _SMALLEST_BATCH = 2  # an image and its reference
 class FinetunePlan:
     """How to fine-tune: `minutes` of budget, and the weights of what keeps the network from forgetting.
 
-    `distillation` weighs its loss, `pull` is the share of the distance to the published weights that a step at learning
+    `distillation` weighs its loss, `pull` is the share of the distance to the anchor's weights that a step at learning
     rate 1 would take back; 0 switches them off. `summary_start` lets new classes start from the summaries of their
     first cases, else from the mean class.
     """
@@ -77,8 +87,9 @@ class FinetunePlan:
 class Finetuner(Trainer):
     """A trainer that starts from a published checkpoint; `identity` says what it trains on.
 
-    `starts` are encoded references of the classes that are new, by name. Where memory runs out the batch is halved and
-    gradients of two are added up instead.
+    `anchor` holds the weights that nothing of may be lost: by default the published ones, else some that these descend
+    from, with the first of their classes (ValueError if not). `starts` are encoded references of the classes that are
+    new, by name. Where memory runs out the batch is halved and gradients of two are added up instead.
     """
 
     def __init__(
@@ -88,11 +99,15 @@ class Finetuner(Trainer):
         plan: FinetunePlan,
         folder: Path,
         *,
+        anchor: Checkpoint | None = None,
         starts: Mapping[str, References] | None = None,
         identity: Mapping[str, Any] | None = None,
         device: str = "cpu",
         workers: Workers | None = None,
     ) -> None:
+        anchor = anchor or published
+        if not descends(published, anchor):
+            raise ValueError(f"{published.path} does not descend from {anchor.path}: another network, or other classes")
         self.settings, self._extra_identity = plan, dict(identity or {})
         registry = published.registry.add([name for name in store.class_names if name not in published.registry])
         config = replace(published.model.config, num_classes=len(registry))
@@ -107,10 +122,12 @@ class Finetuner(Trainer):
             workers=workers,
             initial=published,
         )
-        self.teacher = published.model.to(self.device).eval().requires_grad_(False)
+        self.anchor = anchor.model.to(self.device).eval().requires_grad_(False)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.startswith(TUNED))
         self._statistics = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         if not self.step:
-            self._start_new_classes(starts or {})
+            self._start_new_classes(published.model.to(self.device), starts or {})
 
     @property
     def registry(self) -> ClassRegistry:
@@ -118,15 +135,14 @@ class Finetuner(Trainer):
         return self.sampler.registry
 
     @torch.no_grad()
-    def _start_new_classes(self, starts: Mapping[str, References]) -> None:
+    def _start_new_classes(self, published: KPrism, starts: Mapping[str, References]) -> None:
         """Rows of classes that the published network lacks: from their references, else the mean of the others."""
-        known = self.teacher.config.num_classes
-        for name in self.registry.names[known:]:
+        for name in self.registry.names[published.config.num_classes :]:
             row = self.registry.index(name)
             if self.settings.summary_start and name in starts:
-                rows = class_from_references(self.teacher, starts[name])
+                rows = class_from_references(published, starts[name])
             else:
-                content, position = _class_tables(self.teacher)
+                content, position = _class_tables(published)
                 rows = content.mean(0), position.mean(0)
             for key, table, value in zip(CLASS_TABLES, _class_tables(self.model), rows, strict=True):
                 table[row] = value
@@ -161,49 +177,50 @@ class Finetuner(Trainer):
 
     @torch.no_grad()
     def _pull_back(self, share: float) -> None:
-        """Go back a share of the way to the published weights; new classes are free."""
-        published = dict(self.teacher.named_parameters())
+        """Go back a share of the way to the anchor's weights; classes that it lacks are free."""
+        anchors = dict(self.anchor.named_parameters())
         for name, parameter in self.model.named_parameters():
-            anchor = published[name]
+            anchor = anchors[name]
             parameter[: len(anchor)].lerp_(anchor, share) if name in CLASS_TABLES else parameter.lerp_(anchor, share)
 
     def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
         for module in self._statistics:
             module.eval()
-        loss, scores = super()._practise(batch, part)
-        if self.settings.distillation:
-            rng = np.random.default_rng([self.settings.seed, 3, self.step, part])
-            distilled = self._distil(batch, rng)
-            if distilled is not None:
-                loss = loss + self.settings.distillation * distilled
-                scores["distillation"] = float(distilled.detach())
-        return loss, scores
-
-    def _distil(self, batch: Batch, rng: np.random.Generator) -> Tensor | None:
-        """How far the answers for one class that is not annotated there are from the published network's."""
-        chosen: list[tuple[int, int]] = []
-        for row in rng.permutation(len(batch.dataset))[: max(1, len(batch.dataset) // 2)]:
-            free = sorted(set(range(self.teacher.config.num_classes)) - self._annotated[batch.dataset[row]])
-            if free:
-                chosen.append((int(row), int(rng.choice(free))))
-        if not chosen:
-            return None
-        images = batch.images[[row for row, _ in chosen]].to(self.device)
-        rows = torch.arange(len(chosen), device=self.device)
-        classes = torch.tensor([index for _, index in chosen], device=self.device)
-        prompts = Prompts((images.shape[-2], images.shape[-1]), rows, class_index=classes)
+        batch = batch.to(self.device)
         with self._autocast():
             with torch.no_grad():
-                wanted = self.teacher(images, prompts)
-            answered = self.model(images, prompts)
-        return distillation_loss(answered, wanted)
+                features = self.model.encode_image(batch.images)
+            rng = np.random.default_rng([self.plan.seed, self.step, part])
+            loss, scores = practise(self.model, batch, rng, self.plan.rounds, features)
+            if self.settings.distillation:
+                rng = np.random.default_rng([self.settings.seed, 3, self.step, part])
+                distilled = self._distil(batch, features, rng)
+                if distilled is not None:
+                    loss = loss + self.settings.distillation * distilled
+                    scores["distillation"] = float(distilled.detach())
+        return loss, scores
+
+    def _distil(self, batch: Batch, features: ImageFeatures, rng: np.random.Generator) -> Tensor | None:
+        """How far the answers for a class in each image that is not annotated there are from the anchor's."""
+        chosen: list[tuple[int, int]] = []
+        for row, name in enumerate(batch.dataset):
+            free = sorted(set(range(self.anchor.config.num_classes)) - self._annotated[name])
+            if free:
+                chosen.append((row, int(rng.choice(free))))
+        if not chosen:
+            return None
+        rows, classes = torch.tensor(chosen, device=self.device).unbind(1)
+        prompts = Prompts((batch.images.shape[-2], batch.images.shape[-1]), rows, class_index=classes)
+        with torch.no_grad():
+            wanted = self.anchor.decode(features, prompts)
+        return distillation_loss(self.model.decode(features, prompts), wanted)
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), **self._extra_identity}
 
 
 def distillation_loss(answered: Decoded, wanted: Decoded) -> Tensor:
-    """Divergence of masks (last layer, mean over pixels) and of presence from the published network's; 0 if equal."""
+    """Divergence of masks (last layer, mean over pixels) and of presence from those that are wanted; 0 if equal."""
     pairs = [(answered.logits[-1], wanted.logits[-1]), (answered.presence, wanted.presence)]
     return torch.stack([_divergence(logits.float(), target.float().sigmoid()) for logits, target in pairs]).sum()
 
@@ -235,15 +252,22 @@ def class_from_references(model: KPrism, references: References) -> tuple[Tensor
     )
 
 
+def descends(checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
+    """Whether a checkpoint is of the anchor's network and has its classes first, so that their weights compare."""
+    known = anchor.registry.names
+    same = replace(checkpoint.model.config, num_classes=len(known)) == anchor.model.config
+    return same and checkpoint.registry.names[: len(known)] == known
+
+
 @torch.no_grad()
-def mixed(published: KPrism, tuned: KPrism, share: float) -> KPrism:
-    """A network whose weights are `share` of the tuned and the rest of the published ones; new classes are the tuned's.
+def mixed(anchor: KPrism, tuned: KPrism, share: float) -> KPrism:
+    """A network whose weights are `share` of the tuned and the rest of the anchor's; new classes are the tuned's.
 
     ValueError for a share outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share of the tuned weights must lie in [0, 1], got {share}")
-    old = published.state_dict()
+    old = anchor.state_dict()
     state = {}
     for name, new in tuned.state_dict().items():
         before = old[name].to(new.device)

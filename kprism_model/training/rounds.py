@@ -56,17 +56,21 @@ class RoundSettings:
 
 
 def practise(
-    model: KPrism, batch: Batch, rng: np.random.Generator, settings: RoundSettings
+    model: KPrism,
+    batch: Batch,
+    rng: np.random.Generator,
+    settings: RoundSettings,
+    features: ImageFeatures | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Learn a batch in every mode that it holds rows for (paper, training section).
 
-    Returns the loss to differentiate and, for logging, the mean Dice of the first and last masks: "semantic",
-    "in_context", "interactive" and "interactive_last".
+    `features` are those of the batch's images, if they are known already. Returns the loss to differentiate and, for
+    logging, the mean Dice of the first and last masks: "semantic", "in_context", "interactive" and "interactive_last".
     """
     # Drawn before anything that depends on the images, so that with equal generators all processes of a training do
     # equally many rounds: each step waits for the slowest.
     courses = {mode: _course(mode, rng, settings) for mode in MODES}
-    features = model.encode_image(batch.images)
+    features = model.encode_image(batch.images) if features is None else features
     losses: list[Tensor] = []
     scores: dict[str, float] = {}
     answers = torch.zeros_like(batch.masks)
@@ -85,7 +89,7 @@ def practise(
         loss = presence_loss(presence, torch.zeros_like(presence))
         losses.append(settings.weights[0] * settings.presence_weight * loss)
     if not losses:  # nothing can be asked of these images: a gradient of zero
-        return 0.0 * features.stride16.sum(), scores
+        return 0.0 * model.level_embedding.sum(), scores
     return torch.stack(losses).sum(), scores
 
 

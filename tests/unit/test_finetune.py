@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,30 @@ def test_the_pull_keeps_the_weights_near(published: Checkpoint, tmp_path: Path) 
             )
         )
     assert distances[1] < 0.8 * distances[0]
+
+
+def test_only_the_experts_layers_and_the_classes_are_trained(published: Checkpoint, tmp_path: Path) -> None:
+    tuner = finetuner(published, tmp_path)
+    before = {name: value.clone() for name, value in tuner.model.state_dict().items()}
+    take(tuner, 2)
+    changed = {name for name, value in tuner.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith(("decoder.layers.", "decoder.class_")) for name in changed)
+
+
+def test_trainings_in_a_row_keep_their_anchor(published: Checkpoint, tmp_path: Path) -> None:
+    first = finetuner(published, tmp_path / "first")
+    take(first, 2)
+    second = replace(published, model=first.averaged(), registry=first.registry)
+    store = store_of(tmp_path, *(case(f"c{seed}", {"tumour": 1, "cyst": 2}, seed=seed) for seed in range(3)))
+    plan = FinetunePlan(minutes=1e9, batch_size=4, learning_rate=3e-3)
+    tuner = Finetuner(second, store, plan, tmp_path / "run", anchor=published)
+    take(tuner, 2)
+    assert tuner.registry.names == (*KNOWN, "tumour", "cyst")
+    kept = mixed(tuner.anchor, tuner.averaged(), 0.0).state_dict()
+    for name, value in published.model.state_dict().items():
+        assert torch.allclose(kept[name][: len(value)] if value.dim() else kept[name], value), name
+    with pytest.raises(ValueError, match="does not descend from"):
+        Finetuner(published, store, plan, tmp_path / "other", anchor=second)
 
 
 def test_mixing_runs_from_the_old_weights_to_the_new_ones(published: Checkpoint, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import THRESHOLD, Predictor
 from kprism_model.training.validation import Score, ValidationSettings, chosen_slices, mean_dice, validate
-from lib.gate import judge
+from lib.gate import Verdict, judge
+from lib.trainers.candidates import Candidate, preferred
 
 
 def scores(**values: float) -> list[Score]:
@@ -58,6 +59,25 @@ def test_both_faults_are_told() -> None:
     verdict = judge(scores(semantic_liver=0.7, semantic_spleen=0.6), scores(semantic_liver=0.7, semantic_spleen=0.5))
     assert [reason.split(" falls")[0] for reason in verdict.reasons] == ["mean Dice", "semantic Dice of spleen"]
     assert verdict.margin == pytest.approx(-0.08)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "share"),
+    [
+        ([(1.0, True, 0.850), (0.7, True, 0.842), (0.4, True, 0.835)], 0.7),  # as good, with fewer new weights
+        ([(1.0, True, 0.850), (0.7, True, 0.830), (0.4, True, 0.820)], 1.0),
+        ([(1.0, False, 0.850), (0.7, True, 0.800), (0.4, False, 0.849)], 0.7),  # the others fail the gate
+        ([(1.0, False, 0.700), (0.7, False, 0.720), (0.4, False, 0.710)], 0.7),
+    ],
+)
+def test_what_is_as_good_with_fewer_new_weights_is_preferred(
+    predictor: Predictor, candidates: list[tuple[float, bool, float]], share: float
+) -> None:
+    found = [
+        Candidate(predictor.model, part, [], Verdict(passed, ("told",), 0.7, after, 0.0))
+        for part, passed, after in candidates
+    ]
+    assert preferred(found).share == share
 
 
 def test_scores_of_other_cases_are_not_compared() -> None:

@@ -146,6 +146,18 @@ class Versions:
             return served
         raise CheckpointError(f"{self.folder / _POINTER} names no version that leads back to the shipped weights")
 
+    def load_anchor(self, served: Served, *, device: str = "cpu") -> Checkpoint:
+        """The weights that a training on top of `served` must not lose anything of: the shipped ones, or `served`
+        itself where it does not descend from them (another network was put in their place since).
+        """
+        from kprism_model.checkpoint import load_checkpoint
+        from kprism_model.training.finetune import descends
+
+        if served.number == SHIPPED:
+            return served.checkpoint
+        shipped = load_checkpoint(self.shipped, device=device)
+        return shipped if descends(served.checkpoint, shipped) else served.checkpoint
+
     def stamp(self) -> tuple[int, int]:
         """A value that changes whenever another version is made to serve; cheap enough to ask at every request."""
         try:

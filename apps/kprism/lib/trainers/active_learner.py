@@ -149,7 +149,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         workers.leave()
         progress.tell("validating the new weights")
         shares = SHARES if options["mix"] else (1.0,)
-        chosen = best_candidate(tuner, served, material, before, shares, device=self._device, settings=self._settings)
+        chosen = best_candidate(tuner, material, before, shares, device=self._device, settings=self._settings)
         facts = facts_of(served, material, tuner, before, chosen)
         progress.tell("publishing")
         number = self._publish(served, tuner, chosen, facts)
@@ -207,6 +207,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
                 material.store,
                 plan,
                 run,
+                anchor=self._versions.load_anchor(served, device=self._device),
                 starts=starts,
                 identity=identity,
                 device=self._device,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tuned weights to what may be published: mixtures with the old ones, what validation says, what is told of it."""
+"""From tuned weights to what may be published: mixtures with the anchor's, what validation says, what is told of it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ logger = logging.getLogger(__name__)
 SHARES = (1.0, 0.7, 0.4)
 """Shares of the new weights in the candidates that validation chooses from."""
 
+AS_GOOD = 0.01
+"""Dice by which a candidate may be worse than the best one and still be preferred for holding fewer new weights."""
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """Tuned weights mixed with the published ones, and what the gate says of them."""
+    """Tuned weights mixed with the anchor's, and what the gate says of them."""
 
     model: KPrism
     share: float
@@ -37,7 +40,6 @@ class Candidate:
 
 def best_candidate(
     tuner: Finetuner,
-    served: Served,
     material: Material,
     before: Sequence[Score],
     shares: Sequence[float],
@@ -45,19 +47,31 @@ def best_candidate(
     device: str,
     settings: ValidationSettings,
 ) -> Candidate:
-    """Of the mixtures with these shares of the new weights the one that passes the gate with the highest mean Dice.
+    """The mixture with one of these shares of the new weights that is `preferred`; it may still fail the gate.
 
-    Where none passes, the one with the highest mean; `before` are the scores of the serving weights.
+    `before` are the scores of the serving weights.
     """
     tuned = tuner.averaged()
     found = []
     for share in shares:
-        model = mixed(served.checkpoint.model, tuned, share)
+        model = mixed(tuner.anchor, tuned, share)
         predictor = Predictor(model, tuner.registry, device=device)
         scores = validate(predictor, material.validation, material.examples, settings=settings)
         found.append(Candidate(model, share, scores, judge(before, scores)))
         logger.info("With %.0f %% of the new weights: %s", 100 * share, found[-1].verdict)
-    return max(found, key=lambda one: (one.verdict.passed, one.verdict.after, one.verdict.margin))
+    return preferred(found)
+
+
+def preferred(candidates: Sequence[Candidate]) -> Candidate:
+    """Of those that pass the gate, the one with the fewest new weights that is as good as the best (`AS_GOOD`).
+
+    It has kept most of what no case here tells of. Where none passes, the one with the highest mean.
+    """
+    passed = [one for one in candidates if one.verdict.passed]
+    if not passed:
+        return max(candidates, key=lambda one: (one.verdict.after, one.verdict.margin))
+    best = max(one.verdict.after for one in passed)
+    return min((one for one in passed if one.verdict.after >= best - AS_GOOD), key=lambda one: one.share)
 
 
 def facts_of(
