@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/effort"))
     given = parser.parse_args(arguments)
     name = f"{given.data.name}-{given.strategy}"
-    work = given.work or Path("var/effort") / name
+    work = (given.work or Path("var/effort") / name).resolve()
     settings = {key: str(value) if isinstance(value := getattr(given, key), Path) else value for key in KEPT}
     try:
         check_settings(work, settings)
