@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated annotator who works through a server's HTTP interface as a person works through a viewer.
 
-She asks for the next case, for a first mask if the server has something to go on, clicks where the answer is most wrong
-until each structure is right enough, and submits what she ends with. Masks are arrays (i, j, k) of the stored file.
+She asks for the next case, for a first mask if the server has something to go on, throws it away if it is more wrong
+than right, clicks where the answer is most wrong until each structure is right enough, and submits what she ends with.
+Masks are arrays (i, j, k) of the stored file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from PIL import Image
 from kprism_model.annotator.clicks import next_click
 from kprism_model.evaluation.metrics import dice
 from tests.live_server import LiveServer
+
+USELESS = 0.5
+"""Dice below which a first mask is thrown away, which costs as much as a click."""
 
 Masks = dict[str, NDArray[np.bool_]]
 """Name -> mask (i, j, k)."""
@@ -109,10 +113,12 @@ class Annotator:
     ) -> tuple[NDArray[np.bool_], int]:
         """Click until the mask is right enough; returns it and how many clicks that took."""
         mask, clicks = first, 0
+        if first.any() and dice(first, truth) < USELESS:
+            mask, clicks = np.zeros_like(first), 1
         positive: list[list[int]] = []
         negative: list[list[int]] = []
         made: list[list[int]] = []
-        upload = {"label": ("first.nii.gz", _as_nifti(first.astype(np.uint8)))} if first.any() else None
+        upload = {"label": ("first.nii.gz", _as_nifti(mask.astype(np.uint8)))} if mask.any() else None
         while dice(mask, truth) < self._target and clicks < self._limit:
             voxel, inside = worst_voxel(mask, truth)
             (positive if inside else negative).append(voxel)

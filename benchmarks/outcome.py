@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Net's images (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/effort"))
     given = parser.parse_args(arguments)
-    work = given.work or Path("var/effort") / f"{given.data.name}-same"
+    work = (given.work or Path("var/effort") / f"{given.data.name}-same").resolve()
     try:
         settings = json.loads((work / "settings.json").read_text())
         site = read_dataset(given.data)
