@@ -55,6 +55,19 @@ def test_a_structure_that_loses_more_than_two_points_is_stopped_although_the_mea
     assert judge(before, scores(semantic_liver=0.9, interactive_spleen=0.885)).passed
 
 
+def test_what_a_useless_mode_loses_is_no_loss() -> None:
+    verdict = judge(
+        scores(semantic_liver=0.5, in_context_spleen=0.1), scores(semantic_liver=0.9, in_context_spleen=0.0)
+    )
+    assert verdict.passed and verdict.margin == pytest.approx(0.02)
+    assert judge(
+        scores(semantic_liver=0.5, in_context_spleen=0.21), scores(semantic_liver=0.9, in_context_spleen=0.1)
+    ).passed  # 0.01 down to no use
+    assert not judge(
+        scores(semantic_liver=0.5, in_context_spleen=0.23), scores(semantic_liver=0.9, in_context_spleen=0.1)
+    ).passed
+
+
 def test_both_faults_are_told() -> None:
     verdict = judge(scores(semantic_liver=0.7, semantic_spleen=0.6), scores(semantic_liver=0.7, semantic_spleen=0.5))
     assert [reason.split(" falls")[0] for reason in verdict.reasons] == ["mean Dice", "semantic Dice of spleen"]

@@ -13,6 +13,9 @@ from kprism_model.training.validation import Score, mean_dice
 ALLOWED_DROP = 0.02
 """Dice that a structure may lose in a mode; the mean over all may lose none."""
 
+NO_USE = 0.2
+"""Dice up to which a mode is of no use for a structure: what it loses there is chance, and does not count as a loss."""
+
 Kind = tuple[str, str]
 """A mode and a structure."""
 
@@ -38,8 +41,9 @@ class Verdict:
 def judge(before: Sequence[Score], after: Sequence[Score], *, allowed_drop: float = ALLOWED_DROP) -> Verdict:
     """Compare scores of the serving and of the candidate weights on the same cases and modes.
 
-    The mean over modes and structures must not fall, and no structure may lose more than `allowed_drop` in a mode.
-    ValueError if there are no scores, or not of the same cases, structures and modes.
+    The mean over modes and structures must not fall, and no structure may lose more than `allowed_drop` in a mode; there
+    any Dice below `NO_USE` counts as that. ValueError if there are no scores, or not of the same cases, structures and
+    modes.
     """
     kinds = [sorted((score.mode, score.structure, score.case) for score in scores) for scores in (before, after)]
     if not kinds[0] or kinds[0] != kinds[1]:
@@ -49,8 +53,9 @@ def judge(before: Sequence[Score], after: Sequence[Score], *, allowed_drop: floa
     old, new = mean_dice(before), mean_dice(after)
     mean_before, mean_after = float(np.mean(list(old.values()))), float(np.mean(list(new.values())))
     gain = mean_after - mean_before
-    faults = [_fell(kind, old, new, allowed_drop) for kind in old if old[kind] - new[kind] > allowed_drop]
-    margins = [gain, *(new[kind] - old[kind] + allowed_drop for kind in old)]
+    losses = {kind: max(old[kind], NO_USE) - max(new[kind], NO_USE) for kind in old}
+    faults = [_fell(kind, old, new, allowed_drop) for kind, loss in losses.items() if loss > allowed_drop]
+    margins = [gain, *(allowed_drop - loss for loss in losses.values())]
     if gain < 0:
         faults.insert(0, f"mean Dice falls by {-100 * gain:.2f} points, from {mean_before:.4f} to {mean_after:.4f}")
     told = faults or [f"mean Dice rises by {100 * gain:.2f} points, from {mean_before:.4f} to {mean_after:.4f}"]
