@@ -30,7 +30,7 @@ from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import FinetunePlan, Finetuner, mixed
+from kprism_model.training.finetune import TUNED, FinetunePlan, Finetuner, mixed
 from kprism_model.training.validation import SERVING_MODES, mean_dice, validate
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no pull": {"pull": 0.0},
     "neither": {"distillation": 0.0, "pull": 0.0},
     "mean class as start": {"summary_start": False},
+    "presence trained too": {"tuned": (*TUNED, "decoder.presence")},
+    "whole decoder trained": {"tuned": ("decoder.",)},
 }
 SHARES = (1.0, 0.7, 0.4)
 PUBLISHED = "published"

@@ -55,9 +55,10 @@ _SMALLEST_BATCH = 2  # an image and its reference
 class FinetunePlan:
     """How to fine-tune: `minutes` of budget, and the weights of what keeps the network from forgetting.
 
-    `distillation` weighs its loss, `pull` is the share of the distance to the anchor's weights that a step at learning
-    rate 1 would take back; 0 switches them off. `summary_start` lets new classes start from the summaries of their
-    first cases, else from the mean class.
+    `distillation` weighs its loss, `pull` is the share of the distance to the anchor's weights that a step at
+    learning rate 1 would take back; 0 switches them off. `tuned` are beginnings of the names of what is trained;
+    never the image encoder, whose features the anchor shares. `summary_start` lets new classes start from the
+    summaries of their first cases, else from the mean class.
     """
 
     minutes: float = 10.0
@@ -65,6 +66,7 @@ class FinetunePlan:
     learning_rate: float = 3e-4
     distillation: float = 5.0
     pull: float = 0.5
+    tuned: tuple[str, ...] = TUNED
     summary_start: bool = True
     seed: int = 0
     save_minutes: float = 0.5
@@ -124,7 +126,7 @@ class Finetuner(Trainer):
         )
         self.anchor = anchor.model.to(self.device).eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.startswith(TUNED))
+            parameter.requires_grad_(name.startswith(plan.tuned))
         self._statistics = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         if not self.step:
             self._start_new_classes(published.model.to(self.device), starts or {})

@@ -41,9 +41,9 @@ class Verdict:
 def judge(before: Sequence[Score], after: Sequence[Score], *, allowed_drop: float = ALLOWED_DROP) -> Verdict:
     """Compare scores of the serving and of the candidate weights on the same cases and modes.
 
-    The mean over modes and structures must not fall, and no structure may lose more than `allowed_drop` in a mode; there
-    any Dice below `NO_USE` counts as that. ValueError if there are no scores, or not of the same cases, structures and
-    modes.
+    The mean over modes and structures must not fall, and no structure may lose more than `allowed_drop` in a mode; for
+    that, any Dice below `NO_USE` counts as this much. ValueError if there are no scores, or not of the same cases,
+    structures and modes.
     """
     kinds = [sorted((score.mode, score.structure, score.case) for score in scores) for scores in (before, after)]
     if not kinds[0] or kinds[0] != kinds[1]:
