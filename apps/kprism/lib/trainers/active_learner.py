@@ -21,6 +21,7 @@ from ignite.engine import Engine, Events
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 
+from kprism_model.checkpoint import Checkpoint
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
 from kprism_model.training.distributed import Workers
@@ -37,6 +38,7 @@ from lib.trainers.progress import Progress
 from lib.trainers.report_page import write_report
 from lib.trainers.schedule import FAILED, FINISHED, TrainingLog
 from lib.trainers.tracking import track
+from lib.trainers.unpublished import Unpublished
 from lib.versions import Served, Versions
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         self._processes, self._tracking_uri = processes, tracking_uri
         self._settings = ValidationSettings()
         self._options = {**self.options, "max_minutes": replace(MINUTES, default=minutes)}
+        self._unpublished = Unpublished(folder)
         self.log = TrainingLog(folder)
 
     def config(self) -> dict[str, Any]:
@@ -118,12 +121,13 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         device = str(workers.device(self._device))
         submissions: list[Submission] = share(workers, None)
         served = self._versions.load(device=device)
-        run, identity = self._run_folder(served, submissions, options)
+        start = self._unpublished.start(served.checkpoint, device=device)
+        run, identity = self._run_folder(start, submissions, options)
         native = served.checkpoint.model.config.native_size
         slices = run / f"slices-{workers.rank}"
         material = gather(submissions, self._intake.load, slices, size=native, settings=self._settings)
         agree(workers, f"{run.name} {len(material.used)}")
-        tuner = self._tuner(served, material, _plan(options), run, identity, {}, workers)
+        tuner = self._tuner(served, start, material, _plan(options), run, identity, {}, workers)
         workers.wait()
         for _ in tuner.steps():
             pass
@@ -133,7 +137,8 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         self, options: dict[str, Any], submissions: Sequence[Submission], progress: Progress, workers: Workers
     ) -> None:
         served = self._versions.load(device=self._device)
-        run, identity = self._run_folder(served, submissions, options)
+        start = self._unpublished.start(served.checkpoint, device=self._device)
+        run, identity = self._run_folder(start, submissions, options)
         self._forget_other_runs(run)
         native = served.checkpoint.model.config.native_size
         material = gather(submissions, self._intake.load, run / "slices", size=native, settings=self._settings)
@@ -141,8 +146,8 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         predictor = Predictor(served.checkpoint.model, served.checkpoint.registry, device=self._device)
         before = validate(predictor, material.validation, material.examples, settings=self._settings)
         progress.tell("training", best_metric=round(overall(before), 4))
-        starts = material.starts(predictor, served.checkpoint.registry)
-        tuner = self._tuner(served, material, _plan(options), run, identity, starts, workers)
+        starts = material.starts(predictor, start.registry)
+        tuner = self._tuner(served, start, material, _plan(options), run, identity, starts, workers)
         agree(workers, f"{run.name} {len(material.used)}")
         workers.wait()  # until all have read what an earlier attempt has left
         follow(tuner, progress)
@@ -150,7 +155,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         progress.tell("validating the new weights")
         shares = SHARES if options["mix"] else (1.0,)
         chosen = best_candidate(tuner, material, before, shares, device=self._device, settings=self._settings)
-        facts = facts_of(served, material, tuner, before, chosen)
+        facts = {**facts_of(served, material, tuner, before, chosen), "start": start.weights_version}
         progress.tell("publishing")
         number = self._publish(served, tuner, chosen, facts)
         outcome = f"published as version {number}" if number else "not published; the serving weights stay"
@@ -171,11 +176,11 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         shutil.rmtree(run, ignore_errors=True)
 
     def _run_folder(
-        self, served: Served, submissions: Sequence[Submission], options: Mapping[str, Any]
+        self, start: Checkpoint, submissions: Sequence[Submission], options: Mapping[str, Any]
     ) -> tuple[Path, dict[str, Any]]:
         """The folder of this run, with the state of an earlier, killed attempt at the same; what identifies it."""
         identity = {
-            "parent": served.checkpoint.weights_version,
+            "start": start.weights_version,
             "cases": sorted(submission.key for submission in submissions),
             "options": dict(options),
         }
@@ -192,6 +197,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
     def _tuner(
         self,
         served: Served,
+        start: Checkpoint,
         material: Material,
         plan: FinetunePlan,
         run: Path,
@@ -203,7 +209,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
 
         def make() -> Finetuner:
             return Finetuner(
-                served.checkpoint,
+                start,
                 material.store,
                 plan,
                 run,
@@ -224,9 +230,15 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             return make()
 
     def _publish(self, served: Served, tuner: Finetuner, chosen: Candidate, facts: dict[str, Any]) -> int | None:
-        if not chosen.verdict.passed:
-            return None
-        return self._versions.publish(chosen.model, tuner.registry, note=facts, parent=served.number)
+        if chosen.verdict.passed:
+            number = self._versions.publish(chosen.model, tuner.registry, note=facts, parent=served.number)
+            self._unpublished.forget()
+            return number
+        if chosen.verdict.after > chosen.verdict.before:
+            self._unpublished.keep(chosen.model, tuner.registry, served.checkpoint)
+        else:
+            self._unpublished.forget()
+        return None
 
 
 def _plan(options: Mapping[str, Any]) -> FinetunePlan:
