@@ -295,7 +295,7 @@ def plot(path: Path, name: str, efforts: dict[str, list[Effort]]) -> None:
         reach = 4
         means = [clicks[max(0, n - reach) : n + reach + 1].mean() for n in range(len(clicks))]
         axes.plot(numbers, means, "-", lw=2, color=COLOURS[arm], label=ARMS[arm])
-    axes.set(xlabel="case", ylabel="clicks", title=name, ylim=(0, None))
+    axes.set(xlabel="case", ylabel="clicks", title=name.removesuffix(f"-{SAME}"), ylim=(0, None))
     axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
