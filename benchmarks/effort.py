@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.annotator import Annotator, Effort, Masks, read_truth
+from benchmarks.curves import save_curves
 from tests.live_server import LiveServer
 
 ARMS = {"clicks": "clicks only", "references": "with references", "training": "with references and training"}
@@ -127,18 +128,20 @@ def patients_of(data: Path) -> dict[str, str]:
 
 
 def configuration(arm: str, given: argparse.Namespace, truth: Mapping[str, Masks]) -> dict[str, str]:
-    """What the server is told: when to train, what there is to click on, who is the same patient."""
-    patients = sorted({patient for image, patient in patients_of(given.data).items() if image != patient})
+    """What the server of an arm is told."""
+    conf = site_configuration(given.data, truth, given.after if arm == "training" else 0, given.minutes)
+    return {**conf, "model_path": str(given.model_path.resolve())} if given.model_path else conf
+
+
+def site_configuration(data: Path, truth: Mapping[str, Masks], after: int, minutes: float) -> dict[str, str]:
+    """What a server is told: when to train, what there is to click on, who is the same patient."""
+    patients = sorted({patient for image, patient in patients_of(data).items() if image != patient})
     conf = {
-        "train_after": str(given.after if arm == "training" else 0),
-        "train_minutes": str(given.minutes),
+        "train_after": str(after),
+        "train_minutes": str(minutes),
         "labels": ",".join(dict.fromkeys(name for masks in truth.values() for name in masks)),
     }
-    if patients:
-        conf["patients"] = f"^({'|'.join(patients)})_"
-    if given.model_path:
-        conf["model_path"] = str(given.model_path.resolve())
-    return conf
+    return {**conf, "patients": f"^({'|'.join(patients)})_"} if patients else conf
 
 
 def estimate(given: argparse.Namespace, work: Path, truth: Mapping[str, Masks]) -> str:
@@ -296,10 +299,7 @@ def plot(path: Path, name: str, efforts: dict[str, list[Effort]]) -> None:
         means = [clicks[max(0, n - reach) : n + reach + 1].mean() for n in range(len(clicks))]
         axes.plot(numbers, means, "-", lw=2, color=COLOURS[arm], label=ARMS[arm])
     axes.set(xlabel="case", ylabel="clicks", title=name.removesuffix(f"-{SAME}"), ylim=(0, None))
-    axes.legend(frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_curves(path, figure, axes)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.curves import save_curves
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
@@ -140,10 +141,7 @@ def plot(path: Path, name: str, rows: Sequence[Row]) -> None:
         won = [100 * float(np.mean([one[mode] for mode in SERVING_MODES])) for one in found]
         axes.plot(kept, won, "o-", ms=6, label=variant, color="black" if variant == PUBLISHED else None)
     axes.set(xlabel="core: semantic Dice [points]", ylabel=f"{name}: mean Dice of the modes [points]")
-    axes.legend(frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_curves(path, figure, axes)
 
 
 def annotated(folder: Path, split: str, count: int) -> list[AnnotatedCase]:

@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.annotator import Annotator, Masks, masks_in, read_truth
-from benchmarks.effort import best_start, chosen_cases, copy_images, patients_of, wait_for_training
+from benchmarks.curves import save_curves
+from benchmarks.effort import best_start, chosen_cases, copy_images, site_configuration, wait_for_training
 from kprism_model.evaluation.metrics import dice
 from tests.live_server import LiveServer
 
@@ -82,11 +83,7 @@ def held_out_cases(data: Path, count: int) -> dict[str, Masks]:
 
 def run(name: str, given: argparse.Namespace, pool: Mapping[str, Masks], held_out: Mapping[str, Masks]) -> Curve:
     """Label by one strategy on a server of its own."""
-    structures = list(dict.fromkeys(structure for masks in pool.values() for structure in masks))
-    patients = sorted({patient for image, patient in patients_of(given.data).items() if image != patient})
-    conf = {"train_after": str(given.after), "train_minutes": str(given.minutes), "labels": ",".join(structures)}
-    if patients:
-        conf["patients"] = f"^({'|'.join(patients)})_"
+    conf = site_configuration(given.data, pool, given.after, given.minutes)
     strategy = name.split()[0]
     curve: Curve = {}
     with tempfile.TemporaryDirectory(prefix="kprism-strategies-") as folder:
@@ -163,10 +160,7 @@ def plot(path: Path, name: str, curves: Mapping[str, Curve]) -> None:
         colour = "#999999" if strategy.startswith("random") else None
         axes.plot([int(count) for count in curve], list(curve.values()), "o-", ms=4, label=strategy, color=colour)
     axes.set(xlabel="labels", ylabel="Dice of first masks, held-out cases", title=name)
-    axes.legend(frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save_curves(path, figure, axes)
 
 
 if __name__ == "__main__":
