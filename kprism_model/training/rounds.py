@@ -89,7 +89,7 @@ def practise(
         loss = presence_loss(presence, torch.zeros_like(presence))
         losses.append(settings.weights[0] * settings.presence_weight * loss)
     if not losses:  # nothing can be asked of these images: a gradient of zero
-        return 0.0 * model.level_embedding.sum(), scores
+        return 0.0 * model.decoder.class_content.sum(), scores
     return torch.stack(losses).sum(), scores
 
 
