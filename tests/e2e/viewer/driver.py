@@ -52,6 +52,13 @@ PLANES = """() => [...(kprism.labelmap?.exists ? kprism.labelmap.filled() : [])]
     return [k, btoa(text)];
 })"""
 
+PAINTING = """() => {
+    const { SEGMENTATION_DATA_MODIFIED } = cornerstoneTools.Enums.Events;
+    window.painted = new Promise(done => {
+        cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => done(true), { once: true });
+    });
+}"""
+
 Voxel = tuple[int, int, int]
 
 
@@ -145,6 +152,12 @@ class Mode:
             self.page.mouse.move(*self.spot(voxel), steps=4)
         self.page.mouse.up()
         self.idle()
+
+    def paint(self, voxels: Sequence[Voxel]) -> None:
+        """Draw with OHIF's brush or eraser and wait for it: it holds back what may become a double click for 400 ms."""
+        self.page.evaluate(PAINTING)
+        self.drag(voxels)
+        self.page.evaluate("() => window.painted")
 
     def asked(self) -> dict[str, Any]:
         """What a model was last asked for."""

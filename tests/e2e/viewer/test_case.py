@@ -59,8 +59,12 @@ def test_a_case_from_the_study_list_to_the_label_in_the_store(mode: Mode, site: 
     stored = site.stored_masks("xray1", segmentation)
     assert_same({name: mask.transpose(2, 1, 0) for name, mask in stored.items()}, shown)
 
+    mode.paint([deepest(mode.mask(LUNGS)[..., 0])])  # the eraser is still in hand
+    assert "not submitted" in mode.page.locator(".kp-foot").inner_text()
+
     mode.open("xray1")  # the label is there again, voxel by voxel
     assert_same(mode.masks(), shown)
+    assert "not submitted" not in mode.page.locator(".kp-foot").inner_text()
 
 
 def assert_same(found: dict[str, NDArray[np.bool_]], expected: dict[str, NDArray[np.bool_]]) -> None:
@@ -102,7 +106,7 @@ def _brush_and_erase(mode: Mode, place: Voxel) -> None:
     before = mode.labels()
     mode.brush()
     mode.page.get_by_label("Radius").fill("4")
-    mode.drag([place, (place[0] + 3, place[1], 0)])
+    mode.paint([place, (place[0] + 3, place[1], 0)])
     assert mode.mask(LUNGS)[place]
     columns, rows, _ = np.nonzero(mode.labels() != before)
     assert 8 <= np.ptp(columns) <= 14 and 6 <= np.ptp(rows) <= 10  # millimetres: the picture states no spacing
@@ -113,7 +117,7 @@ def _brush_and_erase(mode: Mode, place: Voxel) -> None:
     mode.press("Control+y")
     np.testing.assert_array_equal(mode.labels(), painted)
     mode.brush("e")
-    mode.drag([place, (place[0] + 1, place[1], 0)])
+    mode.paint([place, (place[0] + 1, place[1], 0)])
     assert not mode.mask(LUNGS)[place] and mode.mask(LUNGS).any()
 
 

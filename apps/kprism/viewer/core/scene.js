@@ -82,6 +82,16 @@ export class Scene {
     }
   }
 
+  /** Call `changed` whenever pixels of a segmentation change, by whatever tool: brush, eraser, undo or this mode. */
+  onPixels(segmentationId, changed) {
+    const { SEGMENTATION_DATA_MODIFIED } = window.cornerstoneTools.Enums.Events;
+    window.cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, ({ detail }) => {
+      if (detail.segmentationId === segmentationId) {
+        changed();
+      }
+    });
+  }
+
   /** Bring our panel to the front, also after what OHIF does next. */
   showPanel() {
     const show = () => this.services.panelService.activatePanel(PANEL, true);

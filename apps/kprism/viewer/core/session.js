@@ -94,6 +94,7 @@ export class Session extends EventTarget {
       const label = found.label && (await server.label(id));
       if (label) {
         await this.#load(label);
+        this.dirty = false;
       }
       for (const warning of found.warnings) {
         this.scene.notify(warning, 'warning');
@@ -116,9 +117,21 @@ export class Session extends EventTarget {
   async #ready() {
     if (!this.labelmap?.exists) {
       this.labelmap = await LabelmapOfCase.create(this.scene, this.case.frames);
+      this.scene.onPixels(this.labelmap.id, () => this.#drawn());
       this.scene.showPanel(); // OHIF brings its own to the front when a segmentation is made
     }
     return this.labelmap;
+  }
+
+  /** Pixels have changed: there is something to submit, and a structure under the brush is no automatic one. */
+  #drawn() {
+    if (this.toolName === 'brush' || this.toolName === 'eraser') {
+      this.automatic.delete(this.structure);
+    }
+    if (!this.dirty) {
+      this.dirty = true;
+      this.changed();
+    }
   }
 
   #style(name) {
@@ -171,8 +184,8 @@ export class Session extends EventTarget {
     const given = [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
     const replaced = new Set([...values.values(), ...given]);
     const after = answered(labelmap, planes, values, this.protect, { replaced });
-    names.forEach(name => this.automatic.add(name));
     this.#change(labelmap, after);
+    names.forEach(name => this.automatic.add(name));
     const found = names.filter(name => !result.absent?.includes(name));
     this.scene.notify(found.length ? `Found: ${found.join(', ')}.` : 'Nothing was found in this case.');
   }
@@ -199,7 +212,7 @@ export class Session extends EventTarget {
           new Map([[k, drawn]]),
         );
         const values = new Map([[result.label_names[name] ?? 1, segment]]);
-        const after = merged(plane, planes.get(k), values, this.protect);
+        const after = merged(labelmap.plane(k), planes.get(k), values, this.protect); // as it is by now
         this.prompts.answered(round, maskOf(after, segment));
         this.#change(labelmap, new Map([[k, after]]), before);
       } catch (error) {
@@ -229,7 +242,6 @@ export class Session extends EventTarget {
       this.prompts.restore(undone ? promptsBefore : promptsAfter);
       this.changed();
     });
-    this.dirty = true;
   }
 
   /** Have a segment to draw on before the brush is taken in hand. */
@@ -237,8 +249,6 @@ export class Session extends EventTarget {
     return this.work('Preparing the brush', async () => {
       const labelmap = await this.#ready();
       labelmap.activate(labelmap.segmentOf(this.#style(this.structure)));
-      this.automatic.delete(this.structure);
-      this.dirty = true;
     });
   }
 
@@ -257,11 +267,13 @@ export class Session extends EventTarget {
       if (!planes?.size) {
         throw new Error('There is nothing to submit yet: segment or draw something first.');
       }
+      this.dirty = false; // what is drawn from here on is not in this submission
       try {
         const header = { names, based_on: this.basedOn, replace: this.conflict, client_id: this.clientId };
         const { version } = await server.submit(this.case.id, header, planes);
-        Object.assign(this, { basedOn: version, dirty: false, conflict: false });
+        Object.assign(this, { basedOn: version, conflict: false });
       } catch (error) {
+        this.dirty = true;
         this.conflict = error.status === 409;
         throw error;
       }
@@ -280,21 +292,6 @@ export class Session extends EventTarget {
       }
       this.dirty = false;
       window.location.assign(`/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`);
-    });
-  }
-
-  train(trainer) {
-    return this.work('Starting the training', () => server.train(trainer));
-  }
-
-  stopTraining() {
-    return this.work('Stopping the training', () => server.stopTraining());
-  }
-
-  rollback(version) {
-    return this.work('Going back', async () => {
-      await server.rollback(version);
-      this.status = await server.status();
     });
   }
 }

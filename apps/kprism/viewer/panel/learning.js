@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { rollback, stopTraining, train } from '../core/trainings.js';
 import { button, h, section } from './dom.js';
 
 const NONE = { running: false, progress: 0, sentence: null };
@@ -7,10 +8,10 @@ const NONE = { running: false, progress: 0, sentence: null };
 export function learningSection(session) {
   const bar = h('progress', { max: 1, 'aria-label': 'Progress of the training' });
   const text = h('p', { className: 'kp-hint' });
-  const start = button('Train on the labels', '', () => session.train(session.status.trainers[0]));
-  const stop = button('Stop', '', () => session.stopTraining());
+  const start = button('Train on the labels', '', () => train(session, session.status.trainers[0]));
+  const stop = button('Stop', '', () => stopTraining(session));
   const versions = h('select', { 'aria-label': 'Versions of the weights' });
-  const back = button('Use this version', '', () => session.rollback(versions.value));
+  const back = button('Use this version', '', () => rollback(session, versions.value));
   const choice = h('div', { className: 'kp-row' }, versions, back);
   const node = section('Learning', text, bar, h('div', { className: 'kp-row' }, start, stop), choice);
   let shown = '';
