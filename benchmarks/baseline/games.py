@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from kprism_model.annotator.clicks import next_clicks
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.augment import augment_batch
-from kprism_model.data.sampling import MINIMUM_PIXELS, Batch
+from kprism_model.data.batch import Batch
 from kprism_model.data.slices import SliceSet
+from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.reference_pool import Picture
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.prompts import click_discs

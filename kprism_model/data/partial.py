@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.data.sampling import MINIMUM_PIXELS
 from kprism_model.data.slices import SliceSet, SliceStore, to_canvas
+from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry
 from kprism_model.spread import spread

@@ -14,55 +14,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
+from kprism_model.data.batch import LACKING, NO_CLASS, Batch
 from kprism_model.data.datasets import foreign_classes
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
-
-MINIMUM_PIXELS = 20
-"""A slice shows a class if it holds this many pixels of it."""
-
-NO_CLASS = -1
-"""Class index of an object that is no trained class."""
-
-LACKING = 2
-"""Structures that each image is known to lack and is asked about, so that presence is learned."""
+from kprism_model.data.targets import MINIMUM_PIXELS, Target, by_case, component_of, draw_slice, targets, union_of
 
 _LOST_PIXELS = 8  # an augmented object of fewer pixels is augmented again without geometry
-_CONNECTED = np.ones((3, 3), dtype=bool)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """n images in groups that show one structure each, with what the three modes ask of them.
-
-    images: float32 (n, 3, S, S) in [0, 1]. masks: float32 (n, 1, S, S) of 0 and 1, the structure of the image's group,
-    empty where the image lacks it. class_index: int64 (n,), the structure's row in the registry or `NO_CLASS`.
-    references: int64 (n, R), numbers of images of the same group, of other patients, that show the structure; -1
-    throughout the row where there are none. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure,
-    a union of structures or one part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
-    rows in the registry of structures that are not in the image; -1 where none is known. dataset: the name of each
-    image's data set.
-    """
-
-    images: Tensor
-    masks: Tensor
-    class_index: Tensor
-    references: Tensor
-    objects: Tensor
-    lacking: Tensor
-    dataset: tuple[str, ...]
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
-        if device == self.images.device:
-            return self
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Batch(**{**vars(self), **moved})
 
 
 @dataclass(frozen=True)
@@ -115,23 +77,6 @@ class _Group(NamedTuple):
     lacking: list[list[int]]
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A class of one data set, with the slices that show it and those without it, a list entry for each case."""
-
-    part: SliceSet
-    column: int
-    value: int
-    name: str
-    shown: Sequence[NDArray[np.int64]]
-    absent: Sequence[NDArray[np.int64]]
-
-    def mask(self, row: int) -> NDArray[np.bool_]:
-        """Where the class is in a slice, bool (size, size)."""
-        mask: NDArray[np.bool_] = self.part.labels[row] == self.value
-        return mask
-
-
 class Sampler:
     """Draws batches: a data set by weight, then a class, cases and slices, each uniformly.
 
@@ -159,14 +104,14 @@ class Sampler:
         unknown = sorted(set(weights) - {part.name for part in store.sets})
         if unknown or any(not weight >= 0 for weight in weights.values()):
             raise ValueError(f"dataset_weights must give {[p.name for p in store.sets]} weights from 0, got {weights}")
-        self._targets: list[list[_Target]] = []
+        self._targets: list[list[Target]] = []
         shares = []
         for part in store.sets:
-            targets = _targets(part)
-            for target in targets:
+            found = targets(part)
+            for target in found:
                 self.registry.index(target.name)
-            if targets and weights.get(part.name, 1.0) > 0:
-                self._targets.append(targets)
+            if found and weights.get(part.name, 1.0) > 0:
+                self._targets.append(found)
                 shares.append(weights.get(part.name, 1.0))
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
@@ -203,15 +148,15 @@ class Sampler:
             images = change_intensity(images, torch.ones_like(masks), self._augmentation, generator)
             patients = [(SYNTHETIC, -1 - row) for row in range(count)]
             return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * LACKING] * count)
-        targets = self._targets[rng.choice(len(self._targets), p=self._shares)]
-        target = targets[rng.integers(len(targets))]
+        classes = self._targets[rng.choice(len(self._targets), p=self._shares)]
+        target = classes[rng.integers(len(classes))]
         pictures = self._draw_pictures(target, count, rng)
         images, masks, objects = self._augment(pictures, size, generator)
         index = self.registry.index(target.name)
         lacking = [self._draw_lacking(picture, rng) for picture in pictures]
         return _Group(images, masks, objects, index, [picture.patient for picture in pictures], lacking)
 
-    def _draw_pictures(self, target: _Target, count: int, rng: np.random.Generator) -> list[_Picture]:
+    def _draw_pictures(self, target: Target, count: int, rng: np.random.Generator) -> list[_Picture]:
         """Slices of different cases as far as there are enough, some of which lack the structure."""
         cases = rng.choice(len(target.shown), count, replace=count > len(target.shown))
         pictures = []
@@ -225,28 +170,30 @@ class Sampler:
         return pictures
 
     def _draw_object(
-        self, target: _Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
+        self, target: Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.bool_]:
         """An object to click on: the structure or, by chance and where there is one, a union or a component."""
         if rng.random() >= self._mixture.composite:
             return mask
         options = [
-            found for found in (_union(target.part, row, rng), _component(target, row, mask, rng)) if found is not None
+            found
+            for found in (union_of(target.part, row, rng), component_of(target, row, mask, rng))
+            if found is not None
         ]
         return options[rng.integers(len(options))] if options else mask
 
-    def _draw_absent(self, target: _Target, rng: np.random.Generator) -> _Picture:
+    def _draw_absent(self, target: Target, rng: np.random.Generator) -> _Picture:
         """A slice without the structure; one that shows it if there is no such slice in the whole store."""
         empty = np.zeros((self.store.size, self.store.size), dtype=bool)
         if target.absent:
-            return _Picture(target.part, _draw_slice(target.absent, rng), empty, empty)
+            return _Picture(target.part, draw_slice(target.absent, rng), empty, empty)
         index = self.registry.index(target.name)
         others = [part for part in self.store.sets if index in self._foreign[part.name]]
         if not others or rng.random() >= self._mixture.elsewhere:
-            row = _draw_slice(target.shown, rng)
+            row = draw_slice(target.shown, rng)
             return _Picture(target.part, row, target.mask(row), target.mask(row))
         part = others[rng.integers(len(others))]
-        return _Picture(part, _draw_slice(_by_case(part, np.arange(len(part))), rng), empty, empty)
+        return _Picture(part, draw_slice(by_case(part, np.arange(len(part))), rng), empty, empty)
 
     def _draw_lacking(self, picture: _Picture, rng: np.random.Generator) -> list[int]:
         """Classes that a slice lacks: in turn one of its own data set's and one of another modality's."""
@@ -302,51 +249,3 @@ def _references(groups: Sequence[_Group], count: int, rng: np.random.Generator) 
             rows.append((order * count)[:count] if order else [-1] * count)
         start += len(group.patients)
     return torch.tensor(rows)
-
-
-def _targets(part: SliceSet) -> list[_Target]:
-    """The classes of a data set that at least one slice shows."""
-    targets = []
-    for column, (value, name) in enumerate(part.classes.items()):
-        shown = _by_case(part, np.flatnonzero(part.pixels[:, column] >= MINIMUM_PIXELS))
-        absent = _by_case(part, np.flatnonzero(part.pixels[:, column] == 0))
-        if shown:
-            targets.append(_Target(part, column, value, name, shown, absent))
-    return targets
-
-
-def _by_case(part: SliceSet, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Slices grouped by case; rows of a case lie together in the store."""
-    if not len(rows):
-        return []
-    return np.split(rows, np.flatnonzero(np.diff(part.case[rows])) + 1)
-
-
-def _draw_slice(cases: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> int:
-    return int(rng.choice(cases[rng.integers(len(cases))]))
-
-
-def _union(part: SliceSet, row: int, rng: np.random.Generator) -> NDArray[np.bool_] | None:
-    """Two or more of the classes that the slice holds, None if it holds fewer."""
-    values = np.array(list(part.classes))[part.pixels[row] > 0]
-    if len(values) < 2:
-        return None
-    chosen = rng.choice(values, rng.integers(2, len(values) + 1), replace=False)
-    union: NDArray[np.bool_] = np.isin(part.labels[row], chosen)
-    return union
-
-
-def _component(
-    target: _Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.bool_] | None:
-    """One connected component that is large enough, None if the class is a single component."""
-    components, count = ndimage.label(mask, _CONNECTED)
-    if count < 2:
-        return None
-    areas = np.bincount(components.ravel())[1:]
-    areas = areas * (target.part.pixels[row, target.column] / areas.sum())  # pixels as SliceSet counts them
-    large = np.flatnonzero(areas >= MINIMUM_PIXELS)
-    if not len(large):
-        return None
-    component: NDArray[np.bool_] = components == 1 + rng.choice(large)
-    return component

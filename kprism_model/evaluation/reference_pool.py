@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.data.datasets import Dataset, LoadedCase, load_case
-from kprism_model.data.sampling import MINIMUM_PIXELS
+from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.retrieval import Candidates, describe
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.sampling import Batch, Mixture, Sampler
+from kprism_model.data.batch import Batch
+from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.memory import is_out_of_memory
 from kprism_model.network.encoder import ImageFeatures

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from kprism_model.data.sampling import Batch, Sampler
+from kprism_model.data.batch import Batch
+from kprism_model.data.sampling import Sampler
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts

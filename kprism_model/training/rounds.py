@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from kprism_model.annotator.clicks import next_clicks, simulate_scribble
 from kprism_model.annotator.scribbles import SCRIBBLE_POINTS, scribble_points
-from kprism_model.data.sampling import Batch
+from kprism_model.data.batch import Batch
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, PADDING, Prompts, click_discs

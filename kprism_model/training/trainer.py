@@ -23,8 +23,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from kprism_model.checkpoint import Checkpoint
+from kprism_model.data.batch import Batch
 from kprism_model.data.prefetch import Prefetcher
-from kprism_model.data.sampling import Batch, Sampler
+from kprism_model.data.sampling import Sampler
 from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.network.kprism import KPrism

@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.augment import Augmentation
+from kprism_model.data.batch import NO_CLASS, Batch
 from kprism_model.data.prefetch import Prefetcher
-from kprism_model.data.sampling import NO_CLASS, Batch, Mixture, Sampler
+from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.data.synthetic import SYNTHETIC
 from tests.unit.dataset_files import rectangle, write_dataset
