@@ -121,6 +121,15 @@ class Mode:
         field.fill(name)
         field.press("Enter")
 
+    def delete_structure(self, name: str) -> None:
+        """Delete a structure as OHIF's own list of segments does."""
+        self.page.evaluate(
+            """name => kprism.scene.commands.run('deleteSegment', {
+                segmentationId: kprism.labelmap.id, segmentIndex: kprism.labelmap.segments.get(name),
+            })""",
+            name,
+        )
+
     def show(self, k: int) -> None:
         """Scroll to a slice."""
         self.page.evaluate("k => kprism.scene.show(kprism.case.frames[k])", k)

@@ -31,6 +31,9 @@ def test_a_case_from_the_study_list_to_the_label_in_the_store(mode: Mode, site: 
     expected = {name: labels == value for name, value in answer["label_names"].items() if name not in answer["absent"]}
     assert LUNGS in expected
     assert_same(mode.masks(), expected)
+    toast = mode.page.locator("[data-sonner-toast]").first.bounding_box()
+    panel = mode.page.locator(".kprism-panel").bounding_box()
+    assert toast and panel and 0 <= toast["x"] < toast["x"] + toast["width"] <= panel["x"]
 
     mode.take(LUNGS)
     mode.button("Click on it")

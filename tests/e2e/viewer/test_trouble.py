@@ -23,7 +23,7 @@ def draw(mode: Mode) -> np.ndarray:
     mode.name_structure(DRAWN)
     mode.brush()
     place = (columns // 2, rows // 2, 0)
-    mode.drag([place, (place[0] + 3, place[1], 0)])
+    mode.paint([place, (place[0] + 3, place[1], 0)])
     drawn = mode.labels()
     assert drawn.any()
     return drawn

@@ -72,6 +72,25 @@ def _segment_like(mode: Mode, site: Site, patient: str) -> None:
     mode.shot("volume-references")
 
 
+def test_structures_deleted_in_the_list_of_ohif_are_not_submitted(mode: Mode, site: Site) -> None:
+    mode.open("pyradiomics_brain1")
+    earlier, before = site.segmentations("pyradiomics_brain1"), mode.masks()
+    columns, rows, k = mode.grid[0] // 4, mode.grid[1] // 4, mode.grid[2] // 2
+    mode.show(k)
+    for number, name in enumerate(("first", "second", "third"), 1):
+        mode.name_structure(name)
+        mode.press("c")
+        mode.answer(lambda number=number: mode.click((number * columns, number * rows, k)))  # type: ignore[misc]
+    kept = {**before, "third": mode.mask("third")}
+    assert {*mode.masks()} == {*kept, "first", "second"}
+    mode.delete_structure("first")
+    mode.delete_structure("second")
+    np.testing.assert_array_equal(mode.labels() > 0, np.any([*kept.values()], axis=0))
+    mode.press("Enter")
+    [segmentation] = set(site.segmentations("pyradiomics_brain1")) - set(earlier)
+    assert set(site.stored_masks("pyradiomics_brain1", segmentation)) == {*kept}
+
+
 def test_a_propagation_reaches_no_farther_than_asked(mode: Mode) -> None:
     mode.open("pyradiomics_brain2")
     mode.name_structure("tumour")

@@ -76,7 +76,11 @@ export class LabelmapOfCase {
   }
 
   #pixels(k) {
-    return window.cornerstone.cache.getImage(this.#planes.get(k)).voxelManager.getScalarData();
+    return this.#voxels(k).getScalarData();
+  }
+
+  #voxels(k) {
+    return window.cornerstone.cache.getImage(this.#planes.get(k)).voxelManager;
   }
 
   get slices() {
@@ -118,9 +122,9 @@ export class LabelmapOfCase {
 
   #apply(edits, side) {
     for (const [k, edit] of edits) {
-      const pixels = this.#pixels(k);
+      const voxels = this.#voxels(k);
       edit.places.forEach((place, at) => {
-        pixels[place] = edit[side][at];
+        voxels.setAtIndex(place, edit[side][at]); // which notes how far it is drawn: OHIF clears a segment only there
       });
     }
     window.cornerstoneTools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(this.id);

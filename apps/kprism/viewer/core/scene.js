@@ -99,9 +99,12 @@ export class Scene {
     setTimeout(show, 300);
   }
 
-  /** Show a sentence in the viewer, away from our panel: it stays for as long as the pointer is on it. */
+  /**
+   * Show a sentence in the viewer, away from our panel: it stays for as long as the pointer is on it. Not on the left:
+   * OHIF makes it wider than its place there, so that its beginning would be cut off.
+   */
   notify(message, type = 'info') {
-    const position = 'bottom-left';
+    const position = 'bottom-center';
     this.services.uiNotificationService.show({ title: 'K-Prism', message, type, duration: 8000, position });
   }
 }
