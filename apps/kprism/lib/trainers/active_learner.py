@@ -155,7 +155,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         progress.tell("validating the new weights")
         shares = SHARES if options["mix"] else (1.0,)
         chosen = best_candidate(tuner, material, before, shares, device=self._device, settings=self._settings)
-        facts = {**facts_of(served, material, tuner, before, chosen), "start": start.weights_version}
+        facts = facts_of(served, start, material, tuner, before, chosen)
         progress.tell("publishing")
         number = self._publish(served, tuner, chosen, facts)
         outcome = f"published as version {number}" if number else "not published; the serving weights stay"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kprism_model.checkpoint import Checkpoint
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import Finetuner, mixed
@@ -75,7 +76,12 @@ def preferred(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def facts_of(
-    served: Served, material: Material, tuner: Finetuner, before: Sequence[Score], chosen: Candidate
+    served: Served,
+    start: Checkpoint,
+    material: Material,
+    tuner: Finetuner,
+    before: Sequence[Score],
+    chosen: Candidate,
 ) -> dict[str, Any]:
     """What is told of a version: where it comes from, what it was trained on, what it can do."""
     return {
@@ -84,6 +90,7 @@ def facts_of(
         "skipped": material.skipped,
         "not_judged": material.not_judged(served.checkpoint.registry),
         "parent": served.number,
+        "start": start.weights_version,
         "steps": tuner.step,
         "minutes": round(tuner.seconds / 60, 2),
         "processes": tuner.workers.count,
