@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a box around a structure is worth in clicks: Dice after a box, and after one click and more.
+
+    python -m benchmarks.boxes --data ../shared/data/kvasir_polyp ../shared/data/isic_dermoscopy [--max-slices 40]
+
+Structures in slices drawn from the test lists get a box whose sides lie a few pixels off (`SLACK`, at the network's
+size), and beside it clicks at the largest error, by the simulated annotator. Boxes are drawn by the OHIF mode's own
+code, for which Node.js is needed; the network is asked as the server asks it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kprism_model.annotator.clicks import next_click
+from kprism_model.checkpoint import load_checkpoint
+from kprism_model.data.datasets import load_case, read_dataset
+from kprism_model.evaluation.metrics import dice
+from kprism_model.predictor import Click, ImageEmbedding, Predictor
+from kprism_model.queries import Query
+
+WEIGHTS = Path("apps/kprism/model/kprism_small")
+STROKES = Path("apps/kprism/viewer/core/strokes.js").resolve()
+CLICKS = 5
+SLACK = 2
+SMALLEST = 30  # structures of fewer pixels are left out
+
+BoolArray = NDArray[np.bool_]
+Corners = list[list[int]]
+"""Two corners [column, row] of a box."""
+
+DRAW = f"""
+import {{ drawBox, BEFORE, INSIDE, OUTSIDE }} from {json.dumps(STROKES.as_uri())};
+const {{ rows, columns, corners }} = JSON.parse(await new Response(process.stdin).text());
+const plane = new Uint8Array(rows * columns);
+drawBox(plane, columns, corners);
+console.log(JSON.stringify({{ BEFORE, INSIDE, OUTSIDE, plane: Buffer.from(plane).toString('base64') }}));
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A structure in a slice: image (row, column) or (row, column, 3) and true mask (row, column)."""
+
+    image: NDArray[np.float32]
+    true: BoolArray
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--max-slices", type=int, default=40, help="structures in slices of each list (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    checkpoint = load_checkpoint(given.checkpoint)
+    predictor = Predictor(checkpoint.model, checkpoint.registry)
+    print(
+        f"| Dice | n | box | {' | '.join(f'{n} clicks' for n in range(1, CLICKS + 1))} | clicks that a box is worth |"
+    )
+    print("|---|" + "---|" * (CLICKS + 3))
+    for folder in given.data:
+        rng = np.random.default_rng(given.seed)
+        samples = list(drawn(folder, given.max_slices, rng))
+        found = [
+            measured(predictor, sample, rng) for sample in tqdm(samples, desc=folder.name, leave=False, disable=None)
+        ]
+        box, *clicks = np.mean(found, axis=0)
+        worth = next((str(n) for n, value in enumerate(clicks, 1) if value >= box), f"over {CLICKS}")
+        print(f"| {folder.name} | {len(found)} | {box:.3f} | {' | '.join(f'{c:.3f}' for c in clicks)} | {worth} |")
+    return 0
+
+
+def drawn(folder: Path, count: int, rng: np.random.Generator) -> Iterator[Sample]:
+    """At most `count` structures: of cases in random order, each in one slice that shows it."""
+    dataset = read_dataset(folder)
+    cases = dataset.cases("test")
+    left = count
+    for number in rng.permutation(len(cases)):
+        loaded = load_case(dataset, cases[number])
+        assert loaded.labels is not None  # test lists are labelled
+        for value in dataset.classes:
+            masks = loaded.labels == value
+            shown = np.flatnonzero(masks.sum(axis=(1, 2)) >= SMALLEST)
+            if len(shown) and left:
+                k = int(rng.choice(shown))
+                yield Sample(loaded.images[k], masks[k])
+                left -= 1
+
+
+def measured(predictor: Predictor, sample: Sample, rng: np.random.Generator) -> list[float]:
+    """Dice after a box, and after 1 to `CLICKS` clicks."""
+    [embedding] = predictor.embed([sample.image])
+    return [boxed(predictor, embedding, sample.true, rng), *clicked(predictor, embedding, sample.true)]
+
+
+def boxed(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray, rng: np.random.Generator) -> float:
+    """Dice after a box around the structure, each side up to `SLACK` pixels off."""
+    slack = SLACK * max(1, round(max(true.shape) / predictor.model.config.native_size))
+    rows, columns = (np.flatnonzero(true.any(axis=axis)) for axis in (1, 0))
+    corners = [[int(columns[end]), int(rows[end])] for end in (0, -1)]
+    off = rng.integers(-slack, slack + 1, (2, 2))
+    last = [true.shape[1] - 1, true.shape[0] - 1]
+    before, scribbles = draw_box(true.shape, np.clip(corners + off, 0, last).tolist())
+    mask = predictor.answer([Query(embedding, scribbles=scribbles, previous_mask=before)])[0].mask
+    return dice((mask & (scribbles >= 0)) | (scribbles > 0), true)  # what was drawn is so
+
+
+def draw_box(shape: tuple[int, ...], corners: Corners) -> tuple[BoolArray, NDArray[np.int8]]:
+    """What the mode makes of a box: the mask so far and scribbles of 1 and -1, both (row, column)."""
+    question = json.dumps({"rows": shape[0], "columns": shape[1], "corners": corners})
+    command = ["node", "--input-type=module", "--eval", DRAW]
+    told = json.loads(subprocess.run(command, input=question, capture_output=True, text=True, check=True).stdout)
+    plane = np.frombuffer(base64.b64decode(told["plane"]), np.uint8).reshape(shape)
+    scribbles = (plane == told["INSIDE"]).astype(np.int8) - (plane == told["OUTSIDE"]).astype(np.int8)
+    return plane == told["BEFORE"], scribbles
+
+
+def clicked(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray) -> list[float]:
+    """Dice after each of the clicks; of the last one, where the mask is right before."""
+    query, mask = Query(embedding), np.zeros_like(true)
+    scores: list[float] = []
+    for _ in range(CLICKS):
+        click = next_click(mask, true)
+        if click is None:
+            return scores + [1.0] * (CLICKS - len(scores))
+        query = query.clicked(Click(*click), mask.astype(np.float32) if query.clicks else None)
+        mask = predictor.answer([query])[0].mask
+        scores.append(dice(mask, true))
+    return scores
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
