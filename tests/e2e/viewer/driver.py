@@ -53,11 +53,11 @@ PLANES = """() => [...(kprism.labelmap?.exists ? kprism.labelmap.filled() : [])]
 })"""
 
 PAINTING = """() => {
-    const { SEGMENTATION_DATA_MODIFIED } = cornerstoneTools.Enums.Events;
-    window.painted = new Promise(done => {
-        cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => done(true), { once: true });
-    });
+    window.painted = false;
+    cornerstone.eventTarget.addEventListener(
+        cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, () => { window.painted = true; }, { once: true });
 }"""
+"""Notes that pixels of a segmentation have changed."""
 
 Voxel = tuple[int, int, int]
 
@@ -166,7 +166,7 @@ class Mode:
         """Draw with OHIF's brush or eraser and wait for it: it holds back what may become a double click for 400 ms."""
         self.page.evaluate(PAINTING)
         self.drag(voxels)
-        self.page.evaluate("() => window.painted")
+        self.page.wait_for_function("() => window.painted")
 
     def asked(self) -> dict[str, Any]:
         """What a model was last asked for."""
