@@ -33,6 +33,7 @@ from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import TUNED, FinetunePlan, Finetuner, mixed
 from kprism_model.training.validation import SERVING_MODES, mean_dice, validate
+from kprism_model.training.warm_start import CLASS_TABLES
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {},
@@ -40,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no pull": {"pull": 0.0},
     "neither": {"distillation": 0.0, "pull": 0.0},
     "mean class as start": {"summary_start": False},
+    "classes alone trained": {"tuned": CLASS_TABLES},
     "presence trained too": {"tuned": (*TUNED, "decoder.presence")},
     "whole decoder trained": {"tuned": ("decoder.",)},
 }

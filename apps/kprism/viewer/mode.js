@@ -16,6 +16,14 @@ async function modeFactory({ loadModules }) {
       valid: !/^(SEG|SR|RTSTRUCT|DOC)?$/.test(modalities),
       description: 'K-Prism needs a study with images',
     }),
+    onModeEnter: props => {
+      window.kprism?.enter();
+      return original.onModeEnter?.(props);
+    },
+    onModeExit: props => {
+      window.kprism?.leave(); // before OHIF takes the label maps away
+      return original.onModeExit?.(props);
+    },
     routes: original.routes.map(route => ({
       ...route,
       path: 'kprism',

@@ -72,6 +72,10 @@ class Mode:
     def open_from_list(self, patient: str) -> None:
         """Choose a study in the study list, then the mode."""
         self.page.goto(f"{self.site.url}/viewer/")
+        self.choose_from_list(patient)
+
+    def choose_from_list(self, patient: str) -> None:
+        """The same from the study list that is shown."""
         self.page.get_by_role("cell", name=patient, exact=True).or_(self.page.get_by_text(patient)).first.click()
         self.shot("study-list")
         self.page.get_by_role("button", name="K-Prism").first.click()
@@ -81,6 +85,18 @@ class Mode:
         """Open a study in the mode by its address."""
         study, _ = self.site.series(patient)
         self.page.goto(f"{self.site.url}/viewer/kprism?StudyInstanceUIDs={study}")
+        self.ready()
+
+    @property
+    def case_id(self) -> str:
+        """The case that is open."""
+        return str(self.page.evaluate("() => kprism.case.id"))
+
+    def show_series(self, number: int) -> None:
+        """Show another series of the study, the `number`-th in the list of thumbnails."""
+        before = self.case_id
+        self.page.locator("[data-cy='study-browser-thumbnail']").nth(number - 1).dblclick()
+        self.page.wait_for_function("before => kprism.case?.id !== before && !kprism.busy", arg=before)
         self.ready()
 
     def ready(self) -> None:

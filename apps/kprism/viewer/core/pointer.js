@@ -34,6 +34,7 @@ export class Pointer {
     if (!viewport || !['mousedown', 'touchstart'].includes(event.type)) {
       return;
     }
+    scene.use(viewport); // what OHIF does on a click, which it does not get to see
     const inside = tool.inside !== (event.shiftKey || event.button === 2);
     this.#stroke = { viewport, element, inside, path: [], stroke: tool.stroke, box: tool.box };
     this.#extend(event);

@@ -42,6 +42,13 @@ export class Scene {
     return this.viewports.find(viewport => viewport.id === id) ?? null;
   }
 
+  /** Make a viewport the one in use. */
+  use(viewport) {
+    if (viewport.id !== this.viewportId) {
+      this.services.viewportGridService.setActiveViewportId(viewport.id);
+    }
+  }
+
   /** `{ key, column, row }` of a point of a viewport's canvas, or null beside the image. */
   locate(viewport, canvasPoint) {
     const image = viewport.getImageData?.();

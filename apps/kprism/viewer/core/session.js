@@ -3,103 +3,78 @@
 import { clientId } from './client.js';
 import { newColour } from './colours.js';
 import { answered, maskOf, merged } from './edits.js';
-import { Following, REACHES } from './follow.js';
+import { Drafts, fresh } from './drafts.js';
+import { REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
-import { Prompts, requestOf } from './prompts.js';
+import { requestOf } from './prompts.js';
 import { server } from './server.js';
+import { Turns } from './turns.js';
 
-const POLL = 4000;
-
-export class Session extends EventTarget {
+export class Session extends Turns {
   constructor(scene) {
     super();
     this.scene = scene;
-    this.prompts = new Prompts();
-    this.following = new Following();
+    this.drafts = new Drafts();
     this.clientId = clientId();
-    Object.assign(this, {
+    Object.assign(this, fresh(null), {
       status: null,
-      case: null,
-      labelmap: null,
       structure: null,
       references: [],
-      chosen: new Set(),
-      automatic: new Set(), // structures that no hand has touched: the next automatic answer may take them away
       protect: true,
-      busy: null,
-      problem: null,
-      dirty: false,
-      basedOn: null,
-      conflict: false,
       tool: null,
       radius: 10, // of brush and eraser, in millimetres
       reach: Object.keys(REACHES)[0],
+      away: false, // in the study list
     });
   }
 
-  changed() {
-    this.dispatchEvent(new Event('change'));
+  failed(error) {
+    this.scene.notify(error.message, 'error');
   }
 
-  /** Ask the server how it is, now and every few seconds. */
-  connect() {
-    const poll = async () => {
-      try {
-        this.status = await server.status();
-        this.offline = null;
-        this.structure ??= this.status.structures[0]?.name ?? null;
-      } catch (error) {
-        this.offline = error.message;
-      }
-      this.changed();
-      this.timer = setTimeout(poll, POLL);
-    };
-    clearTimeout(this.timer);
-    poll();
+  /** Whether anything is drawn and not submitted, in this case or one that was looked at before. */
+  get unsaved() {
+    return this.dirty || this.drafts.any;
   }
 
-  /** Do one thing at a time, and say what went wrong in a sentence; nothing that was drawn is lost by it. */
-  async work(what, task) {
-    if (this.busy) {
-      return undefined;
-    }
-    this.busy = what;
-    this.problem = null;
-    this.changed();
-    try {
-      return await task();
-    } catch (error) {
-      this.problem = error.message;
-      this.scene.notify(error.message, 'error');
-      return undefined;
-    } finally {
-      this.busy = null;
-      this.changed();
-    }
-  }
-
-  /** Open the case that the viewport in use shows, with its submitted label if it has one. */
+  /** Open the case that the viewport in use shows: as it was left, else with its submitted label if it has one. */
   open() {
     const id = this.scene.caseId;
-    if (!id || this.case?.id === id) {
+    if (!id || this.away || this.case?.id === id) {
       return undefined;
     }
     return this.work('Opening the case', async () => {
       const [found, references] = await Promise.all([server.case(id), server.references()]);
-      Object.assign(this, { case: found, references, labelmap: null, basedOn: null, dirty: false, conflict: false });
-      this.prompts.clear();
-      this.following.clear();
-      this.chosen.clear();
-      this.automatic.clear();
-      const label = found.label && (await server.label(id));
-      if (label) {
-        await this.#load(label);
-        this.dirty = false;
-      }
-      for (const warning of found.warnings) {
-        this.scene.notify(warning, 'warning');
+      this.drafts.keep(this);
+      const aside = this.drafts.take(id);
+      Object.assign(this, { references }, aside ?? fresh(found));
+      if (!aside) {
+        await this.#show(id, found);
       }
     });
+  }
+
+  async #show(id, found) {
+    const draft = this.drafts.saved(id);
+    const label = draft ?? (found.label && (await server.label(id)));
+    if (label) {
+      await this.#load(label);
+      this.dirty = Boolean(draft);
+    }
+    for (const warning of found.warnings) {
+      this.scene.notify(warning, 'warning');
+    }
+  }
+
+  /** The mode is left for the study list. */
+  leave() {
+    this.drafts.save(this);
+    Object.assign(this, fresh(null), { away: true });
+  }
+
+  /** The mode is entered again. */
+  enter() {
+    this.away = false;
   }
 
   async #load({ header, planes }) {
@@ -117,19 +92,25 @@ export class Session extends EventTarget {
   async #ready() {
     if (!this.labelmap?.exists) {
       this.labelmap = await LabelmapOfCase.create(this.scene, this.case.frames);
-      this.scene.onPixels(this.labelmap.id, () => this.#drawn());
+      const { id } = this.case;
+      this.scene.onPixels(this.labelmap.id, () => this.#drawn(id));
       this.scene.showPanel(); // OHIF brings its own to the front when a segmentation is made
     }
     return this.labelmap;
   }
 
-  /** Pixels have changed: there is something to submit, and a structure under the brush is no automatic one. */
-  #drawn() {
-    if (this.toolName === 'brush' || this.toolName === 'eraser') {
+  /** Pixels of a case have changed: it has something to submit, and what is under the brush is no automatic answer. */
+  #drawn(id) {
+    const state = this.case?.id === id ? this : this.drafts.aside(id);
+    if (!state) {
+      return;
+    }
+    if (state === this && (this.toolName === 'brush' || this.toolName === 'eraser')) {
       this.automatic.delete(this.structure);
     }
-    if (!this.dirty) {
-      this.dirty = true;
+    state.leaving = false;
+    if (!state.dirty) {
+      state.dirty = true;
       this.changed();
     }
   }
@@ -164,7 +145,7 @@ export class Session extends EventTarget {
 
   /** Segment without prompts: what the weights know, or what labelled cases show. */
   segment(model, params = {}) {
-    return this.work(model === 'semantic' ? 'Segmenting' : 'Following the references', async () => {
+    return this.inTurn(model === 'semantic' ? 'Segmenting' : 'Following the references', async () => {
       const answer = await server.infer(model, this.case.id, { ...params, client_id: this.clientId });
       await this.#draw(answer);
     });
@@ -192,13 +173,16 @@ export class Session extends EventTarget {
 
   /** A click (one point), a stroke or a box (two corners) on the structure in hand, or beside it. */
   point({ key, points, inside, box }) {
-    return this.work('Correcting', async () => {
+    const { case: shown, structure: name } = this; // by the time that it is its turn these may be others
+    const correct = async () => {
+      const k = shown.frames.findIndex(([instance, number]) => `${instance} ${number}` === key);
+      if (this.case !== shown || k < 0) {
+        return; // the click has only brought another series to hand
+      }
       const labelmap = await this.#ready();
-      const name = this.structure;
       this.automatic.delete(name);
       const segment = labelmap.segmentOf(this.#style(name));
       labelmap.activate(segment);
-      const k = this.case.frames.findIndex(([instance, number]) => `${instance} ${number}` === key);
       const before = this.prompts.snapshot();
       const plane = labelmap.plane(k);
       const round = this.prompts.add(name, segment, k, plane, { inside, points, box });
@@ -219,12 +203,13 @@ export class Session extends EventTarget {
         this.prompts.restore(before);
         throw error;
       }
-    });
+    };
+    return this.inTurn('Correcting', correct, { each: true });
   }
 
   /** Follow the structure in hand from the slices on which it is drawn to the others. */
   follow() {
-    return this.work('Following', async () => {
+    return this.inTurn('Following', async () => {
       const labelmap = await this.#ready();
       const structure = this.structure;
       const segment = labelmap.segmentOf(this.#style(structure));
@@ -237,16 +222,17 @@ export class Session extends EventTarget {
 
   /** Change planes in one step of the history, together with the prompts that led to it. */
   #change(labelmap, planes, promptsBefore = this.prompts.snapshot()) {
-    const promptsAfter = this.prompts.snapshot();
+    const { prompts } = this;
+    const promptsAfter = prompts.snapshot();
     labelmap.change(planes, undone => {
-      this.prompts.restore(undone ? promptsBefore : promptsAfter);
+      prompts.restore(undone ? promptsBefore : promptsAfter);
       this.changed();
     });
   }
 
   /** Have a segment to draw on before the brush is taken in hand. */
   prepareBrush() {
-    return this.work('Preparing the brush', async () => {
+    return this.inTurn('Preparing the brush', async () => {
       const labelmap = await this.#ready();
       labelmap.activate(labelmap.segmentOf(this.#style(this.structure)));
     });
@@ -262,7 +248,7 @@ export class Session extends EventTarget {
 
   /** Store what is drawn as the case's final label; a second time if somebody else submitted one in between. */
   submit() {
-    return this.work('Submitting', async () => {
+    return this.inTurn('Submitting', async () => {
       const { planes, names } = this.labelmap?.exists ? this.labelmap.content() : {};
       if (!planes?.size) {
         throw new Error('There is nothing to submit yet: segment or draw something first.');
@@ -271,7 +257,7 @@ export class Session extends EventTarget {
       try {
         const header = { names, based_on: this.basedOn, replace: this.conflict, client_id: this.clientId };
         const { version } = await server.submit(this.case.id, header, planes);
-        Object.assign(this, { basedOn: version, conflict: false });
+        Object.assign(this, { basedOn: version, conflict: false, leaving: false });
       } catch (error) {
         this.dirty = true;
         this.conflict = error.status === 409;
@@ -284,13 +270,20 @@ export class Session extends EventTarget {
 
   /** Open the next case by a strategy. */
   next(strategy) {
-    return this.work('Looking for the next case', async () => {
+    return this.inTurn('Looking for the next case', async () => {
+      if (this.unsaved && !this.leaving) {
+        this.leaving = true;
+        throw new Error(
+          'What you have drawn is not submitted. Submit it, or ask for the next case once more to leave it.',
+        );
+      }
       const { id, study } = await server.next(strategy, { client_id: this.clientId });
       if (!id) {
         this.scene.notify('Every case is labelled.', 'success');
         return;
       }
       this.dirty = false;
+      this.drafts.clear();
       window.location.assign(`/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`);
     });
   }

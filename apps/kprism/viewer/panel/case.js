@@ -18,6 +18,7 @@ export function caseSection(session) {
     submit.disabled = Boolean(session.busy) || !session.case;
     submit.firstChild.textContent = session.conflict ? 'Replace the other label' : 'Submit as final label';
     next.disabled = Boolean(session.busy);
+    next.firstChild.textContent = session.leaving ? 'Leave it unsubmitted' : 'Next case';
     const { cases, strategies = {} } = session.status ?? {};
     const unsaved = session.dirty ? ' · changes not submitted' : '';
     count.textContent = cases ? `${cases.labelled} of ${cases.all} labelled${unsaved}` : '';

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The panel: a stack of sections, drawn anew whenever the session changes. The session outlives the panel, which OHIF
 // takes away when another tab is opened.
+import { connect } from '../core/connection.js';
 import { Markers } from '../core/markers.js';
 import { Pointer } from '../core/pointer.js';
 import { Scene } from '../core/scene.js';
@@ -53,9 +54,9 @@ function start(managers) {
   }
   setInterval(follow, 1500); // viewports are made some time after the grid says so
   follow();
-  made.connect();
+  connect(made);
   bindKeys(made);
-  window.addEventListener('beforeunload', event => made.dirty && event.preventDefault());
+  window.addEventListener('beforeunload', event => made.unsaved && event.preventDefault());
   window.kprism = made;
   return made;
 }
