@@ -86,6 +86,16 @@ def test_the_best_score_comes_first_and_what_was_given_out_waits(tmp_path: Path)
     assert strategies["uncertainty"]({}, store)["id"] == "a"
 
 
+def test_the_open_case_comes_next_only_if_there_is_no_other(tmp_path: Path) -> None:
+    strategies = make_strategies(Board(tmp_path, {image: scores(1.0) for image in "ab"}))
+    for name, strategy in strategies.items():
+        store = Store("a", "b")
+        given = {image: strategy({"strategy": name, "current": image}, store)["id"] for image in "ab"}
+        assert given == {"a": "b", "b": "a"}, name
+        store.labelled = {"b"}
+        assert strategy({"strategy": name, "current": "a"}, store)["id"] == "a", name
+
+
 def test_without_scores_a_random_case_is_given(tmp_path: Path) -> None:
     assert make_strategies(Board(tmp_path, {}))["uncertainty"]({}, Store("a"))["id"] == "a"
 

@@ -27,6 +27,9 @@ EMPTY = "every case has a submitted label; there is no next one"
 RESERVED = 600.0
 """Seconds for which a case that was given out is given to nobody else, as long as there are others."""
 
+CURRENT = "current"
+"""Key of a request for the case that is open in the viewer: it comes next only if there is no other."""
+
 Rank = Callable[[Mapping[str, Scores], set[str]], dict[str, float]]
 """From scores of all images and the ids of unlabelled ones to a figure for those; the highest comes next."""
 
@@ -57,7 +60,7 @@ class RandomCase(Strategy):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id}, or None if every case is labelled."""
-        images = unlabelled(request, datastore)
+        images = others(request, unlabelled(request, datastore))
         if not images:
             return None
         now = time.time()
@@ -73,7 +76,7 @@ class FirstCase(Strategy):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id}, or None if every case is labelled."""
-        images = unlabelled(request, datastore)
+        images = others(request, unlabelled(request, datastore))
         return {"id": images[0]} if images else None
 
 
@@ -93,7 +96,8 @@ class ScoredCase(Strategy):  # type: ignore[misc]
                 logger.info("No case has a score yet; a random one is taken")
             return self._otherwise(request, datastore)
         now = time.time()
-        free = [image for image in ranks if now - given_out(datastore, image) > RESERVED] or list(ranks)
+        ranked = others(request, list(ranks))
+        free = [image for image in ranked if now - given_out(datastore, image) > RESERVED] or ranked
         best = max(sorted(free), key=lambda image: ranks[image])
         return {"id": best, "weight": round(ranks[best], 4)}
 
@@ -120,6 +124,11 @@ def make_strategies(board: ScoreBoard, best: str = "random") -> dict[str, Strate
 def unlabelled(request: Mapping[str, Any], datastore: Datastore) -> list[str]:
     """Ids of the images without a submitted label, sorted."""
     return sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
+
+
+def others(request: Mapping[str, Any], images: list[str]) -> list[str]:
+    """The images but the one that is open already (`CURRENT`), unless it is the only one."""
+    return [image for image in images if image != request.get(CURRENT)] or images
 
 
 def given_out(datastore: Datastore, image: str) -> float:

@@ -56,7 +56,7 @@ function item({ id, title, study }, text = '') {
   const name = document.createElement(study ? 'a' : 'span');
   name.textContent = title ?? id;
   if (study) {
-    name.href = `/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`;
+    name.href = `/viewer/kprism?${new URLSearchParams({ StudyInstanceUIDs: study, initialSeriesInstanceUID: id })}`;
   }
   entry.append(name, text);
   return entry;

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs, urlsplit
+
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
@@ -103,3 +105,15 @@ def test_the_next_case_waits_for_what_is_not_submitted(mode: Mode, site: Site, s
     np.testing.assert_array_equal(mode.labels(), drawn)
     mode.page.locator(".kp-foot").get_by_role("button", name="Leave it unsubmitted").click()
     mode.page.wait_for_function("before => window.kprism?.case && kprism.case.id !== before", arg=case)
+    [asked_for] = parse_qs(urlsplit(mode.page.url).query)["initialSeriesInstanceUID"]
+    assert mode.case_id == asked_for
+
+
+def test_the_second_series_of_a_study_is_opened_by_its_address(mode: Mode, site: Site, study: str) -> None:
+    mode.page.goto(f"{site.url}/viewer/kprism?StudyInstanceUIDs={study}")
+    mode.ready()
+    mode.show_series(2)
+    second = mode.case_id
+    mode.page.goto(f"{site.url}/viewer/kprism?StudyInstanceUIDs={study}&initialSeriesInstanceUID={second}")
+    mode.ready()
+    assert mode.case_id == second

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One user at work: the open case, the structure in hand, what can be done with it. The panel listens for "change".
+import { addressOf } from './address.js';
 import { clientId } from './client.js';
 import { newColour } from './colours.js';
 import { answered, maskOf, merged } from './edits.js';
@@ -277,14 +278,14 @@ export class Session extends Turns {
           'What you have drawn is not submitted. Submit it, or ask for the next case once more to leave it.',
         );
       }
-      const { id, study } = await server.next(strategy, { client_id: this.clientId });
+      const { id, study } = await server.next(strategy, { current: this.case.id, client_id: this.clientId });
       if (!id) {
         this.scene.notify('Every case is labelled.', 'success');
         return;
       }
       this.dirty = false;
       this.drafts.clear();
-      window.location.assign(`/viewer/kprism?StudyInstanceUIDs=${encodeURIComponent(study)}`);
+      window.location.assign(addressOf(study, id));
     });
   }
 }
