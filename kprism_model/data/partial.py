@@ -146,6 +146,7 @@ class _Part:
         return self._stem.with_suffix(".images"), self._stem.with_suffix(".labels")
 
     def append(self, case: AnnotatedCase, rows: Sequence[_Row]) -> None:
+        """Write slices of a case behind those that are there."""
         images, labels = self._paths()
         with images.open("ab") as image_file, labels.open("ab") as label_file:
             for row in rows:
@@ -155,6 +156,7 @@ class _Part:
         self._cases.append((case.name, case.patient))
 
     def slice_set(self, size: int) -> SliceSet:
+        """What has been appended, as a part of a store whose images are `size` pixels wide."""
         table = np.array(self._table, dtype=np.int64)
         images, labels = self._paths()
         return SliceSet(

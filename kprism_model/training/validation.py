@@ -103,6 +103,7 @@ class _Part:
     settings: ValidationSettings
 
     def scores(self, modes: Collection[str], training: Sequence[AnnotatedCase]) -> Iterator[Score]:
+        """A score for each of `modes` in which the structure can be asked for."""
         if "semantic" in modes:
             known = self.structure in self.predictor.registry
             yield self._together("semantic", self._ask(class_name=self.structure) if known else self._nothing())
