@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The status page: asks the server every few seconds and writes down what it says.
+import { addressOf } from '/kprism/viewer/core/address.js';
 import { drawCurve } from './curve.js';
 
 const API = '/kprism/api';
@@ -56,7 +57,7 @@ function item({ id, title, study }, text = '') {
   const name = document.createElement(study ? 'a' : 'span');
   name.textContent = title ?? id;
   if (study) {
-    name.href = `/viewer/kprism?${new URLSearchParams({ StudyInstanceUIDs: study, initialSeriesInstanceUID: id })}`;
+    name.href = addressOf(study, id);
   }
   entry.append(name, text);
   return entry;
