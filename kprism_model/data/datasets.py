@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +15,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from kprism_model.data.class_names import class_name
 from kprism_model.preprocess import scale_intensity
 from kprism_model.volumes.orientation import SliceOrientation
 
@@ -40,25 +41,17 @@ class Case:
         return self.image.name.endswith(VOLUME_SUFFIXES)
 
 
-class Labelled(Protocol):
-    """What has one modality and classes, such as a data set."""
-
-    @property
-    def modality(self) -> str:
-        """The kind of images."""
-
-    @property
-    def classes(self) -> Mapping[int, str]:
-        """Label index -> class name."""
-
-
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases: class names by label index (without the background, 0) and cases by split."""
+    """A folder of cases: class names by label index (without the background, 0; see `class_names`), cases by split.
+
+    `anatomy` is the part of the body that the images show, empty where dataset.json does not tell it.
+    """
 
     folder: Path
     name: str
     modality: str
+    anatomy: str
     classes: Mapping[int, str]
     splits: Mapping[str, tuple[Case, ...]]
 
@@ -67,15 +60,6 @@ class Dataset:
         if split not in self.splits:
             raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         return self.splits[split]
-
-
-def foreign_classes(own: Labelled, others: Iterable[Labelled]) -> list[str]:
-    """Classes of other modalities' data sets which none of this one's modality holds: they cannot be in its images."""
-    here, there = dict[str, str](), dict[str, str]()  # names that differ in case alone are one class
-    for other in (own, *others):
-        names = here if other.modality == own.modality else there
-        names.update((name.casefold(), name) for name in other.classes.values())
-    return sorted(name for key, name in there.items() if key not in here)
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,9 @@ def read_dataset(folder: Path) -> Dataset:
     if repeated:
         raise ValueError(f"{path} lists these images more than once: {', '.join(repeated[:5])}")
     name = str(content.get("name") or path.parent.name)
-    return Dataset(path.parent, name, _read_modality(path, content), _read_classes(path, content), splits)
+    classes = {value: class_name(name, given) for value, given in _read_classes(path, content).items()}
+    anatomy = str(content.get("anatomy", ""))
+    return Dataset(path.parent, name, _read_modality(path, content), anatomy, classes, splits)
 
 
 def load_case(dataset: Dataset, case: Case) -> LoadedCase:

@@ -162,6 +162,7 @@ class _Part:
         return SliceSet(
             name=f"{self._stem.name} of {', '.join(self._names)}",
             modality="",
+            anatomy="",
             classes=dict(enumerate(self._names, 1)),
             case_names=tuple(name for name, _ in self._cases),
             patients=tuple(patient for _, patient in self._cases),

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
 from kprism_model.data.batch import LACKING, NO_CLASS, Batch
-from kprism_model.data.datasets import foreign_classes
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
 from kprism_model.data.targets import MINIMUM_PIXELS, Target, by_case, component_of, draw_slice, targets, union_of
@@ -31,8 +31,8 @@ _LOST_PIXELS = 8  # an augmented object of fewer pixels is augmented again witho
 class Mixture:
     """What batches are made of, as chances.
 
-    `absent`: an image that lacks the structure asked for. `elsewhere`: images of another modality than a structure's
-    own count as lacking it; set it to 0 if they may hold it unlabelled.
+    `absent`: an image that lacks the structure asked for. `elsewhere`: images that cannot show a structure (see
+    `kprism_model.data.anatomy`) count as lacking it; set it to 0 if they may hold it unlabelled.
     `composite`: an object to click on that is no class. `synthetic`: a group of synthetic images. `references`: of 1,
     2, ... references.
     """
@@ -196,7 +196,7 @@ class Sampler:
         return _Picture(part, draw_slice(by_case(part, np.arange(len(part))), rng), empty, empty)
 
     def _draw_lacking(self, picture: _Picture, rng: np.random.Generator) -> list[int]:
-        """Classes that a slice lacks: in turn one of its own data set's and one of another modality's."""
+        """Classes that a slice lacks: in turn one of its own data set's and one that cannot be in such images."""
         part = picture.part
         own = [
             self.registry.index(name)

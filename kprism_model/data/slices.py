@@ -23,7 +23,7 @@ from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry, resize
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _INDEX = "index.json"  # in the folder of a data set: its slices
 _STORE = "store.json"  # in the folder of the store: which data sets it holds
 
@@ -40,6 +40,7 @@ class SliceSet:
 
     name: str
     modality: str
+    anatomy: str
     classes: dict[int, str]
     case_names: tuple[str, ...]
     patients: tuple[str, ...]
@@ -160,6 +161,7 @@ def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, 
             "key": key,
             "name": dataset.name,
             "modality": dataset.modality,
+            "anatomy": dataset.anatomy,
             "classes": dataset.classes,
             "cases": [case.name for case in cases],
             "patients": [case.patient for case in cases],
@@ -245,6 +247,7 @@ def _open_set(folder: Path) -> SliceSet:
     return SliceSet(
         name=index["name"],
         modality=index["modality"],
+        anatomy=index["anatomy"],
         classes={int(value): name for value, name in index["classes"].items()},
         case_names=tuple(index["cases"]),
         patients=tuple(index["patients"]),

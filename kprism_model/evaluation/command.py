@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from kprism_model.annotator.annotation import CLICKS_SHOWN
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.data.datasets import SPLITS, Case, Dataset, foreign_classes, read_dataset, slice_counts
+from kprism_model.data.anatomy import foreign_classes
+from kprism_model.data.datasets import SPLITS, Case, Dataset, read_dataset, slice_counts
 from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks, known_classes
 from kprism_model.evaluation.reference_pool import RETRIEVAL_CANDIDATES, ReferencePool
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport

@@ -13,6 +13,10 @@ SIZE_MULTIPLE = 32
 STRIDES = (16, 8, 4)
 """Pixel strides of the three feature scales, in the order in which the decoder visits them."""
 
+ENCODERS = ("utnet", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+MASK_ENCODERS = ("own", "shared")
+_LATER = {"encoder", "mask_encoder"}
+
 
 @dataclass(frozen=True)
 class KPrismConfig:
@@ -21,7 +25,10 @@ class KPrismConfig:
     `native_size` is the long side in pixels to which images are resized. `stem_stride` 2 or 4 lets the encoders' stems
     end at a half or a quarter of the size, where they cost less; the strides of the features stay 4, 8 and 16.
     `dense_channels` is the width of the dense prompt map at half size. `attend_padding` lets padded click tokens take
-    part in attention, as the published code does; it serves the comparison with that code only.
+    part in attention, as the published code does; it serves the comparison with that code only. `encoder` is the image
+    encoder, "utnet" as published or an EfficientNet-Lite, which can start from ImageNet weights and whose stem always
+    ends at half size. `mask_encoder` "own" encodes a reference's image once more together with its mask, as published;
+    "shared" adds the mask to what the image encoder found.
     """
 
     native_size: int = 512
@@ -41,13 +48,20 @@ class KPrismConfig:
     in_channels: int = 3
     dense_channels: int = 256
     attend_padding: bool = False
+    encoder: str = "utnet"
+    mask_encoder: str = "own"
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can be built with, naming the field and the value."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "attend_padding" and (not isinstance(value, int) or value < 1):
+            if field.type == "int" and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"KPrismConfig.{field.name} must be a positive integer, got {value!r}")
+        for name, allowed in (("encoder", ENCODERS), ("mask_encoder", MASK_ENCODERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"KPrismConfig.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
         if self.stem_stride not in (1, 2, 4):
             raise ValueError(f"KPrismConfig.stem_stride must be 1, 2 or 4, got {self.stem_stride}")
         for name, value, divisor in (
@@ -71,8 +85,8 @@ class KPrismConfig:
     @classmethod
     def small(cls, **changes: Any) -> KPrismConfig:
         """The size that is shipped: a click answers in tens of milliseconds on two CPU cores."""
-        sizes = cls(192, 8, 32, 4, 4, 8, 96, 4, 96, 3, 3, head_channels=24, dense_channels=32)
-        return replace(sizes, **changes)
+        sizes = cls(192, 8, 32, 4, 4, 8, 96, 4, 96, 3, 3, head_channels=24, dense_channels=96)
+        return replace(sizes, **{"encoder": "efficientnet_lite0", "mask_encoder": "shared"} | changes)
 
     @classmethod
     def base(cls, **changes: Any) -> KPrismConfig:
@@ -98,10 +112,14 @@ class KPrismConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KPrismConfig:
-        """The inverse of `to_dict`; ValueError names keys that this version does not know, or that are missing."""
+        """The inverse of `to_dict`; ValueError names keys that this version does not know, or that are missing.
+
+        Files written before there was a choice of encoders lack `_LATER` fields; they have the published ones.
+        """
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            wrong = {"unknown": sorted(set(values) - names), "missing": sorted(names - set(values))}
+        missing = names - set(values) - _LATER
+        if set(values) - names or missing:
+            wrong = {"unknown": sorted(set(values) - names), "missing": sorted(missing)}
             told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in wrong.items() if keys)
             raise ValueError(f"configuration keys: {told}")
         return cls(**values)

