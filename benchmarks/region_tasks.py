@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.rows,
         )
         print(f"{part.name}: {per_map:.1f} ms for a region map, {per_group:.1f} ms for a group of two views")
-        columns.append(np.concatenate(groups))
+        columns.append(np.concatenate(groups[1:]))
     Image.fromarray(np.concatenate(columns, axis=1)).save(options.out)
     return 0
 

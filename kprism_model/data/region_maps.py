@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from kprism_model.files import write_bytes
 _VERSION = 1  # of what `superpixels` makes of a slice, and of the file
 _FILE = "regions.safetensors"
 _CANVAS = 256  # pixels along the side of a slice that the settings are meant for
+
+_WORTH_PROCESSES = 64  # slices; fewer are done before other processes have started
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,10 @@ def store_region_maps(
     """Write the maps of all data sets whose folder is in the store, unless they are there with the same settings.
 
     A data set that is built anew loses its maps with its folder. Data sets without a folder are left out. `processes`
-    share the work.
+    share the work; ValueError for fewer than 1.
     """
+    if processes < 1:
+        raise ValueError(f"processes must be 1 or more, got {processes}")
     settings = settings or RegionSettings()
     for part in store.sets:
         path = store.path / part.name / _FILE
@@ -141,18 +146,16 @@ def store_region_maps(
             continue
         made = _compute(store.path, part, seed, settings, processes)
         maps = list(tqdm(made, desc=f"regions of {part.name}", total=len(part), disable=not progress))
-        content = {
+        content: dict[str, NDArray[Any]] = {
             "maps": np.frombuffer(b"".join(maps), np.uint8),
             "ends": np.cumsum([len(one) for one in maps], dtype=np.int64),
         }
         write_bytes(path, save(content, {"key": _key(part, seed, settings)}))
 
 
-def _compute(
-    path: Path, part: SliceSet, seed: int, settings: RegionSettings, processes: int
-) -> Iterator[bytes]:
+def _compute(path: Path, part: SliceSet, seed: int, settings: RegionSettings, processes: int) -> Iterator[bytes]:
     """The compressed maps of a data set, in order."""
-    if processes == 1:
+    if processes == 1 or len(part) < _WORTH_PROCESSES:
         maps = RegionMaps(part, seed=seed, settings=settings)
         yield from map(maps.compressed, range(len(part)))
         return

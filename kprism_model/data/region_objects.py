@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects that nobody labelled: regions of a slice, joined, cut and cleaned until they look like what a person outlines.
+"""Objects that nobody labelled: regions of a slice, joined, cut and cleaned so that a person might have outlined them.
 
 ScribblePrompt (arXiv 2312.07381) trains on superpixels beside labelled structures. Here neighbouring superpixels that
 are alike are merged, and vessels and membranes are found by a ridge filter, because superpixels tear thin things apart.
@@ -19,7 +19,10 @@ from kprism_model.data.targets import MINIMUM_PIXELS
 
 Mask = NDArray[np.bool_]
 
-_ATTEMPTS = 8
+_ATTEMPTS = 6
+_CANDIDATES = 3  # objects of one kind of which the most distinct one is taken
+_FLAT = 2.5  # grey levels: a region that varies less and reaches the border of the image is its surroundings
+_NEAR = 4  # pixels around the surroundings in which edges and thin things are those of the field of view
 _CONNECTED = np.ones((3, 3), dtype=bool)
 
 
@@ -35,9 +38,9 @@ class ObjectSettings:
     union: float = 0.2
     alike: tuple[float, float] = (0.15, 0.6)
     """Largest difference of regions that count as alike, in standard deviations of the image: drawn in this range."""
-    neighbours: int = 12
+    most_neighbours: int = 12
     """Most neighbours that are merged into an object."""
-    together: int = 6
+    most_together: int = 6
     """Most regions of a union."""
     largest: float = 0.6
     """Largest share of the image that an object may cover."""
@@ -73,19 +76,21 @@ def draw_object(
     settings = settings or ObjectSettings()
     rows, columns = (int(np.count_nonzero(line)) for line in (regions[:, 0], regions[0]))
     inner, numbers = image[:rows, :columns], regions[:rows, :columns].astype(np.int32) - 1
-    drawing = _Drawing(inner, numbers, rng, settings)
+    parts = _SliceRegions(inner, numbers, rng, settings)
     weights = np.array(settings.weights())
-    kinds = (drawing.region, drawing.merged, drawing.thin, drawing.fragment, drawing.union)
+    kinds = (parts.region, parts.merged, parts.thin, parts.fragment, parts.union)
     for _ in range(_ATTEMPTS):
-        mask = kinds[rng.choice(len(kinds), p=weights / weights.sum())]()
-        if MINIMUM_PIXELS <= np.count_nonzero(mask) <= settings.largest * mask.size:
+        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        found = [kind() for _ in range(_CANDIDATES)]
+        fit = [mask for mask in found if MINIMUM_PIXELS <= np.count_nonzero(mask) <= settings.largest * mask.size]
+        if fit:
             canvas = np.zeros(regions.shape, dtype=bool)
-            canvas[:rows, :columns] = mask
+            canvas[:rows, :columns] = max(fit, key=parts.distinctness)
             return canvas
     return None
 
 
-class _Drawing:
+class _SliceRegions:
     """The regions of one slice, without its padding: what they look like, who is beside whom, and objects of them."""
 
     def __init__(
@@ -100,6 +105,12 @@ class _Drawing:
         keys = np.unique(np.concatenate([pairs, pairs[:, ::-1]]) @ [len(self._sizes), 1])
         self._beside = keys % len(self._sizes)
         self._starts = np.searchsorted(keys, np.arange(len(self._sizes) + 1) * len(self._sizes))
+        border = np.concatenate([regions[[0, -1]].ravel(), regions[:, [0, -1]].ravel()])
+        self._on_border = np.bincount(border, minlength=len(self._sizes)) / len(border)
+        self._surroundings = (self._on_border > 0) & (self._features[:, -1] < _FLAT)
+        self._near_surroundings = ndimage.maximum_filter(self._surroundings[regions], 2 * _NEAR + 1)
+        self._clarity = _clarity(self._grey)
+        self._clarity[self._near_surroundings] = 0
         self._chances = self._seed_chances()
 
     def region(self) -> Mask:
@@ -111,7 +122,7 @@ class _Drawing:
         number, limit = self._seed(), self._limit()
         members = [number]
         beside = set(self._neighbours(number))
-        for _ in range(self._rng.integers(1, self._settings.neighbours + 1)):
+        for _ in range(self._rng.integers(1, self._settings.most_neighbours + 1)):
             if not beside:
                 break
             choices = np.array(sorted(beside))
@@ -125,7 +136,7 @@ class _Drawing:
 
     def thin(self) -> Mask:
         """A ridge of the image, or all of them: vessels, membranes, fibres."""
-        found = ridges(self._grey, self._rng)
+        found: Mask = ridges(self._grey, self._rng) & ~self._near_surroundings
         components, count = ndimage.label(found, _CONNECTED)
         if count < 2 or self._rng.random() < 0.5:
             return found
@@ -154,19 +165,25 @@ class _Drawing:
         ratio = np.abs(np.log(self._sizes[others] / self._sizes[number]))
         others = others[(self._differences(number, others) < self._limit()) & (ratio < np.log(2.5))]
         order = others[np.argsort(self._differences(number, others), kind="stable")]
-        count = int(self._rng.integers(1, self._settings.together))
+        count = int(self._rng.integers(1, self._settings.most_together))
         for other in order[:count]:
             mask |= self._cleaned([int(other)])
         return mask if len(order) else np.zeros_like(mask)
+
+    def distinctness(self, mask: Mask) -> float:
+        """How clear the outline of an object is, and how short for its area."""
+        box = ndimage.find_objects(mask)[0]
+        outline = mask[box] & ~ndimage.binary_erosion(mask[box])
+        length = np.count_nonzero(outline)
+        return float(self._clarity[box][outline].mean() * np.count_nonzero(mask) ** 0.25 / length**0.5)
 
     def _seed(self) -> int:
         return int(self._rng.choice(len(self._chances), p=self._chances))
 
     def _seed_chances(self) -> NDArray[np.float64]:
-        """(n,) how often each region is chosen: large ones more often than small ones, the image's surroundings seldom."""
-        border = np.concatenate([self._regions[[0, -1]].ravel(), self._regions[:, [0, -1]].ravel()])
-        outside = np.bincount(border, minlength=len(self._sizes)) / len(border)
-        chances = np.sqrt(self._sizes) * np.exp(-20 * outside)
+        """(n,) how often each region is chosen: large ones more than small ones, the surroundings seldom."""
+        chances = np.sqrt(self._sizes) * np.exp(-20 * self._on_border)
+        chances[self._surroundings] *= 0.02
         normalised: NDArray[np.float64] = chances / chances.sum()
         return normalised
 
@@ -188,19 +205,16 @@ class _Drawing:
         chosen[members] = True
         mask = chosen[self._regions]
         area = np.count_nonzero(mask)
-        width = 3 if area < 200 else int(self._rng.choice([3, 5, 7]))
-        rows, columns = ndimage.find_objects(mask)[0]
-        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in (rows, columns))
-        piece = ndimage.uniform_filter(mask[box].astype(np.float32), width, mode="nearest") > 0.5
+        sigma = min(0.7 + self._rng.uniform(0, 0.05) * np.sqrt(area), 4.0)
+        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in ndimage.find_objects(mask)[0])
+        piece = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma, mode="nearest", truncate=3) > 0.5
         result = np.zeros_like(mask)
         if np.count_nonzero(piece) >= self._settings.kept * area:
             result[box] = _largest_component(_without_specks(piece))
         return result
 
 
-def _features(
-    image: NDArray[np.uint8], regions: NDArray[np.int32], sizes: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _features(image: NDArray[np.uint8], regions: NDArray[np.int32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, 2) or (n, 4): what regions look like, the mean of each channel and the standard deviation, in grey levels."""
     flat = regions.ravel()
     channels = image.reshape(len(flat), -1).T.astype(np.float64)
@@ -208,7 +222,15 @@ def _features(
     squares = np.stack([np.bincount(flat, channel**2) / sizes for channel in channels])
     spread = np.sqrt(np.maximum(squares - means**2, 0).mean(axis=0))
     # Colours are scaled so that a grey image counts alike with one channel and with three.
-    return np.concatenate([means / np.sqrt(len(channels)), spread[None]]).T
+    features: NDArray[np.float64] = np.concatenate([means / np.sqrt(len(channels)), spread[None]]).T
+    return features
+
+
+def _clarity(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W) how clear an edge is at each pixel, from 0 to 1, which a tenth of the pixels have."""
+    slope = np.hypot(*np.gradient(ndimage.uniform_filter(grey, 3, mode="nearest")))
+    clarity: NDArray[np.float32] = np.minimum(slope / max(float(np.quantile(slope, 0.9)), 1e-3), 1)
+    return clarity
 
 
 def _without_specks(mask: Mask) -> Mask:

@@ -9,7 +9,7 @@ object is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from torch import Generator, Tensor
 from kprism_model.data.augment import Augmentation, augment_batch
 from kprism_model.data.region_maps import RegionMaps, open_region_maps
 from kprism_model.data.region_objects import ObjectSettings, draw_object
-from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.slices import SliceStore
 from kprism_model.data.targets import by_case, draw_slice
 
 _SLICES = 8  # that are tried for an object before views of an empty one are given
 _VIEWS = 3  # that are tried before one is given without changes of geometry
-_SEEN = (8, 0.9)  # fewest pixels of the object in a view, and its largest share of the view
+_SEEN = (16, 0.9)  # fewest pixels of the object in a view, and its largest share of the view
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RegionTasks:
     """Weight of each view's own curve beside the group's."""
     zoom: float = 2.5
     """`Augmentation.zoom` of the views."""
-    objects: ObjectSettings = ObjectSettings()  # noqa: RUF009
+    objects: ObjectSettings = field(default_factory=ObjectSettings)
 
     def __post_init__(self) -> None:
         """Refuse chances and weights outside [0, 1], naming the field."""
@@ -97,18 +97,22 @@ class RegionSampler:
 def tone_curves(count: int, rng: np.random.Generator, individuality: float) -> NDArray[np.uint8]:
     """Smooth curves from grey level to grey level, uint8 (count, 256), alike by a common part.
 
-    A curve runs through random levels at a few places, so that bright may become dark and middle tones the brightest.
-    `individuality` from 0 (all the same) to 1 (nothing in common). Each uses the whole range of levels.
+    A curve lies between a rising line and one through random levels at a few places, so that bright may become dark and
+    middle tones the brightest. `individuality` from 0 (all the same) to 1 (nothing in common). Each uses the whole
+    range of levels.
     """
     knots = int(rng.integers(3, 7))
     shared, own = rng.random((1, knots)), rng.random((count, knots))
-    levels = (1 - individuality) * shared + individuality * own
+    randomness = rng.uniform(0.3, 1.0)
+    levels = randomness * ((1 - individuality) * shared + individuality * own)
+    levels = levels + (1 - randomness) * np.linspace(0, 1, knots)
     places = np.linspace(0, knots - 1, 256)
     left = np.minimum(places.astype(int), knots - 2)
     weight = (1 - np.cos(np.pi * (places - left))) / 2  # no corners at the knots
     curves = (1 - weight) * levels[:, left] + weight * levels[:, left + 1]
     low, high = curves.min(axis=1, keepdims=True), curves.max(axis=1, keepdims=True)
-    return np.rint(255 * (curves - low) / np.maximum(high - low, 1e-6)).astype(np.uint8)
+    scaled: NDArray[np.float64] = 255 * (curves - low) / np.maximum(high - low, 1e-6)
+    return np.rint(scaled).astype(np.uint8)
 
 
 def _views(
@@ -120,7 +124,7 @@ def _views(
     settings: Augmentation,
 ) -> tuple[Tensor, Tensor]:
     """The images (n, S, S, C) and the mask under a change of its own each; a view that loses the object is redrawn."""
-    count, side = len(images), mask.shape[0]
+    count = len(images)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
     masks = torch.from_numpy(mask).expand(count, 1, -1, -1)
     contents = torch.from_numpy(content).expand(count, -1)

@@ -38,5 +38,7 @@ def _ridge_strength(grey: NDArray[np.float32], sigma: float) -> NDArray[np.float
     right_right = np.gradient(right, axis=1)
     middle, root = (down_down + right_right) / 2, np.hypot((down_down - right_right) / 2, down_right)
     # The eigenvalues are middle + root and middle - root: a dark line has a large and positive one beside one near 0.
-    strength: NDArray[np.float32] = np.maximum(middle + root - np.abs(middle - root), 0)
+    # Beside the edge of a large thing the curvature is as large, but so is the slope over the width.
+    slope = np.hypot(down, right) / sigma
+    strength: NDArray[np.float32] = np.maximum(middle + root - np.abs(middle - root) - slope, 0)
     return strength

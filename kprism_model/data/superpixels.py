@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Superpixels by the graph-based segmentation of Felzenszwalb and Huttenlocher (IJCV 59, 2004), quick without compiling.
+"""Superpixels by the graph-based segmentation of Felzenszwalb and Huttenlocher (IJCV 59, 2004), for whole arrays.
 
 The paper visits every edge between pixels, one by one. Here pixels first join their most similar neighbour, twice, all
 at once (Boruvka's rounds). The paper's criterion then joins the groups of a dozen pixels that come of it: two regions
@@ -90,7 +90,7 @@ class _Graph(NamedTuple):
         """The graph of the groups that the nodes belong to; edges may occur more than once."""
         first, second = groups[self.first], groups[self.second]
         between = first != second
-        sizes = np.bincount(groups, self.sizes)
+        sizes = np.bincount(groups, self.sizes).astype(np.float64)
         sums = [np.bincount(groups, self.sizes * channel) for channel in self.colours.T]
         colours = (np.stack(sums, axis=1) / sizes[:, None]).astype(np.float32)
         return _Graph(first[between], second[between], colours, sizes)
