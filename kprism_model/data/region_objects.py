@@ -44,8 +44,8 @@ class ObjectSettings:
     """Most regions of a union."""
     largest: float = 0.6
     """Largest share of the image that an object may cover."""
-    kept: float = 0.55
-    """Share of a region that must be left when its outline is smoothed; strips along edges keep less."""
+    thickness: float = 0.2
+    """Share of a region that must be left when its outline is taken off; strips along edges keep less."""
 
     def __post_init__(self) -> None:
         """Refuse negative values and weights that are all zero, naming the field."""
@@ -77,6 +77,8 @@ def draw_object(
     rows, columns = (int(np.count_nonzero(line)) for line in (regions[:, 0], regions[0]))
     inner, numbers = image[:rows, :columns], regions[:rows, :columns].astype(np.int32) - 1
     parts = _SliceRegions(inner, numbers, rng, settings)
+    if parts.all_flat:
+        return None
     weights = np.array(settings.weights())
     kinds = (parts.region, parts.merged, parts.thin, parts.fragment, parts.union)
     for _ in range(_ATTEMPTS):
@@ -97,7 +99,7 @@ class _SliceRegions:
         self, image: NDArray[np.uint8], regions: NDArray[np.int32], rng: np.random.Generator, settings: ObjectSettings
     ) -> None:
         self._grey = image.mean(axis=2, dtype=np.float32)
-        self._regions, self._rng, self._settings = regions, rng, settings
+        self._image, self._regions, self._rng, self._settings = image, regions, rng, settings
         self._sizes = np.bincount(regions.ravel())
         self._features = _features(image, regions, self._sizes)
         first, second = (regions.ravel()[ends] for ends in neighbours(*regions.shape))
@@ -112,6 +114,11 @@ class _SliceRegions:
         self._clarity = _clarity(self._grey)
         self._clarity[self._near_surroundings] = 0
         self._chances = self._seed_chances()
+
+    @property
+    def all_flat(self) -> bool:
+        """Whether there is nothing but surroundings."""
+        return bool(self._surroundings.all())
 
     def region(self) -> Mask:
         """One region, its outline smoothed."""
@@ -135,10 +142,11 @@ class _SliceRegions:
         return self._cleaned(members)
 
     def thin(self) -> Mask:
-        """A ridge of the image, or all of them: vessels, membranes, fibres."""
-        found: Mask = ridges(self._grey, self._rng) & ~self._near_surroundings
+        """A ridge of the image, or all of them, in one of its channels: vessels, membranes, fibres."""
+        channel = self._image[..., self._rng.integers(self._image.shape[2])].astype(np.float32)
+        found: Mask = ridges(channel, self._rng) & ~self._near_surroundings
         components, count = ndimage.label(found, _CONNECTED)
-        if count < 2 or self._rng.random() < 0.5:
+        if count < 2 or self._rng.random() < 0.6:
             return found
         sizes = np.bincount(components.ravel())[1:]
         one: Mask = components == 1 + self._rng.choice(count, p=sizes / sizes.sum())
@@ -161,7 +169,7 @@ class _SliceRegions:
         """Regions that are alike and apart: two lungs, some nuclei."""
         number = self._seed()
         mask = self._cleaned([number])
-        others = np.setdiff1d(np.arange(len(self._sizes)), [number, *self._neighbours(number)])
+        others = np.setdiff1d(np.flatnonzero(~self._surroundings), [number, *self._neighbours(number)])
         ratio = np.abs(np.log(self._sizes[others] / self._sizes[number]))
         others = others[(self._differences(number, others) < self._limit()) & (ratio < np.log(2.5))]
         order = others[np.argsort(self._differences(number, others), kind="stable")]
@@ -172,7 +180,7 @@ class _SliceRegions:
 
     def distinctness(self, mask: Mask) -> float:
         """How clear the outline of an object is, and how short for its area."""
-        box = ndimage.find_objects(mask)[0]
+        box = _box(mask)
         outline = mask[box] & ~ndimage.binary_erosion(mask[box])
         length = np.count_nonzero(outline)
         return float(self._clarity[box][outline].mean() * np.count_nonzero(mask) ** 0.25 / length**0.5)
@@ -181,10 +189,9 @@ class _SliceRegions:
         return int(self._rng.choice(len(self._chances), p=self._chances))
 
     def _seed_chances(self) -> NDArray[np.float64]:
-        """(n,) how often each region is chosen: large ones more than small ones, the surroundings seldom."""
-        chances = np.sqrt(self._sizes) * np.exp(-20 * self._on_border)
-        chances[self._surroundings] *= 0.02
-        normalised: NDArray[np.float64] = chances / chances.sum()
+        """(n,) how often each region is chosen: large ones more than small ones, the surroundings never."""
+        chances = self._sizes**0.8 * np.exp(-20 * self._on_border) * ~self._surroundings
+        normalised: NDArray[np.float64] = chances / max(chances.sum(), 1e-300)
         return normalised
 
     def _limit(self) -> float:
@@ -192,8 +199,10 @@ class _SliceRegions:
         return float(self._rng.uniform(*self._settings.alike) * self._grey.std())
 
     def _neighbours(self, number: int) -> list[int]:
-        found: list[int] = self._beside[self._starts[number] : self._starts[number + 1]].tolist()
-        return found
+        """The regions beside a region that are not surroundings."""
+        found = self._beside[self._starts[number] : self._starts[number + 1]]
+        numbers: list[int] = found[~self._surroundings[found]].tolist()
+        return numbers
 
     def _differences(self, number: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
         differences: NDArray[np.float64] = np.linalg.norm(self._features[others] - self._features[number], axis=1)
@@ -206,11 +215,12 @@ class _SliceRegions:
         mask = chosen[self._regions]
         area = np.count_nonzero(mask)
         sigma = min(0.7 + self._rng.uniform(0, 0.05) * np.sqrt(area), 4.0)
-        box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in ndimage.find_objects(mask)[0])
+        box = _box(mask)
         piece = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma, mode="nearest", truncate=3) > 0.5
         result = np.zeros_like(mask)
-        if np.count_nonzero(piece) >= self._settings.kept * area:
-            result[box] = _largest_component(_without_specks(piece))
+        piece = _largest_component(_without_specks(piece))
+        if np.count_nonzero(ndimage.binary_erosion(piece)) >= self._settings.thickness * np.count_nonzero(piece):
+            result[box] = piece
         return result
 
 
@@ -231,6 +241,14 @@ def _clarity(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     slope = np.hypot(*np.gradient(ndimage.uniform_filter(grey, 3, mode="nearest")))
     clarity: NDArray[np.float32] = np.minimum(slope / max(float(np.quantile(slope, 0.9)), 1e-3), 1)
     return clarity
+
+
+def _box(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns of a mask that is not empty, with one more on each side where there is one."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    first, last = (rows[0], columns[0]), (rows[-1], columns[-1])
+    row, column = (slice(max(0, int(low) - 1), int(high) + 2) for low, high in zip(first, last, strict=True))
+    return row, column
 
 
 def _without_specks(mask: Mask) -> Mask:
