@@ -24,7 +24,7 @@ class Augmentation:
     quarter_turn: float = 0.15
     rotation: float = 20.0
     """Degrees, either way."""
-    zoom: float = 1.4
+    zoom: float = 1.6
     """Largest enlargement, and reduction by its inverse, uniform in the logarithm; so is `stretch`, of rows alone."""
     stretch: float = 1.12
     shear: float = 0.1

@@ -22,8 +22,9 @@ class Batch:
     images: float32 (n, 3, S, S) in [0, 1]. masks: float32 (n, 1, S, S) of 0 and 1, the structure of the image's group,
     empty where the image lacks it. class_index: int64 (n,), the structure's row in the registry or `NO_CLASS`.
     references: int64 (n, R), numbers of images of the same group, of other patients, that show the structure; -1
-    throughout the row where there are none. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure,
-    a union of structures or one part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
+    throughout the row where there are none; other views of the same slice where the object is made of
+    its regions. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure, a union of structures or one
+    part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
     rows in the registry of structures that are not in the image; -1 where none is known. dataset: the name of each
     image's data set.
     """

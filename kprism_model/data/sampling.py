@@ -20,6 +20,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
 from kprism_model.data.batch import LACKING, NO_CLASS, Batch
+from kprism_model.data.region_tasks import RegionSampler
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
 from kprism_model.data.targets import MINIMUM_PIXELS, Target, by_case, component_of, draw_slice, targets, union_of
@@ -33,21 +34,27 @@ class Mixture:
 
     `absent`: an image that lacks the structure asked for. `elsewhere`: images that cannot show a structure (see
     `kprism_model.data.anatomy`) count as lacking it; set it to 0 if they may hold it unlabelled.
-    `composite`: an object to click on that is no class. `synthetic`: a group of synthetic images. `references`: of 1,
-    2, ... references.
+    `composite`: an object to click on that is no class. `synthetic`: a group of synthetic images. `regions`: a group of
+    views of one slice, with an object made of its regions. `references`: of 1, 2, ... references.
     """
 
     absent: float = 0.12
     elsewhere: float = 1.0
     composite: float = 0.25
     synthetic: float = 0.12
+    regions: float = 0.3
     references: tuple[float, ...] = (0.6, 0.2, 0.2)
 
     def __post_init__(self) -> None:
         """Refuse what are no chances, naming the field."""
-        for name in ("absent", "elsewhere", "composite", "synthetic"):
+        for name in ("absent", "elsewhere", "composite", "synthetic", "regions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Mixture.{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.synthetic + self.regions > 1:
+            raise ValueError(
+                f"Mixture.synthetic and Mixture.regions must not sum to more than 1, got {self.synthetic} "
+                f"and {self.regions}"
+            )
         if not self.references or min(self.references) < 0 or abs(sum(self.references) - 1) > 1e-6:
             raise ValueError(f"Mixture.references must be chances that sum to 1, got {self.references}")
 
@@ -116,6 +123,7 @@ class Sampler:
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
         self._shares = np.array(shares) / sum(shares)
+        self._regions = RegionSampler(store, weights) if self._mixture.regions else None
         self._foreign = {
             part.name: sorted(map(self.registry.index, foreign_classes(part, store.sets))) for part in store.sets
         }
@@ -143,11 +151,13 @@ class Sampler:
 
     def _draw_group(self, count: int, size: int, rng: np.random.Generator) -> _Group:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if rng.random() < self._mixture.synthetic:
+        kind = rng.random()
+        if kind < self._mixture.synthetic:
             images, masks = synthetic_group(count, size, generator)
             images = change_intensity(images, torch.ones_like(masks), self._augmentation, generator)
-            patients = [(SYNTHETIC, -1 - row) for row in range(count)]
-            return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * LACKING] * count)
+            return _without_class(images, masks, SYNTHETIC)
+        if self._regions is not None and kind < self._mixture.synthetic + self._mixture.regions:
+            return _without_class(*self._regions.group(count, size, generator, self._augmentation, rng))
         classes = self._targets[rng.choice(len(self._targets), p=self._shares)]
         target = classes[rng.integers(len(classes))]
         pictures = self._draw_pictures(target, count, rng)
@@ -232,6 +242,12 @@ class Sampler:
                 settings=self._augmentation.without_geometry(),
             )
         return changed, masks[:, :1], masks[:, 1:]
+
+
+def _without_class(images: Tensor, masks: Tensor, name: str) -> _Group:
+    """A group that shows no class; each image counts as a patient of its own and has the others as references."""
+    patients = [(name, -1 - row) for row in range(len(images))]
+    return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * LACKING] * len(images))
 
 
 def _references(groups: Sequence[_Group], count: int, rng: np.random.Generator) -> Tensor:

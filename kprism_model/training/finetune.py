@@ -40,7 +40,7 @@ from kprism_model.training.warm_start import CLASS_TABLES
 
 logger = logging.getLogger(__name__)
 
-SITE_MIXTURE = Mixture(elsewhere=0.0, synthetic=0.0)
+SITE_MIXTURE = Mixture(elsewhere=0.0, synthetic=0.0, regions=0.0)
 """Images of other data sets may hold a structure without its label here, so they are no example of its absence."""
 
 TUNED = ("decoder.layers.", *CLASS_TABLES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.region_maps import store_region_maps
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
@@ -56,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default=TrainingPlan.precision)
     parser.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
     parser.add_argument(
+        "--regions", type=float, default=Mixture.regions, help="share of tasks made of regions of unlabelled images"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that find regions in the slices")
+    parser.add_argument(
         "--only-own-absent",
         action="store_true",
         help="never show images of other data sets as ones without a structure (they may hold it unlabelled)",
@@ -75,9 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     initial = load_checkpoint(arguments.initial) if arguments.initial else None
     imagenet = read_imagenet(arguments.imagenet) if arguments.imagenet else None
     config = _config(arguments, initial)
+    mixture = Mixture(
+        synthetic=arguments.synthetic,
+        regions=arguments.regions,
+        elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere,
+    )
     workers = Workers.join(arguments.device)
     store = _store(arguments, max(256, config.native_size), workers)
-    mixture = Mixture(synthetic=arguments.synthetic, elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere)
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
     config = replace(config, num_classes=len(sampler.registry))
     if arguments.mix != 1:
@@ -133,10 +143,12 @@ def _config(arguments: argparse.Namespace, initial: Checkpoint | None) -> KPrism
 
 
 def _store(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
-    """The slices of the training lists; the first process builds the store, the others open it when it is there."""
+    """The slices of the training lists with their regions; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
         store = SliceStore.build(arguments.data, path, split="training", size=size)
+        if arguments.regions:
+            store_region_maps(store, processes=arguments.processes)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)
 

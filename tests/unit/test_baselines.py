@@ -145,7 +145,7 @@ def test_losses_reach_all_weights_and_survive_batches_with_nothing_to_ask(store:
     assert callable(loss_of)
     torch.manual_seed(0)
     network = unet(6, 1) if loss_of is click_loss else UniverSeg(width=4, levels=3)
-    batch = Sampler(store, seed=0, mixture=Mixture(absent=0.0, synthetic=0.0)).batch(4, step=0, size=32)
+    batch = Sampler(store, seed=0, mixture=Mixture(absent=0.0, synthetic=0.0, regions=0.0)).batch(4, step=0, size=32)
     loss_of(network, batch, np.random.default_rng(0)).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     network.zero_grad()

@@ -33,7 +33,9 @@ def sampler(tmp_path: Path) -> Sampler:
         for name, modality, side in (("large", "MRI", 50), ("small", "CT", 10))
     ]
     store = SliceStore.build(folders, tmp_path / "store", size=SIZE, progress=False)
-    return Sampler(store, seed=0, mixture=Mixture(absent=0.2, synthetic=0.1), augmentation=Augmentation.none())
+    return Sampler(
+        store, seed=0, mixture=Mixture(absent=0.2, synthetic=0.1, regions=0.0), augmentation=Augmentation.none()
+    )
 
 
 def test_the_head_is_fitted_and_nothing_else_changes(sampler: Sampler) -> None:

@@ -48,10 +48,11 @@ def plain(
     absent: float = 0.0,
     composite: float = 0.0,
     synthetic: float = 0.0,
+    regions: float = 0.0,
     references: tuple[float, ...] = (1.0,),
     **options: object,
 ) -> Sampler:
-    mixture = Mixture(absent=absent, composite=composite, synthetic=synthetic, references=references)
+    mixture = Mixture(absent=absent, composite=composite, synthetic=synthetic, regions=regions, references=references)
     return Sampler(store, seed=0, augmentation=Augmentation.none(), mixture=mixture, **options)  # type: ignore[arg-type]
 
 
@@ -147,7 +148,9 @@ def test_a_stand_in_for_an_absent_class_has_another_modality(tmp_path: Path) -> 
     for index, name in zip(batch.class_index.tolist(), batch.dataset, strict=True):
         asked = list(modalities)[index]
         assert modalities[name] != modalities[asked]
-    own = Sampler(store, seed=0, mixture=Mixture(absent=1.0, elsewhere=0.0, synthetic=0.0)).batch(60, step=0, size=32)
+    own = Sampler(store, seed=0, mixture=Mixture(absent=1.0, elsewhere=0.0, synthetic=0.0, regions=0.0)).batch(
+        60, step=0, size=32
+    )
     for index, name in zip(own.class_index.tolist(), own.dataset, strict=True):
         assert list(modalities)[index] == name
     assert own.masks.flatten(1).any(dim=1).all()
@@ -168,7 +171,8 @@ def test_images_are_asked_for_what_they_lack(store: SliceStore) -> None:
 
 
 def test_images_of_other_data_sets_may_hold_a_structure_unlabelled(store: SliceStore) -> None:
-    sampler = Sampler(store, seed=0, augmentation=Augmentation.none(), mixture=Mixture(elsewhere=0.0, synthetic=0.5))
+    mixture = Mixture(elsewhere=0.0, synthetic=0.5, regions=0.0)
+    sampler = Sampler(store, seed=0, augmentation=Augmentation.none(), mixture=mixture)
     batch = sampler.batch(60, step=0, size=32)
     for lacking, name in zip(batch.lacking.tolist(), batch.dataset, strict=True):
         assert set(lacking) <= ({NO_CLASS, 0, 1} if name == "pair" else {NO_CLASS})
@@ -217,7 +221,8 @@ def test_augmentation_never_loses_the_object(tmp_path: Path) -> None:
     corner = rectangle((SIZE, SIZE), slice(0, 6), slice(0, 6))
     folder = write_dataset(tmp_path / "set", [corner, corner])
     store = SliceStore.build([folder], tmp_path / "store", size=SIZE, progress=False)
-    sampler = Sampler(store, seed=0, mixture=Mixture(absent=0.0, synthetic=0.0), augmentation=Augmentation(zoom=4.0))
+    mixture = Mixture(absent=0.0, synthetic=0.0, regions=0.0)
+    sampler = Sampler(store, seed=0, mixture=mixture, augmentation=Augmentation(zoom=4.0))
     batch = sampler.batch(60, step=0, size=SIZE)
     assert batch.masks.flatten(1).any(dim=1).all()
 

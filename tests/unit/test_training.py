@@ -42,7 +42,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
 
 @pytest.fixture
 def sampler(store: SliceStore) -> Sampler:
-    return Sampler(store, seed=0, mixture=Mixture(absent=0.0, synthetic=0.0), augmentation=Augmentation.none())
+    return Sampler(
+        store, seed=0, mixture=Mixture(absent=0.0, synthetic=0.0, regions=0.0), augmentation=Augmentation.none()
+    )
 
 
 def _config() -> KPrismConfig:

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects that nobody labelled: regions of a slice, joined, cut and cleaned so that a person might have outlined them.
+
+ScribblePrompt (arXiv 2312.07381) trains on superpixels beside labelled structures. Here neighbouring superpixels that
+are alike are merged, and vessels and membranes are found by a ridge filter, because superpixels tear thin things apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from kprism_model.data.ridges import ridges
+from kprism_model.data.superpixels import neighbours
+from kprism_model.data.targets import MINIMUM_PIXELS
+
+Mask = NDArray[np.bool_]
+
+_ATTEMPTS = 6
+_CANDIDATES = 3  # objects of one kind of which the most distinct one is taken
+_FLAT = 2.5  # grey levels: a region that varies less and reaches the border of the image is its surroundings
+_NEAR = 4  # pixels around the surroundings in which edges and thin things are those of the field of view
+_CONNECTED = np.ones((3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class ObjectSettings:
+    """Weights of the kinds of objects, and what objects may look like."""
+
+    region: float = 0.25
+    """Weight of a single region; the other kinds: `merged` with neighbours, `thin`, a `fragment`, a `union`."""
+    merged: float = 0.3
+    thin: float = 0.15
+    fragment: float = 0.1
+    union: float = 0.2
+    alike: tuple[float, float] = (0.15, 0.6)
+    """Largest difference of regions that count as alike, in standard deviations of the image: drawn in this range."""
+    most_neighbours: int = 12
+    """Most neighbours that are merged into an object."""
+    most_together: int = 6
+    """Most regions of a union."""
+    largest: float = 0.6
+    """Largest share of the image that an object may cover."""
+    thickness: float = 0.2
+    """Share of a region that must be left when its outline is taken off; strips along edges keep less."""
+
+    def __post_init__(self) -> None:
+        """Refuse negative values and weights that are all zero, naming the field."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if np.min(value) < 0:
+                raise ValueError(f"ObjectSettings.{field.name} must be 0 or more, got {value}")
+        if not sum(self.weights()):
+            raise ValueError("the weights of ObjectSettings must not all be 0")
+
+    def weights(self) -> tuple[float, ...]:
+        """The weights of region, merged, thin, fragment and union."""
+        return self.region, self.merged, self.thin, self.fragment, self.union
+
+
+def draw_object(
+    image: NDArray[np.uint8],
+    regions: NDArray[np.uint16],
+    rng: np.random.Generator,
+    settings: ObjectSettings | None = None,
+) -> Mask | None:
+    """A random object in a slice.
+
+    image: uint8 (S, S, C). regions: uint16 (S, S) as `region_map` makes them. Returns bool (S, S) of at least
+    `MINIMUM_PIXELS` and at most `settings.largest` of the image; None if some attempts found none, as in an empty
+    slice.
+    """
+    settings = settings or ObjectSettings()
+    rows, columns = (int(np.count_nonzero(line)) for line in (regions[:, 0], regions[0]))
+    inner, numbers = image[:rows, :columns], regions[:rows, :columns].astype(np.int32) - 1
+    parts = _SliceRegions(inner, numbers, rng, settings)
+    if parts.all_flat:
+        return None
+    weights = np.array(settings.weights())
+    kinds = (parts.region, parts.merged, parts.thin, parts.fragment, parts.union)
+    for _ in range(_ATTEMPTS):
+        kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+        found = [kind() for _ in range(_CANDIDATES)]
+        fit = [mask for mask in found if MINIMUM_PIXELS <= np.count_nonzero(mask) <= settings.largest * mask.size]
+        if fit:
+            canvas = np.zeros(regions.shape, dtype=bool)
+            canvas[:rows, :columns] = max(fit, key=parts.distinctness)
+            return canvas
+    return None
+
+
+class _SliceRegions:
+    """The regions of one slice, without its padding: what they look like, who is beside whom, and objects of them."""
+
+    def __init__(
+        self, image: NDArray[np.uint8], regions: NDArray[np.int32], rng: np.random.Generator, settings: ObjectSettings
+    ) -> None:
+        self._grey = image.mean(axis=2, dtype=np.float32)
+        self._image, self._regions, self._rng, self._settings = image, regions, rng, settings
+        self._sizes = np.bincount(regions.ravel())
+        self._features = _features(image, regions, self._sizes)
+        first, second = (regions.ravel()[ends] for ends in neighbours(*regions.shape))
+        pairs = np.stack([first, second], axis=1)[first != second].astype(np.int64)
+        keys = np.unique(np.concatenate([pairs, pairs[:, ::-1]]) @ [len(self._sizes), 1])
+        self._beside = keys % len(self._sizes)
+        self._starts = np.searchsorted(keys, np.arange(len(self._sizes) + 1) * len(self._sizes))
+        border = np.concatenate([regions[[0, -1]].ravel(), regions[:, [0, -1]].ravel()])
+        self._on_border = np.bincount(border, minlength=len(self._sizes)) / len(border)
+        self._surroundings = (self._on_border > 0) & (self._features[:, -1] < _FLAT)
+        self._near_surroundings = ndimage.maximum_filter(self._surroundings[regions], 2 * _NEAR + 1)
+        self._clarity = _clarity(self._grey)
+        self._clarity[self._near_surroundings] = 0
+        self._chances = self._seed_chances()
+
+    @property
+    def all_flat(self) -> bool:
+        """Whether there is nothing but surroundings."""
+        return bool(self._surroundings.all())
+
+    def region(self) -> Mask:
+        """One region, its outline smoothed."""
+        return self._cleaned([self._seed()])
+
+    def merged(self) -> Mask:
+        """A region with neighbours, and their neighbours, as long as they are alike."""
+        number, limit = self._seed(), self._limit()
+        members = [number]
+        beside = set(self._neighbours(number))
+        for _ in range(self._rng.integers(1, self._settings.most_neighbours + 1)):
+            if not beside:
+                break
+            choices = np.array(sorted(beside))
+            differences = self._differences(members[0], choices)
+            nearest = int(differences.argmin())
+            if differences[nearest] > limit:
+                break
+            members.append(int(choices[nearest]))
+            beside = (beside | set(self._neighbours(members[-1]))) - set(members)
+        return self._cleaned(members)
+
+    def thin(self) -> Mask:
+        """A ridge of the image, or all of them, in one of its channels: vessels, membranes, fibres."""
+        channel = self._image[..., self._rng.integers(self._image.shape[2])].astype(np.float32)
+        found: Mask = ridges(channel, self._rng) & ~self._near_surroundings
+        components, count = ndimage.label(found, _CONNECTED)
+        if count < 2 or self._rng.random() < 0.6:
+            return found
+        sizes = np.bincount(components.ravel())[1:]
+        one: Mask = components == 1 + self._rng.choice(count, p=sizes / sizes.sum())
+        return one
+
+    def fragment(self) -> Mask:
+        """One side of an object that is cut in a straight line."""
+        mask = self.merged() if self._rng.random() < 0.5 else self.region()
+        positions = np.argwhere(mask)
+        if not len(positions):
+            return mask
+        angle = self._rng.uniform(0, 2 * np.pi)
+        along = positions @ np.array([np.sin(angle), np.cos(angle)])
+        cut = along < np.quantile(along, self._rng.uniform(0.3, 0.8))
+        side = np.zeros_like(mask)
+        side[tuple(positions[cut].T)] = True
+        return _largest_component(side)
+
+    def union(self) -> Mask:
+        """Regions that are alike and apart: two lungs, some nuclei."""
+        number = self._seed()
+        mask = self._cleaned([number])
+        others = np.setdiff1d(np.flatnonzero(~self._surroundings), [number, *self._neighbours(number)])
+        ratio = np.abs(np.log(self._sizes[others] / self._sizes[number]))
+        others = others[(self._differences(number, others) < self._limit()) & (ratio < np.log(2.5))]
+        order = others[np.argsort(self._differences(number, others), kind="stable")]
+        count = int(self._rng.integers(1, self._settings.most_together))
+        for other in order[:count]:
+            mask |= self._cleaned([int(other)])
+        return mask if len(order) else np.zeros_like(mask)
+
+    def distinctness(self, mask: Mask) -> float:
+        """How clear the outline of an object is, and how short for its area."""
+        box = _box(mask)
+        outline = mask[box] & ~ndimage.binary_erosion(mask[box])
+        length = np.count_nonzero(outline)
+        return float(self._clarity[box][outline].mean() * np.count_nonzero(mask) ** 0.25 / length**0.5)
+
+    def _seed(self) -> int:
+        return int(self._rng.choice(len(self._chances), p=self._chances))
+
+    def _seed_chances(self) -> NDArray[np.float64]:
+        """(n,) how often each region is chosen: large ones more than small ones, the surroundings never."""
+        chances = self._sizes**0.8 * np.exp(-20 * self._on_border) * ~self._surroundings
+        normalised: NDArray[np.float64] = chances / max(chances.sum(), 1e-300)
+        return normalised
+
+    def _limit(self) -> float:
+        """The difference up to which regions are alike this time."""
+        return float(self._rng.uniform(*self._settings.alike) * self._grey.std())
+
+    def _neighbours(self, number: int) -> list[int]:
+        """The regions beside a region that are not surroundings."""
+        found = self._beside[self._starts[number] : self._starts[number + 1]]
+        numbers: list[int] = found[~self._surroundings[found]].tolist()
+        return numbers
+
+    def _differences(self, number: int, others: NDArray[np.int64]) -> NDArray[np.float64]:
+        differences: NDArray[np.float64] = np.linalg.norm(self._features[others] - self._features[number], axis=1)
+        return differences
+
+    def _cleaned(self, members: list[int]) -> Mask:
+        """The union of regions as a person would outline it: one piece, smooth, without specks inside; else empty."""
+        chosen = np.zeros(len(self._sizes), dtype=bool)
+        chosen[members] = True
+        mask = chosen[self._regions]
+        area = np.count_nonzero(mask)
+        sigma = min(0.7 + self._rng.uniform(0, 0.05) * np.sqrt(area), 4.0)
+        box = _box(mask)
+        piece = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma, mode="nearest", truncate=3) > 0.5
+        result = np.zeros_like(mask)
+        piece = _largest_component(_without_specks(piece))
+        if np.count_nonzero(ndimage.binary_erosion(piece)) >= self._settings.thickness * np.count_nonzero(piece):
+            result[box] = piece
+        return result
+
+
+def _features(image: NDArray[np.uint8], regions: NDArray[np.int32], sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 2) or (n, 4): what regions look like, the mean of each channel and the standard deviation, in grey levels."""
+    flat = regions.ravel()
+    channels = image.reshape(len(flat), -1).T.astype(np.float64)
+    means = np.stack([np.bincount(flat, channel) / sizes for channel in channels])
+    squares = np.stack([np.bincount(flat, channel**2) / sizes for channel in channels])
+    spread = np.sqrt(np.maximum(squares - means**2, 0).mean(axis=0))
+    # Colours are scaled so that a grey image counts alike with one channel and with three.
+    features: NDArray[np.float64] = np.concatenate([means / np.sqrt(len(channels)), spread[None]]).T
+    return features
+
+
+def _clarity(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W) how clear an edge is at each pixel, from 0 to 1, which a tenth of the pixels have."""
+    slope = np.hypot(*np.gradient(ndimage.uniform_filter(grey, 3, mode="nearest")))
+    clarity: NDArray[np.float32] = np.minimum(slope / max(float(np.quantile(slope, 0.9)), 1e-3), 1)
+    return clarity
+
+
+def _box(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns of a mask that is not empty, with one more on each side where there is one."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    first, last = (rows[0], columns[0]), (rows[-1], columns[-1])
+    row, column = (slice(max(0, int(low) - 1), int(high) + 2) for low, high in zip(first, last, strict=True))
+    return row, column
+
+
+def _without_specks(mask: Mask) -> Mask:
+    """The mask with its small holes filled; one that takes a fifth of it or more, as in a ring, stays."""
+    filled: Mask = ndimage.binary_fill_holes(mask)
+    return filled if np.count_nonzero(filled) < 1.2 * np.count_nonzero(mask) else mask
+
+
+def _largest_component(mask: Mask) -> Mask:
+    components, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    largest: Mask = components == 1 + np.bincount(components.ravel())[1:].argmax()
+    return largest
