@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _SHORTCUTS = 3  # of the pointers an iteration: each costs less than looking at the neighbours once more
-_CHUNK = 32  # columns whose distances are compared at once: bounds the memory at N * H * W * 32 floats
+_COMPARED = 1 << 25  # distances that are compared at once: bounds the memory, at 128 MiB
 
 
 def component_labels(masks: Tensor) -> Tensor:
@@ -24,21 +24,17 @@ def component_labels(masks: Tensor) -> Tensor:
     component, takes the smallest that its neighbours point to, hands it to the pixel that it pointed to, and pointers
     are shortened. Each shortcut halves the depth of the trees of pointers, so few iterations are enough.
     """
-    count, height, width = masks.shape
-    pixels = height * width
+    pixels = masks[0].numel()
     flat = masks.flatten(1)
-    own = torch.arange(pixels, device=masks.device).expand(count, -1)
-    outside = torch.full_like(own, pixels)
-    parents = torch.where(flat, own, outside)
+    own = torch.arange(pixels, device=masks.device).expand(len(masks), -1)
+    parents = own  # those outside stay so: no part in anything, and in nobody's way
     for _ in range(_iterations(pixels)):
-        lowest = torch.where(flat, _lowest_neighbour(parents.view_as(masks)).flatten(1), outside)
-        # A place more, number H * W, for the pixels outside to point to.
-        hooked = F.pad(parents, (0, 1), value=pixels).scatter_reduce(1, parents, lowest, "amin")
-        hooked = torch.minimum(hooked, F.pad(lowest, (0, 1), value=pixels))
+        seen = torch.where(flat, parents, pixels).view_as(masks)
+        lowest = torch.where(flat, _lowest_neighbour(seen).flatten(1), own)
+        parents = torch.minimum(parents.scatter_reduce(1, parents, lowest, "amin"), lowest)
         for _ in range(_SHORTCUTS):
-            hooked = hooked.gather(1, hooked)
-        parents = hooked[:, :-1]
-    return parents.view_as(masks)
+            parents = parents.gather(1, parents)
+    return torch.where(flat, parents, pixels).view_as(masks)
 
 
 def component_sizes(labels: Tensor) -> Tensor:
@@ -71,8 +67,9 @@ def squared_distance(regions: Tensor, *, border: bool, reach: int | None = None)
     offsets = torch.arange(-most, most + 1, device=regions.device, dtype=torch.float32).square()
     windows = padded.unfold(-1, 2 * most + 1, 1)  # a view
     nearest = down
-    for start in range(0, 2 * most + 1, _CHUNK):
-        part = slice(start, start + _CHUNK)
+    chunk = max(1, _COMPARED // max(1, down.numel()))
+    for start in range(0, 2 * most + 1, chunk):
+        part = slice(start, start + chunk)
         nearest = torch.minimum(nearest, (windows[..., part] + offsets[part]).amin(-1))
     return nearest
 
