@@ -29,7 +29,7 @@ from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training import rounds
+from kprism_model.training import rounds, simulated_user
 from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.trainer import autocast_type
 
@@ -53,9 +53,9 @@ class Counted:
     def __init__(self, loss: Callable[..., torch.Tensor]) -> None:
         self.loss, self.masks = loss, 0
 
-    def __call__(self, logits: Any, target: torch.Tensor) -> torch.Tensor:
+    def __call__(self, logits: Any, target: torch.Tensor, **named: Any) -> torch.Tensor:
         self.masks += len(target)
-        return self.loss(logits, target)
+        return self.loss(logits, target, **named)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -96,9 +96,11 @@ def main() -> None:
     data = Stopwatch(draw)
     for step in range(steps):
         train_on(step, data(step))  # to warm up: shapes that are met for the first time cost more
-    clicks, scribbles, learned = Stopwatch(rounds.next_clicks), Stopwatch(rounds._scribble), Counted(rounds.mask_loss)
+    clicks, scribbles = Stopwatch(simulated_user.next_clicks), Stopwatch(simulated_user.simulate_scribbles)
+    learned = Counted(rounds.mask_loss)
     with (
-        patch.multiple(rounds, next_clicks=clicks, _scribble=scribbles, mask_loss=learned),
+        patch.multiple(simulated_user, next_clicks=clicks, simulate_scribbles=scribbles),
+        patch.object(rounds, "mask_loss", learned),
         Prefetcher(draw, start=0) as batches,
     ):
         start = time.perf_counter()

@@ -38,8 +38,14 @@ class Batch:
     dataset: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """The same on another device; from the CPU to a GPU without waiting for it."""
         if device == self.images.device:
             return self
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: _send(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return Batch(**{**vars(self), **moved})
+
+
+def _send(value: Tensor, device: torch.device) -> Tensor:
+    if value.device.type == "cpu" and device.type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)

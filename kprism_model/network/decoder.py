@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
         `pixels` (N, h, w, C), `position` (h, w, C), `blocked` (N, T, h * w). Returns the new token contents (N, T, C)
         and the new pixels (N, h, w, C).
         """
-        padded = None if self.attend_padding or not tokens.padded.any() else tokens.padded
+        padded = None if self.attend_padding or not _may_hold(tokens.padded) else tokens.padded
         if padded is not None:  # a row of nothing but padding attends it, for want of anything else
             padded = padded & ~padded.all(-1, keepdim=True)
         flat, flat_position = pixels.flatten(1, 2), position.flatten(0, 1)
@@ -164,11 +164,11 @@ class Decoder(nn.Module):
         presence have `ABSENT_LOGIT` everywhere in the later layers.
         """
         count = len(prompts.image_index)
-        rows = kept = torch.arange(count, device=prompts.image_index.device)
+        kept = torch.arange(count, device=prompts.image_index.device)
         pixels: list[Tensor] = []
         sources: list[Tensor] = []  # what click tokens read: the embedded pixels, later those of the last round
         logits: list[Tensor] = []
-        presence = torch.zeros(count, device=rows.device)
+        presence = torch.zeros(count, device=kept.device)
         content: Tensor | None = None
         latest: Tensor | None = None
         only_classes = prompts.references is None and prompts.points is None
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
             if number == 0:
                 presence = self._presence(tokens, content, pixels[0])
                 if prompts.minimum_presence is not None:
-                    kept = rows[presence.sigmoid() >= prompts.minimum_presence]
+                    kept = _present_rows(presence, prompts.minimum_presence)
                     pixels, content, latest = [pixels[0][kept]], content[kept], latest[kept]
                     prompts = prompts.select(kept)
         return logits, presence
@@ -249,6 +249,19 @@ class Decoder(nn.Module):
         seen = Tokens(content, tokens.position, tokens.foreground, tokens.padded).mean_foreground()
         strongest = pixels.flatten(1, 2).amax(1)
         return self.presence(torch.cat([seen, strongest], dim=-1))[:, 0]  # type: ignore[no-any-return]
+
+
+def _present_rows(presence: Tensor, minimum: float) -> Tensor:
+    """Numbers of the rows whose presence logit (N,) stands for a probability of at least `minimum`."""
+    rows = torch.arange(len(presence), device=presence.device)
+    if minimum > 1:  # none is, and the host need not wait for the device to learn it
+        return rows[:0]
+    return rows[presence.sigmoid() >= minimum]
+
+
+def _may_hold(padded: Tensor) -> bool:
+    """Whether any token is padding; on a GPU the host would have to wait for the answer, so there any may be."""
+    return padded.is_cuda or bool(padded.any())
 
 
 def _spread(logits: Tensor, kept: Tensor, rows: int) -> Tensor:

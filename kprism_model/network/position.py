@@ -51,8 +51,9 @@ class FourierPointEncoding(nn.Module):
         `points` (N, K, 2) are (row, column) in pixels of an input of `size` (height, width); `point_labels` (N, K) are
         1 positive, 0 negative, -1 padding. Returns (N, K, channels).
         """
-        extent = torch.tensor(size, device=points.device, dtype=torch.float32)
-        angles = 2 * math.pi * ((2 * (points + 0.5) / extent - 1) @ self.gaussian)
+        doubled = 2 * (points + 0.5)
+        relative = torch.stack([doubled[..., 0] / size[0], doubled[..., 1] / size[1]], dim=-1)
+        angles = 2 * math.pi * ((relative - 1) @ self.gaussian)
         encoded = torch.cat([angles.sin(), angles.cos()], dim=-1)
         encoded = encoded + self.labels[point_labels.clamp(min=0)]
         return torch.where((point_labels < 0)[..., None], self.padding, encoded)

@@ -78,19 +78,17 @@ def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], rad
 
     `points` (N, K, 2) are (row, column) in pixels, `point_labels` (N, K); returns (N, 2, height, width) of 0 and 1.
     """
-    rows = len(points)
     height, width = size
-    grid = torch.arange(-radius, radius + 1, device=points.device)
-    offsets = torch.cartesian_prod(grid, grid)
-    offsets = offsets[(offsets**2).sum(1) <= radius**2]
-    pixels = points.round().long()[:, :, None] + offsets
-    inside = (pixels >= 0).all(-1) & (pixels < torch.tensor(size, device=points.device)).all(-1)
-    inside &= (point_labels >= 0)[..., None]
-    row = torch.arange(rows, device=points.device)[:, None, None].expand_as(inside)
-    channel = (point_labels == 0).long()[..., None].expand_as(inside)
-    discs = torch.zeros(rows, 2, height, width, device=points.device)
-    discs[row[inside], channel[inside], pixels[inside][:, 0], pixels[inside][:, 1]] = 1.0
-    return discs
+    reach = torch.arange(-radius, radius + 1, device=points.device)
+    offsets = torch.cartesian_prod(reach, reach)
+    row, column = (points.round().long()[:, :, None] + offsets).unbind(-1)  # (N, K, pixels of the disc's square)
+    drawn = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    drawn &= ((offsets**2).sum(1) <= radius**2) & (point_labels >= 0)[..., None]
+    channel = (point_labels == 0).long()[..., None]
+    index = (channel * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
+    discs = torch.zeros(len(points), 2 * height * width, device=points.device)
+    discs = discs.scatter_reduce(1, index.flatten(1), drawn.flatten(1).float(), "amax")
+    return discs.view(-1, 2, height, width)
 
 
 class DensePromptEncoder(nn.Module):
@@ -130,15 +128,19 @@ class ClickEncoder(nn.Module):
         The coarsest scale is read at the pixel itself, finer ones as the mean of the 3 x 3 pixels around it.
         """
         height, width = pixels.shape[1:3]
-        last = torch.tensor([height - 1, width - 1], device=points.device)
-        centre = torch.minimum((points / stride).round().long().clamp(min=0), last)
+        centre = _clamped((points / stride).round().long(), height, width)
         reach = (
             torch.arange(-1, 2, device=points.device) if stride < 16 else torch.zeros(1, device=points.device).long()
         )
         around = centre[:, :, None] + torch.cartesian_prod(reach, reach).reshape(-1, 2)
-        inside = ((around >= 0) & (around <= last)).all(-1, keepdim=True).to(pixels.dtype)
-        flat = torch.minimum(around.clamp(min=0), last)
+        flat = _clamped(around, height, width)
+        inside = (around == flat).all(-1, keepdim=True).to(pixels.dtype)
         index = (flat[..., 0] * width + flat[..., 1]).flatten(1)
         taken = pixels.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, pixels.shape[-1]))
         taken = taken.reshape(*inside.shape[:3], -1) * inside
         return self.content(taken.sum(2) / inside.sum(2))  # type: ignore[no-any-return]
+
+
+def _clamped(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Each (row, column) of `pixels` (..., 2) or, where it lies outside of the image, the nearest one inside."""
+    return torch.stack([pixels[..., 0].clamp(0, height - 1), pixels[..., 1].clamp(0, width - 1)], dim=-1)

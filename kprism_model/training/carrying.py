@@ -2,8 +2,8 @@
 """Masks carried over from the slice before, as following a structure through a volume asks: practised on any image.
 
 The slice before is made up: the true mask, moved, turned, scaled and made thicker or thinner by as much as slices
-differ. The prompts are those of `kprism_model.volumes.propagation`: references, clicks that stand for the carried mask,
-and the mask itself as previous mask.
+differ. The prompts made of it are those of `kprism_model.volumes.propagation`: references, clicks that stand for the
+carried mask, and the mask itself as previous mask.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from kprism_model.network.prompts import PADDING, Prompts, click_discs
-from kprism_model.network.references import References
+from kprism_model.network.prompts import PADDING
 from kprism_model.volumes.shapes import carried_clicks
 
 BoolArray = NDArray[np.bool_]
@@ -43,13 +42,20 @@ MOVED_FAR = Motion(40.0, 0.5, 1.0, 0.5)
 """As far as a bad first mask may be from the truth."""
 
 
-def carried_prompts(
-    size: tuple[int, int], rows: Tensor, masks: Tensor, references: References, rng: np.random.Generator
-) -> Prompts:
-    """Prompts that carry on a made-up mask of the slice before.
+class Carried(NamedTuple):
+    """Masks carried over to N rows.
 
-    `rows` (N,) are numbers of images, `masks` (N, 1, H, W) their true masks, none of them empty.
+    `masks` (N, 1, H, W) float32 of 0 and 1; `points` (N, K, 2) as (row, column) that stand for them, with `labels`
+    (N, K): 1 positive, 0 negative, -1 padding.
     """
+
+    masks: Tensor
+    points: Tensor
+    labels: Tensor
+
+
+def carried_masks(masks: Tensor, rng: np.random.Generator) -> Carried:
+    """Made-up masks of the slice before, given the true masks (N, 1, H, W) of this one, none of them empty."""
     before = [moved_mask(mask, rng) for mask in (masks[:, 0] > 0.5).cpu().numpy()]
     clicks = [carried_clicks(mask) for mask in before]
     points = torch.zeros(len(clicks), max(map(len, clicks)), 2)
@@ -57,10 +63,8 @@ def carried_prompts(
     for row, made in enumerate(clicks):
         points[row, : len(made)] = torch.tensor([(click.row, click.column) for click in made])
         labels[row, : len(made)] = torch.tensor([int(click.positive) for click in made])
-    points, labels = points.to(masks.device), labels.to(masks.device)
-    previous = torch.from_numpy(np.stack(before)[:, None].astype(np.float32)).to(masks.device)
-    dense = torch.cat([click_discs(points, labels, size), previous], dim=1)
-    return Prompts(size, rows, references=references, points=points, point_labels=labels, dense=dense)
+    previous = torch.from_numpy(np.stack(before)[:, None].astype(np.float32))
+    return Carried(*(part.to(masks.device) for part in (previous, points, labels)))
 
 
 def moved_mask(mask: BoolArray, rng: np.random.Generator, most: Motion = NEXT_SLICE) -> BoolArray:

@@ -36,6 +36,7 @@ from kprism_model.network.references import References
 from kprism_model.training.distributed import Workers
 from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
+from kprism_model.training.unwaited import Record
 from kprism_model.training.warm_start import CLASS_TABLES
 
 logger = logging.getLogger(__name__)
@@ -172,10 +173,10 @@ class Finetuner(Trainer):
         logger.warning("Too little memory for %d images; going on with %d at a time", size, self.plan.batch_size)
         return True
 
-    def _train_step(self, batches: Iterator[Batch]) -> dict[str, float]:
+    def _train_step(self, batches: Iterator[Batch]) -> Record:
         record = super()._train_step(batches)
         if self.settings.pull:
-            self._pull_back(min(1.0, record["rate"] * self.settings.pull))
+            self._pull_back(min(1.0, float(record["rate"]) * self.settings.pull))
         return record
 
     @torch.no_grad()
@@ -186,7 +187,7 @@ class Finetuner(Trainer):
             anchor = anchors[name]
             parameter[: len(anchor)].lerp_(anchor, share) if name in CLASS_TABLES else parameter.lerp_(anchor, share)
 
-    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
+    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         for module in self._statistics:
             module.eval()
         batch = batch.to(self.device)
@@ -200,7 +201,7 @@ class Finetuner(Trainer):
                 distilled = self._distil(batch, features, rng)
                 if distilled is not None:
                     loss = loss + self.settings.distillation * distilled
-                    scores["distillation"] = float(distilled.detach())
+                    scores["distillation"] = distilled.detach()
         return loss, scores
 
     def _distil(self, batch: Batch, features: ImageFeatures, rng: np.random.Generator) -> Tensor | None:

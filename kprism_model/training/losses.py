@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0, row_weight: Tensor | None = None) -> Tensor:
     """Mean over N of 1 - soft Dice of sigmoid(`logits`) and `target`, both (N, 1, h, w), target in [0, 1].
+
+    With `row_weight` (N,) the mean is weighted, and 0 where all weights are.
 
     The overlap is the sum of min(p, t). On a binary target that is the usual sum of p * t; on soft targets of coarse
     layers it keeps the minimum at p = t, where the product would push p to 0 or 1 (Dice semimetric losses,
@@ -21,40 +23,68 @@ def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0) -> Tensor:
     probability, target = logits.sigmoid().flatten(1), target.flatten(1)
     overlap = torch.minimum(probability, target).sum(1)
     total = probability.sum(1) + target.sum(1)
-    return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
+    return _mean(1 - (2 * overlap + smooth) / (total + smooth), row_weight)
 
 
-def mask_loss(logits: Sequence[Tensor], target: Tensor, *, dice_weight: float = 5.0, bce_weight: float = 5.0) -> Tensor:
+def mask_loss(
+    logits: Sequence[Tensor],
+    target: Tensor,
+    *,
+    dice_weight: float = 5.0,
+    bce_weight: float = 5.0,
+    row_weight: Tensor | None = None,
+) -> Tensor:
     """Weighted Dice + BCE, averaged over the decoder's layers.
 
     `logits`: one (N, 1, h, w) per layer, the last layer last; `target`: (N, 1, H, W) float in [0, 1]. The last layer is
     compared at full size (bilinear upsampling); the coarser layers at their own size with the area-averaged target,
-    which costs a small part of upsampling each of them as the paper does. Raises ValueError for no layers, or a target
-    that does not fit the logits.
+    which costs a small part of upsampling each of them as the paper does. With `row_weight` (N,) the mean over N is
+    weighted, and 0 where all weights are. Raises ValueError for no layers, or a target or weights that do not fit the
+    logits.
     """
     if not logits:
         raise ValueError("mask_loss needs the logits of at least one decoder layer; the list is empty")
     resized = F.interpolate(logits[-1], size=target.shape[-2:], mode="bilinear", align_corners=False)
-    losses = [_layer_loss(resized, target, dice_weight, bce_weight)]
+    losses = [_layer_loss(resized, target, dice_weight, bce_weight, row_weight)]
     averaged: dict[torch.Size, Tensor] = {}
     for layer in logits[:-1]:
         size = layer.shape[-2:]
         if size not in averaged:
             averaged[size] = F.interpolate(target, size=size, mode="area")
-        losses.append(_layer_loss(layer, averaged[size], dice_weight, bce_weight))
+        losses.append(_layer_loss(layer, averaged[size], dice_weight, bce_weight, row_weight))
     return torch.stack(losses).mean()
 
 
-def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Binary cross-entropy of the presence logits (N,) with `present` (N,): is the structure in the image at all."""
+def presence_loss(logits: Tensor, present: Tensor, *, row_weight: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of the presence logits (N,) with `present` (N,): is the structure in the image at all.
+
+    With `row_weight` (N,) the mean over N is weighted, and 0 where all weights are.
+    """
     _check_shapes(logits, present)
-    return F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
+    if row_weight is None:
+        return F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
+    return _mean(F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype), reduction="none"), row_weight)
 
 
-def _layer_loss(logits: Tensor, target: Tensor, dice_weight: float, bce_weight: float) -> Tensor:
+def _layer_loss(
+    logits: Tensor, target: Tensor, dice_weight: float, bce_weight: float, row_weight: Tensor | None
+) -> Tensor:
     _check_shapes(logits, target)
-    bce = F.binary_cross_entropy_with_logits(logits, target)
-    return dice_weight * dice_loss(logits, target) + bce_weight * bce
+    if row_weight is None:
+        bce = F.binary_cross_entropy_with_logits(logits, target)
+    else:
+        pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        bce = _mean(pixels.flatten(1).mean(1), row_weight)
+    return dice_weight * dice_loss(logits, target, row_weight=row_weight) + bce_weight * bce
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean of `values` (N,), weighted with `weight` (N,) if there is one; 0 where all weights are 0."""
+    if weight is None:
+        return values.mean()
+    if weight.shape != values.shape:
+        raise ValueError(f"row_weight must have shape {tuple(values.shape)}, not {tuple(weight.shape)}")
+    return (values * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _check_shapes(logits: Tensor, target: Tensor) -> None:

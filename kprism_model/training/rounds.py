@@ -9,25 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from kprism_model.annotator.clicks import next_clicks, simulate_scribble
-from kprism_model.annotator.scribbles import SCRIBBLE_POINTS, scribble_points
 from kprism_model.data.batch import Batch
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
-from kprism_model.network.prompts import COARSEST_ONLY, PADDING, Prompts, click_discs
+from kprism_model.network.prompts import COARSEST_ONLY, Prompts, click_discs
 from kprism_model.network.references import References
-from kprism_model.training.carrying import carried_prompts
 from kprism_model.training.losses import mask_loss, presence_loss
-from kprism_model.training.wrong_masks import wrong_masks
+from kprism_model.training.simulated_user import Rows, SimulatedUser, rows_where, simulated_user
 
 MODES = ("semantic", "in_context", "interactive")
-
-_NEGATIVE_REACH = 8  # a negative scribble is drawn within this many pixels outside of the object
 
 
 @dataclass(frozen=True)
@@ -61,61 +54,76 @@ def practise(
     rng: np.random.Generator,
     settings: RoundSettings,
     features: ImageFeatures | None = None,
-) -> tuple[Tensor, dict[str, float]]:
+    user: SimulatedUser | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Learn a batch in every mode that it holds rows for (paper, training section).
 
-    `features` are those of the batch's images, if they are known already. Returns the loss to differentiate and, for
-    logging, the mean Dice of the first and last masks: "semantic", "in_context", "interactive" and "interactive_last".
+    `features` are those of the batch's images, if they are known already; `user` by default is the one for the batch's
+    device, drawing from `rng`. Returns the loss to differentiate and, for logging, the mean Dice of the first and last
+    masks: "semantic", "in_context", "interactive" and "interactive_last", on the batch's device.
     """
     # Drawn before anything that depends on the images, so that with equal generators all processes of a training do
     # equally many rounds: each step waits for the slowest.
     courses = {mode: _course(mode, rng, settings) for mode in MODES}
+    user = user or simulated_user(rng, batch.images.device)
     features = model.encode_image(batch.images) if features is None else features
     losses: list[Tensor] = []
-    scores: dict[str, float] = {}
+    scores: dict[str, Tensor] = {}
     answers = torch.zeros_like(batch.masks)
     for mode, weight in zip(MODES, settings.weights, strict=True):
-        task = _task(model, batch, features, mode, courses[mode], answers, rng) if weight else None
+        task = _task(model, batch, features, mode, courses[mode], answers, user) if weight else None
         if task is not None:
-            done = _practise_task(model, features, task, rng, settings)
+            done = _practise_task(model, features, task, user, settings)
             losses.append(weight * done.loss)
             scores[mode] = done.first_dice
             if mode == "interactive":
                 scores["interactive_last"] = done.last_dice
-            answers[task.prompts.image_index] = done.first
-    absent = absent_prompts(batch) if settings.weights[0] else None
-    if absent is not None:
-        presence = model.decode(features, absent).presence.float()
-        loss = presence_loss(presence, torch.zeros_like(presence))
-        losses.append(settings.weights[0] * settings.presence_weight * loss)
+            answers = _with_answers(answers, task, done.first)
+    absence = _absence_loss(model, batch, features, user) if settings.weights[0] else None
+    if absence is not None:
+        losses.append(settings.weights[0] * settings.presence_weight * absence)
     if not losses:  # nothing can be asked of these images: a gradient of zero
         return 0.0 * model.decoder.class_content.sum(), scores
     return torch.stack(losses).sum(), scores
 
 
-def semantic_prompts(batch: Batch) -> Prompts | None:
-    """Each image's class; None where no image has one."""
-    rows = (batch.class_index >= 0).nonzero().flatten()
-    return Prompts(_size(batch), rows, class_index=batch.class_index[rows]) if len(rows) else None
-
-
-def absent_prompts(batch: Batch) -> Prompts | None:
-    """The classes that the images are known to lack, to be asked for their presence alone; None where none is known."""
-    rows, slots = (batch.lacking >= 0).nonzero(as_tuple=True)
-    if not len(rows):
+def semantic_prompts(batch: Batch, rows: Rows | None = None) -> Prompts | None:
+    """The classes of the images that `rows` name, by default of all that have one; None where no image has."""
+    rows = rows or rows_where(batch.class_index >= 0)
+    if rows is None:
         return None
-    return Prompts(_size(batch), rows, class_index=batch.lacking[rows, slots], minimum_presence=COARSEST_ONLY)
+    return Prompts(_size(batch), rows.numbers, class_index=batch.class_index[rows.numbers].clamp(min=0))
 
 
-def in_context_prompts(model: KPrism, batch: Batch, features: ImageFeatures) -> Prompts | None:
-    """Each image's references in the batch, whose `features` are those of its images; None where no image has any."""
-    rows = (batch.references[:, 0] >= 0).nonzero().flatten()
-    return Prompts(_size(batch), rows, references=_references(model, batch, features, rows)) if len(rows) else None
+def absent_prompts(batch: Batch, slots: Rows | None = None) -> Prompts | None:
+    """The classes that the images are known to lack, to be asked for their presence alone; None where none is known.
+
+    `slots` name places in the flattened `batch.lacking`, by default all that hold a class.
+    """
+    slots = slots or rows_where((batch.lacking >= 0).flatten())
+    if slots is None:
+        return None
+    classes = batch.lacking.flatten()[slots.numbers].clamp(min=0)
+    images = slots.numbers // batch.lacking.shape[1]
+    return Prompts(_size(batch), images, class_index=classes, minimum_presence=COARSEST_ONLY)
+
+
+def in_context_prompts(
+    model: KPrism, batch: Batch, features: ImageFeatures, rows: Rows | None = None
+) -> Prompts | None:
+    """The references in the batch of the images that `rows` name, by default of all that have any; None where none has.
+
+    `features` are those of the batch's images.
+    """
+    rows = rows or rows_where(batch.references[:, 0] >= 0)
+    if rows is None:
+        return None
+    return Prompts(_size(batch), rows.numbers, references=_references(model, batch, features, rows.numbers))
 
 
 def _references(model: KPrism, batch: Batch, features: ImageFeatures, rows: Tensor) -> References:
     encoded = model.encode_references(batch.images[:, None], batch.masks[:, None], features)
-    return encoded.gather(batch.references[rows])
+    return encoded.gather(batch.references[rows].clamp(min=0))
 
 
 def _size(batch: Batch) -> tuple[int, int]:
@@ -145,10 +153,11 @@ def _course(mode: str, rng: np.random.Generator, settings: RoundSettings) -> _Co
 
 @dataclass(frozen=True)
 class _Task:
-    """Rows of one mode: their first prompts and true masks (N, 1, H, W), and how many rounds."""
+    """Rows of one mode: their first prompts, true masks (N, 1, H, W) and weights, and how many rounds."""
 
     prompts: Prompts
     masks: Tensor
+    weight: Tensor | None
     course: _Course
     has_presence: bool
 
@@ -160,32 +169,48 @@ def _task(
     mode: str,
     course: _Course,
     answers: Tensor,
-    rng: np.random.Generator,
+    user: SimulatedUser,
 ) -> _Task | None:
     """What one mode asks of the batch; None where it holds no row for it.
 
     `answers` (B, 1, H, W) are the probabilities of the modes before, 0 where there are none.
     """
-    if mode != "interactive":
-        prompts = semantic_prompts(batch) if mode == "semantic" else in_context_prompts(model, batch, features)
-        return None if prompts is None else _Task(prompts, batch.masks[prompts.image_index], course, True)
-    size = _size(batch)
-    if course.carried:
-        rows = ((batch.references[:, 0] >= 0) & batch.masks.flatten(1).any(dim=1)).nonzero().flatten()
-        if not len(rows):
-            return None
-        masks = batch.masks[rows]
-        references = _references(model, batch, features, rows)
-        return _Task(carried_prompts(size, rows, masks, references, rng), masks, course, False)
-    rows = batch.objects.flatten(1).any(dim=1).nonzero().flatten()
-    if not len(rows):
+    rows = user.rows(_applies(batch, mode, course))
+    if rows is None:
         return None
-    objects = batch.objects[rows]
-    if course.wrong:
-        wrong = wrong_masks(objects, answers[rows], rng)
-        return _Task(_first_clicks(size, rows, objects, rng, wrong), objects, course, False)
-    first = _scribbles if course.scribbled else _first_clicks
-    return _Task(first(size, rows, objects, rng), objects, course, False)
+    prompts: Prompts | None
+    if mode == "semantic":
+        prompts, masks = semantic_prompts(batch, rows), batch.masks
+    elif mode == "in_context":
+        prompts, masks = in_context_prompts(model, batch, features, rows), batch.masks
+    elif course.carried:
+        references = _references(model, batch, features, rows.numbers)
+        prompts, masks = _carried(rows.numbers, batch.masks[rows.numbers], references, user), batch.masks
+    else:
+        prompts, masks = _first_prompts(rows.numbers, batch.objects, answers, course, user), batch.objects
+    assert prompts is not None  # there are rows
+    return _Task(prompts, masks[rows.numbers], rows.weight, course, mode != "interactive")
+
+
+def _applies(batch: Batch, mode: str, course: _Course) -> Tensor:
+    """Which images (B,) a mode can be asked of."""
+    if mode == "semantic":
+        return batch.class_index >= 0
+    if mode == "in_context":
+        return batch.references[:, 0] >= 0
+    if course.carried:
+        return (batch.references[:, 0] >= 0) & batch.masks.flatten(1).any(dim=1)
+    return batch.objects.flatten(1).any(dim=1)
+
+
+def _absence_loss(model: KPrism, batch: Batch, features: ImageFeatures, user: SimulatedUser) -> Tensor | None:
+    """The presence loss of what the images are known to lack; None where nothing is known."""
+    slots = user.rows((batch.lacking >= 0).flatten())
+    prompts = None if slots is None else absent_prompts(batch, slots)
+    if slots is None or prompts is None:
+        return None
+    presence = model.decode(features, prompts).presence.float()
+    return presence_loss(presence, torch.zeros_like(presence), row_weight=slots.weight)
 
 
 class _Practised(NamedTuple):
@@ -194,65 +219,71 @@ class _Practised(NamedTuple):
     """
 
     loss: Tensor
-    first_dice: float
-    last_dice: float
+    first_dice: Tensor
+    last_dice: Tensor
     first: Tensor
 
 
 def _practise_task(
-    model: KPrism, features: ImageFeatures, task: _Task, rng: np.random.Generator, settings: RoundSettings
+    model: KPrism, features: ImageFeatures, task: _Task, user: SimulatedUser, settings: RoundSettings
 ) -> _Practised:
     present = task.masks.flatten(1).any(dim=1).float()
     losses: list[Tensor] = []
-    scores: list[float] = []
+    scores: list[Tensor] = []
     first = torch.empty(0)
-    for number, (probability, loss, presence) in enumerate(_rounds(model, features, task, rng)):
-        scores.append(_mean_dice(probability, task.masks))
+    for number, (probability, loss, presence) in enumerate(_rounds(model, features, task, user)):
+        scores.append(_mean_dice(probability, task.masks, task.weight))
         first = probability if number == 0 else first
         if loss is None:
             continue
         losses.append(loss * (settings.later_weight if losses else 1.0))
         if number == 0 and task.has_presence:
-            losses[0] = losses[0] + settings.presence_weight * presence_loss(presence, present)
+            known = presence_loss(presence, present, row_weight=task.weight)
+            losses[0] = losses[0] + settings.presence_weight * known
     return _Practised(torch.stack(losses).mean(), scores[0], scores[-1], first)
 
 
 def _rounds(
-    model: KPrism, features: ImageFeatures, task: _Task, rng: np.random.Generator
+    model: KPrism, features: ImageFeatures, task: _Task, user: SimulatedUser
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """Mask probability (N, 1, H, W), loss and presence logits of each round; no loss for the unseen ones."""
     prompts = task.prompts
     for number in range(task.course.rounds):
-        with torch.set_grad_enabled(number >= task.course.unseen):
+        learned = number >= task.course.unseen
+        with torch.set_grad_enabled(learned):
             decoded = model.decode(features, prompts)
             logits = [layer.float() for layer in decoded.logits]
-            loss = mask_loss(logits, task.masks) if number >= task.course.unseen else None
+            loss = mask_loss(logits, task.masks, row_weight=task.weight) if learned else None
         probability = _probability(logits[-1], prompts.size)
         yield probability, loss, decoded.presence.float()
         if number + 1 < task.course.rounds:
-            prompts = _with_clicks(prompts, probability, task.masks, rng)
+            prompts = _with_clicks(prompts, probability, task.masks, user)
 
 
-def _first_clicks(
-    size: tuple[int, int], rows: Tensor, objects: Tensor, rng: np.random.Generator, before: Tensor | None = None
-) -> Prompts:
-    """Prompts that hold one click a row: inside the object, or where the mask `before` (N, 1, H, W) is most wrong."""
-    before = torch.zeros_like(objects) if before is None else before
-    points, point_labels = _clicks(before, objects, rng)
-    dense = torch.cat([click_discs(points, point_labels, size), before], dim=1)
-    return Prompts(size, rows, points=points, point_labels=point_labels, dense=dense)
+def _first_prompts(rows: Tensor, objects: Tensor, answers: Tensor, course: _Course, user: SimulatedUser) -> Prompts:
+    """Prompts that hold a scribble or a click a row, or a mask to correct and a click where it is most wrong."""
+    objects, size = objects[rows], (objects.shape[-2], objects.shape[-1])
+    if course.scribbled:
+        drawn, points, labels = user.scribbles(objects)
+        previous = torch.zeros_like(objects)
+    else:
+        previous = user.wrong_masks(objects, answers[rows]) if course.wrong else torch.zeros_like(objects)
+        points, labels = user.clicks(previous, objects)
+        drawn = click_discs(points, labels, size)
+    return Prompts(size, rows, points=points, point_labels=labels, dense=torch.cat([drawn, previous], dim=1))
 
 
-def _clicks(probability: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """One click a row at the largest error: points (N, 1, 2) and labels (N, 1), padding where there is none."""
-    predicted, target = ((x[:, 0] > 0.5).cpu().numpy() for x in (probability, masks))
-    points, labels = next_clicks(predicted, target, rng=rng)
-    return torch.from_numpy(points)[:, None].to(masks.device), torch.from_numpy(labels)[:, None].to(masks.device)
+def _carried(rows: Tensor, masks: Tensor, references: References, user: SimulatedUser) -> Prompts:
+    """Prompts that carry on made-up masks of the slice before: they, points that stand for them, and references."""
+    size = (masks.shape[-2], masks.shape[-1])
+    previous, points, labels = user.carried_masks(masks)
+    dense = torch.cat([click_discs(points, labels, size), previous], dim=1)
+    return Prompts(size, rows, references=references, points=points, point_labels=labels, dense=dense)
 
 
-def _with_clicks(prompts: Prompts, probability: Tensor, masks: Tensor, rng: np.random.Generator) -> Prompts:
+def _with_clicks(prompts: Prompts, probability: Tensor, masks: Tensor, user: SimulatedUser) -> Prompts:
     """The same prompts with one more click a row, and `probability` (N, 1, H, W) as the previous mask."""
-    points, point_labels = _clicks(probability, masks, rng)
+    points, point_labels = user.clicks(probability, masks)
     drawn = click_discs(points, point_labels, prompts.size)
     if prompts.points is not None and prompts.point_labels is not None:
         points = torch.cat([prompts.points, points], dim=1)
@@ -262,29 +293,12 @@ def _with_clicks(prompts: Prompts, probability: Tensor, masks: Tensor, rng: np.r
     return replace(prompts, points=points, point_labels=point_labels, dense=torch.cat([drawn, probability], dim=1))
 
 
-def _scribbles(size: tuple[int, int], rows: Tensor, objects: Tensor, rng: np.random.Generator) -> Prompts:
-    """Prompts that hold a positive scribble a row and, in half of the rows, a negative one close to the object."""
-    drawn = torch.zeros(len(objects), 3, *size)
-    points = torch.zeros(len(objects), 2 * SCRIBBLE_POINTS, 2)
-    labels = torch.full((len(objects), 2 * SCRIBBLE_POINTS), PADDING)
-    for row, mask in enumerate((objects[:, 0] > 0.5).cpu().numpy()):
-        scribble = _scribble(mask, rng)
-        drawn[row, 0] = torch.from_numpy(scribble == 1)
-        drawn[row, 1] = torch.from_numpy(scribble == -1)
-        chosen, signs = scribble_points(scribble)
-        points[row, : len(chosen)] = torch.from_numpy(chosen)
-        labels[row, : len(chosen)] = torch.from_numpy(signs)
-    device = objects.device
-    return Prompts(size, rows, points=points.to(device), point_labels=labels.to(device), dense=drawn.to(device))
-
-
-def _scribble(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int8]:
-    scribble = simulate_scribble(mask, rng).astype(np.int8)
-    if rng.random() < 0.5:
-        around = ndimage.binary_dilation(mask, iterations=_NEGATIVE_REACH) & ~ndimage.binary_dilation(mask)
-        if around.any():
-            scribble[simulate_scribble(around, rng)] = -1
-    return scribble
+def _with_answers(answers: Tensor, task: _Task, found: Tensor) -> Tensor:
+    """The answers (B, 1, H, W) with those that a task `found` for its rows."""
+    rows = task.prompts.image_index
+    if task.weight is not None:
+        found = torch.where(task.weight[:, None, None, None] > 0, found, answers[rows])
+    return answers.index_copy(0, rows, found.to(answers.dtype))
 
 
 def _probability(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -292,12 +306,10 @@ def _probability(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.sigmoid()
 
 
-def _mean_dice(probability: Tensor, masks: Tensor) -> float:
-    """Mean Dice of the thresholded probabilities, over the rows that hold the object."""
+def _mean_dice(probability: Tensor, masks: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean Dice of the thresholded probabilities, over the rows that hold the object and weigh; NaN where none does."""
     predicted = (probability > 0.5).flatten(1)
     target = (masks > 0.5).flatten(1)
-    held = target.any(1)
-    if not held.any():
-        return float("nan")
+    held = target.any(1) if weight is None else target.any(1) & (weight > 0)
     overlap = 2 * (predicted & target).sum(1) / (predicted.sum(1) + target.sum(1)).clamp(min=1)
-    return float(overlap[held].mean())
+    return torch.where(held, overlap, torch.nan).nanmean()

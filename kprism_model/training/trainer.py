@@ -32,10 +32,13 @@ from kprism_model.network.efficientnet import EfficientNetLiteEncoder, load_imag
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
 from kprism_model.training.rounds import RoundSettings, practise
+from kprism_model.training.unwaited import PendingRecords, Record, step_if_finite
 from kprism_model.training.warm_start import warm_start
 
 STATE_NAME = "state"
 LOG_NAME = "log.jsonl"
+
+_FETCHED_EVERY = 10  # steps; a GPU's figures are fetched together, so that it seldom has nothing to do
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -93,12 +96,12 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model's present state; the first steps move faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            average = self.state[name]
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
+        pairs = [(self.state[name], value) for name, value in model.state_dict().items()]
+        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for count, value in pairs:
+            if not count.is_floating_point():
+                count.copy_(value)
 
 
 class Trainer:
@@ -132,8 +135,9 @@ class Trainer:
             load_imagenet(self.model.image_encoder, imagenet)
         self.model.to(self.device)
         self.average = MovingAverage(self.model, plan.ema_decay)
-        groups = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate)
+        groups, fused = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate), self.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=fused)
+        self._pending = PendingRecords(_FETCHED_EVERY if self.device.type == "cuda" else 1)
         self.step = 0
         self.seconds = 0.0
         self._saved_step = -1
@@ -180,42 +184,45 @@ class Trainer:
         """Train step by step while there is budget; yields what each step logs."""
         self.model.train()
         self.workers.share_state(self.model)
+        spent = 0.0
         while self.share < 1:
             size = self.plan.size_at(self.share)
             first = self.step * self.plan.accumulate
             with Prefetcher(lambda number, size=size: self._draw(number, size), start=first) as batches:  # type: ignore[misc]
                 while self.share < 1 and self.plan.size_at(self.share) == size:
                     start = time.monotonic()
-                    record = self._train_step(batches)
-                    self.seconds += self.workers.longest(time.monotonic() - start, self.device)
-                    yield record
+                    ready = self._pending.add(self._train_step(batches))
+                    spent += time.monotonic() - start
+                    if ready:  # only then is the host as far as the device
+                        self.seconds += self.workers.longest(spent, self.device)
+                        spent = 0.0
+                    yield from ready
 
     def _draw(self, number: int, size: int) -> Batch:
         """The batch of this process that is the `number`-th of the run."""
         return self.sampler.batch(self.plan.batch_size, step=number * self.workers.count + self.workers.rank, size=size)
 
-    def _train_step(self, batches: Iterator[Batch]) -> dict[str, float]:
+    def _train_step(self, batches: Iterator[Batch]) -> Record:
         rate = self.plan.rate_at(self.step, self.share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate"]
         self.optimizer.zero_grad()
-        record: dict[str, float] = {"step": self.step, "rate": rate, "loss": 0.0}
+        record: dict[str, float | Tensor] = {"step": self.step, "rate": rate, "loss": 0.0}
         for part in range(self.plan.accumulate):
             batch = next(batches)
             loss, scores = self._practise(batch, part)
             (loss / self.plan.accumulate).backward()
-            record["loss"] += float(loss.detach()) / self.plan.accumulate
+            record["loss"] += loss.detach() / self.plan.accumulate
             record["size"] = batch.images.shape[-1]
             record |= scores
         self.workers.average_gradients(self.model.parameters())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip_norm)
-        if torch.isfinite(norm):  # a step with a broken gradient is skipped, not taken
-            self.optimizer.step()
+        step_if_finite(self.optimizer, norm)
         self.average.update(self.model, self.step)
         self.step += 1
         return record
 
-    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, float]]:
+    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         rng = np.random.default_rng([self.plan.seed, self.step, part])
         with self._autocast():
             return practise(self.model, batch.to(self.device), rng, self.plan.rounds)

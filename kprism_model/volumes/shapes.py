@@ -12,10 +12,10 @@ from kprism_model.queries import Click
 BoolArray = NDArray[np.bool_]
 
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
-_PARTS = 3  # of a mask in several parts, the largest so many are carried on
-_SMALL_PART = 0.1  # and of those only parts of at least this share of the largest
-_AROUND = 4  # clicks beside a mask, one in each quarter
-_BESIDE = 0.6  # they lie so many radii of the mask away from its outline, and two pixels more
+PARTS = 3  # of a mask in several parts, the largest so many are carried on
+SMALL_PART = 0.1  # and of those only parts of at least this share of the largest
+AROUND = 4  # clicks beside a mask, one in each quarter
+BESIDE = 0.6  # they lie so many radii of the mask away from its outline, and two pixels more
 
 
 def carried_clicks(mask: BoolArray) -> tuple[Click, ...]:
@@ -24,14 +24,14 @@ def carried_clicks(mask: BoolArray) -> tuple[Click, ...]:
     A click inside is at the deepest pixel of its part; those around lie in each quarter seen from the mask's centre,
     as far as the image goes.
     """
-    top, left, box = _crop(mask, margin=int(_BESIDE * _radius(mask)) + 5)
+    top, left, box = _crop(mask, margin=int(BESIDE * _radius(mask)) + 5)
     depth = ndimage.distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
     parts, count = ndimage.label(box, _EIGHT_CONNECTED)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    largest = np.argsort(-sizes, kind="stable")[:_PARTS]
+    largest = np.argsort(-sizes, kind="stable")[:PARTS]
     clicks = []
     for part in largest:
-        if sizes[part] >= _SMALL_PART * sizes[largest[0]]:
+        if sizes[part] >= SMALL_PART * sizes[largest[0]]:
             row, column = np.unravel_index(np.where(parts == part + 1, depth, 0).argmax(), box.shape)
             clicks.append(Click(float(top + row), float(left + column), True))
     clicks += [Click(float(top + row), float(left + column), False) for row, column in _around(box)]
@@ -96,11 +96,11 @@ def _crop(mask: BoolArray, margin: int) -> tuple[int, int, BoolArray]:
 def _around(mask: BoolArray) -> list[tuple[int, int]]:
     """Pixels beside a mask, the one nearest to the diagonal of each quarter."""
     outside = ndimage.distance_transform_edt(~mask)
-    away = _BESIDE * _radius(mask) + 2
+    away = BESIDE * _radius(mask) + 2
     ring = np.argwhere((outside >= away) & (outside < away + 1.5))
     if not len(ring):
         return []
     angles = np.arctan2(*(ring - np.argwhere(mask).mean(axis=0)).T)
-    diagonals = np.pi / 4 + np.arange(_AROUND) * np.pi / 2
+    diagonals = np.pi / 4 + np.arange(AROUND) * np.pi / 2
     chosen = (int(np.abs((angles - diagonal + np.pi) % (2 * np.pi) - np.pi).argmin()) for diagonal in diagonals)
     return [(int(ring[point, 0]), int(ring[point, 1])) for point in chosen]

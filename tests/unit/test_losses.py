@@ -99,3 +99,30 @@ def test_bad_input_is_named() -> None:
         mask_loss([torch.zeros(3, 1, 2, 2)], torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"\(4,\) and \(2,\)"):
         presence_loss(torch.zeros(4), torch.zeros(2))
+
+
+def test_rows_of_weight_zero_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = binary_target().repeat(2, 1, 1, 1)
+    logits = [torch.randn(4, 1, size, size, generator=generator, requires_grad=True) for size in (2, 4, 8)]
+    weight = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    chosen = mask_loss([layer[[0, 3]] for layer in logits], target[[0, 3]])
+    weighted = mask_loss(logits, target, row_weight=weight)
+    assert weighted.item() == pytest.approx(chosen.item(), rel=1e-6)
+    weighted.backward()
+    assert all(layer.grad is not None and (layer.grad[1:3] == 0).all() and layer.grad[0].any() for layer in logits)
+    present = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    presence = torch.tensor([0.3, 5.0, -7.0, 1.0])
+    expected = presence_loss(presence[[0, 3]], present[[0, 3]]).item()
+    assert presence_loss(presence, present, row_weight=weight).item() == pytest.approx(expected)
+
+
+def test_weights_of_one_change_nothing_and_weights_of_zero_leave_nothing() -> None:
+    target = binary_target()
+    logits = [torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(size)) for size in (2, 4, 8)]
+    alike = mask_loss(logits, target, row_weight=torch.full((2,), 0.3))
+    assert alike.item() == pytest.approx(mask_loss(logits, target).item(), rel=1e-6)
+    assert mask_loss(logits, target, row_weight=torch.zeros(2)).item() == 0
+    assert presence_loss(torch.zeros(2), torch.ones(2), row_weight=torch.zeros(2)).item() == 0
+    with pytest.raises(ValueError, match=r"row_weight must have shape \(2,\), not \(3,\)"):
+        mask_loss(logits, target, row_weight=torch.ones(3))

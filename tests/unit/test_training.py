@@ -22,7 +22,8 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.training.carrying import moved_mask
-from kprism_model.training.rounds import MODES, RoundSettings, _scribble, practise
+from kprism_model.training.rounds import MODES, RoundSettings, practise
+from kprism_model.training.simulated_user import simulate_scribbles
 from kprism_model.training.trainer import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
 from kprism_model.training.wrong_masks import wrong_masks
 from tests.unit.dataset_files import rectangle, write_dataset
@@ -156,7 +157,7 @@ def test_wrong_masks_are_of_all_kinds_and_the_networks_own_among_them() -> None:
 
 def test_negative_scribbles_lie_outside_of_the_object() -> None:
     mask = rectangle((SIZE, SIZE), slice(20, 40), slice(20, 40)) > 0
-    drawn = [_scribble(mask, np.random.default_rng(seed)) for seed in range(20)]
+    drawn = [simulate_scribbles(mask, np.random.default_rng(seed)) for seed in range(20)]
     assert 3 < sum((scribble == -1).any() for scribble in drawn) < 17
     for scribble in drawn:
         assert mask[scribble == 1].all() and (scribble == 1).any() and not mask[scribble == -1].any()
