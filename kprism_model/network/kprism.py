@@ -76,8 +76,15 @@ class KPrism(nn.Module):
         summaries = tuple(s.unflatten(0, rows) for s in self.summarizer(encoded, flat_masks))
         return References(summaries, features.stride16.unflatten(0, rows), encoded.stride16.unflatten(0, rows))
 
-    def decode(self, features: ImageFeatures, prompts: Prompts) -> Decoded:
-        """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names."""
+    def project(self, features: ImageFeatures) -> ImageFeatures:
+        """`features` at the decoder's width: what several calls of `decode` for the same images have in common."""
+        return ImageFeatures(*(project(scale) for project, scale in zip(self.projections, features, strict=True)))
+
+    def decode(self, features: ImageFeatures, prompts: Prompts, projected: ImageFeatures | None = None) -> Decoded:
+        """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names.
+
+        `projected` is what `project` made of `features`, where that is known already.
+        """
         rows = len(prompts.image_index)
         if prompts.references is not None:
             prompts = replace(prompts, references=prompts.references.expand(rows))
@@ -88,7 +95,9 @@ class KPrism(nn.Module):
         ]
 
         def embed(level: int, kept: Tensor) -> Tensor:
-            scale = self._project(features[level], level, prompts, kept)
+            scale = self._project(
+                features[level], level, prompts, kept, None if projected is None else projected[level]
+            )
             laid = dense[level] if len(dense[level]) == 1 else dense[level][kept]
             where = positions[level] + self.level_embedding[level][:, None, None]
             return (scale + (laid + where)).permute(0, 2, 3, 1).contiguous()
@@ -111,12 +120,14 @@ class KPrism(nn.Module):
             setattr(decoder, name, nn.Parameter(torch.cat([table, new])))
         self.config = replace(self.config, num_classes=self.config.num_classes + count)
 
-    def _project(self, scale: Tensor, level: int, prompts: Prompts, kept: Tensor) -> Tensor:
+    def _project(self, scale: Tensor, level: int, prompts: Prompts, kept: Tensor, projected: Tensor | None) -> Tensor:
         """One scale's features at the decoder's width for the rows `kept`; references are read out at the coarsest."""
         index = prompts.image_index.index_select(0, kept)
         projection = self.projections[level]
         if level == 0 and prompts.references is not None:
             scale = read_references(scale.index_select(0, index), prompts.references.select(kept))
+        elif projected is not None:
+            return projected.index_select(0, index)
         elif len(kept) < len(scale):  # fewer rows than images: project what is asked for
             scale = scale.index_select(0, index)
         else:

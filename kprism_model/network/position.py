@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,17 @@ def _interleaved(angles: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
+@lru_cache(maxsize=64)
 def sine_encoding(height: int, width: int, channels: int, *, device: torch.device) -> Tensor:
-    """Sine encoding of a pixel grid, rows in the first half of the channels (DETR, arXiv 2005.12872): (C, H, W)."""
+    """Sine encoding of a pixel grid, rows in the first half of the channels (DETR, arXiv 2005.12872): (C, H, W).
+
+    The result is shared: do not change it in place.
+    """
+    with torch.inference_mode(False):  # it may be asked for in inference mode first, and by a training later
+        return _sine_encoding(height, width, channels, device)
+
+
+def _sine_encoding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     half = channels // 2
     wavelength = 10000.0 ** (torch.arange(0, half, 2, device=device, dtype=torch.float32) / half)
     rows = torch.arange(1, height + 1, device=device) / (height + 1e-6) * 2 * math.pi

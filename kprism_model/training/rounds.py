@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,16 @@ from torch.nn import functional as F
 
 from kprism_model.data.batch import Batch
 from kprism_model.network.encoder import ImageFeatures
-from kprism_model.network.kprism import KPrism
+from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts, click_discs
 from kprism_model.network.references import References
 from kprism_model.training.losses import mask_loss, presence_loss
 from kprism_model.training.simulated_user import Rows, SimulatedUser, rows_where, simulated_user
 
 MODES = ("semantic", "in_context", "interactive")
+
+_Decode = Callable[[Prompts], Decoded]
+"""The decoder on the features of one batch, which are projected once for all that is asked of them."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,20 @@ def practise(
     courses = {mode: _course(mode, rng, settings) for mode in MODES}
     user = user or simulated_user(rng, batch.images.device)
     features = model.encode_image(batch.images) if features is None else features
+    decode = partial(model.decode, features, projected=model.project(features))
     losses: list[Tensor] = []
     scores: dict[str, Tensor] = {}
     answers = torch.zeros_like(batch.masks)
     for mode, weight in zip(MODES, settings.weights, strict=True):
         task = _task(model, batch, features, mode, courses[mode], answers, user) if weight else None
         if task is not None:
-            done = _practise_task(model, features, task, user, settings)
+            done = _practise_task(decode, task, user, settings)
             losses.append(weight * done.loss)
             scores[mode] = done.first_dice
             if mode == "interactive":
                 scores["interactive_last"] = done.last_dice
             answers = _with_answers(answers, task, done.first)
-    absence = _absence_loss(model, batch, features, user) if settings.weights[0] else None
+    absence = _absence_loss(decode, batch, user) if settings.weights[0] else None
     if absence is not None:
         losses.append(settings.weights[0] * settings.presence_weight * absence)
     if not losses:  # nothing can be asked of these images: a gradient of zero
@@ -203,13 +208,13 @@ def _applies(batch: Batch, mode: str, course: _Course) -> Tensor:
     return batch.objects.flatten(1).any(dim=1)
 
 
-def _absence_loss(model: KPrism, batch: Batch, features: ImageFeatures, user: SimulatedUser) -> Tensor | None:
+def _absence_loss(decode: _Decode, batch: Batch, user: SimulatedUser) -> Tensor | None:
     """The presence loss of what the images are known to lack; None where nothing is known."""
     slots = user.rows((batch.lacking >= 0).flatten())
     prompts = None if slots is None else absent_prompts(batch, slots)
     if slots is None or prompts is None:
         return None
-    presence = model.decode(features, prompts).presence.float()
+    presence = decode(prompts).presence.float()
     return presence_loss(presence, torch.zeros_like(presence), row_weight=slots.weight)
 
 
@@ -224,14 +229,12 @@ class _Practised(NamedTuple):
     first: Tensor
 
 
-def _practise_task(
-    model: KPrism, features: ImageFeatures, task: _Task, user: SimulatedUser, settings: RoundSettings
-) -> _Practised:
+def _practise_task(decode: _Decode, task: _Task, user: SimulatedUser, settings: RoundSettings) -> _Practised:
     present = task.masks.flatten(1).any(dim=1).float()
     losses: list[Tensor] = []
     scores: list[Tensor] = []
     first = torch.empty(0)
-    for number, (probability, loss, presence) in enumerate(_rounds(model, features, task, user)):
+    for number, (probability, loss, presence) in enumerate(_rounds(decode, task, user)):
         scores.append(_mean_dice(probability, task.masks, task.weight))
         first = probability if number == 0 else first
         if loss is None:
@@ -243,15 +246,13 @@ def _practise_task(
     return _Practised(torch.stack(losses).mean(), scores[0], scores[-1], first)
 
 
-def _rounds(
-    model: KPrism, features: ImageFeatures, task: _Task, user: SimulatedUser
-) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+def _rounds(decode: _Decode, task: _Task, user: SimulatedUser) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """Mask probability (N, 1, H, W), loss and presence logits of each round; no loss for the unseen ones."""
     prompts = task.prompts
     for number in range(task.course.rounds):
         learned = number >= task.course.unseen
         with torch.set_grad_enabled(learned):
-            decoded = model.decode(features, prompts)
+            decoded = decode(prompts)
             logits = [layer.float() for layer in decoded.logits]
             loss = mask_loss(logits, task.masks, row_weight=task.weight) if learned else None
         probability = _probability(logits[-1], prompts.size)

@@ -135,8 +135,8 @@ class Trainer:
             load_imagenet(self.model.image_encoder, imagenet)
         self.model.to(self.device)
         self.average = MovingAverage(self.model, plan.ema_decay)
-        groups, fused = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate), self.device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=fused)
+        groups = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=self.device.type in ("cpu", "cuda"))
         self._pending = PendingRecords(_FETCHED_EVERY if self.device.type == "cuda" else 1)
         self.step = 0
         self.seconds = 0.0
