@@ -18,6 +18,7 @@ from kprism_model.evaluation.command import PROTOCOLS, Protocol, evaluate
 from kprism_model.evaluation.instances import InstanceSampling, instance_classes
 from kprism_model.evaluation.protocol import CLICKS_ONLY, Slice, Tally, Target, measure_presence, measure_traces
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
+from kprism_model.evaluation.report_tables import to_markdown
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
@@ -178,6 +179,7 @@ def test_instances_are_clicked_one_by_one_and_asked_for_together(predictor: Pred
     assert new.value("nuclei", "lungs", CLICKS_ONLY, "dice_5") == first.value("nuclei", "lungs", CLICKS_ONLY, "dice_5")
     names = {(figure.mode, figure.name) for figure in new.figures if figure.class_name == "nucleus"}
     assert ("semantic", "detection_rate") in names and ("semantic+interactive", "clicks_saved") not in names
+    assert "| found |" in to_markdown(new) and "| found |" not in to_markdown(first)
     clicked = new.figure("nuclei", "nucleus", CLICKS_ONLY, "dice_1")
     together = first.figure("nuclei", "nucleus", CLICKS_ONLY, "dice_1")
     assert clicked is not None and together is not None
