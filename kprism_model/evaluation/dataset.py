@@ -63,7 +63,8 @@ class DatasetEvaluation:
         instances: InstanceSampling | None = None,
     ) -> None:
         worst = ["semantic", *(f"in_context_{max(knowledge.drawn)}" for _ in knowledge.drawn), CLICKS_ONLY]
-        self.tally = Tally(dataset.name, worst, [dataset.classes[i] for i in instances.indices] if instances else ())
+        one_by_one = () if instances is None else [dataset.classes[index] for index in instances.indices]
+        self.tally = Tally(dataset.name, worst, one_by_one)
         self._predictor = predictor
         self._classes = dataset.classes
         self._modes = modes

@@ -259,6 +259,7 @@ def test_a_limit_takes_whole_cases_by_seed(tmp_path: Path) -> None:
     [
         ({"modes": ("semantics",)}, "unknown modes"),
         ({"split": "testing"}, "unknown split 'testing'"),
+        ({"name": "second"}, "unknown protocol 'second'; expected one of instances, first"),
         ({"references": (0,)}, "at least 1"),
         ({"click_limit": 4}, "at least 5, got 4"),
         ({"max_slices": 0}, "max_slices"),
