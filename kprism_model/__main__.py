@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: python -m kprism_model train | evaluate | convert | export | info."""
+"""Command line: python -m kprism_model train | evaluate | compare | convert | export | info."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.evaluation import command as evaluation
+from kprism_model.evaluation import comparison
 from kprism_model.export import command as export
 from kprism_model.network.convert import config_of, convert
 from kprism_model.training import pretraining
@@ -30,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on test lists")
     evaluation.add_arguments(evaluate)
     evaluate.set_defaults(execute=evaluation.run)
+    compare = commands.add_parser(
+        "compare", help="say whether new weights replace the current ones (status 0) or not (1)"
+    )
+    comparison.add_arguments(compare)
+    compare.set_defaults(execute=comparison.run)
     published = commands.add_parser("convert", help="turn weights in the published layout into a checkpoint")
     published.add_argument("weights", type=Path, help="safetensors file with the published tensor names")
     published.add_argument("out", type=Path, help="stem of the checkpoint to write")

@@ -35,11 +35,11 @@ def _differences(baselines: EvaluationReport, network: EvaluationReport) -> list
         for result in baselines.results
         if samples.get(result.name, result.sample) != result.sample
     ]
-    keys = ("split", "seed", "references", "draws", "click_limit")
+    keys = ("protocol", "split", "seed", "references", "draws", "click_limit")
     found += [
-        f"- {key}: baseline {baselines.protocol[key]}, K-Prism {network.protocol[key]}"
+        f"- {key}: baseline {baselines.protocol.get(key)}, K-Prism {network.protocol.get(key)}"
         for key in keys
-        if baselines.protocol[key] != network.protocol[key]
+        if baselines.protocol.get(key) != network.protocol.get(key)
     ]
     return ["Not measured alike:", "", *found, ""] if found else []
 

@@ -28,7 +28,8 @@ def measuring_seconds(
 ) -> float:
     """Seconds that measuring takes, about.
 
-    One pass a slice for a specialist, ten clicks an object, each draw of references for each class of each slice.
+    One pass a slice for a specialist, ten clicks an object (some instances of a class of many), each draw of references
+    for each class of each slice.
     """
     slices = {dataset.name: _slices(dataset, protocol) for dataset in (*trained, *unseen)}
     objects = sum(slices[dataset.name] * len(dataset.classes) for dataset in (*trained, *unseen))
@@ -36,7 +37,8 @@ def measuring_seconds(
     if "semantic" in games:
         seconds += sum(slices[dataset.name] for dataset in trained) * _pass(unet(3, 2), torch.zeros(1, 3, size, size))
     if "interactive" in games:
-        seconds += objects * _CLICKS * _pass(unet(6, 1), torch.zeros(1, 6, size, size))
+        clicked = sum(slices[dataset.name] * _clicked(dataset, protocol) for dataset in (*trained, *unseen))
+        seconds += clicked * _CLICKS * _pass(unet(6, 1), torch.zeros(1, 6, size, size))
     if "in_context" in games:
         images = torch.zeros(1, 3, in_context_size, in_context_size)
         for count in protocol.references:
@@ -48,6 +50,12 @@ def measuring_seconds(
 
 def _slices(dataset: Dataset, protocol: Protocol) -> int:
     return sum(slice_counts(case)[0] for case in choose_cases(dataset, protocol)[0])
+
+
+def _clicked(dataset: Dataset, protocol: Protocol) -> int:
+    """Objects that are clicked in a slice that shows all classes."""
+    sampling = protocol.instance_sampling(dataset)
+    return len(dataset.classes) + (0 if sampling is None else (sampling.most - 1) * len(sampling.indices))
 
 
 @torch.inference_mode()

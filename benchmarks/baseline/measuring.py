@@ -14,7 +14,15 @@ from benchmarks.baseline.games import answer_classes, answer_clicks, answer_in_c
 from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.data.datasets import Case, Dataset, load_case
 from kprism_model.evaluation.command import Protocol, choose_cases
-from kprism_model.evaluation.protocol import CLICKS_ONLY, Slice, Tally, measure_masks, measure_traces, targets_of
+from kprism_model.evaluation.protocol import (
+    CLICKS_ONLY,
+    Slice,
+    Tally,
+    measure_masks,
+    measure_presence,
+    measure_traces,
+    targets_of,
+)
 from kprism_model.evaluation.reference_pool import Picture, ReferencePool
 from kprism_model.evaluation.report import DatasetResult
 from kprism_model.queries import Query
@@ -51,6 +59,7 @@ class _Run:
         self._baselines = baselines
         self._classes = dataset.classes
         self._protocol = protocol
+        self._instances = protocol.instance_sampling(dataset)
         self._pictures: dict[tuple[int, int], list[Picture]] = {}
         if baselines.in_context is not None:
             pool = ReferencePool(dataset, {case.patient for case in cases})
@@ -73,7 +82,10 @@ class _Run:
     def _semantic(self, parts: Sequence[Slice], network: nn.Module) -> None:
         answers = answer_classes(network, [part.embedding for part in parts], len(self._classes))
         predictions = [one[number] for number in range(len(self._classes)) for one in answers]
-        measure_masks(self.tally, "semantic", targets_of(parts, self._classes), predictions, distances=True)
+        targets = targets_of(parts, self._classes)
+        measure_masks(self.tally, "semantic", targets, predictions, distances=True)
+        if self._instances is not None:
+            measure_presence(self.tally, "semantic", targets, predictions)
 
     def _in_context(
         self, parts: Sequence[Slice], index: int, draw: int, pictures: Sequence[Picture], network: nn.Module
@@ -87,6 +99,8 @@ class _Run:
 
     def _interactive(self, parts: Sequence[Slice], network: nn.Module) -> None:
         targets = [target for target in targets_of(parts, self._classes) if target.present]
+        if self._instances is not None:
+            targets = self._instances.clicked(targets)
         traces = [Trace(Query(target.part.embedding), target.mask, None) for target in targets]
         annotate(partial(answer_clicks, network), traces, self._protocol.click_limit)
         measure_traces(self.tally, CLICKS_ONLY, targets, traces, self._protocol.click_limit)

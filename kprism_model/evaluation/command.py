@@ -21,7 +21,9 @@ from kprism_model.annotator.annotation import CLICKS_SHOWN
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import SPLITS, Case, Dataset, read_dataset, slice_counts
+from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks, known_classes
+from kprism_model.evaluation.instances import INSTANCES_PER_IMAGE, InstanceSampling, instance_classes
 from kprism_model.evaluation.reference_pool import RETRIEVAL_CANDIDATES, ReferencePool
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport
 from kprism_model.evaluation.report_files import save_report
@@ -31,6 +33,9 @@ from kprism_model.predictor import Predictor
 
 MODES = ("semantic", "in_context", "interactive", "chained")
 
+PROTOCOLS = ("instances", "first")
+"""Structures of many instances are clicked one instance at a time, or all of a class together as at first."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -38,8 +43,8 @@ class Protocol:
 
     `max_slices` takes whole cases of a data set in an order drawn by `seed` while they fit, at least one. In-context
     figures use `draws` sets of max(`references`) references, of which a smaller count takes the first, and as many
-    retrieved ones. "chained" clicks after a semantic, and after an in-context, first mask. ValueError for an unknown
-    mode or split, or bad counts.
+    retrieved ones. "chained" clicks after a semantic, and after an in-context, first mask. `name` is one of
+    `PROTOCOLS`. ValueError for an unknown mode, split or name, or bad counts.
     """
 
     modes: Sequence[str] = MODES
@@ -49,6 +54,7 @@ class Protocol:
     draws: int = 5
     click_limit: int = 20
     max_slices: int | None = None
+    name: str = PROTOCOLS[0]
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -57,6 +63,8 @@ class Protocol:
             raise ValueError(f"unknown modes {unknown}; expected one or more of {', '.join(MODES)}")
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r}; expected one of {', '.join(SPLITS)}")
+        if self.name not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.name!r}; expected one of {', '.join(PROTOCOLS)}")
         if not self.references or min(self.references) < 1 or self.draws < 1:
             counts = f"{list(self.references)} and {self.draws}"
             raise ValueError(f"reference counts and draws must be at least 1, got {counts}")
@@ -67,7 +75,9 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, as a report states it."""
+        instances = {"instances_per_image": INSTANCES_PER_IMAGE, "minimum_pixels": MINIMUM_PIXELS}
         return {
+            "protocol": self.name,
             "split": self.split,
             "seed": self.seed,
             "modes": " ".join(self.modes),
@@ -76,7 +86,12 @@ class Protocol:
             "retrieval_candidates": RETRIEVAL_CANDIDATES,
             "click_limit": self.click_limit,
             "max_slices": self.max_slices,
+            **(instances if self.name == "instances" else {}),
         }
+
+    def instance_sampling(self, dataset: Dataset) -> InstanceSampling | None:
+        """What is clicked one instance at a time in a data set; None by the first protocol."""
+        return InstanceSampling(tuple(instance_classes(dataset)), self.seed) if self.name == "instances" else None
 
 
 def evaluate(
@@ -139,7 +154,13 @@ def evaluate_dataset(
         drawn = pool.draw(predictor, protocol.references, protocol.draws, protocol.seed, result.notes)
         retrieved = pool.candidates(predictor, protocol.seed) if "in_context" in protocol.modes else None
         knowledge = Knowledge(drawn, retrieved)
-    run = DatasetEvaluation(predictor, dataset, protocol.modes, knowledge, protocol.click_limit, foreign)
+    instances = protocol.instance_sampling(dataset)
+    if instances is not None and instances.indices and "interactive" in protocol.modes:
+        names = ", ".join(dataset.classes[index] for index in instances.indices)
+        result.notes.append(
+            f"{dataset.name}: clicked one instance at a time, at most {instances.most} an image: {names}"
+        )
+    run = DatasetEvaluation(predictor, dataset, protocol.modes, knowledge, protocol.click_limit, foreign, instances)
     with tqdm(total=len(cases), desc=dataset.name, disable=not progress) as bar:
         for block in encoded_blocks(predictor, dataset, cases):
             run.measure(block)
@@ -168,6 +189,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the `evaluate` command."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="weights (.safetensors with its .json beside)")
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER", help="folders of data sets")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default=PROTOCOLS[0],
+        help="instances: structures of many instances, such as nuclei, are clicked one at a time (default); first: all "
+        "of a class is clicked together",
+    )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="what to measure (default: all)")
     parser.add_argument(
         "--out",
@@ -194,6 +222,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             draws=args.draws,
             max_slices=args.max_slices,
+            name=args.protocol,
         ),
         weights_version=checkpoint.weights_version,
         keep=args.out / "finished",

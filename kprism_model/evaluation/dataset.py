@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.batched import predict_batch
 from kprism_model.data.datasets import Case, Dataset, load_case, load_scribble
+from kprism_model.evaluation.instances import InstanceSampling
 from kprism_model.evaluation.protocol import (
     CLICKS_ONLY,
     Slice,
     Tally,
     Target,
     measure_masks,
+    measure_presence,
     measure_traces,
     targets_of,
 )
 from kprism_model.evaluation.reference_pool import ReferenceDraws, RetrievedReferences
-from kprism_model.network.prompts import COARSEST_ONLY
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor
 from kprism_model.queries import Query
 
@@ -46,7 +47,9 @@ class DatasetEvaluation:
     """Measures one data set, block by block; `tally` holds the scores.
 
     `modes` are some of "semantic", "in_context", "interactive" and "chained"; `limit` clicks at most on each object.
-    `foreign` are classes of the network that cannot be in these images.
+    `foreign` are classes of the network that cannot be in these images. `instances` says what is clicked one instance
+    at a time; None is the first protocol, which clicks on all of a class together and has "claimed" of `foreign`
+    alone in the place of the figures of presence.
     """
 
     def __init__(
@@ -57,15 +60,18 @@ class DatasetEvaluation:
         knowledge: Knowledge,
         limit: int,
         foreign: Sequence[str] = (),
+        instances: InstanceSampling | None = None,
     ) -> None:
         worst = ["semantic", *(f"in_context_{max(knowledge.drawn)}" for _ in knowledge.drawn), CLICKS_ONLY]
-        self.tally = Tally(dataset.name, worst)
+        one_by_one = () if instances is None else [dataset.classes[index] for index in instances.indices]
+        self.tally = Tally(dataset.name, worst, one_by_one)
         self._predictor = predictor
         self._classes = dataset.classes
         self._modes = modes
         self._knowledge = knowledge
         self._limit = limit
         self._foreign = foreign
+        self._instances = instances
         self._known = known_classes(predictor, dataset)
 
     def measure(self, parts: Sequence[Slice]) -> None:
@@ -73,7 +79,7 @@ class DatasetEvaluation:
         if "semantic" in self._modes or "chained" in self._modes:
             self._semantic(targets_of(parts, self._known))
         if "semantic" in self._modes and self._foreign:
-            self._claimed(parts)
+            self._foreign_classes(parts)
         for count, draws in self._knowledge.drawn.items():
             for draw, by_class in enumerate(draws):
                 self._drawn(targets_of(parts, {i: self._classes[i] for i in by_class}), count, draw)
@@ -88,14 +94,19 @@ class DatasetEvaluation:
         predictions = self._first_masks(targets, queries)
         if "semantic" in self._modes:
             measure_masks(self.tally, "semantic", targets, predictions, distances=True)
+            if self._instances is not None:
+                measure_presence(self.tally, "semantic", targets, predictions)
         if "chained" in self._modes:
             self._refine("semantic+interactive", targets, queries, predictions)
 
-    def _claimed(self, parts: Sequence[Slice]) -> None:
-        """How often a class that cannot be in an image is claimed to be there."""
+    def _foreign_classes(self, parts: Sequence[Slice]) -> None:
+        """How often a class that cannot be in an image is painted there or, by the first protocol, claimed to be."""
         queries = [Query(part.embedding, class_name=name) for part in parts for name in self._foreign]
-        for answer in predict_batch(self._predictor, queries, minimum_presence=COARSEST_ONLY):
-            self.tally.add(OTHER_KINDS, "semantic", "claimed", float(answer.presence >= THRESHOLD))
+        for answer in predict_batch(self._predictor, queries, minimum_presence=THRESHOLD):
+            if self._instances is None:
+                self.tally.add(OTHER_KINDS, "semantic", "claimed", float(answer.presence >= THRESHOLD))
+            else:
+                self.tally.add(OTHER_KINDS, "semantic", "false_positive_rate", float(answer.served.any()))
 
     def _drawn(self, targets: Sequence[Target], count: int, draw: int) -> None:
         """One draw of references; clicks follow the first draw of the largest count."""
@@ -137,7 +148,11 @@ class DatasetEvaluation:
     def _refine(
         self, mode: str, targets: Sequence[Target], queries: Sequence[Query], predictions: Sequence[Prediction]
     ) -> None:
-        """Clicks after first masks, where the structure is present."""
+        """Clicks after first masks, where the structure is present.
+
+        A first mask holds all instances of a class, and a click adds a missed one to it or takes a wrong one away: the
+        object is the class, also where clicks alone go to one instance.
+        """
         rows = [row for row, target in enumerate(targets) if target.present]
         self._annotate(
             mode,
@@ -146,8 +161,9 @@ class DatasetEvaluation:
         )
 
     def _interactive(self, targets: Sequence[Target]) -> None:
-        traces = [Trace(Query(target.part.embedding), target.mask, None) for target in targets]
-        self._annotate(CLICKS_ONLY, targets, traces)
+        clicked = targets if self._instances is None else self._instances.clicked(targets)
+        traces = [Trace(Query(target.part.embedding), target.mask, None) for target in clicked]
+        self._annotate(CLICKS_ONLY, clicked, traces)
         self._scribbled(targets)
 
     def _scribbled(self, targets: Sequence[Target]) -> None:

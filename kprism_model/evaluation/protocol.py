@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.annotator.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
+from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.contact_sheet import WorstCase
 from kprism_model.evaluation.metrics import dice, hd95
 from kprism_model.evaluation.report import Curve, Figure
@@ -21,6 +23,8 @@ WORST_KEPT = 3
 
 CLICKS_ONLY = "interactive"
 """The mode that chained modes are compared with."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One class in one slice, with its true mask, which may be empty."""
+    """One class, or one instance of it, in one slice, with its true mask, which may be empty."""
 
     part: Slice
     index: int
@@ -56,11 +60,12 @@ class Target:
 class Tally:
     """The scores of one data set, until they become figures; `draw` tells sets of references apart.
 
-    The worst slices are kept for `worst_modes` alone.
+    The worst slices are kept for `worst_modes` alone. `instance_classes` are clicked one instance at a time.
     """
 
     dataset: str
     worst_modes: Sequence[str] = ()
+    instance_classes: Collection[str] = ()
     worst: list[WorstCase] = field(default_factory=list)
     _scores: dict[tuple[str, str, str, str], dict[int, list[float]]] = field(default_factory=dict)
     _curves: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = field(default_factory=dict)
@@ -116,13 +121,17 @@ class Tally:
         return sorted(self.worst, key=lambda case: (self.worst_modes.index(case.mode), case.score))
 
     def _saved(self) -> list[Figure]:
-        """Share of the clicks to the last NoC threshold that a first mask saves, on the same objects of each class."""
+        """Share of the clicks to the last NoC threshold that a first mask saves, on the same objects of each class.
+
+        First masks hold all instances of a class: where clicks alone go to one instance, there is nothing to compare.
+        """
         name = f"noc{100 * NOC_THRESHOLDS[-1]:.0f}"
         figures = []
         for (class_name, mode, figure, _), draws in self._scores.items():
             without = self._scores.get((class_name, CLICKS_ONLY, name, ""))
             chained = mode.endswith("+interactive") and not mode.startswith("scribble")  # a scribble is work itself
-            if figure == name and chained and without and len(without[0]) == len(draws[0]):
+            comparable = chained and class_name not in self.instance_classes
+            if figure == name and comparable and without and len(without[0]) == len(draws[0]):
                 share = 1 - float(np.mean(draws[0])) / float(np.mean(without[0]))
                 figures.append(Figure(self.dataset, class_name, mode, "clicks_saved", share, len(draws[0])))
         return figures
@@ -152,7 +161,7 @@ def measure_masks(
             tally.add(target.class_name, mode, "dice_present", score, draw=draw)
             if draw == 0:
                 tally.note_worst(target, mode, score, prediction.mask)
-    for pairs in _by_case(targets, predictions):
+    for pairs in _grouped(targets, predictions, lambda target: (target.part.case, target.index)):
         first = pairs[0][0]
         predicted = np.stack([prediction.served for _, prediction in pairs])
         true = np.stack([target.mask for target, _ in pairs])
@@ -163,27 +172,58 @@ def measure_masks(
             tally.add(first.class_name, mode, "hd95", distance, draw=draw, unit="mm" if spacing else "px")
 
 
-def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: Sequence[Trace], limit: int) -> None:
-    """Score the annotator's work: Dice after the first clicks, number of clicks to a Dice, share of failures."""
-    for target, trace in zip(targets, traces, strict=True):
-        name = target.class_name
-        if trace.first is not None:
-            tally.add(name, mode, "dice_first", trace.first)
-        for clicks in CLICKS_SHOWN:
-            tally.add(name, mode, f"dice_{clicks}", trace.after(clicks))
-        for threshold in NOC_THRESHOLDS:
-            figure = f"noc{100 * threshold:.0f}"
-            tally.add(name, mode, figure, trace.clicks_to(threshold, limit))
-            tally.add(name, mode, f"{figure}_failed", float(not trace.reached(threshold)))
-        needed = trace.clicks_to(NOC_THRESHOLDS[-1], limit) if trace.reached(NOC_THRESHOLDS[-1]) else limit + 1
-        reached = [float(clicks >= needed) for clicks in range(limit + 1)]
-        tally.add_curve(name, mode, [trace.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached)
-        tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
+def measure_presence(tally: Tally, mode: str, targets: Sequence[Target], predictions: Sequence[Prediction]) -> None:
+    """Score which structures are found, and which are painted where they are not.
 
-
-def _by_case(targets: Sequence[Target], predictions: Sequence[Prediction]) -> list[list[tuple[Target, Prediction]]]:
-    """The pairs of each class in each case, in the order of the slices."""
-    groups: dict[tuple[str, int], list[tuple[Target, Prediction]]] = {}
+    A structure of at least `MINIMUM_PIXELS` pixels is found if the mask that a user gets overlaps it; where it is
+    absent, any pixel is a false positive. Fewer pixels say neither.
+    """
     for target, prediction in zip(targets, predictions, strict=True):
-        groups.setdefault((target.part.case, target.index), []).append((target, prediction))
+        if not target.present:
+            tally.add(target.class_name, mode, "false_positive_rate", float(prediction.served.any()))
+        elif np.count_nonzero(target.mask) >= MINIMUM_PIXELS:
+            tally.add(target.class_name, mode, "detection_rate", float((prediction.served & target.mask).any()))
+
+
+def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: Sequence[Trace], limit: int) -> None:
+    """Score the annotator's work: Dice after the first clicks, number of clicks to a Dice, share of failures.
+
+    A score is that of a class in a slice: the mean over the instances where several were clicked.
+    """
+    for pairs in _grouped(targets, traces, lambda target: (target.part, target.index)):
+        name = pairs[0][0].class_name
+        scores = [_scores(trace, limit) for _, trace in pairs]
+        for figure in scores[0]:
+            tally.add(name, mode, figure, float(np.mean([score[figure] for score in scores])))
+        curves = [_curve(trace, limit) for _, trace in pairs]
+        tally.add_curve(name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*curves, strict=True)))
+        for target, trace in pairs:
+            tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
+
+
+def _scores(trace: Trace, limit: int) -> dict[str, float]:
+    """The figures of one object."""
+    scores = {} if trace.first is None else {"dice_first": trace.first}
+    scores |= {f"dice_{clicks}": trace.after(clicks) for clicks in CLICKS_SHOWN}
+    for threshold in NOC_THRESHOLDS:
+        figure = f"noc{100 * threshold:.0f}"
+        scores[figure] = trace.clicks_to(threshold, limit)
+        scores[f"{figure}_failed"] = float(not trace.reached(threshold))
+    return scores
+
+
+def _curve(trace: Trace, limit: int) -> tuple[list[float], list[float]]:
+    """Dice after 0, 1, ... clicks, and whether the last NoC threshold is reached by then."""
+    needed = trace.clicks_to(NOC_THRESHOLDS[-1], limit) if trace.reached(NOC_THRESHOLDS[-1]) else limit + 1
+    reached = [float(clicks >= needed) for clicks in range(limit + 1)]
+    return [trace.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached
+
+
+def _grouped(
+    targets: Sequence[Target], results: Sequence[T], key: Callable[[Target], Hashable]
+) -> list[list[tuple[Target, T]]]:
+    """The pairs of target and result whose targets have one key, in their order."""
+    groups: dict[Hashable, list[tuple[Target, T]]] = {}
+    for target, result in zip(targets, results, strict=True):
+        groups.setdefault(key(target), []).append((target, result))
     return list(groups.values())

@@ -13,6 +13,9 @@ from kprism_model.evaluation.contact_sheet import WorstCase
 
 FORMAT_VERSION = 2
 
+POOLED = ("false_positive_rate", "detection_rate")
+"""Shares of questions: for a data set they are of all its questions, whichever class was asked for."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -94,12 +97,16 @@ class EvaluationReport:
         return figure.value
 
     def by_dataset(self, mode: str, name: str) -> dict[str, float]:
-        """The mean over the classes of each data set that has the figure."""
-        values: dict[str, list[float]] = {}
+        """The mean over the classes of each data set that has the figure; over the questions for `POOLED` figures."""
+        found: dict[str, list[tuple[float, int]]] = {}
         for figure in self.figures:
             if figure.mode == mode and figure.name == name and figure.value is not None:
-                values.setdefault(figure.dataset, []).append(figure.value)
-        return {dataset: float(np.mean(found)) for dataset, found in values.items()}
+                weight = figure.count if name in POOLED else 1
+                found.setdefault(figure.dataset, []).append((figure.value, weight))
+        return {
+            dataset: float(np.average([value for value, _ in pairs], weights=[weight for _, weight in pairs]))
+            for dataset, pairs in found.items()
+        }
 
     def mean(self, mode: str, name: str, datasets: Collection[str] | None = None) -> float | None:
         """Mean over data sets (all, or those named) of the mean over classes; None where there is nothing."""

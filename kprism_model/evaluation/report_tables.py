@@ -18,6 +18,8 @@ FIGURE_TITLES = {
     "dice_present": "Dice where present",
     "dice_case": "Dice per case",
     "hd95": "HD95",
+    "detection_rate": "found",
+    "false_positive_rate": "false positives",
     "claimed": "claimed in vain",
     "dice_first": "Dice of the first mask",
     "dice_1": "Dice, 1 click",
@@ -39,10 +41,18 @@ READING = """\
   whose presence is below 0.5 counts as empty, there and in HD95.
 - HD95: per case, in mm by the spacing in the file's header for volumes, in pixels for pictures; cases where one side
   is empty have none and are left out.
-- Claimed in vain: share of the slices and the classes of other kinds of images (such as polyps in a chest X-ray) where
-  presence is 0.5 or more.
+- Found: share of the questions for structures that are in the slice, with 20 pixels or more, where the semantic mask
+  overlaps them. False positives: share of the questions for structures that are not in the slice, or cannot be (such as
+  polyps in a chest X-ray), where the semantic mask holds any pixel. Masks count as a user gets them: empty where
+  presence is below 0.5. For a data set both are of all questions together.
+- Claimed in vain (first protocol): share of the slices and the classes of other kinds of images where presence is 0.5
+  or more.
 - In-context figures are mean ± standard deviation over draws of references from other patients of the training list.
   Retrieved references are the training images that are most like the query, by the image encoder's features.
+- Clicks: one object is a structure in a slice. Structures of many instances, such as nuclei, are clicked one at a time
+  (protocol "instances"): an object is a connected component of 20 pixels or more, four of each slice are drawn by seed,
+  and a figure is the mean over the slice's, then over slices. Clicks after a first mask, which holds all instances,
+  correct that mask as a whole; they have no "clicks saved", because clicks alone then ask for something else.
 - NoC: mean number of clicks to that Dice; failures count as the limit, and their share stands beside. Clicks saved:
   by how much NoC90 is smaller than with clicks alone, on the same objects; its mean is that of the share.
 - In brackets: how many slices or cases a figure is the mean of. A mean over data sets is of the mean over each one's
@@ -75,7 +85,9 @@ def summary_columns(report: EvaluationReport) -> list[tuple[str, str, str]]:
     modes = {figure.mode for figure in report.figures}
     references = sorted(int(mode.removeprefix("in_context_")) for mode in modes if _is_in_context(mode))
     columns = [("semantic", "semantic", "dice_present"), ("semantic, per case", "semantic", "dice_case")]
-    columns.append(("claimed in vain", "semantic", "claimed"))
+    columns += [
+        (FIGURE_TITLES[name], "semantic", name) for name in ("detection_rate", "false_positive_rate", "claimed")
+    ]
     for count in references:
         columns.append((f"{count} ref.", f"in_context_{count}", "dice_present"))
         columns.append((f"{count} retrieved", f"retrieved_{count}", "dice_present"))
@@ -146,6 +158,6 @@ def _cell(figure: Figure | None, name: str) -> str:
 def _number(value: float | None, name: str) -> str:
     if value is None:
         return "–"
-    if name.endswith("_failed") or name in ("clicks_saved", "claimed"):
+    if name.endswith(("_failed", "_rate")) or name in ("clicks_saved", "claimed"):
         return f"{100 * value:.0f} %"
     return f"{value:.3f}" if name.startswith("dice") else f"{value:.1f}"

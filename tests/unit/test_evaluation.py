@@ -148,7 +148,7 @@ def test_all_modes_are_measured_and_what_cannot_be_is_noted(predictor: Predictor
     assert len([case for case in result.worst if case.mode == "semantic"]) == 2
 
 
-def test_classes_of_other_kinds_of_images_are_claimed_in_vain(predictor: Predictor, tmp_path: Path) -> None:
+def test_structures_of_other_kinds_of_images_are_false_positives(predictor: Predictor, tmp_path: Path) -> None:
     kinds = {"boxes": ("MRI", "box"), "sibling": ("MRI", "ball"), "rings": ("CT", "ring"), "more": ("CT", "box")}
     label = rectangle((SIZE, SIZE), slice(10, 20), slice(10, 20))
     folders = [
@@ -157,14 +157,19 @@ def test_classes_of_other_kinds_of_images_are_claimed_in_vain(predictor: Predict
     ]
     read = [read_dataset(folder) for folder in folders]
     assert [foreign_classes(dataset, read) for dataset in read] == [["ring"], ["ring"], ["ball"], ["ball"]]
+    torch.manual_seed(0)
     network = KPrism(replace(predictor.model.config, num_classes=3)).eval()
     torch.nn.init.zeros_(network.decoder.presence[2].weight)
+    asked = Predictor(network, ClassRegistry(["box", "ball", "ring"]))
+    [block] = encoded_blocks(asked, read[0], read[0].cases("test"))
+    assert all(asked.predict(class_name="ring", embedding=part.embedding).mask.any() for part in block)
     for bias, expected in ((3.0, 1.0), (-3.0, 0.0)):
         torch.nn.init.constant_(network.decoder.presence[2].bias, bias)
-        asked = Predictor(network, ClassRegistry(["box", "ball", "ring"]))
-        result = evaluate_dataset(asked, read[0], Protocol(modes=("semantic",)), ["ring"], progress=False)
-        [claimed] = [figure for figure in result.figures if figure.name == "claimed"]
-        assert (claimed.class_name, claimed.value, claimed.count) == ("other kinds", expected, 3)
+        for protocol_name, figure in (("instances", "false_positive_rate"), ("first", "claimed")):
+            settings = Protocol(modes=("semantic",), name=protocol_name)
+            result = evaluate_dataset(asked, read[0], settings, ["ring"], progress=False)
+            [found] = [one for one in result.figures if one.class_name == "other kinds"]
+            assert (found.name, found.value, found.count) == (figure, expected, 3)
 
 
 def test_stopping_early_where_a_structure_is_absent_changes_no_figure(
@@ -255,6 +260,7 @@ def test_a_limit_takes_whole_cases_by_seed(tmp_path: Path) -> None:
     [
         ({"modes": ("semantics",)}, "unknown modes"),
         ({"split": "testing"}, "unknown split 'testing'"),
+        ({"name": "second"}, "unknown protocol 'second'; expected one of instances, first"),
         ({"references": (0,)}, "at least 1"),
         ({"click_limit": 4}, "at least 5, got 4"),
         ({"max_slices": 0}, "max_slices"),
