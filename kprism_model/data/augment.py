@@ -36,6 +36,10 @@ class Augmentation:
     contrast: float = 1.4
     brightness: float = 0.12
     """Added, either way."""
+    window: float = 0.15
+    """Chance that a grey image is shown in a narrower window of its grey levels, as CT and MRI are."""
+    window_width: float = 0.5
+    """Narrowest window, in shares of all grey levels."""
     tint: float = 0.15
     """Relative gain of red, green and blue apart, in colour images only."""
     grey: float = 0.1
@@ -155,7 +159,7 @@ def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, gen
     images = images * tint[:, :, None, None]
     drop = (coloured * _chance(n, settings.grey, generator)).bool()
     images[drop] = images[drop].mean(dim=1, keepdim=True)
-    images = images.clamp_(0, 1)
+    images = _windowed(images.clamp_(0, 1), coloured == 0, settings, generator)
     invert = _column(_chance(n, settings.invert, generator))
     images = invert + (1 - 2 * invert) * images
     if settings.gamma > 1:
@@ -172,6 +176,16 @@ def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, gen
         noise = torch.randn(n, 1, *images.shape[2:], generator=generator)
         images = images + _column(level) * noise
     return images.clamp_(0, 1)
+
+
+def _windowed(images: Tensor, grey: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Some of the images that `grey` (n,) names, with all below a level black and all above another white."""
+    n = len(images)
+    width = 1 - (1 - settings.window_width) * torch.rand(n, generator=generator)
+    low = (1 - width) * torch.rand(n, generator=generator)
+    chosen = _column(grey * _chance(n, settings.window, generator))
+    narrow = ((images - _column(low)) / _column(width)).clamp(0, 1)
+    return images + chosen * (narrow - images)
 
 
 def _uniform(n: int, largest: float, generator: Generator) -> Tensor:

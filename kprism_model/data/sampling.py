@@ -34,20 +34,22 @@ class Mixture:
 
     `absent`: an image that lacks the structure asked for. `elsewhere`: images that cannot show a structure (see
     `kprism_model.data.anatomy`) count as lacking it; set it to 0 if they may hold it unlabelled.
-    `composite`: an object to click on that is no class. `synthetic`: a group of synthetic images. `regions`: a group of
-    views of one slice, with an object made of its regions. `references`: of 1, 2, ... references.
+    `composite`: an object to click on that is no class. `instance`: one instance as object where there are many, such
+    as nuclei. `synthetic`: a group of synthetic images. `regions`: a group of views of one slice, with an object made
+    of its regions. `references`: of 1, 2, ... references.
     """
 
     absent: float = 0.12
     elsewhere: float = 1.0
     composite: float = 0.25
+    instance: float = 0.85
     synthetic: float = 0.12
     regions: float = 0.3
     references: tuple[float, ...] = (0.6, 0.2, 0.2)
 
     def __post_init__(self) -> None:
         """Refuse what are no chances, naming the field."""
-        for name in ("absent", "elsewhere", "composite", "synthetic", "regions"):
+        for name in ("absent", "elsewhere", "composite", "instance", "synthetic", "regions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Mixture.{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.synthetic + self.regions > 1:
@@ -183,13 +185,12 @@ class Sampler:
         self, target: Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.bool_]:
         """An object to click on: the structure or, by chance and where there is one, a union or a component."""
+        component, many = component_of(target, row, mask, rng)
+        if many and component is not None and rng.random() < self._mixture.instance:
+            return component
         if rng.random() >= self._mixture.composite:
             return mask
-        options = [
-            found
-            for found in (union_of(target.part, row, rng), component_of(target, row, mask, rng))
-            if found is not None
-        ]
+        options = [found for found in (union_of(target.part, row, rng), component) if found is not None]
         return options[rng.integers(len(options))] if options else mask
 
     def _draw_absent(self, target: Target, rng: np.random.Generator) -> _Picture:

@@ -15,6 +15,12 @@ from kprism_model.data.slices import SliceSet
 MINIMUM_PIXELS = 20
 """A slice shows a class if it holds this many pixels of it."""
 
+MANY_INSTANCES = 4
+"""A structure of many instances, such as nuclei, has at least so many connected components."""
+
+LARGEST_SHARE = 1 / 3
+"""No instance holds more than this share of the structure's pixels; the trunk of a tree of vessels does."""
+
 _CONNECTED = np.ones((3, 3), dtype=bool)
 
 
@@ -70,15 +76,18 @@ def union_of(part: SliceSet, row: int, rng: np.random.Generator) -> NDArray[np.b
 
 def component_of(
     target: Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
-) -> NDArray[np.bool_] | None:
-    """One connected component that is large enough, None if the class is a single component."""
+) -> tuple[NDArray[np.bool_] | None, bool]:
+    """One connected component that is large enough, None if the class is a single component.
+
+    Second, whether the structure has many instances here, which a person clicks one by one.
+    """
     components, count = ndimage.label(mask, _CONNECTED)
     if count < 2:
-        return None
+        return None, False
     areas = np.bincount(components.ravel())[1:]
     areas = areas * (target.part.pixels[row, target.column] / areas.sum())  # pixels as SliceSet counts them
     large = np.flatnonzero(areas >= MINIMUM_PIXELS)
     if not len(large):
-        return None
+        return None, False
     component: NDArray[np.bool_] = components == 1 + rng.choice(large)
-    return component
+    return component, bool(len(large) >= MANY_INSTANCES and areas.max() <= LARGEST_SHARE * areas.sum())

@@ -16,17 +16,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kprism_model.data.datasets import SPLITS, Case, Dataset, load_case
-from kprism_model.data.targets import MINIMUM_PIXELS
+from kprism_model.data.targets import LARGEST_SHARE, MANY_INSTANCES, MINIMUM_PIXELS
 from kprism_model.evaluation.protocol import Target
 
 INSTANCES_PER_IMAGE = 4
 """At most so many instances of a class are clicked in one image."""
-
-MANY_INSTANCES = 4
-"""A structure of many instances has at least so many in the median image that shows it."""
-
-LARGEST_SHARE = 1 / 3
-"""In the median image no instance holds more than this share of the structure's pixels; a vessel tree's trunk does."""
 
 _CASES_LOOKED_AT = 20
 _CONNECTED = np.ones((3, 3), dtype=bool)

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size, help="images a batch")
     parser.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
     parser.add_argument("--learning-rate", type=float, default=TrainingPlan.learning_rate)
+    parser.add_argument(
+        "--coarse", type=float, default=0.65, help="share of the budget that is spent at two thirds of the native size"
+    )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default=TrainingPlan.precision)
     parser.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
     parser.add_argument(
@@ -99,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         learning_rate=arguments.learning_rate,
         precision=arguments.precision,
         seed=arguments.seed,
-        sizes=((0.0, coarse_size(config.native_size)), (0.65, config.native_size)),
+        sizes=((0.0, coarse_size(config.native_size)), (arguments.coarse, config.native_size)),
     )
     trainer = Trainer(
         config,

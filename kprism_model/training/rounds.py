@@ -192,6 +192,8 @@ def _task(
         references = _references(model, batch, features, rows.numbers)
         prompts, masks = _carried(rows.numbers, batch.masks[rows.numbers], references, user), batch.masks
     else:
+        whole = (batch.objects == batch.masks).flatten(1).all(dim=1)  # a mask of all nuclei is no first mask of one
+        answers = answers * whole[:, None, None, None]
         prompts, masks = _first_prompts(rows.numbers, batch.objects, answers, course, user), batch.objects
     assert prompts is not None  # there are rows
     return _Task(prompts, masks[rows.numbers], rows.weight, course, mode != "interactive")

@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
 @pytest.fixture
 def batch(store: SliceStore) -> Batch:
     """Four images of boxes, the first of which is said to lack some."""
-    mixture = Mixture(absent=0.0, synthetic=0.0)
+    mixture = Mixture(absent=0.0, synthetic=0.0, regions=0.0)
     sampler = Sampler(store, seed=0, mixture=mixture, augmentation=Augmentation.none())
     drawn = sampler.batch(4, step=0, size=SIZE)
     drawn.lacking[0, 0] = 0
@@ -151,7 +151,6 @@ def test_a_whole_step_waits_for_nothing_and_logs_late(
     monkeypatch.setattr(rounds, "simulated_user", BatchedUser)
     plan = TrainingPlan(minutes=1e9, batch_size=4, sizes=((0.0, SIZE),), precision="float32")
     trainer = Trainer(KPrismConfig.tiny(num_classes=1), Sampler(store, seed=0), plan, tmp_path)
-    trainer.optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=1e-3, fused=True)
     trainer._pending = PendingRecords(3)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     step = trainer._train_step
