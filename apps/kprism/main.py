@@ -27,7 +27,7 @@ from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
 from lib.dicom.watch import Watch  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.infers.base import House, Source  # noqa: E402
-from lib.infers.former import FormerReferences  # noqa: E402
+from lib.infers.earlier import EarlierReferences  # noqa: E402
 from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
@@ -74,8 +74,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         house = House(self.engine, self.book, self._datastore)
         self._learn_names()
         in_context = InContext(house, self.loop.submitted_cases)
-        former = FormerReferences(self.loop.former, in_context)
-        tasks = [Semantic(house, former), in_context, Interactive(house, former), Scribbles(house)]
+        earlier = EarlierReferences(self.loop.earlier_structures, in_context)
+        tasks = [Semantic(house, earlier), in_context, Interactive(house, earlier), Scribbles(house)]
         return {task.name: task for task in tasks}
 
     def init_trainers(self) -> dict[str, TrainTask]:

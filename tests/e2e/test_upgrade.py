@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from kprism_model.network.config import KPrismConfig
-from tests.e2e.old_site.make import ARCHIVE, CONFIG, LABELLED, STRUCTURES, teach
+from tests.e2e.old_site.make import ARCHIVE, LABELLED, STRUCTURES, teach
 from tests.e2e.site import get, train, version, wait
 from tests.live_server import ROOT, LiveServer
 
@@ -49,17 +49,19 @@ def contents(studies: Path) -> dict[str, bytes]:
     return {str(path.relative_to(studies)): path.read_bytes() for path in files if path.is_file()}
 
 
-def upgraded(folder: Path, config: KPrismConfig, minutes: float) -> Site:
-    """A copy of the old site, and shipped weights of the network `config`."""
+def copied(folder: Path) -> Site:
+    """A copy of the old site; its shipped weights are still to be made."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
-    teach(config, folder / "shipped", minutes=minutes)
     return Site(folder / "studies", folder / "shipped.safetensors", contents(folder / "studies"))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    return upgraded(tmp_path_factory.mktemp("upgrade"), KPrismConfig.tiny(num_classes=2), 0.5)
+    """The old site with shipped weights of another network."""
+    found = copied(tmp_path_factory.mktemp("upgrade"))
+    teach(KPrismConfig.tiny(num_classes=2), found.weights, minutes=0.5)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,9 @@ def test_the_old_versions_and_labels_are_byte_for_byte_what_they_were(server: Li
 
 
 def test_other_shipped_weights_of_the_same_network_leave_the_sites_version_serving(tmp_path: Path) -> None:
-    site = upgraded(tmp_path, CONFIG, 0.02)
+    site = copied(tmp_path)
+    old = json.loads(site.before[".kprism/versions/0001.json"])
+    teach(KPrismConfig.from_dict({**old["config"], "num_classes": 2}), site.weights, minutes=0.02)
     with site.serve() as running:
         assert listed(running) == [("2", True, False), ("1", False, False), ("0", False, False)]
         status = get(running, "/kprism/api/status")

@@ -38,7 +38,7 @@ def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in complete.items() if name != "num_classes"}
 
 
-class FormerStructures:
+class EarlierStructures:
     """Structures that versions of an earlier network knew and that labelled cases of the site show."""
 
     def __init__(self, versions: Versions, ledger: Ledger, book: LabelBook) -> None:
@@ -46,7 +46,10 @@ class FormerStructures:
 
     def unknown_to(self, registry: ClassRegistry) -> list[str]:
         """Their names, without those that the weights with the classes `registry` know themselves."""
-        named = {name for version in self._versions.known() if version.earlier for name in version.classes}
-        former = {self._book.canonical(name) for name in named}
-        shown = [self._book.canonical(name) for entry in self._ledger.submissions() for name in entry.structures]
-        return [name for name in dict.fromkeys(shown) if name in former and name not in registry]
+        labelled = [self._book.canonical(name) for entry in self._ledger.submissions() for name in entry.structures]
+        unknown = [name for name in dict.fromkeys(labelled) if name not in registry]
+        if not unknown:  # as at most sites, most of the time: no need to look at the versions
+            return []
+        known = [name for version in self._versions.known() if version.earlier for name in version.classes]
+        earlier = {self._book.canonical(name) for name in known}
+        return [name for name in unknown if name in earlier]

@@ -27,7 +27,7 @@ from lib.whole import DEFAULTS, segment_classes
 
 if TYPE_CHECKING:
     from lib.infers.base import House, Job
-    from lib.infers.former import FormerReferences
+    from lib.infers.earlier import EarlierReferences
     from lib.infers.in_context import Shown
 
 NOTHING, FINAL, ORIGINAL, SEMANTIC = "nothing", "final label", "original label", "semantic"
@@ -45,10 +45,10 @@ class FirstMasks:
     `clicked` are the labels that an uploaded mask without names may belong to: exactly one.
     """
 
-    def __init__(self, job: Job, house: House, clicked: Sequence[str], former: FormerReferences) -> None:
+    def __init__(self, job: Job, house: House, clicked: Sequence[str], earlier: EarlierReferences) -> None:
         self._job = job
         self._house = house
-        self._former = former
+        self._earlier = earlier
         self._clicked = clicked
         self.origins: dict[str, str] = {}
         self._source, self._masks = self._find()
@@ -91,9 +91,9 @@ class FirstMasks:
         """References for clicked structures that only an earlier network knew; without any there is no first mask."""
         network = self._job.network
         unknown = {name for name in self._clicked if name not in network.registry}
-        asked = [name for name in self._former.names(network) if name in unknown] if unknown else []
+        asked = [name for name in self._earlier.names(network) if name in unknown] if unknown else []
         try:
-            return self._former.find(self._job, asked, DEFAULTS)
+            return self._earlier.find(self._job, asked, DEFAULTS)
         except RequestError:
             return {}
 

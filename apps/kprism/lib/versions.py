@@ -145,9 +145,10 @@ class Versions:
         from kprism_model.checkpoint import CheckpointError, load_checkpoint
 
         pointer, warning = self._read_pointer()
-        if (nearest := self._nearest(pointer)) != pointer.number:
-            logger.warning("Version %d of the weights is of an earlier network; %d serves", pointer.number, nearest)
-        for number in self._line_of_network(pointer):
+        line = self._line_of_network(pointer)
+        if pointer.number not in line:
+            logger.warning("Version %d of the weights is of an earlier network and left out", pointer.number)
+        for number in line:
             try:
                 served = Served(number, load_checkpoint(self._path(number), device=device), warning)
             except CheckpointError as error:

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from lib.errors import RequestError
 from lib.infers.base import Answer, House, Job, KPrismTask
-from lib.infers.former import FormerReferences
+from lib.infers.earlier import EarlierReferences
 from lib.infers.in_context import told
 from lib.options import Option
 from lib.prompts import read_structures
@@ -26,14 +26,14 @@ class Semantic(KPrismTask):
     name = "semantic"
     options: ClassVar = {"structures": Option("", names=True), **WHOLE}
 
-    def __init__(self, house: House, former: FormerReferences) -> None:
-        self._former = former
+    def __init__(self, house: House, earlier: EarlierReferences) -> None:
+        self._earlier = earlier
         super().__init__(house, InferType.SEGMENTATION, "Segments the structures that the network was trained on")
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description; only classes that are trained, or were in an earlier network, can be asked for."""
         info, network = super().info(), self.house.engine.network()
-        known = network.registry.add(self._former.names(network))
+        known = network.registry.add(self._earlier.names(network))
         info["labels"] = {name: number for name, number in info["labels"].items() if name in known}
         return info
 
@@ -41,12 +41,12 @@ class Semantic(KPrismTask):
         """All asked classes in all slices, merged: a pixel belongs to its most probable class."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
         unknown = [name for name in asked if name not in job.network.registry]
-        former = self._former.names(job.network) if unknown else []
+        earlier = self._earlier.names(job.network) if unknown else []
         for name in unknown:
-            if name not in former:
-                known = ", ".join([*job.network.registry.names, *former])
+            if name not in earlier:
+                known = ", ".join([*job.network.registry.names, *earlier])
                 raise RequestError(f"structure {name!r} is unknown to these weights; expected one of {known}")
         names = asked or list(job.network.registry.names)
-        shown = self._former.find(job, unknown, job.options)
+        shown = self._earlier.find(job, unknown, job.options)
         labels = segment_classes(self.house.engine, job.network, job.image, names, job.options, job.report, shown)
         return Answer(labels, names, asked, {"references": told(shown)} if shown else {})

@@ -33,26 +33,26 @@ def upgrade(app: Any) -> dict[str, Any] | None:
     if not earlier or len(earlier) < len(published):
         return None
     labels = len(app.loop.ledger.submissions())
-    former = app.loop.former.unknown_to(app.engine.network().registry)
+    structures = app.loop.earlier_structures.unknown_to(app.engine.network().registry)
     return {
         "versions": len(earlier),
         "labels": labels,
-        "structures": former,
-        "sentence": _upgrade_sentence(len(earlier), labels, former),
+        "structures": structures,
+        "sentence": _upgrade_sentence(len(earlier), labels, structures),
     }
 
 
-def _upgrade_sentence(versions: int, labels: int, former: Sequence[str]) -> str:
+def _upgrade_sentence(versions: int, labels: int, structures: Sequence[str]) -> str:
     count = "1 version of the weights is" if versions == 1 else f"{versions} versions of the weights are"
     text = (
         f"{count} of an earlier network and cannot serve; the shipped weights serve. "
         f"The labels are kept ({labels}): one training on all of them teaches them to the present network."
     )
-    if not former:
+    if not structures:
         return text
     return (
-        f"{text} Until its result is published, what only the earlier network knew ({', '.join(former)}) is segmented "
-        "after labelled cases where it is asked for by name."
+        f"{text} Until its result is published, what only the earlier network knew ({', '.join(structures)}) is "
+        "segmented after labelled cases where it is asked for by name."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lib.earlier import FormerStructures
+from lib.earlier import EarlierStructures
 from lib.engine import Network
 from lib.infers.base import Job
 from lib.options import read_options
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from lib.infers.in_context import InContext, Shown
 
 
-class FormerReferences:
+class EarlierReferences:
     """Finds references for such structures, by the rules and with the defaults of `in_context`."""
 
-    def __init__(self, structures: FormerStructures, in_context: InContext) -> None:
+    def __init__(self, structures: EarlierStructures, in_context: InContext) -> None:
         self._structures, self._in_context = structures, in_context
 
     def names(self, network: Network) -> list[str]:
