@@ -179,7 +179,7 @@ def test_nothing_of_the_old_state_was_changed(server: LiveServer, site: Site) ->
 
 
 def test_one_training_on_all_labels_ends_the_message(server: LiveServer, site: Site) -> None:
-    train(server, options={"max_minutes": 0.5, "learning_rate": 2e-3})
+    train(server, options={"max_minutes": 0.3, "learning_rate": 2e-3})
     status = get(server, "/kprism/api/status")
     assert "Published as version 3" in status["training"]["sentence"], status["training"]
     wait(lambda: version(server) != shipped(site), server)
