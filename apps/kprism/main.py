@@ -27,6 +27,7 @@ from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
 from lib.dicom.watch import Watch  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.infers.base import House, Source  # noqa: E402
+from lib.infers.earlier import EarlierReferences  # noqa: E402
 from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
@@ -72,7 +73,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         self.engine, self.book, self.versions = self.loop.engine, self.loop.book, self.loop.versions
         house = House(self.engine, self.book, self._datastore)
         self._learn_names()
-        tasks = [Semantic(house), InContext(house, self.loop.submitted_cases), Interactive(house), Scribbles(house)]
+        in_context = InContext(house, self.loop.submitted_cases)
+        earlier = EarlierReferences(self.loop.earlier_structures, in_context)
+        tasks = [Semantic(house, earlier), in_context, Interactive(house, earlier), Scribbles(house)]
         return {task.name: task for task in tasks}
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -161,6 +161,7 @@ class VolumePredictor:
         self,
         class_names: Sequence[str],
         *,
+        references: Mapping[str, References] | None = None,
         minimum_presence: float = THRESHOLD,
         slices: tuple[int, int] | None = None,
         largest: Sequence[str] = (),
@@ -169,11 +170,16 @@ class VolumePredictor:
     ) -> NDArray[np.uint8]:
         """Index map (i, j, k) of classes that the weights know: value n is the n-th name, 0 is none.
 
-        Each slice is encoded once for all classes. A class that is less probable than `minimum_presence` to be in a
-        slice stops there at the coarsest scale. `slices` (first, last) restricts where to look; the rest as in
-        `segment`; overlaps as in `merge_classes`.
+        The names in `references` are those of structures that labelled cases show instead. Each slice is encoded once
+        for all of them. A structure that is less probable than `minimum_presence` to be in a slice stops there at the
+        coarsest scale. `slices` (first, last) restricts where to look; the rest as in `segment`; overlaps as in
+        `merge_classes`.
         """
-        asked = {name: Question(0, class_name=name) for name in class_names}
+        shown = references or {}
+        asked = {
+            name: Question(0, references=shown[name]) if name in shown else Question(0, class_name=name)
+            for name in class_names
+        }
         return self._everywhere(asked, minimum_presence, slices, largest, fill, progress)
 
     def predict_references(

@@ -16,9 +16,9 @@ from kprism_model.network.kprism import KPrism
 from lib.trainers.unpublished import Unpublished
 
 
-def checkpoint(folder: Path, names: list[str], version: str) -> Checkpoint:
+def checkpoint(folder: Path, names: list[str], version: str, **changes: int) -> Checkpoint:
     torch.manual_seed(len(names))
-    model = KPrism(KPrismConfig.tiny(num_classes=len(names))).eval()
+    model = KPrism(KPrismConfig.tiny(num_classes=len(names), **changes)).eval()
     return Checkpoint(model, ClassRegistry(names), {}, version, folder / f"{version}.safetensors")
 
 
@@ -51,3 +51,11 @@ def test_what_is_of_another_version_damaged_or_forgotten_does_not_count(
     unpublished.keep(served.model, served.registry, served)
     unpublished.forget()
     assert unpublished.start(served) is served and not list(tmp_path.glob("unpublished*"))
+
+
+def test_weights_of_an_earlier_network_are_no_start_and_stay(served: Checkpoint, tmp_path: Path) -> None:
+    unpublished = Unpublished(tmp_path)
+    unpublished.keep(served.model, served.registry, served)
+    new = checkpoint(tmp_path, ["liver"], served.weights_version, base_channels=4)
+    assert unpublished.start(new) is new
+    assert unpublished.start(served) is not served

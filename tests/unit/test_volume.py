@@ -264,6 +264,23 @@ def test_references_segment_whole_volumes(predictor: Predictor) -> None:
     assert not volume.predict_references({"lump": shown}, minimum_presence=1.0).any()
 
 
+def test_classes_and_references_are_segmented_together(predictor: Predictor) -> None:
+    volume = ready(predictor)
+    mask = np.zeros((26, 20), bool)
+    mask[8:16, 6:14] = True
+    shown = predictor.embed_references([volume.volume.images[4]], [mask])
+    names = ["a", "lump"]
+    labels = volume.predict_classes(names, references={"lump": shown}, minimum_presence=0.0)
+    slices = volume.volume.orientation.to_slices(labels)
+    for number, embedding in enumerate(volume.embed(range(SHAPE[2]))):
+        found = {
+            "a": predictor.predict(class_name="a", embedding=embedding),
+            "lump": predictor.predict(references=shown, embedding=embedding),
+        }
+        assert (merge_classes(found, names, presence_threshold=0.0) != slices[number]).mean() < 0.001
+    assert {*np.unique(labels)} >= {1, 2}
+
+
 def test_cleaning_keeps_the_clicked_part(predictor: Predictor) -> None:
     volume = ready(predictor)
     request = {"lump": inside((9, 14, 4))}

@@ -18,6 +18,7 @@ from lib.bank import ReferenceBank
 from lib.bank_references import Submitted
 from lib.configs.app_config import AppConfig
 from lib.datastore import image_path
+from lib.earlier import EarlierStructures
 from lib.engine import Engine, network_of
 from lib.errors import RequestError
 from lib.follow import Follower
@@ -69,6 +70,7 @@ class Loop:
             config.state / "bank", self.intake.load, run=lambda compute: self.engine.run("encode", Report(), compute)
         )
         self.submitted_cases = Submitted(self.bank, self.intake, self.engine)
+        self.earlier_structures = EarlierStructures(self.versions, self.ledger, self.book)
         self.trainer = ActiveLearner(
             self.intake,
             self.versions,

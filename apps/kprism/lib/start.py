@@ -6,7 +6,7 @@ In this order:
 1. a labelmap uploaded with the request as `label`; `label_info` names its values, without it every voxel that is not 0
    belongs to the label that is clicked;
 2. the option `start_from`: the label that the datastore holds for the image, submitted (tag final) or a draft (tag
-   original), or what `semantic` finds;
+   original), or what `semantic` finds, clicked structures that only an earlier network knew among it;
 3. nothing.
 """
 
@@ -27,6 +27,8 @@ from lib.whole import DEFAULTS, segment_classes
 
 if TYPE_CHECKING:
     from lib.infers.base import House, Job
+    from lib.infers.earlier import EarlierReferences
+    from lib.infers.in_context import Shown
 
 NOTHING, FINAL, ORIGINAL, SEMANTIC = "nothing", "final label", "original label", "semantic"
 START = (NOTHING, FINAL, ORIGINAL, SEMANTIC)
@@ -43,9 +45,10 @@ class FirstMasks:
     `clicked` are the labels that an uploaded mask without names may belong to: exactly one.
     """
 
-    def __init__(self, job: Job, house: House, clicked: Sequence[str]) -> None:
+    def __init__(self, job: Job, house: House, clicked: Sequence[str], earlier: EarlierReferences) -> None:
         self._job = job
         self._house = house
+        self._earlier = earlier
         self._clicked = clicked
         self.origins: dict[str, str] = {}
         self._source, self._masks = self._find()
@@ -77,11 +80,22 @@ class FirstMasks:
                 engine, datastore = self._house.engine, self._house.datastore
                 return start, stored_masks(engine, datastore, book, job.image, image_id, TAGS[start])
         if start == SEMANTIC:
-            names = job.network.registry.names
-            found = segment_classes(self._house.engine, job.network, job.image, names, DEFAULTS, job.report)
+            shown = self._shown()
+            names = [*job.network.registry.names, *shown]
+            found = segment_classes(self._house.engine, job.network, job.image, names, DEFAULTS, job.report, shown)
             present = values_in(found)
             return start, {name: found == value for value, name in enumerate(names, 1) if value in present}
         return NOTHING, {}
+
+    def _shown(self) -> dict[str, Shown]:
+        """References for clicked structures that only an earlier network knew; without any there is no first mask."""
+        network = self._job.network
+        unknown = {name for name in self._clicked if name not in network.registry}
+        asked = [name for name in self._earlier.names(network) if name in unknown] if unknown else []
+        try:
+            return self._earlier.find(self._job, asked, DEFAULTS)
+        except RequestError:
+            return {}
 
     def _uploaded(self) -> dict[str, NDArray[np.bool_]]:
         job, book = self._job, self._house.book

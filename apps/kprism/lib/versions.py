@@ -6,7 +6,7 @@ parent and its metrics; version 0 are the shipped weights, which lie elsewhere. 
 serves, its ancestors, and the highest number ever given, so that no number is used twice. It is replaced by rename,
 after the version that it names is safely on the disk: whenever a process is killed or the disk fills up, the pointer
 names a whole version. One that is damaged later is left out for the nearest good ancestor, in the end the shipped
-weights.
+weights; so is one of an earlier network (`lib.earlier`), which is kept and listed but never serves.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.earlier import is_of_earlier_network
 from lib.files import locked, read_json, remove_parts, sha256, write_json
 
 # PyTorch takes seconds to import, and going back to a version must not: what needs it imports it.
@@ -47,7 +48,8 @@ class VersionError(ValueError):
 class Version:
     """One version: its number, that of its parent (None for the shipped weights), weights file, and when it was made.
 
-    `note` are metrics, training cases and whatever else the trainer said of it.
+    `note` are metrics, training cases and whatever else the trainer said of it; `classes` are the structures that it
+    knows. `earlier`: it is of an earlier network than the shipped weights, and cannot serve.
     """
 
     number: int
@@ -56,6 +58,8 @@ class Version:
     weights_version: str
     made: float | None
     note: Mapping[str, Any]
+    classes: tuple[str, ...]
+    earlier: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Versions:
         with locked(self.folder):
             self._remove_remains()
             pointer = self._pointer()
-            parent = pointer.number if parent is None else parent
+            parent = self._nearest(pointer) if parent is None else parent
             number = max([pointer.highest, *self._numbers()]) + 1
             metadata = {"version": number, "parent": parent, "made": time.time(), "note": dict(note)}
             try:
@@ -111,9 +115,14 @@ class Versions:
         return number
 
     def roll_back(self, number: int) -> Version:
-        """Let an earlier (or later) version serve; VersionError if it is not there or damaged."""
+        """Let another version serve; VersionError if it is not there, damaged, or of an earlier network."""
         with locked(self.folder):
             version = self.version(number)
+            if version.earlier:
+                raise VersionError(
+                    f"version {number} of the weights is of an earlier network than the shipped weights, "
+                    f"{self._path(SHIPPED)}, and cannot serve any more"
+                )
             if (fault := self.fault(version)) is not None:
                 raise VersionError(fault)
             parent = version.parent
@@ -123,18 +132,23 @@ class Versions:
         return version
 
     def current(self) -> Version:
-        """The version that the pointer names, whether or not its weights are whole."""
-        return self.version(self._pointer().number)
+        """The version that is to serve, whether or not its weights are whole: the one that the pointer names or, where
+        that is of an earlier network, its nearest ancestor that is not.
+        """
+        return self.version(self._nearest(self._pointer()))
 
     def load(self, *, device: str = "cpu") -> Served:
-        """Load the serving version or, with a warning, its nearest ancestor that is whole.
+        """Load the version that is to serve (see `current`) or, with a warning, its nearest ancestor that is whole.
 
         CheckpointError if not even the shipped weights can be loaded.
         """
         from kprism_model.checkpoint import CheckpointError, load_checkpoint
 
         pointer, warning = self._read_pointer()
-        for number in (pointer.number, *pointer.ancestors):
+        line = self._line_of_network(pointer)
+        if pointer.number not in line:
+            logger.warning("Version %d of the weights is of an earlier network and left out", pointer.number)
+        for number in line:
             try:
                 served = Served(number, load_checkpoint(self._path(number), device=device), warning)
             except CheckpointError as error:
@@ -185,16 +199,26 @@ class Versions:
         try:
             content = json.loads(path.with_suffix(".json").read_bytes())
             metadata, weights_version = content["metadata"], content["weights_version"]
+            classes = tuple(content["classes"])
             if number == SHIPPED:
-                return Version(SHIPPED, None, path, weights_version, None, metadata)
-            return Version(number, metadata["parent"], path, weights_version, metadata["made"], metadata["note"])
+                return Version(SHIPPED, None, path, weights_version, None, metadata, classes)
+            return Version(
+                number,
+                metadata["parent"],
+                path,
+                weights_version,
+                metadata["made"],
+                metadata["note"],
+                classes,
+                self._is_earlier(content["config"]),
+            )
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise VersionError(
                 f"the description of version {number}, {path.with_suffix('.json')}: {error!r}"
             ) from error
 
     def fault(self, version: Version) -> str | None:
-        """Why a version cannot serve, or None: its weights must be those that were written."""
+        """What is wrong with the files of a version, or None: its weights must be those that were written."""
         try:
             expected = json.loads(version.path.with_suffix(".json").read_bytes())["sha256"]
             found = sha256(version.path)
@@ -203,6 +227,32 @@ class Versions:
         if found == expected:
             return None
         return f"version {version.number} of the weights is damaged: {version.path} has SHA-256 {found}, not {expected}"
+
+    def _is_earlier(self, config: Mapping[str, Any]) -> bool:
+        """Whether weights with this configuration are of an earlier network; False if nothing tells of the shipped."""
+        try:
+            shipped = json.loads(self._path(SHIPPED).with_suffix(".json").read_bytes())["config"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        return is_of_earlier_network(config, shipped)
+
+    def _nearest(self, pointer: _Pointer) -> int:
+        """The version that is to serve, see `current`."""
+        return next(iter(self._line_of_network(pointer)), SHIPPED)
+
+    def _line_of_network(self, pointer: _Pointer) -> list[int]:
+        """The version that the pointer names and its ancestors down to the shipped one, without those of an earlier
+        network; a version whose description cannot be read stays among them.
+        """
+        line = []
+        for number in (pointer.number, *pointer.ancestors):
+            try:
+                earlier = self.version(number).earlier
+            except VersionError:
+                earlier = False
+            if not earlier:
+                line.append(number)
+        return line
 
     def _prune(self) -> None:
         """Delete the oldest versions; never the serving one nor its parent."""

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation of whole images by class, which `semantic` answers with and clicks may start from."""
+"""Segmentation of whole images by class, which `semantic` answers with and clicks may start from.
+
+Structures that only an earlier network of the site knew (`lib.earlier`) are segmented after labelled cases.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,9 @@ from lib.extent import CLEAN_UP, SLICES, range_of, to_clean
 from lib.images import MedicalImage
 from lib.options import Option, read_options
 from lib.report import Report
+
+if TYPE_CHECKING:
+    from lib.infers.in_context import Shown
 
 WHOLE: dict[str, Option] = {"presence": Option(0.5, low=0.0, high=1.0), **SLICES, **CLEAN_UP}
 """Options: how probable a structure must be in a slice to be looked for there, which slices, and cleaning up."""
@@ -28,15 +34,25 @@ def segment_classes(
     names: Sequence[str],
     options: Mapping[str, Any],
     report: Report,
+    shown: Mapping[str, Shown] | None = None,
 ) -> NDArray[np.uint8]:
-    """Index map (i, j, k), read-only: value n is the n-th name. `options` are those of `WHOLE`."""
-    slices = range_of(options, image)
-    key = ("classes", network.version, image.digest, tuple(names), slices, options["presence"], options["clean_up"])
+    """Index map (i, j, k), read-only: value n is the n-th name. `options` are those of `WHOLE`.
+
+    `shown` are references for those of the names that the weights do not know.
+    """
+    slices, shown = range_of(options, image), shown or {}
+    asked = tuple((name, shown[name].key if name in shown else None) for name in names)
+    key = ("classes", network.version, image.digest, asked, slices, options["presence"], options["clean_up"])
 
     def segment() -> NDArray[np.uint8]:
         volume, clean = engine.volume(network, image, report), to_clean(options, names)
         labels = volume.predict_classes(
-            names, minimum_presence=options["presence"], slices=slices, largest=clean, fill=clean
+            names,
+            references={name: references.encode() for name, references in shown.items()},
+            minimum_presence=options["presence"],
+            slices=slices,
+            largest=clean,
+            fill=clean,
         )
         report.count(volume)
         labels.flags.writeable = False

@@ -33,12 +33,25 @@ async function act(address, options) {
 
 async function refresh() {
   const status = await ask(`${API}/status`);
+  showUpgrade(status);
   showCases(status.cases);
   showTraining(status);
   showVersions(status);
   at('report-section').hidden = !status.report;
   at('reported').textContent = status.report ? new Date(status.report * 1000).toLocaleString() : '';
   say(`Connected, ${new Date(status.time * 1000).toLocaleTimeString()}`);
+}
+
+/** What is left to do after an upgrade to another network: one training, which takes all labels as any other does. */
+function showUpgrade({ upgrade, training, trainers }) {
+  at('upgrade-section').hidden = !upgrade;
+  at('upgrade').textContent = upgrade?.sentence ?? '';
+  at('train-all').hidden = training.running || !trainers.length || !upgrade?.labels;
+  at('train-all').onclick = () => startTraining(trainers[0]);
+}
+
+function startTraining(trainer) {
+  return act(`/train/${encodeURIComponent(trainer)}`, { method: 'POST' });
 }
 
 function showCases({ all, labelled, waiting, refused }) {
@@ -69,7 +82,7 @@ function showTraining({ training, trainers }) {
   at('progress').value = training.progress;
   at('train').hidden = training.running || !trainers.length;
   at('stop').hidden = !training.running;
-  at('train').onclick = () => act(`/train/${encodeURIComponent(trainers[0])}`, { method: 'POST' });
+  at('train').onclick = () => startTraining(trainers[0]);
   at('stop').onclick = () => act('/train/', { method: 'DELETE' });
   at('log').textContent = training.log.join('\n');
   at('curve').toggleAttribute('hidden', training.curve.length < 2);
@@ -82,9 +95,9 @@ function showVersions({ versions, weights, device }) {
   at('versions').replaceChildren(...versions.map(versionRow));
 }
 
-function versionRow({ id, title, made, dice, current }) {
+function versionRow({ id, title, made, dice, current, earlier }) {
   const row = document.createElement('tr');
-  row.className = current ? 'current' : '';
+  row.className = current ? 'current' : earlier ? 'earlier' : '';
   const date = made ? new Date(made * 1000).toLocaleString() : '–';
   for (const text of [title ?? id, date, dice === null || dice === undefined ? '–' : dice.toFixed(3)]) {
     row.insertCell().textContent = text;
@@ -92,6 +105,8 @@ function versionRow({ id, title, made, dice, current }) {
   const cell = row.insertCell();
   if (current) {
     cell.textContent = 'in use';
+  } else if (earlier) {
+    cell.textContent = 'of an earlier network';
   } else {
     const button = document.createElement('button');
     button.type = 'button';

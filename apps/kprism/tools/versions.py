@@ -20,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="kprism versions", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the versions lie (default: %(default)s)")
-    parser.add_argument("--shipped", type=Path, default=SHIPPED, help="weights of version 0 (default: %(default)s)")
+    parser.add_argument(
+        "--shipped",
+        type=Path,
+        default=SHIPPED,
+        help="weights of version 0, whose network all others must be of to serve (default: %(default)s)",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="all versions; * marks the one that serves")
     actions.add_parser("check", help="read every version and say which are damaged")
@@ -51,13 +56,14 @@ def show(versions: Versions, *, check: bool) -> int:
 
 
 def describe(version: Version) -> str:
-    """Number, date, hash, parent and what it was trained on, in a line."""
+    """Number, date, hash, parent, what it was trained on, and whether it cannot serve any more, in a line."""
     if version.made is None:
         return f"{version.number:4d}  {'shipped':16}  {version.weights_version}"
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made))
     cases = version.note.get("trained_on")
     trained = f"  {len(cases)} cases" if isinstance(cases, list) else ""
-    return f"{version.number:4d}  {made:16}  {version.weights_version}  from {version.parent}{trained}"
+    network = "  of an earlier network: cannot serve" if version.earlier else ""
+    return f"{version.number:4d}  {made:16}  {version.weights_version}  from {version.parent}{trained}{network}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -58,6 +58,15 @@ class InContext(KPrismTask):
     def answer(self, job: Job) -> Answer:
         """Each structure after its own references, merged: a pixel belongs to its most probable structure."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
+        found = self.references(job, asked)
+        labels = self._segment(job, found)
+        return Answer(labels, list(found), asked, {"references": told(found)})
+
+    def references(self, job: Job, asked: list[str]) -> dict[str, Shown]:
+        """References for the structures `asked`, or if these are none for all that labelled cases show.
+
+        RequestError if there are none for a structure that is asked for, or for any.
+        """
         with job.report.step("references"):
             finder = ReferenceFinder(
                 self.house.engine,
@@ -76,10 +85,7 @@ class InContext(KPrismTask):
                 )
         chosen = {} if job.options["references"] else self._find_submitted(job, names)
         with job.report.step("references"):
-            found = self._find(job, finder, names, chosen, bool(asked))
-        labels = self._segment(job, found)
-        told = {name: shown.used for name, shown in found.items()}
-        return Answer(labels, list(found), asked, {"references": told})
+            return self._find(job, finder, names, chosen, bool(asked))
 
     def _find(
         self, job: Job, finder: ReferenceFinder, names: list[str], chosen: dict[str, Shown], strict: bool
@@ -140,8 +146,8 @@ class InContext(KPrismTask):
         return self.house.engine.cached(key, segment)
 
     def _shown(self, job: Job, references: list[Reference]) -> Shown:
-        told = [{"image": reference.image_id, "slices": list(reference.slices)} for reference in references]
-        return Shown(_key(references), told, partial(self._encode, job, references))
+        used = [{"image": reference.image_id, "slices": list(reference.slices)} for reference in references]
+        return Shown(_key(references), used, partial(self._encode, job, references))
 
     def _encode(self, job: Job, references: list[Reference]) -> References:
         images = [np.ascontiguousarray(r.image.scaled[number]) for r in references for number in r.slices]
@@ -152,6 +158,11 @@ class InContext(KPrismTask):
             return self.house.engine.run("encode", job.report, job.network.predictor.embed_references, images, masks)
 
         return self.house.engine.cached(("references", job.network.version, _key(references)), encode)
+
+
+def told(found: Mapping[str, Shown]) -> dict[str, list[dict[str, Any]]]:
+    """References by structure, as the answer's JSON tells them."""
+    return {name: shown.used for name, shown in found.items()}
 
 
 def _key(references: list[Reference]) -> Hashable:

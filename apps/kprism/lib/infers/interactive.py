@@ -24,6 +24,7 @@ from lib.errors import RequestError
 from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
 from lib.images import MedicalImage
 from lib.infers.base import Answer, House, Job, KPrismTask
+from lib.infers.earlier import EarlierReferences
 from lib.infers.prompted import answer_prompts
 from lib.options import Option
 from lib.prompts import Clicks, read_clicks
@@ -45,7 +46,8 @@ class Interactive(KPrismTask):
         "use_class": Option(False),
     }
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, earlier: EarlierReferences) -> None:
+        self._earlier = earlier
         super().__init__(house, InferType.DEEPEDIT, "Segments what is clicked and corrects masks by clicks")
 
     def answer(self, job: Job) -> Answer:
@@ -53,7 +55,7 @@ class Interactive(KPrismTask):
         they were.
         """
         clicks = read_clicks(job.params, self.house.book, self.options, job.image)
-        first = FirstMasks(job, self.house, clicks.edited)
+        first = FirstMasks(job, self.house, clicks.edited, self._earlier)
         labels = clicks.edited or self._labels_without_clicks(job, first, clicks)
         structures = {label: self._prompts(job, label, clicks, first) for label in labels}
         prompted = {number for prompts in structures.values() for number in _prompted(prompts, job.image)}

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Automatic segmentation of the structures that the weights know, in every slice where they are present."""
+"""Automatic segmentation of the structures that the weights know, in every slice where they are present.
+
+A structure that only an earlier network of the site knew (`lib.earlier`) is segmented after labelled cases where it is
+asked for by name, until a training has taught it to the present network.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from lib.errors import RequestError
 from lib.infers.base import Answer, House, Job, KPrismTask
+from lib.infers.earlier import EarlierReferences
+from lib.infers.in_context import told
 from lib.options import Option
 from lib.prompts import read_structures
 from lib.whole import WHOLE, segment_classes
@@ -20,23 +26,27 @@ class Semantic(KPrismTask):
     name = "semantic"
     options: ClassVar = {"structures": Option("", names=True), **WHOLE}
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, earlier: EarlierReferences) -> None:
+        self._earlier = earlier
         super().__init__(house, InferType.SEGMENTATION, "Segments the structures that the network was trained on")
 
     def info(self) -> dict[str, Any]:
-        """MONAI Label's description; only trained classes can be asked for."""
-        info = super().info()
-        known = self.house.engine.network().registry
+        """MONAI Label's description; only classes that are trained, or were in an earlier network, can be asked for."""
+        info, network = super().info(), self.house.engine.network()
+        known = network.registry.add(self._earlier.names(network))
         info["labels"] = {name: number for name, number in info["labels"].items() if name in known}
         return info
 
     def answer(self, job: Job) -> Answer:
         """All asked classes in all slices, merged: a pixel belongs to its most probable class."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
-        for name in asked:
-            if name not in job.network.registry:
-                known = ", ".join(job.network.registry.names)
+        unknown = [name for name in asked if name not in job.network.registry]
+        earlier = self._earlier.names(job.network) if unknown else []
+        for name in unknown:
+            if name not in earlier:
+                known = ", ".join([*job.network.registry.names, *earlier])
                 raise RequestError(f"structure {name!r} is unknown to these weights; expected one of {known}")
         names = asked or list(job.network.registry.names)
-        labels = segment_classes(self.house.engine, job.network, job.image, names, job.options, job.report)
-        return Answer(labels, names, asked)
+        shown = self._earlier.find(job, unknown, job.options)
+        labels = segment_classes(self.house.engine, job.network, job.image, names, job.options, job.report, shown)
+        return Answer(labels, names, asked, {"references": told(shown)} if shown else {})

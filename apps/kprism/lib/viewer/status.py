@@ -25,7 +25,8 @@ QUEUE = 50
 def status() -> dict[str, Any]:
     """Structures with colours, cases, models, strategies, training, versions of the weights.
 
-    `warning` says why other weights serve than those that were published; null if they do. `report` says when the last
+    `warning` says why other weights serve than those that were published; null if they do. `upgrade` is what a new
+    network has left to do, see `weights.upgrade`; null if nothing. `report` says when the last
     training's report was written, in seconds since 1970; null without one.
     """
     app = app_instance()
@@ -46,6 +47,7 @@ def status() -> dict[str, Any]:
         "cases": _cases(app),
         "training": _training(info.get("train_stats") or {}),
         "versions": weights.listed(app),
+        "upgrade": weights.upgrade(app),
         "report": path.stat().st_mtime if (path := _report(app)) else None,
     }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from monailabel.interfaces.utils.app import app_instance
@@ -20,8 +21,43 @@ def listed(app: Any) -> list[dict[str, Any]]:
     return [_entry(version, current) for version in reversed(versions.known())]
 
 
+def upgrade(app: Any) -> dict[str, Any] | None:
+    """What an upgrade to another network has left to do, for as long as no version of that network is published.
+
+    How many versions are of an earlier network, how many labels there are to train on, the structures that are answered
+    after labelled cases until then, and a sentence about all this. None if there is nothing to do.
+    """
+    versions = _versions(app)
+    published = [version for version in versions.known() if version.number != SHIPPED] if versions else []
+    earlier = [version for version in published if version.earlier]
+    if not earlier or len(earlier) < len(published):
+        return None
+    labels = len(app.loop.ledger.submissions())
+    structures = app.loop.earlier_structures.unknown_to(app.engine.network().registry)
+    return {
+        "versions": len(earlier),
+        "labels": labels,
+        "structures": structures,
+        "sentence": _upgrade_sentence(len(earlier), labels, structures),
+    }
+
+
+def _upgrade_sentence(versions: int, labels: int, structures: Sequence[str]) -> str:
+    count = "1 version of the weights is" if versions == 1 else f"{versions} versions of the weights are"
+    text = (
+        f"{count} of an earlier network and cannot serve; the shipped weights serve. "
+        f"The labels are kept ({labels}): one training on all of them teaches them to the present network."
+    )
+    if not structures:
+        return text
+    return (
+        f"{text} Until its result is published, what only the earlier network knew ({', '.join(structures)}) is "
+        "segmented after labelled cases where it is asked for by name."
+    )
+
+
 def roll_back(number: str) -> dict[str, Any]:
-    """Let a version serve from the next request on; RequestError if it is not there or damaged."""
+    """Let a version serve from the next request on; RequestError if it is not there, damaged, or cannot serve."""
     versions = _versions(app_instance())
     if versions is None or not number.isdigit():
         raise NotFoundError(f"there is no version {number!r} of the weights")
@@ -46,4 +82,5 @@ def _entry(version: Version, current: int) -> dict[str, Any]:
         "made": version.made,
         "dice": float(dice) if isinstance(dice, int | float) else None,
         "current": version.number == current,
+        "earlier": version.earlier,
     }

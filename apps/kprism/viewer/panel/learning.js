@@ -16,7 +16,8 @@ export function learningSection(session) {
   const node = section('Learning', text, bar, h('div', { className: 'kp-row' }, start, stop), choice);
   let shown = '';
   const update = () => {
-    const { training = NONE, versions: known = [], trainers = [] } = session.status ?? {};
+    const { training = NONE, versions: listed = [], trainers = [] } = session.status ?? {};
+    const known = listed.filter(version => !version.earlier); // one of an earlier network cannot serve
     node.hidden = !trainers.length && !known.length;
     bar.hidden = !training.running;
     bar.value = training.progress;
