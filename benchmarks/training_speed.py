@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.data.prefetch import Prefetcher
-from kprism_model.data.sampling import Sampler
+from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
@@ -77,7 +77,8 @@ def main() -> None:
     arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    sampler = Sampler(SliceStore.build(arguments.data, arguments.store, split="training", size=256), seed=0)
+    store = SliceStore.build(arguments.data, arguments.store, split="training", size=256)
+    sampler = Sampler(store, seed=0, mixture=Mixture(regions=0.0))
     model = KPrism(KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry))).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     kind = autocast_type(arguments.precision, torch.device("cpu"))
