@@ -37,8 +37,8 @@ class Protocol:
 
     `max_slices` takes whole cases of a data set in an order drawn by `seed` while they fit, at least one. In-context
     figures use `draws` sets of max(`references`) references, of which a smaller count takes the first, and as many
-    retrieved ones. "chained" clicks after a semantic, and after an in-context, first mask. ValueError for an unknown
-    mode or split, or bad counts.
+    retrieved ones. "chained" clicks after a semantic, and after an in-context, first mask. Clicks are answered in
+    windows (`kprism_model.windowed`) unless `window` is false. ValueError for an unknown mode or split, or bad counts.
     """
 
     modes: Sequence[str] = MODES
@@ -48,6 +48,7 @@ class Protocol:
     draws: int = 5
     click_limit: int = 20
     max_slices: int | None = None
+    window: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -75,6 +76,7 @@ class Protocol:
             "retrieval_candidates": RETRIEVAL_CANDIDATES,
             "click_limit": self.click_limit,
             "max_slices": self.max_slices,
+            "window": self.window,
         }
 
 
@@ -138,7 +140,9 @@ def evaluate_dataset(
         drawn = pool.draw(predictor, protocol.references, protocol.draws, protocol.seed, result.notes)
         retrieved = pool.candidates(predictor, protocol.seed) if "in_context" in protocol.modes else None
         knowledge = Knowledge(drawn, retrieved)
-    run = DatasetEvaluation(predictor, dataset, protocol.modes, knowledge, protocol.click_limit, foreign)
+    run = DatasetEvaluation(
+        predictor, dataset, protocol.modes, knowledge, protocol.click_limit, foreign, window=protocol.window
+    )
     with tqdm(total=len(cases), desc=dataset.name, disable=not progress) as bar:
         for block in encoded_blocks(predictor, dataset, cases):
             run.measure(block)
@@ -178,6 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws the references and, with --max-slices, the cases")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--draws", type=int, default=5, help="sets of references to draw (default: 5)")
+    parser.add_argument("--no-window", action="store_true", help="answer all clicks on the whole image")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -193,6 +198,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             draws=args.draws,
             max_slices=args.max_slices,
+            window=not args.no_window,
         ),
         weights_version=checkpoint.weights_version,
         keep=args.out / "finished",
