@@ -38,8 +38,8 @@ class WindowRules:
     """
 
     margin: float = 0.4
-    least: float = 1.25
-    most: float = 6.0
+    least: float = 1.6
+    most: float = 6.4
     unseen: float = 2.0
     enlarged: float = 3.0
     step: float = 2**0.5

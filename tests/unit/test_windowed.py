@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.evaluation.metrics import dice
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Click, ImageEmbedding, Prediction, Predictor
@@ -209,3 +212,24 @@ def test_a_second_click_on_a_slice_uses_the_window_of_the_first_and_undo_is_exac
     far[:, :, 0] = before[:, :, 1]  # the other slice has windows of its own
     other = {"lump": StructurePrompts([VoxelClick((61, 75, 0), True)], before=far)}
     assert volume.segment(other, extent="slice").encoded_slices >= 1
+
+
+def test_a_second_correction_of_a_small_structure_encodes_nothing(repository: Path) -> None:
+    checkpoint = load_checkpoint(repository / "apps" / "kprism" / "model" / "kprism_small.safetensors")
+    volume = VolumePredictor(Predictor(checkpoint.model, checkpoint.registry))
+    columns, rows = np.mgrid[:400, :380]
+    true = (columns - 150) ** 2 + (rows - 120) ** 2 <= 20**2
+    noise = np.random.default_rng(0).normal(0, 10, true.shape)
+    volume.set_volume((60 + 120 * true + noise).astype(np.float32)[:, :, None], np.eye(4))
+    clicks = [((150, 120), True), ((164, 120), True), ((138, 126), True), ((150, 106), True)]
+    answers = [
+        volume.segment(
+            {"disc": StructurePrompts([VoxelClick((*place, 0), positive) for place, positive in clicks[:count]])},
+            extent="slice",
+        )
+        for count in (1, 2, 3, 4, 3)
+    ]
+    assert [answer.encoded_slices for answer in answers] == [1, 1, 0, 0, 0]  # the image, its window, nothing more
+    assert [answer.decoded_rows for answer in answers] == [1, 1, 1, 1, 0]
+    assert np.array_equal(answers[4].masks["disc"].mask, answers[2].masks["disc"].mask)
+    assert dice(answers[3].masks["disc"].mask[:, :, 0], true) > 0.95
