@@ -12,6 +12,7 @@ columns) in pixels; points are (row, column) with pixel centres at integer coord
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -54,10 +55,8 @@ class WindowRules:
 
     def sides(self, size: Size, native: int) -> list[int]:
         """Long sides of windows in an image of `size`, ascending, for a canvas of `native` pixels."""
-        longest, magnification, sides = max(size), self.least, set[int]()
-        while magnification <= self.most:
-            sides.add(round(longest / magnification))
-            magnification *= self.step
+        steps = int(math.log(self.most / self.least) / math.log(self.step) + 1e-6)  # `most` itself is reached
+        sides = {round(max(size) / (self.least * self.step**number)) for number in range(steps + 1)}
         return sorted(side for side in sides if side * self.enlarged >= native)
 
 

@@ -78,6 +78,13 @@ def test_sides_come_from_a_ladder_and_corners_from_a_grid(drawn: tuple[tuple[int
         assert corner % step == 0 or corner == whole - side
 
 
+def test_the_ladder_goes_from_the_least_to_the_largest_magnification() -> None:
+    rules = WindowRules(least=1.6, most=6.4, step=2**0.5, enlarged=3)
+    assert rules.sides((640, 400), 64) == [100, 141, 200, 283, 400]
+    assert rules.sides((640, 400), 480) == [200, 283, 400]
+    assert rules.sides((40, 50), 192) == []
+
+
 def test_a_mask_that_grows_a_little_keeps_its_window() -> None:
     before = window_around((512, 512), NATIVE, [Box(200, 200, 240, 250)], RULES)
     after = window_around((512, 512), NATIVE, [Box(199, 201, 243, 251)], RULES)
