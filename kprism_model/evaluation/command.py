@@ -43,8 +43,9 @@ class Protocol:
 
     `max_slices` takes whole cases of a data set in an order drawn by `seed` while they fit, at least one. In-context
     figures use `draws` sets of max(`references`) references, of which a smaller count takes the first, and as many
-    retrieved ones. "chained" clicks after a semantic, and after an in-context, first mask. `name` is one of
-    `PROTOCOLS`. ValueError for an unknown mode, split or name, or bad counts.
+    retrieved ones. "chained" clicks after a semantic, and after an in-context, first mask. Clicks are answered in
+    windows (`kprism_model.windowed`) unless `window` is false. `name` is one of `PROTOCOLS`. ValueError for an unknown
+    mode, split or name, or bad counts.
     """
 
     modes: Sequence[str] = MODES
@@ -55,6 +56,7 @@ class Protocol:
     click_limit: int = 20
     max_slices: int | None = None
     name: str = PROTOCOLS[0]
+    window: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -87,6 +89,7 @@ class Protocol:
             "click_limit": self.click_limit,
             "max_slices": self.max_slices,
             **(instances if self.name == "instances" else {}),
+            "window": self.window,
         }
 
     def instance_sampling(self, dataset: Dataset) -> InstanceSampling | None:
@@ -160,7 +163,16 @@ def evaluate_dataset(
         result.notes.append(
             f"{dataset.name}: clicked one instance at a time, at most {instances.most} an image: {names}"
         )
-    run = DatasetEvaluation(predictor, dataset, protocol.modes, knowledge, protocol.click_limit, foreign, instances)
+    run = DatasetEvaluation(
+        predictor,
+        dataset,
+        protocol.modes,
+        knowledge,
+        protocol.click_limit,
+        foreign,
+        instances,
+        window=protocol.window,
+    )
     with tqdm(total=len(cases), desc=dataset.name, disable=not progress) as bar:
         for block in encoded_blocks(predictor, dataset, cases):
             run.measure(block)
@@ -207,6 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws the references and, with --max-slices, the cases")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--draws", type=int, default=5, help="sets of references to draw (default: 5)")
+    parser.add_argument("--no-window", action="store_true", help="answer all clicks on the whole image")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
 
 
@@ -223,6 +236,7 @@ def run(args: argparse.Namespace) -> int:
             draws=args.draws,
             max_slices=args.max_slices,
             name=args.protocol,
+            window=not args.no_window,
         ),
         weights_version=checkpoint.weights_version,
         keep=args.out / "finished",

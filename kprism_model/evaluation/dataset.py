@@ -27,11 +27,14 @@ from kprism_model.evaluation.protocol import (
 from kprism_model.evaluation.reference_pool import ReferenceDraws, RetrievedReferences
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor
 from kprism_model.queries import Query
+from kprism_model.store import ByteStore
+from kprism_model.windowed import answer_queries
 
 OTHER_KINDS = "other kinds"
 """Stands for all classes that cannot be in the images of a data set."""
 
 _BLOCK = 48  # slices that are encoded, and then asked about, together
+_WINDOWS_KEPT = 256 << 20  # bytes of encoded windows
 _ENCODED_TOGETHER = 8  # more in one pass of the encoder cost memory and save no time on a CPU
 
 
@@ -46,10 +49,10 @@ class Knowledge:
 class DatasetEvaluation:
     """Measures one data set, block by block; `tally` holds the scores.
 
-    `modes` are some of "semantic", "in_context", "interactive" and "chained"; `limit` clicks at most on each object.
-    `foreign` are classes of the network that cannot be in these images. `instances` says what is clicked one instance
-    at a time; None is the first protocol, which clicks on all of a class together and has "claimed" of `foreign`
-    alone in the place of the figures of presence.
+    `modes` are some of "semantic", "in_context", "interactive" and "chained"; `limit` clicks at most on each object,
+    answered in windows if `window` says so. `foreign` are classes of the network that cannot be in these images.
+    `instances` says what is clicked one instance at a time; None is the first protocol, which clicks on all of a class
+    together and has "claimed" of `foreign` alone in the place of the figures of presence.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class DatasetEvaluation:
         limit: int,
         foreign: Sequence[str] = (),
         instances: InstanceSampling | None = None,
+        *,
+        window: bool = True,
     ) -> None:
         worst = ["semantic", *(f"in_context_{max(knowledge.drawn)}" for _ in knowledge.drawn), CLICKS_ONLY]
         one_by_one = () if instances is None else [dataset.classes[index] for index in instances.indices]
@@ -72,6 +77,7 @@ class DatasetEvaluation:
         self._limit = limit
         self._foreign = foreign
         self._instances = instances
+        self._window = window
         self._known = known_classes(predictor, dataset)
 
     def measure(self, parts: Sequence[Slice]) -> None:
@@ -176,7 +182,11 @@ class DatasetEvaluation:
         self._annotate("scribble+interactive", [target for target, _ in asked], traces)
 
     def _annotate(self, mode: str, targets: Sequence[Target], traces: Sequence[Trace]) -> None:
-        annotate(partial(predict_batch, self._predictor), traces, self._limit)
+        answer = partial(predict_batch, self._predictor)
+        if self._window:
+            images = {id(target.part.embedding): target.part.image for target in targets}
+            answer = partial(answer_queries, self._predictor, images, ByteStore(_WINDOWS_KEPT))
+        annotate(answer, traces, self._limit)
         measure_traces(self.tally, mode, targets, traces, self._limit)
 
 

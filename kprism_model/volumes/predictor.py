@@ -108,7 +108,7 @@ class VolumePredictor:
 
     @property
     def encoded_slices(self) -> int:
-        """Slices encoded since the volume was set; those found in the store do not count."""
+        """Slices, and windows of slices, encoded since the volume was set; those found in the store do not count."""
         return 0 if self._features is None else self._features.encoded
 
     @property

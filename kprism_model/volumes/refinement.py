@@ -2,7 +2,8 @@
 """Prompts on one slice, replayed as the network was trained: each click corrects the mask of those before it.
 
 The result depends on the prompts and the mask that they start from alone. Each step is kept under a key of all that led
-to it, so that one more click is one more pass, and taking it back is none. What was clicked is so: a clicked pixel is
+to it, so that one more click is one more pass, and taking it back is none. A correction is answered in a window around
+the structure, see `kprism_model.windowed`. What was clicked is so: a clicked pixel is
 inside or outside as the last click on it says, and a drawn one as it was drawn, whatever the network finds; where both
 are, the click, which is the finer tool, counts.
 """
@@ -42,7 +43,7 @@ def refine(
                 scribbles=prompts.scribbles,
                 previous_mask=previous,
             )
-            return Patch.of(features.answer([question])[0].probability)
+            return Patch.of(features.correct(question).probability)
 
         patch = features.cached("refined", key, step)
     if patch is None:

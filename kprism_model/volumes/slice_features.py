@@ -16,6 +16,8 @@ from kprism_model.network.references import References
 from kprism_model.predictor import Prediction, Predictor, merge_classes
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
+from kprism_model.window import Window
+from kprism_model.windowed import answer_in_windows
 
 TOGETHER = 8
 """Slices that are asked about in one pass."""
@@ -39,7 +41,7 @@ class SliceFeatures:
     """Slices (slice, row, column) in [0, 1], or with three channels behind that, and what the network makes of them.
 
     `scope` is the part of every key in `store` that names the slices and the weights. `lock` is held during each pass.
-    `encoded` and `decoded` count slices encoded and rows decoded.
+    `encoded` and `decoded` count slices (and windows of slices) encoded and rows decoded.
     """
 
     def __init__(
@@ -80,19 +82,21 @@ class SliceFeatures:
         Each alone: in batches the last bits would depend on the company, and so on what was asked before; and batches
         save next to no time on a CPU.
         """
-        found: dict[int, ImageEmbedding] = {}
-        for number in dict.fromkeys(numbers):
-            key = (*self._scope, "features", number)
-            kept = self._store.get(key)
-            found[number] = self._encode(number, key) if kept is None else kept
+        found = {number: self.embed_window(number, Window.whole(self.size)) for number in dict.fromkeys(numbers)}
         return [found[number] for number in numbers]
 
-    def _encode(self, number: int, key: tuple[object, ...]) -> ImageEmbedding:
+    def embed_window(self, number: int, window: Window) -> ImageEmbedding:
+        """A window of a slice, encoded if it is not kept."""
+        key = (*self._scope, "features", number, window)
+        kept: ImageEmbedding | None = self._store.get(key)
+        return self._encode(number, window, key) if kept is None else kept
+
+    def _encode(self, number: int, window: Window, key: tuple[object, ...]) -> ImageEmbedding:
         with self._lock:
             # While this request waited for the device, another one may have encoded the slice.
             kept: ImageEmbedding | None = self._store.get(key)
             if kept is None:
-                [kept] = self._predictor.embed([np.ascontiguousarray(self.images[number])])
+                [kept] = self._predictor.embed([np.ascontiguousarray(window.crop(self.images[number]))])
                 self.encoded += 1
                 self._store.put(key, kept, size_of(kept))
         return kept
@@ -105,6 +109,17 @@ class SliceFeatures:
             Query(embeddings[q.number], q.class_name, q.references, q.clicks, q.scribbles, q.previous_mask)
             for q in questions
         ]
+        return self._ask(queries, minimum_presence)
+
+    def correct(self, question: Question) -> Prediction:
+        """The answer to a question with clicks or scribbles, in a window of the slice where one is worth it."""
+        native = self._predictor.model.config.native_size
+        [answer] = answer_in_windows(
+            [question], [self.size], native, lambda _, window: self.embed_window(question.number, window), self._ask
+        )
+        return answer
+
+    def _ask(self, queries: Sequence[Query], minimum_presence: float | None = None) -> list[Prediction]:
         with self._lock:
             self.decoded += len(queries)
             return predict_batch(self._predictor, queries, minimum_presence=minimum_presence)

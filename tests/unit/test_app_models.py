@@ -219,6 +219,28 @@ def test_taking_back_a_click_costs_no_pass(app: KPrismApp) -> None:
     assert (answer["encoder_passes"], answer["decoder_passes"], answer["files_read"]) == (0, 0, 0)
 
 
+def test_a_correction_of_a_small_structure_looks_at_a_window(
+    app: KPrismApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[tuple[int, ...]] = []
+    predictor = app.engine.network().predictor
+    real = predictor.embed
+    monkeypatch.setattr(
+        predictor, "embed", lambda images: [encoded.append(i.shape[:2]) for i in images] and real(images)
+    )
+    stored = np.zeros((197, 233))
+    stored[30:50, 40:55] = 1
+    upload = {"label_file": Source(drawn(tmp_path / "stored.png", stored).path, "it"), "label": "thing"}
+    one, answer = ask(app, "interactive", IMAGE, thing=[[52, 45]], **upload)
+    assert max(encoded[0]) < 233 / 2
+    assert answer["encoder_passes"] == len(encoded)
+    ask(app, "interactive", IMAGE, thing=[[52, 45]], background=[[35, 60]], **upload)
+    before = len(encoded)
+    again, answer = ask(app, "interactive", IMAGE, thing=[[52, 45]], **upload)
+    np.testing.assert_array_equal(again, one)
+    assert (answer["encoder_passes"], answer["decoder_passes"], len(encoded)) == (0, 0, before)
+
+
 def test_two_users_at_once_get_their_own_answers(app: KPrismApp, weights: Path) -> None:
     asked = [{f"thing {number % 3}": [[60 + 10 * number, 100], [100, 60 + 9 * number]]} for number in range(8)]
     expected = [ask(make_app(Path(app.studies), weights), "interactive", IMAGE, **params)[0] for params in asked]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from kprism_model.annotator.annotation import Trace, annotate
+from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import read_dataset
@@ -243,6 +245,26 @@ def test_the_report_is_written_and_read_again(predictor: Predictor, folder: Path
     (tmp_path / "evaluation.json").write_text("{}")
     with pytest.raises(ValueError, match=r"evaluation\.json is not a readable evaluation"):
         load_report(tmp_path / "evaluation.json")
+
+
+def test_clicks_are_answered_in_windows_unless_told_otherwise(repository: Path, tmp_path: Path) -> None:
+    shipped = repository / "apps" / "kprism" / "model" / "kprism_small"
+    checkpoint = load_checkpoint(shipped)
+    small = [rectangle((200, 200), slice(40, 60), slice(c, c + 24)) for c in (30, 110)]
+    data = write_dataset(tmp_path / "small", small, split="test")
+    reports, encoded = [], []
+    for window in (True, False):
+        predictor = Predictor(checkpoint.model, checkpoint.registry)
+        reports.append(evaluate(predictor, [data], protocol(modes=("interactive",), window=window), progress=False))
+        encoded.append(predictor.encoder_passes)
+    assert encoded[0] > encoded[1] == 2
+    first = [report.figure("small", "disc", "interactive", "dice_1") for report in reports]
+    assert first[0] == first[1]
+    parser = argparse.ArgumentParser()
+    evaluation.add_arguments(parser)
+    given = ["--checkpoint", str(shipped), "--data", str(data), "--modes", "interactive", "--max-slices", "1"]
+    assert evaluation.run(parser.parse_args([*given, "--out", str(tmp_path), "--no-window"])) == 0
+    assert load_report(tmp_path / "evaluation.json").protocol["window"] is False
 
 
 def test_a_limit_takes_whole_cases_by_seed(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random windows for training: crops such as corrections are answered in, by the same rule with jitter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kprism_model.predictor import THRESHOLD
+from kprism_model.window import Box, Window, WindowRules, window_around
+from kprism_model.windowed import RULES
+
+MARGIN_FACTOR = 2.0
+"""The margin is drawn between the rule's divided and multiplied by this, evenly on a logarithmic scale."""
+
+SHIFT = 1 / 8
+"""A window is moved by at most this share of its sides, and never so far that it cuts the structure."""
+
+
+def random_windows(
+    masks: ArrayLike,
+    previous: ArrayLike | None,
+    native: int,
+    rng: np.random.Generator,
+    rules: WindowRules = RULES,
+) -> list[Window]:
+    """A window for each of N masks (N, 1, H, W), an array or a tensor on the CPU, that holds the mask and the previous.
+
+    `previous` are masks or probabilities of the same shape, or None; `native` is the long side of the network's canvas.
+    Where the rules find no window worth it, or there is no mask at all, the window is the whole image. ValueError for
+    other shapes.
+    """
+    targets = np.asarray(masks) >= THRESHOLD
+    before = np.zeros_like(targets) if previous is None else np.asarray(previous) >= THRESHOLD
+    if targets.ndim != 4 or targets.shape[1] != 1 or before.shape != targets.shape:
+        raise ValueError(f"expected masks of one shape (N, 1, H, W), got {targets.shape} and {before.shape}")
+    return [
+        _random_window(mask | old, native, rng, rules) for mask, old in zip(targets[:, 0], before[:, 0], strict=True)
+    ]
+
+
+def _random_window(mask: NDArray[np.bool_], native: int, rng: np.random.Generator, rules: WindowRules) -> Window:
+    size = (mask.shape[0], mask.shape[1])
+    box = Box.around(mask)
+    margin = rules.margin * math.exp(rng.uniform(-1, 1) * math.log(MARGIN_FACTOR))
+    window = window_around(size, native, [box], replace(rules, margin=margin))
+    scale, moves = rules.step ** rng.uniform(-0.5, 0.5), rng.uniform(-SHIFT, SHIFT, 2)
+    if box is None or window.is_whole:
+        return window
+    side = min(max(round(window.longest * scale), box.longest), max(size))
+    rows, columns = min(side, size[0]), min(side, size[1])
+    top = window.top + (window.rows - rows) / 2 + moves[0] * rows
+    left = window.left + (window.columns - columns) / 2 + moves[1] * columns
+    return Window(
+        _corner(top, box.bottom - rows + 1, box.top, size[0] - rows),
+        _corner(left, box.right - columns + 1, box.left, size[1] - columns),
+        rows,
+        columns,
+        size,
+    )
+
+
+def _corner(position: float, first: int, last: int, end: int) -> int:
+    """The whole position that is nearest, from max(first, 0) to min(last, end)."""
+    return min(max(round(position), first, 0), last, end)

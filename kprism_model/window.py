@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows on an image: where to look more closely, and from the image into a window and back.
+
+A structure that is small in its image covers few pixels of the network's canvas. Once a mask or two clicks say where
+it is, the image is cropped around it and the crop fills the canvas ("zoom-in": f-BRS, arXiv 2001.10331; "target crop":
+FocalClick, arXiv 2204.02574).
+
+Sides come from a short ladder and corners lie on a coarse grid, so that a mask that changes a little keeps its window
+and the window's embedding can be used again. Everything here is a pure function of its arguments. Sizes are (rows,
+columns) in pixels; points are (row, column) with pixel centres at integer coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kprism_model.predictor import THRESHOLD
+from kprism_model.queries import Click
+
+Size = tuple[int, int]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class WindowRules:
+    """The numbers by which windows are chosen.
+
+    margin: free space on each side of the structure, as a share of its longer side. least: the smallest magnification
+    that is worth a window, most: the largest one; magnification is the long side of the image over that of the window.
+    unseen: the largest one where there are clicks but no mask, which say little of the structure's extent. enlarged:
+    most canvas pixels for each image pixel along a side, beyond which nothing more can be seen. step: the factor from
+    one side to the next. grid: corners lie on multiples of the side divided by this.
+    """
+
+    margin: float = 0.4
+    least: float = 1.6
+    most: float = 6.4
+    unseen: float = 2.0
+    enlarged: float = 3.0
+    step: float = 2**0.5
+    grid: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse rules that no window can follow."""
+        if not (self.margin >= 0 and 1 < self.least <= self.most and self.unseen >= 1 and self.step > 1):
+            raise ValueError(f"expected margin >= 0, 1 < least <= most, unseen >= 1 and step > 1, got {self}")
+        if self.grid < 1:
+            raise ValueError(f"grid must be at least 1, got {self.grid}")
+
+    def sides(self, size: Size, native: int) -> list[int]:
+        """Long sides of windows in an image of `size`, ascending, for a canvas of `native` pixels."""
+        steps = int(math.log(self.most / self.least) / math.log(self.step) + 1e-6)  # `most` itself is reached
+        sides = {round(max(size) / (self.least * self.step**number)) for number in range(steps + 1)}
+        return sorted(side for side in sides if side * self.enlarged >= native)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows `top` to `bottom` and columns `left` to `right`, all included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @classmethod
+    def around(cls, mask: NDArray[np.bool_]) -> Box | None:
+        """The smallest box that holds a mask (row, column); None for an empty one."""
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            return None
+        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+        return cls(int(rows[0]), int(columns[0]), int(rows[-1]), int(columns[-1]))
+
+    @property
+    def longest(self) -> int:
+        """The longer side in pixels."""
+        return max(self.bottom - self.top, self.right - self.left) + 1
+
+    def joined(self, other: Box | None) -> Box:
+        """The smallest box that holds both."""
+        if other is None:
+            return self
+        return Box(
+            min(self.top, other.top),
+            min(self.left, other.left),
+            max(self.bottom, other.bottom),
+            max(self.right, other.right),
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """`rows` x `columns` pixels of an image of `size`, from row `top` and column `left` on."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+    size: Size
+
+    @classmethod
+    def whole(cls, size: Size) -> Window:
+        """The window that is the image."""
+        return cls(0, 0, *size, size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the image."""
+        return (self.rows, self.columns) == self.size
+
+    @property
+    def longest(self) -> int:
+        """The longer side in pixels."""
+        return max(self.rows, self.columns)
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """The index of the window in an array of the image's size."""
+        return slice(self.top, self.top + self.rows), slice(self.left, self.left + self.columns)
+
+    def holds(self, box: Box) -> bool:
+        """Whether a box lies inside."""
+        bottom, right = self.top + self.rows - 1, self.left + self.columns - 1
+        return self.top <= box.top and self.left <= box.left and box.bottom <= bottom and box.right <= right
+
+    def crop(self, image: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The window's part of an array (row, column, ...), as a view; ValueError for one of another size."""
+        if image.shape[:2] != self.size:
+            raise ValueError(f"expected an array of {self.size[0]} x {self.size[1]} pixels, got shape {image.shape}")
+        return image[self.box]
+
+    def paste(self, values: NDArray[Scalar], onto: NDArray[Scalar] | None = None) -> NDArray[Scalar]:
+        """A new array of the image's size: `values` (row, column) in the window, elsewhere `onto`, or zero."""
+        whole = np.zeros(self.size, values.dtype) if onto is None else onto.astype(values.dtype)
+        whole[self.box] = values
+        return whole
+
+    def to_window(self, click: Click) -> Click:
+        """A click of the image in pixels of the window."""
+        return Click(click.row - self.top, click.column - self.left, click.positive)
+
+    def to_image(self, click: Click) -> Click:
+        """A click of the window in pixels of the image; the inverse of `to_window`."""
+        return Click(click.row + self.top, click.column + self.left, click.positive)
+
+    def cuts(self, mask: NDArray[np.bool_]) -> bool:
+        """Whether a mask (row, column) of the window reaches one of its sides that is no side of the image."""
+        return bool(
+            (self.top > 0 and mask[0].any())
+            or (self.left > 0 and mask[:, 0].any())
+            or (self.top + self.rows < self.size[0] and mask[-1].any())
+            or (self.left + self.columns < self.size[1] and mask[:, -1].any())
+        )
+
+
+class SpatialPrompts(Protocol):
+    """The prompts that have a place, of a `Query` or of a `Question` about a slice; a window depends on them alone."""
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """Clicks in order."""
+
+    @property
+    def scribbles(self) -> NDArray[Any] | None:
+        """Map (row, column) of 1, -1 and 0."""
+
+    @property
+    def previous_mask(self) -> NDArray[Any] | None:
+        """Mask or probabilities (row, column)."""
+
+
+def choose_window(
+    size: Size,
+    native: int,
+    prompts: SpatialPrompts,
+    rules: WindowRules,
+    *,
+    seen: Box | None = None,
+    wider_than: int = 0,
+) -> Window:
+    """The window in which a question about an image of `size` is answered; the whole image where none is worth it.
+
+    `native` is the long side of the network's canvas. The window holds the previous mask, all clicks and scribbles, and
+    `seen`, where the structure was found besides; its long side is more than `wider_than` pixels. A question without
+    clicks and scribbles corrects nothing, and one without a mask and a second click knows no place.
+    """
+    drawn = None if prompts.scribbles is None else Box.around(np.asarray(prompts.scribbles) != 0)
+    if not prompts.clicks and drawn is None:
+        return Window.whole(size)
+    mask = None if prompts.previous_mask is None else Box.around(np.asarray(prompts.previous_mask) >= THRESHOLD)
+    has_mask = mask is not None or seen is not None
+    if not has_mask and len(prompts.clicks) < 2:
+        return Window.whole(size)
+    parts = [mask, seen, drawn, _around_clicks(prompts.clicks, size)]
+    return window_around(size, native, parts, rules, has_mask=has_mask, wider_than=wider_than)
+
+
+def window_around(
+    size: Size,
+    native: int,
+    parts: Sequence[Box | None],
+    rules: WindowRules,
+    *,
+    has_mask: bool = True,
+    wider_than: int = 0,
+) -> Window:
+    """The smallest window of the ladder that holds all `parts` with the margin; the whole image where there is none."""
+    boxes = [part for part in parts if part is not None]
+    if not boxes:
+        return Window.whole(size)
+    box = boxes[0]
+    for part in boxes[1:]:
+        box = box.joined(part)
+    needed = box.longest * (1 + 2 * rules.margin)
+    if not has_mask:
+        needed = max(needed, max(size) / rules.unseen)
+    for side in rules.sides(size, native):
+        if side >= needed and side > wider_than and (window := _placed(box, side, size, rules.grid)).holds(box):
+            return window
+    return Window.whole(size)
+
+
+def _placed(box: Box, side: int, size: Size, grid: int) -> Window:
+    """A window of `side`, or as much of it as the image holds, with its corner on the grid and `box` about central."""
+    step = max(1, side // grid)
+    rows, columns = min(side, size[0]), min(side, size[1])
+    top = _corner((box.top + box.bottom + 1) / 2 - rows / 2, step, size[0] - rows)
+    left = _corner((box.left + box.right + 1) / 2 - columns / 2, step, size[1] - columns)
+    return Window(top, left, rows, columns, size)
+
+
+def _corner(position: float, step: int, last: int) -> int:
+    return min(max(0, int(np.floor(position / step + 0.5)) * step), last)
+
+
+def _around_clicks(clicks: Sequence[Click], size: Size) -> Box | None:
+    if not clicks:
+        return None
+    rows = [min(max(0, int(np.floor(click.row + 0.5))), size[0] - 1) for click in clicks]
+    columns = [min(max(0, int(np.floor(click.column + 0.5))), size[1] - 1) for click in clicks]
+    return Box(min(rows), min(columns), max(rows), max(columns))
