@@ -24,6 +24,7 @@ from kprism_model.data.region_tasks import RegionSampler
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
 from kprism_model.data.targets import MINIMUM_PIXELS, Target, by_case, component_of, draw_slice, targets, union_of
+from kprism_model.data.windows import crop_to_windows, random_windows
 
 _LOST_PIXELS = 8  # an augmented object of fewer pixels is augmented again without geometry
 
@@ -35,21 +36,23 @@ class Mixture:
     `absent`: an image that lacks the structure asked for. `elsewhere`: images that cannot show a structure (see
     `kprism_model.data.anatomy`) count as lacking it; set it to 0 if they may hold it unlabelled.
     `composite`: an object to click on that is no class. `instance`: one instance as object where there are many, such
-    as nuclei. `synthetic`: a group of synthetic images. `regions`: a group of views of one slice, with an object made
-    of its regions. `references`: of 1, 2, ... references.
+    as nuclei. `window`: a group seen in windows around its objects, as corrections are answered in. `synthetic`: a
+    group of synthetic images. `regions`: a group of views of one slice, with an object made of its regions.
+    `references`: of 1, 2, ... references.
     """
 
     absent: float = 0.12
     elsewhere: float = 1.0
     composite: float = 0.25
     instance: float = 0.85
+    window: float = 0.25
     synthetic: float = 0.12
     regions: float = 0.3
     references: tuple[float, ...] = (0.6, 0.2, 0.2)
 
     def __post_init__(self) -> None:
         """Refuse what are no chances, naming the field."""
-        for name in ("absent", "elsewhere", "composite", "instance", "synthetic", "regions"):
+        for name in ("absent", "elsewhere", "composite", "instance", "window", "synthetic", "regions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Mixture.{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.synthetic + self.regions > 1:
@@ -163,7 +166,7 @@ class Sampler:
         classes = self._targets[rng.choice(len(self._targets), p=self._shares)]
         target = classes[rng.integers(len(classes))]
         pictures = self._draw_pictures(target, count, rng)
-        images, masks, objects = self._augment(pictures, size, generator)
+        images, masks, objects = self._augment(pictures, size, generator, rng)
         index = self.registry.index(target.name)
         lacking = [self._draw_lacking(picture, rng) for picture in pictures]
         return _Group(images, masks, objects, index, [picture.patient for picture in pictures], lacking)
@@ -219,9 +222,9 @@ class Sampler:
         return [int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(LACKING)]
 
     def _augment(
-        self, pictures: Sequence[_Picture], size: int, generator: torch.Generator
+        self, pictures: Sequence[_Picture], size: int, generator: torch.Generator, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, masks and objects, changed alike."""
+        """Images, masks and objects, changed alike; by chance as seen in windows around the objects."""
         side = self.store.size
         pixels = np.empty((len(pictures), 3, side, side), dtype=np.uint8)
         for canvas, picture in zip(pixels, pictures, strict=True):
@@ -229,6 +232,9 @@ class Sampler:
         images = torch.from_numpy(pixels)
         whole = torch.from_numpy(np.stack([np.stack([picture.mask, picture.clicked]) for picture in pictures]))
         content = torch.from_numpy(np.stack([picture.part.content[picture.row] for picture in pictures]))
+        if rng.random() < self._mixture.window:
+            windows = random_windows(whole[:, 1:], None, size, rng)
+            images, whole, content = crop_to_windows(images, whole, content, windows)
         changed, masks = augment_batch(
             images, whole, generator, size=size, content=content, settings=self._augmentation
         )

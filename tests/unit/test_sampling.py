@@ -50,9 +50,11 @@ def plain(
     synthetic: float = 0.0,
     regions: float = 0.0,
     references: tuple[float, ...] = (1.0,),
+    instance: float = 0.0,
+    window: float = 0.0,
     **options: object,
 ) -> Sampler:
-    mixture = Mixture(absent=absent, composite=composite, synthetic=synthetic, regions=regions, references=references)
+    mixture = Mixture(absent, 1.0, composite, instance, window, synthetic, regions, references)
     return Sampler(store, seed=0, augmentation=Augmentation.none(), mixture=mixture, **options)  # type: ignore[arg-type]
 
 
@@ -244,3 +246,19 @@ def test_wrong_requests_are_refused(store: SliceStore) -> None:
         Mixture(absent=2.0)
     with pytest.raises(ValueError, match="must be chances that sum to 1"):
         Mixture(references=(0.5,))
+
+
+def test_of_many_instances_one_is_clicked_and_windows_show_it_larger(tmp_path: Path) -> None:
+    label = np.zeros((128, 128), dtype=np.uint8)
+    for row, column in np.ndindex(4, 4):
+        label[32 * row + 8 : 32 * row + 18, 32 * column + 8 : 32 * column + 18] = 1
+    dataset = write_dataset(tmp_path / "set", [label] * 2)
+    store = SliceStore.build([dataset], tmp_path / "store", size=128, progress=False)
+    whole, one, close = (
+        plain(store, instance=instance, window=window).batch(8, step=0, size=128)
+        for instance, window in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
+    )
+    areas = [batch.objects.sum(dim=(1, 2, 3)) for batch in (whole, one, close)]
+    assert areas[0].unique().tolist() == [1600] and areas[1].unique().tolist() == [100]
+    assert (areas[2] > 250).all()  # at least 1.6 times as long and as wide
+    assert ((close.objects <= close.masks).all()) and (close.masks.sum(dim=(1, 2, 3)) > 0).all()

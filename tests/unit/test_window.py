@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kprism_model.data.windows import crop_to_windows, random_windows
 from kprism_model.queries import Click
-from kprism_model.training.windows import random_windows
 from kprism_model.volumes.slice_features import Question
 from kprism_model.window import Box, Window, WindowRules, choose_window, window_around
 
@@ -171,3 +171,19 @@ def test_random_windows_refuse_masks_of_other_shapes() -> None:
         random_windows(np.zeros((2, 8, 8)), None, NATIVE, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"got \(2, 1, 8, 8\) and \(1, 1, 8, 8\)"):
         random_windows(np.zeros((2, 1, 8, 8)), np.zeros((1, 1, 8, 8)), NATIVE, np.random.default_rng(0))
+
+
+def test_training_images_are_enlarged_to_what_their_windows_show() -> None:
+    """The canvas of a window holds its pixels four times as large, and knows what of it is image."""
+    images = torch.arange(64, dtype=torch.uint8).repeat(64, 1).expand(2, 3, 64, 64).clone()
+    masks = torch.zeros(2, 1, 64, 64, dtype=torch.bool)
+    masks[:, :, 20:24, 10:14] = True
+    content = torch.tensor([[64, 64], [28, 64]])
+    windows = [Window.whole((64, 64)), Window(16, 8, 16, 16, (64, 64))]
+    seen, marked, shown = crop_to_windows(images, masks, content, windows)
+    assert torch.equal(seen[0], images[0]) and torch.equal(marked[0], masks[0])
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    expected[16:32, 8:24] = True
+    assert (marked[1, 0] ^ expected).sum() <= 4  # corners are rounded off
+    assert seen.dtype == torch.uint8 and int(seen[1].min()) == 8 and int(seen[1].max()) == 23
+    assert shown.tolist() == [[64, 64], [48, 64]]  # twelve rows of the window are image

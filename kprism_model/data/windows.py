@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from kprism_model.predictor import THRESHOLD
 from kprism_model.window import Box, Window, WindowRules, window_around
@@ -40,6 +44,31 @@ def random_windows(
     return [
         _random_window(mask | old, native, rng, rules) for mask, old in zip(targets[:, 0], before[:, 0], strict=True)
     ]
+
+
+def crop_to_windows(
+    images: Tensor, masks: Tensor, content: Tensor, windows: Sequence[Window]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each image as its window shows it, enlarged to the whole canvas.
+
+    images: uint8 (n, 3, S, S); masks: bool (n, m, S, S); content: int64 (n, 2), rows and columns that are image;
+    `windows` of images of S x S. Returns the same three for the windows, top left on the canvas as `Geometry.fit` does it.
+    """
+    side = images.shape[-1]
+    seen, marked, shown = torch.zeros_like(images), torch.zeros_like(masks), content.clone()
+    for row, window in enumerate(windows):
+        scale = side / window.longest
+        size = (round(window.rows * scale), round(window.columns * scale))
+        box = (slice(None), *window.box)
+        seen[row, :, : size[0], : size[1]] = _resized(images[row][box], size).round().byte()
+        marked[row, :, : size[0], : size[1]] = _resized(masks[row][box], size) >= THRESHOLD
+        left = content[row] - torch.tensor([window.top, window.left])
+        shown[row] = (left * scale).round().long().clamp(min=torch.ones(2).long(), max=torch.tensor(size))
+    return seen, marked, shown
+
+
+def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(planes[None].float(), size, mode="bilinear", align_corners=False)[0]
 
 
 def _random_window(mask: NDArray[np.bool_], native: int, rng: np.random.Generator, rules: WindowRules) -> Window:
