@@ -52,7 +52,7 @@ def crop_to_windows(
     """Each image as its window shows it, enlarged to the whole canvas.
 
     images: uint8 (n, 3, S, S); masks: bool (n, m, S, S); content: int64 (n, 2), rows and columns that are image;
-    `windows` of images of S x S. Returns the same three for the windows, top left on the canvas as `Geometry.fit` does it.
+    `windows` of images of S x S. Returns the same three for the windows, top left on the canvas (`Geometry.fit`).
     """
     side = images.shape[-1]
     seen, marked, shown = torch.zeros_like(images), torch.zeros_like(masks), content.clone()
