@@ -23,7 +23,6 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.held_out import COLUMNS, hold_out, means, measure, to_markdown
-from kprism_model.training.keeping import Keeper
 from kprism_model.training.trainer import Trainer, TrainingPlan
 from tests.unit.dataset_files import rectangle, write_dataset
 
@@ -86,34 +85,41 @@ def test_it_runs_where_only_the_training_packages_are(packed: Path, tmp_path: Pa
     assert "| box | box | 1 |" in (kept / "validation.md").read_text()
 
 
-def make_trainer(store: SliceStore, folder: Path, keeper: Keeper | None = None) -> Trainer:
+def make_trainer(store: SliceStore, folder: Path) -> Trainer:
     torch.manual_seed(0)
     plan = TrainingPlan(minutes=0.02, batch_size=2, sizes=((0.0, SIZE),), channels_last=True)
     config = KPrismConfig.tiny(num_classes=2, native_size=SIZE)
-    return Trainer(config, Sampler(store, seed=0), plan, folder, after_save=keeper)
+    return Trainer(config, Sampler(store, seed=0), plan, folder)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from kill_at_rename import kill_before_rename
+from kprism_model.data.sampling import Sampler
+from kprism_model.data.slices import SliceStore
+from kprism_model.network.config import KPrismConfig
+from kprism_model.training.held_out import hold_out
+from kprism_model.training.trainer import Trainer, TrainingPlan
+
+folder = Path(sys.argv[2])
+store, held_out = hold_out(SliceStore.from_pack(Path(sys.argv[1]), progress=False))
+config = KPrismConfig.tiny(num_classes=2, native_size=64)
+trainer = Trainer(config, Sampler(store, seed=0), TrainingPlan(batch_size=2, sizes=((0.0, 64),)), folder / "run")
+keeper = Keeper(folder / "kept", held_out, lambda trainer: {"step": trainer.step})
+keeper(trainer)
+next(trainer.steps())
+kill_before_rename(int(sys.argv[3]))
+keeper(trainer)
+"""
 
 
 @pytest.mark.parametrize("rename", range(5))
 def test_a_kill_leaves_whole_files(packed: Path, tmp_path: Path, rename: int) -> None:
     """Killed before any of the renames of the second time: table, weights, their description and log."""
-    code = f"""
-from pathlib import Path
-from kprism_model.data.slices import SliceStore
-from kprism_model.training.held_out import hold_out
-from kprism_model.training.keeping import Keeper
-from tests.unit.kill_at_rename import kill_before_rename
-from tests.unit.test_pack_training import make_trainer
-
-store, held_out = hold_out(SliceStore.from_pack(Path({str(packed)!r}), progress=False))
-trainer = make_trainer(store, Path({str(tmp_path / "run")!r}))
-keeper = Keeper(Path({str(tmp_path / "kept")!r}), held_out, lambda trainer: {{"step": trainer.step}})
-keeper(trainer)
-for _ in trainer.steps():
-    break
-kill_before_rename({rename})
-keeper(trainer)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    places = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, packed, tmp_path, str(rename)]
+    done = subprocess.run(command, env=places, capture_output=True, text=True, check=False)
     assert done.returncode == (-signal.SIGKILL if rename < 4 else 0), done.stderr
     kept = tmp_path / "kept"
     described = sorted(kept.glob("ema-*.json"))
