@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: python -m kprism_model train | evaluate | compare | convert | export | info."""
+"""Command line: python -m kprism_model train | pack | evaluate | compare | convert | export | info."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -14,40 +15,44 @@ from safetensors.torch import load_file
 
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.evaluation import command as evaluation
-from kprism_model.evaluation import comparison
-from kprism_model.export import command as export
 from kprism_model.network.convert import config_of, convert
-from kprism_model.training import pretraining
+
+_MODULES = {
+    "train": ("kprism_model.training.pretraining", "train the three modes jointly on MSD-style folders or a pack"),
+    "pack": ("kprism_model.data.packing", "write the slices of MSD-style folders into one file"),
+    "evaluate": ("kprism_model.evaluation.command", "measure a checkpoint on test lists"),
+    "compare": (
+        "kprism_model.evaluation.comparison",
+        "say whether new weights replace the current ones (status 0) or not (1)",
+    ),
+    "export": ("kprism_model.export.command", "write a checkpoint as ONNX files, for onnxruntime"),
+}
+"""Commands with a module of their own, which has `add_arguments` and `run`; only that of the command is imported.
+
+So each needs its own packages alone: training reads neither NIfTI files nor draws plots.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends with a sentence and status 2."""
     parser = argparse.ArgumentParser(prog="python -m kprism_model", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    train = commands.add_parser("train", help="train the three modes jointly on MSD-style folders")
-    pretraining.add_arguments(train)
-    train.set_defaults(execute=pretraining.run)
-    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on test lists")
-    evaluation.add_arguments(evaluate)
-    evaluate.set_defaults(execute=evaluation.run)
-    compare = commands.add_parser(
-        "compare", help="say whether new weights replace the current ones (status 0) or not (1)"
-    )
-    comparison.add_arguments(compare)
-    compare.set_defaults(execute=comparison.run)
+    words = sys.argv[1:] if argv is None else argv
+    for name, (module, purpose) in _MODULES.items():
+        command = commands.add_parser(name, help=purpose)
+        if words and words[0] == name:
+            implementation = importlib.import_module(module)
+            implementation.add_arguments(command)
+            command.set_defaults(execute=implementation.run)
     published = commands.add_parser("convert", help="turn weights in the published layout into a checkpoint")
     published.add_argument("weights", type=Path, help="safetensors file with the published tensor names")
     published.add_argument("out", type=Path, help="stem of the checkpoint to write")
     published.add_argument("--classes", nargs="*", help="names of the classes, in the order of their rows")
     published.set_defaults(execute=_convert)
-    graphs = commands.add_parser("export", help="write a checkpoint as ONNX files, for onnxruntime")
-    export.add_arguments(graphs)
-    graphs.set_defaults(execute=export.run)
     info = commands.add_parser("info", help="print what a checkpoint is and was made of")
     info.add_argument("checkpoint", type=Path)
     info.set_defaults(execute=_info)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     try:
         status: int = arguments.execute(arguments)
     except (ValueError, OSError) as error:

@@ -86,8 +86,8 @@ def augment_batch(
 
     images: (n, 3, S, S) in [0, 1], or uint8 in 0..255; masks: (n, m, S, S), 0 and 1; content: (n, 2) rows and columns,
     from the top left, that are image and not padding (all by default). Returns float32 (n, 3, size, size) in [0, 1],
-    with zeros outside of the image, and float32 masks (n, m, size, size) of 0 and 1. Reproducible by `generator`, a CPU
-    generator. ValueError for other shapes.
+    with zeros outside of the image, and float32 masks (n, m, size, size) of 0 and 1, on the device of `images`.
+    Reproducible by `generator`, a CPU generator; another device draws its own noise. ValueError for other shapes.
     """
     side = images.shape[-1]
     shapes = images.shape, (masks.shape[0], *masks.shape[2:])
@@ -96,7 +96,7 @@ def augment_batch(
     settings = settings or Augmentation()
     fraction = torch.ones(len(images), 2) if content is None else content.float() / side
     theta = _random_affine(fraction, settings, generator)
-    images, masks, inside = _resample(images, masks, fraction, theta, size)
+    images, masks, inside = _resample(images, masks, fraction.to(images.device), theta.to(images.device), size)
     images = change_intensity(images, inside, settings, generator)
     return images * inside, (masks > 0.5).float()
 
@@ -140,7 +140,7 @@ def _resample(
     reduction = images.shape[-1] // size
     if reduction > 1:  # averaging first keeps bilinear sampling from skipping pixels
         stacked = F.avg_pool2d(stacked, reduction)
-    positions = (torch.arange(stacked.shape[-1]) + 0.5) / stacked.shape[-1]
+    positions = (torch.arange(stacked.shape[-1], device=images.device) + 0.5) / stacked.shape[-1]
     rows, columns = (positions < content[:, axis, None] for axis in (0, 1))
     inside = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
     grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
@@ -153,28 +153,28 @@ def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, gen
 
     `inside` (n, 1, H, W) of 0 and 1 tells what is image and not padding.
     """
-    n = len(images)
-    coloured = ((images[:, 0] - images[:, 1]).abs().amax(dim=(1, 2)) > 1e-3).float()
+    n, device = len(images), images.device
+    coloured = ((images[:, 0] - images[:, 1]).abs().amax(dim=(1, 2)) > 1e-3).float().cpu()
     tint = 1 + coloured[:, None] * settings.tint * (2 * torch.rand(n, 3, generator=generator) - 1)
-    images = images * tint[:, :, None, None]
+    images = images * tint[:, :, None, None].to(device)
     drop = (coloured * _chance(n, settings.grey, generator)).bool()
     images[drop] = images[drop].mean(dim=1, keepdim=True)
     images = _windowed(images.clamp_(0, 1), coloured == 0, settings, generator)
-    invert = _column(_chance(n, settings.invert, generator))
+    invert = _column(_chance(n, settings.invert, generator), device)
     images = invert + (1 - 2 * invert) * images
     if settings.gamma > 1:
-        images = images.pow(_column(_factor(n, settings.gamma, generator)))
+        images = images.pow(_column(_factor(n, settings.gamma, generator), device))
     mean = (images * inside).sum(dim=(1, 2, 3)) / (3 * inside.sum(dim=(1, 2, 3))).clamp(min=1)
-    gain = _factor(n, settings.contrast, generator)
-    offset = mean * (1 - gain) + _uniform(n, settings.brightness, generator)
-    images = images * _column(gain) + _column(offset)
+    gain = _factor(n, settings.contrast, generator).to(device)
+    offset = mean * (1 - gain) + _uniform(n, settings.brightness, generator).to(device)
+    images = images * _column(gain, device) + _column(offset, device)
     blur = _chance(n, settings.blur, generator).bool()
     if blur.any():  # two box filters are close to a Gaussian of 1.2 pixels
         images[blur] = F.avg_pool2d(F.avg_pool2d(images[blur], 3, 1, 1), 3, 1, 1)
     if settings.noise:
         level = settings.noise_level * torch.rand(n, generator=generator) * _chance(n, settings.noise, generator)
-        noise = torch.randn(n, 1, *images.shape[2:], generator=generator)
-        images = images + _column(level) * noise
+        noise = torch.randn(n, 1, *images.shape[2:], generator=_on_device(generator, device), device=device)
+        images = images + _column(level, device) * noise
     return images.clamp_(0, 1)
 
 
@@ -183,9 +183,17 @@ def _windowed(images: Tensor, grey: Tensor, settings: Augmentation, generator: G
     n = len(images)
     width = 1 - (1 - settings.window_width) * torch.rand(n, generator=generator)
     low = (1 - width) * torch.rand(n, generator=generator)
-    chosen = _column(grey * _chance(n, settings.window, generator))
-    narrow = ((images - _column(low)) / _column(width)).clamp(0, 1)
+    chosen = _column(grey * _chance(n, settings.window, generator), images.device)
+    narrow = ((images - _column(low, images.device)) / _column(width, images.device)).clamp(0, 1)
     return images + chosen * (narrow - images)
+
+
+def _on_device(generator: Generator, device: torch.device) -> Generator:
+    """A generator of `device`: the given one on the CPU, else one that it seeds, for the many values of noise."""
+    if device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return Generator(device).manual_seed(seed)
 
 
 def _uniform(n: int, largest: float, generator: Generator) -> Tensor:
@@ -200,5 +208,5 @@ def _chance(n: int, probability: float, generator: Generator) -> Tensor:
     return (torch.rand(n, generator=generator) < probability).float()
 
 
-def _column(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
+def _column(values: Tensor, device: torch.device) -> Tensor:
+    return values[:, None, None, None].to(device)

@@ -20,6 +20,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
 from kprism_model.data.batch import LACKING, NO_CLASS, Batch
+from kprism_model.data.device_images import DeviceImages, beside_training
 from kprism_model.data.region_tasks import RegionSampler
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
@@ -93,8 +94,10 @@ class Sampler:
     """Draws batches: a data set by weight, then a class, cases and slices, each uniformly.
 
     `registry` gives `Batch.class_index`; by default it is made of the store's class names. `dataset_weights` by data
-    set name; those not named weigh 1. Batches depend on `seed` and their step alone. Raises ValueError for an unknown
-    data set name, a weight below zero, a class that the registry lacks, or a store in which nothing can be drawn.
+    set name; those not named weigh what the store says, 1 by default. Batches depend on `seed` and their step alone.
+    With `device` the images are kept and augmented there, by the same draws except for the noise. Raises ValueError for
+    an unknown data set name, a weight below zero, a class that the registry lacks, or a store in which nothing can be
+    drawn.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Sampler:
         dataset_weights: Mapping[str, float] | None = None,
         mixture: Mixture | None = None,
         augmentation: Augmentation | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.store = store
         self.registry = registry or ClassRegistry(store.class_names)
@@ -118,23 +122,30 @@ class Sampler:
             raise ValueError(f"dataset_weights must give {[p.name for p in store.sets]} weights from 0, got {weights}")
         self._targets: list[list[Target]] = []
         shares = []
+        effective = {part.name: weights.get(part.name, part.weight) for part in store.sets}
         for part in store.sets:
             found = targets(part)
             for target in found:
                 self.registry.index(target.name)
-            if found and weights.get(part.name, 1.0) > 0:
+            if found and effective[part.name] > 0:
                 self._targets.append(found)
-                shares.append(weights.get(part.name, 1.0))
+                shares.append(effective[part.name])
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
         self._shares = np.array(shares) / sum(shares)
-        self._regions = RegionSampler(store, weights) if self._mixture.regions else None
+        self._regions = RegionSampler(store, effective) if self._mixture.regions else None
         self._foreign = {
             part.name: sorted(map(self.registry.index, foreign_classes(part, store.sets))) for part in store.sets
         }
+        self._device = device or torch.device("cpu")
+        self._images = None if device is None else DeviceImages(store, device)
 
     def batch(self, n: int, *, step: int, size: int) -> Batch:
-        """The batch of `step`: n augmented images of `size` x `size` pixels."""
+        """The batch of `step`: n augmented images of `size` x `size` pixels, on the sampler's device."""
+        with beside_training(self._device) as used_by_training:
+            return used_by_training(self._batch(n, step, size))
+
+    def _batch(self, n: int, step: int, size: int) -> Batch:
         if n < 1 or step < 0:
             raise ValueError(f"n must be 1 or more and step 0 or more, got {n} and {step}")
         rng = np.random.default_rng([self._seed, step])
@@ -145,14 +156,18 @@ class Sampler:
             # Two images of a structure give each other one reference, four give up to three.
             groups.append(self._draw_group(min(2 if count == 1 else count + 1, room), size, rng))
         return Batch(
-            torch.cat([group.images for group in groups]),
-            torch.cat([group.masks for group in groups]),
+            self._joined([group.images for group in groups]),
+            self._joined([group.masks for group in groups]),
             torch.tensor([group.class_index for group in groups for _ in group.images]),
             _references(groups, count, rng),
-            torch.cat([group.objects for group in groups]),
+            self._joined([group.objects for group in groups]),
             torch.tensor([lacking for group in groups for lacking in group.lacking]),
             tuple(name for group in groups for name, _ in group.patients),
-        )
+        ).to(self._device)
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """What groups hold, on the sampler's device; synthetic images are made on the CPU."""
+        return torch.cat([part.to(self._device) for part in parts])
 
     def _draw_group(self, count: int, size: int, rng: np.random.Generator) -> _Group:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -225,15 +240,14 @@ class Sampler:
         self, pictures: Sequence[_Picture], size: int, generator: torch.Generator, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images, masks and objects, changed alike; by chance as seen in windows around the objects."""
-        side = self.store.size
-        pixels = np.empty((len(pictures), 3, side, side), dtype=np.uint8)
-        for canvas, picture in zip(pixels, pictures, strict=True):
-            canvas[:] = picture.part.images[picture.row].transpose(2, 0, 1)
-        images = torch.from_numpy(pixels)
+        images = self._gather(pictures)
         whole = torch.from_numpy(np.stack([np.stack([picture.mask, picture.clicked]) for picture in pictures]))
         content = torch.from_numpy(np.stack([picture.part.content[picture.row] for picture in pictures]))
+        windows = None
         if rng.random() < self._mixture.window:
             windows = random_windows(whole[:, 1:], None, size, rng)
+        whole = whole.to(self._device)
+        if windows is not None:
             images, whole, content = crop_to_windows(images, whole, content, windows)
         changed, masks = augment_batch(
             images, whole, generator, size=size, content=content, settings=self._augmentation
@@ -245,10 +259,20 @@ class Sampler:
                 whole[lost],
                 generator,
                 size=size,
-                content=content[lost],
+                content=content[lost.cpu()],
                 settings=self._augmentation.without_geometry(),
             )
         return changed, masks[:, :1], masks[:, 1:]
+
+    def _gather(self, pictures: Sequence[_Picture]) -> Tensor:
+        """The canvases, uint8 (n, 3, side, side)."""
+        if self._images is not None:
+            return self._images.gather([(picture.part, picture.row) for picture in pictures])
+        side = self.store.size
+        pixels = np.empty((len(pictures), 3, side, side), dtype=np.uint8)
+        for canvas, picture in zip(pixels, pictures, strict=True):
+            canvas[:] = picture.part.images[picture.row].transpose(2, 0, 1)
+        return torch.from_numpy(pixels)
 
 
 def _without_class(images: Tensor, masks: Tensor, name: str) -> _Group:

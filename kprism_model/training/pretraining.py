@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `train`: from MSD-style folders to a checkpoint that says what it was made of."""
+"""The command `train`: from MSD-style folders, or a pack, to a checkpoint that says what it was made of."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
@@ -20,17 +22,22 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.region_maps import store_region_maps
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
+from kprism_model.named_values import named_values
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.efficientnet import read_imagenet
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import mixed
+from kprism_model.training.held_out import hold_out
+from kprism_model.training.keeping import Keeper, check_size
 from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `train`."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with a dataset.json")
+    material = parser.add_mutually_exclusive_group(required=True)
+    material.add_argument("--data", type=Path, nargs="+", help="folders with a dataset.json")
+    material.add_argument("--pack", type=Path, metavar="FILE", help="slices in one file, as `pack` writes it")
     parser.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
     parser.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
     parser.add_argument(
@@ -56,8 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
     parser.add_argument("--learning-rate", type=float, default=TrainingPlan.learning_rate)
     parser.add_argument(
-        "--coarse", type=float, default=0.65, help="share of the budget that is spent at two thirds of the native size"
+        "--coarse", type=float, default=0.65, help="share of the budget that is spent at the coarse size"
     )
+    parser.add_argument("--warmup", type=int, default=TrainingPlan.warmup_steps, help="steps of rising learning rate")
+    parser.add_argument(
+        "--coarse-size",
+        type=int,
+        help="long side in the first part of the budget; default: two thirds of the native size",
+    )
+    parser.add_argument("--channels-last", action="store_true", help="memory format of kernels that GPUs prefer")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default=TrainingPlan.precision)
     parser.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
     parser.add_argument(
@@ -71,6 +85,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=TrainingPlan.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for averaged weights, log and Dice, renewed every few minutes",
+    )
+    parser.add_argument("--save-minutes", type=float, default=TrainingPlan.save_minutes, help="between two savings")
+    parser.add_argument(
+        "--validation-pack",
+        type=Path,
+        metavar="FILE",
+        help="slices that --keep measures on; default: those of every tenth patient, which are not trained on",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,8 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Under `torchrun` each process trains on its own batches and the first one writes.
     """
-    weights = _weights(arguments.weight)
-    provenance = [_provenance(folder, weights) for folder in arguments.data]
+    weights = named_values("--weight", arguments.weight)
     checkpoint_stem(arguments.out)  # before the hours of training, not after them
     initial = load_checkpoint(arguments.initial) if arguments.initial else None
     imagenet = read_imagenet(arguments.imagenet) if arguments.imagenet else None
@@ -90,42 +116,59 @@ def run(arguments: argparse.Namespace) -> int:
         elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere,
     )
     workers = Workers.join(arguments.device)
-    store = _store(arguments, max(256, config.native_size), workers)
-    sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
+    if arguments.keep and workers.count > 1:
+        raise ValueError(f"--keep is for a training of one process, got {workers.count}")
+    store, held_out = _stores(arguments, config.native_size, workers)
+    device = workers.device(arguments.device)
+    on_gpu = device if device.type == "cuda" else None
+    sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture, device=on_gpu)
     config = replace(config, num_classes=len(sampler.registry))
     if arguments.mix != 1:
         _check_mix(arguments.mix, initial, config, sampler.registry)
-    plan = TrainingPlan(
-        minutes=arguments.minutes,
-        batch_size=arguments.batch_size,
-        accumulate=arguments.accumulate,
-        learning_rate=arguments.learning_rate,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        sizes=((0.0, coarse_size(config.native_size)), (arguments.coarse, config.native_size)),
-    )
+    provenance = _provenances(arguments, store, weights)
+    told = partial(_metadata, arguments, provenance, initial)
+    keeper = None if arguments.keep is None else Keeper(arguments.keep, held_out, told)
     trainer = Trainer(
         config,
         sampler,
-        plan,
+        _plan(arguments, config.native_size),
         arguments.run_folder,
         device=arguments.device,
         workers=workers,
         initial=initial,
         imagenet=imagenet,
+        after_save=keeper,
     )
+    if keeper is not None:
+        check_size(trainer.model)  # before the minutes of training, not after them
     model = trainer.run()
     if initial is not None and arguments.mix != 1:
         model = mixed(initial.model.to(arguments.device), model, arguments.mix)
     if workers.rank == 0:
-        metadata = _metadata(arguments, trainer, provenance)
+        metadata = told(trainer)
         metadata["training"]["presence"] = fit_presence(model, sampler)
-        if initial is not None:
-            metadata["training"]["initial"] = {"weights_version": initial.weights_version, **initial.metadata}
+        if keeper is not None:
+            keeper.keep(trainer, model, metadata)
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")
         print(f"wrote {arguments.out}.safetensors and {arguments.out}.json after {trainer.step} steps")
     workers.leave()
     return 0
+
+
+def _plan(arguments: argparse.Namespace, native: int) -> TrainingPlan:
+    """What the options say of the training of a network that works at `native` pixels."""
+    return TrainingPlan(
+        minutes=arguments.minutes,
+        batch_size=arguments.batch_size,
+        accumulate=arguments.accumulate,
+        learning_rate=arguments.learning_rate,
+        warmup_steps=arguments.warmup,
+        save_minutes=arguments.save_minutes,
+        channels_last=arguments.channels_last,
+        precision=arguments.precision,
+        seed=arguments.seed,
+        sizes=((0.0, arguments.coarse_size or coarse_size(native)), (arguments.coarse, native)),
+    )
 
 
 def _check_mix(share: float, initial: Checkpoint | None, config: KPrismConfig, registry: ClassRegistry) -> None:
@@ -145,7 +188,20 @@ def _config(arguments: argparse.Namespace, initial: Checkpoint | None) -> KPrism
     return replace(config, native_size=arguments.native_size or config.native_size)
 
 
-def _store(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
+def _stores(arguments: argparse.Namespace, native: int, workers: Workers) -> tuple[SliceStore, SliceStore | None]:
+    """The slices to train on, and with --keep those to measure on."""
+    if arguments.pack is not None:
+        store = SliceStore.from_pack(arguments.pack, progress=workers.rank == 0)
+        if store.size < native:
+            raise ValueError(f"{arguments.pack} holds slices of {store.size} pixels, the network works at {native}")
+    else:
+        store = _built(arguments, max(256, native), workers)
+    if arguments.validation_pack is not None:
+        return store, SliceStore.from_pack(arguments.validation_pack)
+    return hold_out(store) if arguments.keep is not None else (store, None)
+
+
+def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
     """The slices of the training lists with their regions; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
@@ -156,10 +212,13 @@ def _store(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceS
     return store if workers.rank == 0 else SliceStore.open(path)
 
 
-def _metadata(arguments: argparse.Namespace, trainer: Trainer, provenance: list[dict[str, Any]]) -> dict[str, Any]:
+def _metadata(
+    arguments: argparse.Namespace, provenance: list[dict[str, Any]], initial: Checkpoint | None, trainer: Trainer
+) -> dict[str, Any]:
     """What the checkpoint says of how it was made."""
     plan = trainer.plan
     images = trainer.step * plan.batch_size * plan.accumulate * trainer.workers.count
+    started = {} if initial is None else {"initial": {"weights_version": initial.weights_version, **initial.metadata}}
     return {
         "name": arguments.out.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,23 +233,31 @@ def _metadata(arguments: argparse.Namespace, trainer: Trainer, provenance: list[
             "processes": trainer.workers.count,
             "torch": torch.__version__,
             "datasets": provenance,
+            **started,
         },
     }
 
 
-def _weights(pairs: Sequence[str]) -> dict[str, float]:
-    weights = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            weights[name] = float(value)
-        except ValueError:
-            raise ValueError(f"--weight takes NAME=NUMBER, got {pair!r}") from None
-    return weights
+def _provenances(
+    arguments: argparse.Namespace, store: SliceStore, weights: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """What the licence of the weights rests on, for each data set."""
+    if arguments.pack is None:
+        return [_provenance(folder, weights) for folder in arguments.data]
+    return [
+        {
+            "name": part.name,
+            "modality": part.modality,
+            "licence": part.licence,
+            "cases": len(np.unique(part.case)),
+            "weight": weights.get(part.name, part.weight),
+        }
+        for part in store.sets
+    ]
 
 
-def _provenance(folder: Path, weights: dict[str, float]) -> dict[str, Any]:
-    """What the licence of the weights rests on: name, modality, licence and number of training cases of a data set."""
+def _provenance(folder: Path, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Name, modality, licence and number of training cases of a data set."""
     content = json.loads((folder / "dataset.json").read_text())
     name = content["name"]
     return {

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,7 @@ class TrainingPlan:
     `minutes` is the budget over all resumptions; learning rate and image size follow the share of it that is spent.
     `sizes` are (share of the budget from which it holds, side in pixels). A step takes the mean gradient of
     `accumulate` batches of `batch_size` images in each process. `precision` "auto" is bfloat16 autocast where the
-    device computes in it, float32 elsewhere.
+    device computes in it, float32 elsewhere. `channels_last` is the memory format of kernels that GPUs prefer.
     """
 
     minutes: float = 90.0
@@ -68,6 +68,7 @@ class TrainingPlan:
     seed: int = 0
     rounds: RoundSettings = field(default_factory=RoundSettings)
     save_minutes: float = 3.0
+    channels_last: bool = False
 
     def size_at(self, share: float) -> int:
         """Side in pixels of the training images once `share` of the budget is spent."""
@@ -109,6 +110,7 @@ class Trainer:
 
     With several `workers` each process trains on its own batches, and the first one alone writes. A run that is not
     resumed starts from the weights of `initial` as far as they fit, and its trunk from the tensors `imagenet`.
+    `after_save` is called after the state is saved, every few minutes and at the end; its time counts as training.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Trainer:
         workers: Workers | None = None,
         initial: Checkpoint | None = None,
         imagenet: Mapping[str, Tensor] | None = None,
+        after_save: Callable[[Trainer], None] | None = None,
     ) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.sampler, self.folder = plan, sampler, folder
@@ -134,6 +137,9 @@ class Trainer:
         if imagenet is not None:
             load_imagenet(self.model.image_encoder, imagenet)
         self.model.to(self.device)
+        if plan.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._after_save = after_save
         self.average = MovingAverage(self.model, plan.ema_decay)
         groups = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=self.device.type in ("cpu", "cuda"))
@@ -170,9 +176,16 @@ class Trainer:
                 self._note(record, board)
                 yield record
                 if time.monotonic() - saved > 60 * self.plan.save_minutes:
-                    self.save()
+                    self._save_and_tell()
                     saved = time.monotonic()
+        self._save_and_tell()
+
+    def _save_and_tell(self) -> None:
         self.save()
+        if self._after_save is not None:
+            start = time.monotonic()
+            self._after_save(self)
+            self.seconds += time.monotonic() - start
 
     def averaged(self) -> KPrism:
         """A copy of the network with the averaged weights, in evaluation mode."""

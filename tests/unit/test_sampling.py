@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -262,3 +262,19 @@ def test_of_many_instances_one_is_clicked_and_windows_show_it_larger(tmp_path: P
     assert areas[0].unique().tolist() == [1600] and areas[1].unique().tolist() == [100]
     assert (areas[2] > 250).all()  # at least 1.6 times as long and as wide
     assert ((close.objects <= close.masks).all()) and (close.masks.sum(dim=(1, 2, 3)) > 0).all()
+
+
+def test_batches_made_on_a_device_are_those_of_the_cpu(store: SliceStore) -> None:
+    """The images are kept and gathered there; with the CPU as the device even the noise is the same."""
+    for step in range(3):
+        one = Sampler(store, seed=5).batch(8, step=step, size=32)
+        other = Sampler(store, seed=5, device=torch.device("cpu")).batch(8, step=step, size=32)
+        assert same(one, other)
+
+
+def test_the_store_says_how_often_a_data_set_is_drawn(store: SliceStore) -> None:
+    pair, blobs = store.sets
+    weighted = replace(store, sets=(replace(pair, weight=0.0), blobs))
+    assert set(plain(weighted).batch(20, step=0, size=32).dataset) == {"blobs"}
+    overruled = plain(weighted, dataset_weights={"pair": 1.0, "blobs": 0.0})
+    assert set(overruled.batch(20, step=0, size=32).dataset) == {"pair"}

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `pack`: from MSD-style folders to one file to train from (see `kprism_model.data.pack`)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from kprism_model.checkpoint import checkpoint_stem
+from kprism_model.data.building import labelled_datasets
+from kprism_model.data.datasets import SPLITS, Case, Dataset, load_case, slice_counts
+from kprism_model.data.pack import PackedSet, PackedSlice, encode_image, encode_label, pack_bytes
+from kprism_model.data.slices import to_canvas
+from kprism_model.files import write_bytes
+from kprism_model.named_values import named_values
+from kprism_model.preprocess import Geometry
+from kprism_model.spread import spread
+
+PACK_LIMIT = 28_000_000
+"""Bytes that a pack may take."""
+TREE_LIMIT = 60 * 2**20
+"""Bytes that a repository's tracked files, a pack and the weights to start from may take together."""
+
+_EMPTY_SHARE = 5  # of slices that are thinned, one in so many shows nothing
+_SOURCE_SUFFIXES = (".jpg", ".jpeg")
+
+
+class _Prepared(NamedTuple):
+    """A slice before compression: `image` uint8, `source` the file that it is all of (JPEG), `row` and `pixels`."""
+
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+    source: bytes | None
+    row: tuple[int, int, int, int]
+    pixels: tuple[int, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `pack`."""
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with a dataset.json")
+    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("--split", choices=SPLITS, default="training")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels of the slices' canvas (default: 256)")
+    parser.add_argument("--quality", type=int, default=95, help="WebP quality of images (default: 95)")
+    parser.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
+    parser.add_argument("--most", nargs="*", default=[], metavar="NAME=N", help="slices of a data set that are kept")
+    parser.add_argument("--limit", type=int, default=PACK_LIMIT, help=f"bytes of the file (default: {PACK_LIMIT:,})")
+    parser.add_argument("--tree", type=Path, help=f"repository that takes at most {TREE_LIMIT:,} bytes with the pack")
+    parser.add_argument("--initial", type=Path, help="checkpoint to start from, which counts with --tree")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the pack; 1, and nothing is written, if it or what it is kept with is too large."""
+    if not 0 <= arguments.quality <= 100:
+        raise ValueError(f"--quality must lie in 0..100, got {arguments.quality}")
+    datasets = labelled_datasets(arguments.data, arguments.split, arguments.size)
+    names = {dataset.name for dataset in datasets}
+    weights = named_values("--weight", arguments.weight, names)
+    most = named_values("--most", arguments.most, names)
+    sets = []
+    for dataset in datasets:
+        kept = round(most[dataset.name]) if dataset.name in most else None
+        part = pack_set(
+            dataset,
+            arguments.split,
+            size=arguments.size,
+            quality=arguments.quality,
+            weight=weights.get(dataset.name, 1.0),
+            most=kept,
+        )
+        sets.append(part)
+        left_out = f", {part.about['left out']} left out" if part.about["left out"] else ""
+        print(f"{dataset.name}: {len(part.slices)} slices{left_out}, {part.bytes:,} bytes")
+    content = pack_bytes(sets, split=arguments.split, size=arguments.size)
+    if not _is_small_enough(sets, len(content), arguments):
+        return 1
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(arguments.out, content)
+    print(f"wrote {arguments.out}: {sum(len(part.slices) for part in sets)} slices, {len(content):,} bytes")
+    return 0
+
+
+def pack_set(
+    dataset: Dataset, split: str, *, size: int, quality: int, weight: float = 1.0, most: int | None = None
+) -> PackedSet:
+    """Compress the slices of a data set, at most `most` of them: four of five show a structure, where there are enough.
+
+    Each is kept at the smaller of its own size and the canvas. A JPEG picture is kept as the file that it is where that
+    is smaller. What `load_case` raises passes through.
+    """
+    cases = dataset.cases(split)
+    prepared = [
+        one
+        for number, case in enumerate(tqdm(cases, desc=dataset.name, leave=False))
+        for one in _prepare(dataset, case, number, size)
+    ]
+    chosen = _chosen(prepared, most)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        slices = list(threads.map(lambda one: _compress(one, quality), chosen))
+    about = {
+        "name": dataset.name,
+        "modality": dataset.modality,
+        "anatomy": dataset.anatomy,
+        "classes": dict(dataset.classes),
+        "cases": [case.name for case in cases],
+        "patients": [case.patient for case in cases],
+        "channels": max(slice_counts(case)[1] for case in cases),
+        "weight": weight,
+        "licence": json.loads((dataset.folder / "dataset.json").read_text(encoding="utf-8")).get(
+            "licence", "not stated"
+        ),
+        "left out": len(prepared) - len(chosen),
+    }
+    return PackedSet(about, slices)
+
+
+def _prepare(dataset: Dataset, case: Case, number: int, size: int) -> Iterator[_Prepared]:
+    loaded = load_case(dataset, case)
+    assert loaded.labels is not None  # labelled_datasets has checked it
+    before = (loaded.labels.shape[1], loaded.labels.shape[2])
+    geometry = Geometry.fit(before, size)
+    is_source = case.image.suffix.lower() in _SOURCE_SUFFIXES
+    source = case.image.read_bytes() if is_source else None
+    for position, (image, label) in enumerate(zip(loaded.images, loaded.labels, strict=True)):
+        picture, small, pixels = to_canvas(image, label, list(dataset.classes), geometry)
+        if max(before) <= size:  # enlarged again when the pack is opened
+            picture, small = (image * 255).round().astype(np.uint8), label
+        elif image.ndim == 2:
+            picture = picture[..., 0]
+        yield _Prepared(picture, small, source, (number, position, *geometry.resized), tuple(pixels))
+
+
+def _chosen(prepared: Sequence[_Prepared], most: int | None) -> list[_Prepared]:
+    """At most `most` slices, spread evenly over those that show a structure and over those that do not."""
+    if most is None or len(prepared) <= most:
+        return list(prepared)
+    shows = np.array([one.label.any() for one in prepared])
+    shown, empty = np.flatnonzero(shows), np.flatnonzero(~shows)
+    kept = spread(shown, most - min(len(empty), most // _EMPTY_SHARE))
+    return [prepared[number] for number in sorted([*kept, *spread(empty, most - len(kept))])]
+
+
+def _compress(one: _Prepared, quality: int) -> PackedSlice:
+    image = encode_image(np.ascontiguousarray(one.image), quality)
+    is_source = one.source is not None and len(one.source) < len(image)
+    if is_source and one.source is not None:
+        image = one.source
+    label = encode_label(np.ascontiguousarray(one.label))
+    return PackedSlice(image, label, (*one.row, int(is_source)), one.pixels)
+
+
+def _is_small_enough(sets: Sequence[PackedSet], size: int, arguments: argparse.Namespace) -> bool:
+    """Whether pack and tree keep their limits; says so, and if not, what takes the most."""
+    fits = bool(size <= arguments.limit)
+    if not fits:
+        largest = sorted(sets, key=lambda part: part.bytes, reverse=True)[:5]
+        shares = ", ".join(f"{part.about['name']} {part.bytes:,}" for part in largest)
+        print(
+            f"error: the pack would take {size:,} bytes, {size - arguments.limit:,} more than the limit of "
+            f"{arguments.limit:,}; largest sets: {shares}. A smaller --size or --quality, --most NAME=N or fewer "
+            "folders shrink it. Nothing was written",
+            file=sys.stderr,
+        )
+    if arguments.tree is not None:
+        weights = _weights_of(arguments.initial)
+        tracked = _tracked(arguments.tree)
+        others = sum(path.stat().st_size for path in (tracked | weights) - {arguments.out.resolve()})
+        total = others + size
+        kept = total <= TREE_LIMIT
+        told = f"tracked files and start weights {others:,} bytes, with the pack {total:,} of {TREE_LIMIT:,}"
+        print(
+            told if kept else f"error: {told}: {total - TREE_LIMIT:,} too many", file=sys.stdout if kept else sys.stderr
+        )
+        fits = fits and kept
+    return fits
+
+
+def _weights_of(initial: Path | None) -> set[Path]:
+    if initial is None:
+        return set()
+    stem = checkpoint_stem(initial)
+    return {stem.with_name(stem.name + suffix).resolve() for suffix in (".safetensors", ".json")}
+
+
+def _tracked(tree: Path) -> set[Path]:
+    """The files that git tracks in a repository and that are there; ValueError if it is none."""
+    done = subprocess.run(["git", "-C", str(tree), "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"--tree {tree} is not a git repository: {done.stderr.strip()}")
+    paths = ((tree / name).resolve() for name in done.stdout.split("\0") if name)
+    return {path for path in paths if path.is_file()}

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the command line that give a number to a name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def named_values(option: str, pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
+    """Numbers by name of an option's NAME=NUMBER words; ValueError for others, or a name that is not `known`."""
+    values = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{option} takes NAME=NUMBER, got {pair!r}") from None
+        if known is not None and name not in known:
+            raise ValueError(f"{option} names {name!r}, expected one of {', '.join(sorted(known))}")
+    return values
