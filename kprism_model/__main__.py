@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: python -m kprism_model train | evaluate | convert | export | info."""
+"""Command line: python -m kprism_model train | fit-kinds | evaluate | convert | export | info."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.evaluation import command as evaluation
 from kprism_model.export import command as export
 from kprism_model.network.convert import config_of, convert
-from kprism_model.training import pretraining
+from kprism_model.training import kinds_command, pretraining
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     train = commands.add_parser("train", help="train the three modes jointly on MSD-style folders")
     pretraining.add_arguments(train)
     train.set_defaults(execute=pretraining.run)
+    kinds = commands.add_parser("fit-kinds", help="let a checkpoint tell kinds of images apart, without training it")
+    kinds_command.add_arguments(kinds)
+    kinds.set_defaults(execute=kinds_command.run)
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on test lists")
     evaluation.add_arguments(evaluate)
     evaluate.set_defaults(execute=evaluation.run)

@@ -20,6 +20,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
 from kprism_model.data.batch import LACKING, NO_CLASS, Batch
+from kprism_model.data.kinds import kind_name
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
 from kprism_model.data.targets import MINIMUM_PIXELS, Target, by_case, component_of, draw_slice, targets, union_of
@@ -120,6 +121,8 @@ class Sampler:
             part.name: sorted(map(self.registry.index, foreign_classes(part, store.sets))) for part in store.sets
         }
 
+        self._kinds = {SYNTHETIC: "", **{part.name: kind_name(part) for part in store.sets}}
+
     def batch(self, n: int, *, step: int, size: int) -> Batch:
         """The batch of `step`: n augmented images of `size` x `size` pixels."""
         if n < 1 or step < 0:
@@ -139,6 +142,7 @@ class Sampler:
             torch.cat([group.objects for group in groups]),
             torch.tensor([lacking for group in groups for lacking in group.lacking]),
             tuple(name for group in groups for name, _ in group.patients),
+            tuple(self._kinds[name] for group in groups for name, _ in group.patients),
         )
 
     def _draw_group(self, count: int, size: int, rng: np.random.Generator) -> _Group:

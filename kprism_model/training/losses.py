@@ -51,6 +51,18 @@ def presence_loss(logits: Tensor, present: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype))
 
 
+def kind_loss(logits: Tensor, kinds: Sequence[str], known: Sequence[str]) -> Tensor:
+    """Cross-entropy of logits (N, K + 1) with the kind of each image, by its place among the K `known` ones.
+
+    An empty kind is none of them, the last logit. Images of a kind that is not known do not count.
+    """
+    places = {"": len(known), **{name: place for place, name in enumerate(known)}}
+    target = torch.tensor([places.get(kind, -1) for kind in kinds], device=logits.device)
+    if not (target >= 0).any():
+        return 0.0 * logits.sum()
+    return F.cross_entropy(logits, target, ignore_index=-1)
+
+
 def _layer_loss(logits: Tensor, target: Tensor, dice_weight: float, bce_weight: float) -> Tensor:
     _check_shapes(logits, target)
     bce = F.binary_cross_entropy_with_logits(logits, target)

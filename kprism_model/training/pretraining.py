@@ -16,12 +16,14 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.kinds import kind_names
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.efficientnet import read_imagenet
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import mixed
+from kprism_model.training.kinds import fit_kinds, mark_possible
 from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = _store(arguments, max(256, config.native_size), workers)
     mixture = Mixture(synthetic=arguments.synthetic, elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere)
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
-    config = replace(config, num_classes=len(sampler.registry))
+    config = replace(config, num_classes=len(sampler.registry), kinds=kind_names(store.sets))
     if arguments.mix != 1:
         _check_mix(arguments.mix, initial, config, sampler.registry)
     plan = TrainingPlan(
@@ -107,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     if workers.rank == 0:
         metadata = _metadata(arguments, trainer, provenance)
         metadata["training"]["presence"] = fit_presence(model, sampler)
+        mark_possible(model, sampler.registry, store)
+        metadata["training"]["kinds"] = fit_kinds(model, store, seed=arguments.seed)
         if initial is not None:
             metadata["training"]["initial"] = {"weights_version": initial.weights_version, **initial.metadata}
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Automatic segmentation of the structures that the weights know, in every slice where they are present."""
+"""Automatic segmentation of the structures that the weights know, in every slice where they are present.
+
+Where nothing is named, only what can be in such an image is asked for; what the user names is always asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from lib.errors import RequestError
 from lib.infers.base import Answer, House, Job, KPrismTask
 from lib.options import Option
 from lib.prompts import read_structures
-from lib.whole import WHOLE, segment_classes
+from lib.whole import WHOLE, search_classes, segment_classes
 
 
 class Semantic(KPrismTask):
@@ -31,12 +34,15 @@ class Semantic(KPrismTask):
         return info
 
     def answer(self, job: Job) -> Answer:
-        """All asked classes in all slices, merged: a pixel belongs to its most probable class."""
+        """Classes in all slices, merged: a pixel belongs to its most probable class."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
         for name in asked:
             if name not in job.network.registry:
                 known = ", ".join(job.network.registry.names)
                 raise RequestError(f"structure {name!r} is unknown to these weights; expected one of {known}")
-        names = asked or list(job.network.registry.names)
-        labels = segment_classes(self.house.engine, job.network, job.image, names, job.options, job.report)
-        return Answer(labels, names, asked)
+        engine, network = self.house.engine, job.network
+        if not asked:
+            found = search_classes(engine, network, job.image, job.options, job.report)
+            return Answer(found.labels, found.names, extra=found.told())
+        labels = segment_classes(engine, network, job.image, asked, job.options, job.report)
+        return Answer(labels, asked, asked)
