@@ -24,7 +24,7 @@ from kprism_model.data.augment import Augmentation, augment_batch
 from kprism_model.data.kinds import kind_name, kind_names, possible_kinds
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import synthetic_group
-from kprism_model.network.kinds import KIND_WIDTH
+from kprism_model.network.kinds import KIND_WIDTH, KindHead
 from kprism_model.network.kprism import KPrism
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,13 @@ def mark_possible(model: KPrism, registry: ClassRegistry, store: SliceStore) -> 
 
 
 def fit_kinds(
-    model: KPrism, store: SliceStore, *, seed: int, images: int = IMAGES, progress: bool = True
+    model: KPrism,
+    store: SliceStore,
+    *,
+    seed: int,
+    images: int = IMAGES,
+    augmentation: Augmentation | None = None,
+    progress: bool = True,
 ) -> dict[str, float]:
     """Fit `model.kind_head` in place to the kinds of images in `store`; the network is left in eval mode.
 
@@ -92,7 +98,8 @@ def fit_kinds(
     """
     if model.kind_head is None or model.config.kinds != kind_names(store.sets):
         raise ValueError(f"the network knows the kinds {list(model.config.kinds)}, not {list(kind_names(store.sets))}")
-    seen = _look(model.eval(), store, np.random.default_rng(seed), images, progress)
+    drawer = Drawer(store, model.config.native_size, seed, augmentation or Augmentation())
+    seen = _look(model.eval(), drawer, images, progress)
     count = len(model.config.kinds)
     known, unknown = _held_out_distances(seen, count)
     scale, none = calibrate(known, unknown)
@@ -133,27 +140,23 @@ class Judged(NamedTuple):
 
 
 def calibrate(known: Judged, unknown: Judged) -> tuple[float, float]:
-    """The factor of distances and the logit of "none" that make probabilities right on what was held out."""
-    start = float(known.distances.min(dim=1).values.median())
-    values = torch.tensor([0.0, 3.0], requires_grad=True)
-    optimizer = torch.optim.LBFGS([values], max_iter=200, line_search_fn="strong_wolfe")
+    """The factor of distances and the logit of "none" that make probabilities right on what was held out.
 
-    def scaled() -> tuple[Tensor, Tensor]:
-        return values[0].exp() / start, -values[1]
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        parts = [F.cross_entropy(_logits(judged.distances, *scaled()), judged.right) for judged in (known, unknown)]
-        total = _KNOWN_WEIGHT * parts[0] + parts[1]
-        total.backward()
-        return total
-
-    optimizer.step(loss)
-    scale, none = scaled()
-    return float(scale.detach()), float(none.detach())
+    The best of a grid by cross-entropy: it is the same wherever it runs, and has an answer where all is told right.
+    """
+    reaches = torch.cat([judged.distances.amin(dim=1) for judged in (known, unknown)])
+    best = (torch.inf, 1.0, 0.0)
+    for scale in torch.logspace(-2.5, 0, 26).tolist():
+        for reach in reaches.quantile(torch.linspace(0, 1, 41)).tolist():
+            losses = [
+                float(F.cross_entropy(_logits(judged.distances, scale, -scale * reach), judged.right))
+                for judged in (known, unknown)
+            ]
+            best = min(best, (_KNOWN_WEIGHT * losses[0] + losses[1], scale, -scale * reach))
+    return best[1:]
 
 
-def _logits(distances: Tensor, scale: Tensor | float, none: Tensor | float) -> Tensor:
+def _logits(distances: Tensor, scale: float, none: float) -> Tensor:
     return F.pad(-scale * distances, (0, 1)) + F.pad(torch.zeros_like(distances), (0, 1), value=1.0) * none
 
 
@@ -184,14 +187,14 @@ def _shares(known: Judged, unknown: Judged, scale: float, none: float) -> dict[s
 
 
 @torch.no_grad()
-def _look(model: KPrism, store: SliceStore, rng: np.random.Generator, images: int, progress: bool) -> Seen:
+def _look(model: KPrism, drawer: Drawer, images: int, progress: bool) -> Seen:
     """What the head sees of `images` images of each kind, and of as many broken and synthetic ones."""
     device = next(model.parameters()).device
     parts: list[Seen] = []
     count = len(model.config.kinds)
     with tqdm(total=(count + 1) * images, desc="kinds", disable=not progress) as bar:
-        for kind, batch in _batches(model, store, rng, images):
-            pooled = model.kind_head.pooled(model.encode_image(batch.to(device))).cpu()  # type: ignore[union-attr]
+        for kind, batch in drawer.batches(model.config.kinds, images):
+            pooled = KindHead.pooled(model.encode_image(batch.to(device))).cpu()
             parts.append(Seen(pooled, torch.full((len(batch),), kind), torch.zeros(len(batch), dtype=torch.bool)))
             bar.update(len(batch))
     seen = Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -201,40 +204,53 @@ def _look(model: KPrism, store: SliceStore, rng: np.random.Generator, images: in
     return seen
 
 
-def _batches(model: KPrism, store: SliceStore, rng: np.random.Generator, images: int) -> Iterator[tuple[int, Tensor]]:
-    """Images of every kind, its sets in turn, then broken and synthetic ones: the kind and at most `_BATCH` images."""
-    generator, size = Generator().manual_seed(int(rng.integers(2**62))), model.config.native_size
-    count = len(model.config.kinds)
-    for start in range(0, images, _BATCH):
-        number = min(_BATCH, images - start)
-        for kind, name in enumerate(model.config.kinds):
-            sets = [part for part in store.sets if kind_name(part) == name]
-            chosen = [sets[(start + place) % len(sets)] for place in range(number)]
-            yield kind, _draw(chosen, store.size, size, rng, generator)
-        mixed = [store.sets[rng.integers(len(store.sets))] for _ in range((number + 1) // 2)]
-        broken = break_images(_draw(mixed, store.size, size, rng, generator), generator)
-        synthetic = synthetic_group(number // 2, size, generator)[0] if number > 1 else broken[:0]
-        yield count, torch.cat([broken, synthetic])
+class Drawer:
+    """Draws images (n, 3, size, size) from a store, changed at random."""
 
+    def __init__(self, store: SliceStore, size: int, seed: int, augmentation: Augmentation) -> None:
+        self._store, self._size, self._augmentation = store, size, augmentation
+        self._rng = np.random.default_rng(seed)
+        self._generator = Generator().manual_seed(seed)
 
-def _draw(parts: Sequence[SliceSet], side: int, size: int, rng: np.random.Generator, generator: Generator) -> Tensor:
-    """A slice of each set, randomly changed: (n, 3, size, size)."""
-    canvas = np.zeros((len(parts), 3, side, side), dtype=np.uint8)
-    content = np.zeros((len(parts), 2), dtype=np.int64)
-    for place, part in enumerate(parts):
-        row = rng.integers(len(part))
-        canvas[place] = part.images[row].transpose(2, 0, 1)
-        content[place] = part.content[row]
-    masks = torch.zeros(len(parts), 1, side, side, dtype=torch.bool)
-    where = torch.from_numpy(content)
-    images, _ = augment_batch(
-        torch.from_numpy(canvas), masks, generator, size=size, content=where, settings=Augmentation()
-    )
-    return images
+    def batches(self, kinds: Sequence[str], images: int) -> Iterator[tuple[int, Tensor]]:
+        """Images of each kind, from its sets in turn, and of none, with the number of the kind, K for none."""
+        sets = [[part for part in self._store.sets if kind_name(part) == kind] for kind in kinds]
+        for start in range(0, images, _BATCH):
+            places = range(start, min(start + _BATCH, images))
+            for kind, parts in enumerate(sets):
+                yield kind, self.slices([parts[place % len(parts)] for place in places])
+            yield len(kinds), self.nothing(len(places))
+
+    def slices(self, parts: Sequence[SliceSet]) -> Tensor:
+        """A slice of each set."""
+        side = self._store.size
+        canvas = np.zeros((len(parts), 3, side, side), dtype=np.uint8)
+        content = np.zeros((len(parts), 2), dtype=np.int64)
+        for place, part in enumerate(parts):
+            row = self._rng.integers(len(part))
+            canvas[place] = part.images[row].transpose(2, 0, 1)
+            content[place] = part.content[row]
+        images, _ = augment_batch(
+            torch.from_numpy(canvas),
+            torch.zeros(len(parts), 1, side, side, dtype=torch.bool),
+            self._generator,
+            size=self._size,
+            content=torch.from_numpy(content),
+            settings=self._augmentation,
+        )
+        return images
+
+    def nothing(self, count: int) -> Tensor:
+        """Images that show nothing: half of them synthetic ones, the others slices whose parts are mixed up."""
+        chosen = self._rng.integers(len(self._store.sets), size=(count + 1) // 2)
+        broken = break_images(self.slices([self._store.sets[number] for number in chosen]), self._generator)
+        if count == 1:
+            return broken
+        return torch.cat([broken, synthetic_group(count // 2, self._size, self._generator)[0]])
 
 
 def break_images(images: Tensor, generator: Generator) -> Tensor:
-    """Images (n, 3, S, S) that show nothing any more: inverted and blurred, their sixteen parts in random order."""
+    """Images (n, 3, S, S) inverted and blurred, their sixteen parts in random order."""
     blurred = F.avg_pool2d(F.pad(1 - images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     side = images.shape[-1] // 4
     parts = F.unfold(blurred, side, stride=side)
