@@ -29,7 +29,7 @@ class KindHead(nn.Module):
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
-        self.projection = nn.Linear(2 * config.encoder_channels[0], KIND_WIDTH)
+        self.projection = nn.Linear(config.encoder_channels[0], KIND_WIDTH)
         self.centres = nn.Parameter(0.1 * torch.randn(len(config.kinds), KIND_WIDTH))
         self.none = nn.Parameter(torch.full((), -3.0))
         self.register_buffer("possible", torch.ones(config.num_classes, len(config.kinds) + 1, dtype=torch.bool))
@@ -37,12 +37,14 @@ class KindHead(nn.Module):
 
     @staticmethod
     def pooled(features: ImageFeatures) -> Tensor:
-        """Mean and maximum of the coarsest features over the image: (B, 2 * channels)."""
-        coarsest = features.stride16.float()
-        return torch.cat([coarsest.mean(dim=(2, 3)), coarsest.amax(dim=(2, 3))], dim=1)
+        """Mean of the coarsest features over the image: (B, channels).
+
+        Their maximum would make distances to what is unlike them tell less (measured on dermoscopy).
+        """
+        return features.stride16.float().mean(dim=(2, 3))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, 2 * channels) -> logits (B, K + 1): half the negative squared distance to each centre, and `none`."""
+        """(B, channels) -> logits (B, K + 1): half the negative squared distance to each centre, and `none`."""
         with torch.autocast(pooled.device.type, enabled=False):  # differences of large distances need all their bits
             placed = self.projection(pooled)
             distance = (placed[:, None] - self.centres).square().sum(dim=2)
