@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: python -m kprism_model train | pack | evaluate | compare | convert | export | info."""
+"""Command line: python -m kprism_model train | fit-kinds | pack | evaluate | compare | convert | export | info."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ from kprism_model.network.convert import config_of, convert
 
 _MODULES = {
     "train": ("kprism_model.training.pretraining", "train the three modes jointly on MSD-style folders or a pack"),
+    "fit-kinds": (
+        "kprism_model.training.kinds_command",
+        "let a checkpoint tell kinds of images apart, without training it",
+    ),
     "pack": ("kprism_model.data.packing", "write the slices of MSD-style folders into one file"),
     "evaluate": ("kprism_model.evaluation.command", "measure a checkpoint on test lists"),
     "compare": (

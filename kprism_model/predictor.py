@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
+from kprism_model.image_kind import ImageKind, image_kind
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.references import References
@@ -84,6 +85,15 @@ class Predictor:
         """Encode `image` and answer about it until the next one is set."""
         self._embedding = self.embed([image])[0]
         return self._embedding
+
+    def image_kind(
+        self, embeddings: Sequence[ImageEmbedding], weights: Sequence[float] | None = None
+    ) -> ImageKind | None:
+        """What kind of image slices are of, and which classes can be in it; None for weights that know no kinds.
+
+        `weights` tell how much each slice counts, by default all the same.
+        """
+        return image_kind(self.model, self.registry, embeddings, weights)
 
     @torch.inference_mode()
     def embed_references(self, images: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]]) -> References:
@@ -168,6 +178,8 @@ class Predictor:
         batch: int = 8,
     ) -> list[dict[str, Prediction]]:
         """Every class in every image, `batch` pairs a pass: one dict from name to prediction for each image.
+
+        Classes are asked for whatever the image is of; `image_kind` tells which of them can be in it.
 
         With `minimum_presence`, a class that is less probable to be in an image stops at the coarsest scale, which is
         much faster, and has an empty mask.

@@ -44,7 +44,26 @@ MICROSCOPY: dict[str, str] = {
 }
 """Modality -> what its images show whatever the organ is."""
 
-_SHARED = {"nucleus": frozenset({"stained tissue", "cells", "cell interior"})}
+_SPINE = {"neck", "chest"}  # named in images of the lumbar spine alone
+_BREAST = {"chest"}  # images of the chest may show the breast, and not the other way round
+_EXTENDED: dict[str, frozenset[str]] = {
+    name: frozenset(parts)
+    for name, parts in {
+        "nucleus": {"stained tissue", "cells", "cell interior"},
+        "cell": {"stained tissue"},
+        "vertebra": _SPINE,
+        "intervertebral disc": _SPINE,
+        "spinal canal": _SPINE,
+        "fibroglandular tissue": _BREAST,
+        "benign lesion": _BREAST,
+        "malignant lesion": _BREAST,
+        "common carotid artery": {"chest"},
+        "blood vessel": {"head", "chest", "abdomen", "pelvis"},
+        "peripheral nerve": {"head", "chest", "abdomen", "pelvis"},
+        "soft-tissue sarcoma": {"head", "neck", "breast"},
+    }.items()
+}
+"""Class -> parts of the body that hold it too, whether or not a set of their images names it."""
 
 
 class Annotated(Protocol):
@@ -71,12 +90,12 @@ def shown_parts(images: Annotated) -> frozenset[str]:
 
 
 def possible_parts(sets: Iterable[Annotated]) -> dict[str, frozenset[str]]:
-    """Class name, in lower case -> the parts of the body in which some set of images has it."""
+    """Class name, in lower case -> the parts of the body that hold it, or that some images of it show."""
     found: dict[str, frozenset[str]] = {}
     for images in sets:
         for name in images.classes.values():
             key = name.casefold()
-            found[key] = found.get(key, _SHARED.get(key, frozenset())) | shown_parts(images)
+            found[key] = found.get(key, _EXTENDED.get(key, frozenset())) | shown_parts(images)
     return found
 
 

@@ -26,7 +26,7 @@ class Batch:
     its regions. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure, a union of structures or one
     part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
     rows in the registry of structures that are not in the image; -1 where none is known. dataset: the name of each
-    image's data set.
+    image's data set. kinds: the kind of each image (`kprism_model.data.kinds`), empty for synthetic ones.
     """
 
     images: Tensor
@@ -36,6 +36,7 @@ class Batch:
     objects: Tensor
     lacking: Tensor
     dataset: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device; from the CPU to a GPU without waiting for it."""

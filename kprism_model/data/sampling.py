@@ -21,6 +21,7 @@ from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
 from kprism_model.data.batch import LACKING, NO_CLASS, Batch
 from kprism_model.data.device_images import DeviceImages, beside_training
+from kprism_model.data.kinds import kind_name
 from kprism_model.data.region_tasks import RegionSampler
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
@@ -139,6 +140,7 @@ class Sampler:
         }
         self._device = device or torch.device("cpu")
         self._images = None if device is None else DeviceImages(store, device)
+        self._kinds = {SYNTHETIC: "", **{part.name: kind_name(part) for part in store.sets}}
 
     def batch(self, n: int, *, step: int, size: int) -> Batch:
         """The batch of `step`: n augmented images of `size` x `size` pixels, on the sampler's device."""
@@ -163,6 +165,7 @@ class Sampler:
             self._joined([group.objects for group in groups]),
             torch.tensor([lacking for group in groups for lacking in group.lacking]),
             tuple(name for group in groups for name, _ in group.patients),
+            tuple(self._kinds[name] for group in groups for name, _ in group.patients),
         ).to(self._device)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:

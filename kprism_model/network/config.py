@@ -15,7 +15,7 @@ STRIDES = (16, 8, 4)
 
 ENCODERS = ("utnet", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 MASK_ENCODERS = ("own", "shared")
-_LATER = {"encoder", "mask_encoder"}
+_LATER = {"encoder", "mask_encoder", "kinds"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class KPrismConfig:
     part in attention, as the published code does; it serves the comparison with that code only. `encoder` is the image
     encoder, "utnet" as published or an EfficientNet-Lite, which can start from ImageNet weights and whose stem always
     ends at half size. `mask_encoder` "own" encodes a reference's image once more together with its mask, as published;
-    "shared" adds the mask to what the image encoder found.
+    "shared" adds the mask to what the image encoder found. `kinds` are the names of the kinds of images that the
+    network tells apart, such as "CT, chest"; without any, it has no head for them.
     """
 
     native_size: int = 512
@@ -50,6 +51,7 @@ class KPrismConfig:
     attend_padding: bool = False
     encoder: str = "utnet"
     mask_encoder: str = "own"
+    kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can be built with, naming the field and the value."""
@@ -62,6 +64,8 @@ class KPrismConfig:
                 raise ValueError(
                     f"KPrismConfig.{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
                 )
+        if len(set(self.kinds)) < len(self.kinds) or not all(isinstance(kind, str) and kind for kind in self.kinds):
+            raise ValueError(f"KPrismConfig.kinds must be different names, got {list(self.kinds)}")
         if self.stem_stride not in (1, 2, 4):
             raise ValueError(f"KPrismConfig.stem_stride must be 1, 2 or 4, got {self.stem_stride}")
         for name, value, divisor in (
@@ -108,13 +112,14 @@ class KPrismConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy of all fields."""
-        return asdict(self)
+        return {**asdict(self), "kinds": list(self.kinds)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KPrismConfig:
         """The inverse of `to_dict`; ValueError names keys that this version does not know, or that are missing.
 
-        Files written before there was a choice of encoders lack `_LATER` fields; they have the published ones.
+        Files written before there was a choice of encoders, or kinds of images, lack `_LATER` fields; they have the
+        published ones.
         """
         names = {field.name for field in fields(cls)}
         missing = names - set(values) - _LATER
@@ -122,4 +127,4 @@ class KPrismConfig:
             wrong = {"unknown": sorted(set(values) - names), "missing": sorted(missing)}
             told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in wrong.items() if keys)
             raise ValueError(f"configuration keys: {told}")
-        return cls(**values)
+        return cls(**{**values, "kinds": tuple(values.get("kinds", ()))})

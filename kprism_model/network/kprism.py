@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.network.decoder import Decoder
 from kprism_model.network.efficientnet import EfficientNetLiteEncoder
 from kprism_model.network.encoder import ImageEncoder, ImageFeatures, MaskEncoder, SharedMaskEncoder
+from kprism_model.network.kinds import KindHead
 from kprism_model.network.layers import GroupNorm, PointwiseConv
 from kprism_model.network.position import sine_encoding
 from kprism_model.network.prompts import DensePromptEncoder, Prompts
@@ -48,6 +50,7 @@ class KPrism(nn.Module):
         self.dense_encoder = DensePromptEncoder(config.width, config.dense_channels)
         self.level_embedding = nn.Parameter(torch.randn(3, config.width))
         self.decoder = Decoder(config)
+        self.kind_head = KindHead(config) if config.kinds else None
         self._empty_maps = Remembered[tuple[Tensor, Tensor, Tensor]]()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -118,6 +121,8 @@ class KPrism(nn.Module):
             table: Tensor = getattr(decoder, name).data
             new = table.mean(0, keepdim=True).expand(count, -1, -1)
             setattr(decoder, name, nn.Parameter(torch.cat([table, new])))
+        if self.kind_head is not None:
+            self.kind_head.possible = F.pad(self.kind_head.possible, (0, 0, 0, count), value=True)
         self.config = replace(self.config, num_classes=self.config.num_classes + count)
 
     def _project(self, scale: Tensor, level: int, prompts: Prompts, kept: Tensor, projected: Tensor | None) -> Tensor:

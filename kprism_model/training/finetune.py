@@ -82,7 +82,7 @@ class FinetunePlan:
             learning_rate=self.learning_rate,
             warmup_steps=20,
             ema_decay=0.99,
-            rounds=RoundSettings(),
+            rounds=RoundSettings(kind_weight=0.0),  # the kinds of a site's images are not told
             seed=self.seed,
             save_minutes=self.save_minutes,
         )
@@ -129,6 +129,9 @@ class Finetuner(Trainer):
         self.anchor = anchor.model.to(self.device).eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name.startswith(plan.tuned))
+        if self.model.kind_head is not None:  # what the site labels can be in its images, whatever their kind
+            labelled = sorted(set().union(*self._annotated.values()))
+            self.model.kind_head.possible[labelled] = True
         self._statistics = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         if not self.step:
             self._start_new_classes(published.model.to(self.device), starts or {})

@@ -66,6 +66,18 @@ def presence_loss(logits: Tensor, present: Tensor, *, row_weight: Tensor | None 
     return _mean(F.binary_cross_entropy_with_logits(logits, present.to(logits.dtype), reduction="none"), row_weight)
 
 
+def kind_loss(logits: Tensor, kinds: Sequence[str], known: Sequence[str]) -> Tensor:
+    """Cross-entropy of logits (N, K + 1) with the kind of each image, by its place among the K `known` ones.
+
+    An empty kind is none of them, the last logit. Images of a kind that is not known do not count.
+    """
+    places = {"": len(known), **{name: place for place, name in enumerate(known)}}
+    numbers = [places.get(kind, -1) for kind in kinds]
+    if max(numbers, default=-1) < 0:
+        return 0.0 * logits.sum()
+    return F.cross_entropy(logits, torch.tensor(numbers, device=logits.device), ignore_index=-1)
+
+
 def _layer_loss(
     logits: Tensor, target: Tensor, dice_weight: float, bce_weight: float, row_weight: Tensor | None
 ) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.kinds import kind_names
 from kprism_model.data.region_maps import store_region_maps
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -29,6 +30,7 @@ from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import mixed
 from kprism_model.training.held_out import hold_out
 from kprism_model.training.keeping import Keeper, check_size
+from kprism_model.training.kinds import fit_kinds, mark_possible
 from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
@@ -122,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = workers.device(arguments.device)
     on_gpu = device if device.type == "cuda" else None
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture, device=on_gpu)
-    config = replace(config, num_classes=len(sampler.registry))
+    config = replace(config, num_classes=len(sampler.registry), kinds=kind_names(store.sets))
     if arguments.mix != 1:
         _check_mix(arguments.mix, initial, config, sampler.registry)
     provenance = _provenances(arguments, store, weights)
@@ -147,6 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     if workers.rank == 0:
         metadata = told(trainer)
         metadata["training"]["presence"] = fit_presence(model, sampler)
+        mark_possible(model, sampler.registry, store)
+        metadata["training"]["kinds"] = fit_kinds(model, store, seed=arguments.seed)
         if keeper is not None:
             keeper.keep(trainer, model, metadata)
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")

@@ -18,7 +18,7 @@ from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts, click_discs
 from kprism_model.network.references import References
-from kprism_model.training.losses import mask_loss, presence_loss
+from kprism_model.training.losses import kind_loss, mask_loss, presence_loss
 from kprism_model.training.simulated_user import Rows, SimulatedUser, rows_where, simulated_user
 
 MODES = ("semantic", "in_context", "interactive")
@@ -38,7 +38,7 @@ class RoundSettings:
     learned from. With the chance `carried` they start from a mask carried over from the slice before instead
     (`carrying`), else with the chance `wrong` from a mask that is to be corrected (`wrong_masks`). Masks after the
     first weigh `later_weight`. Presence, with `presence_weight`, is learned from the rows of first masks and from
-    the structures that images are known to lack.
+    the structures that images are known to lack; the kind of an image, with `kind_weight`, from its data set.
     """
 
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -50,6 +50,7 @@ class RoundSettings:
     rounds: int = 2
     later_weight: float = 0.8
     presence_weight: float = 1.0
+    kind_weight: float = 0.1
 
 
 def practise(
@@ -87,6 +88,9 @@ def practise(
     absence = _absence_loss(decode, batch, user) if settings.weights[0] else None
     if absence is not None:
         losses.append(settings.weights[0] * settings.presence_weight * absence)
+    if model.kind_head is not None and settings.kind_weight:
+        logits = model.kind_head(model.kind_head.pooled(features))
+        losses.append(settings.kind_weight * kind_loss(logits, batch.kinds, model.config.kinds))
     if not losses:  # nothing can be asked of these images: a gradient of zero
         return 0.0 * model.decoder.class_content.sum(), scores
     return torch.stack(losses).sum(), scores

@@ -7,24 +7,25 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.kprism import KPrism
 
 CLASS_TABLES = ("decoder.class_content", "decoder.class_position")
-"""Tensors with a row for each class."""
+"""Parameters with a row for each class."""
 
 
 @torch.no_grad()
 def warm_start(model: KPrism, registry: ClassRegistry, source: Checkpoint) -> list[str]:
     """Give `model`, whose classes `registry` names, the tensors of `source` that fit; return the names of the others.
 
-    A tensor fits if one of its name and shape is there. Rows of the class tables go by class name; a class that the
-    source does not know keeps its own. ValueError if nothing fits.
+    A tensor fits if one of its name and shape is there. Rows of what has one for each class go by class name; a class
+    that the source does not know keeps its own. ValueError if nothing fits.
     """
     own, given = model.state_dict(), source.model.state_dict()
     left = []
     for name, tensor in own.items():
         other = given.get(name)
-        if name in CLASS_TABLES and other is not None and other.shape[1:] == tensor.shape[1:]:
+        if name in (*CLASS_TABLES, POSSIBLE) and other is not None and other.shape[1:] == tensor.shape[1:]:
             for row, known in enumerate(registry.names):
                 if known in source.registry:
                     tensor[row] = other[source.registry.index(known)]

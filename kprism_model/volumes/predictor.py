@@ -19,8 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kprism_model.image_kind import ImageKind
 from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, ImageEmbedding, Predictor
+from kprism_model.spread import spread
 from kprism_model.store import ByteStore, Store
 from kprism_model.volumes.answer import StructureMask, VolumeAnswer, separate
 from kprism_model.volumes.cleanup import fill_holes, largest_part
@@ -44,6 +46,9 @@ __all__ = [
 
 OWN_STORE = 512 << 20
 """Bytes of the store that a predictor makes for itself."""
+
+KIND_SLICES = 9
+"""Slices that tell what kind of image a volume is."""
 
 Extent = Literal["slice", "volume"] | tuple[int, int]
 """How far a structure is followed: prompted slices only, everywhere, or slices first to last (both included)."""
@@ -120,6 +125,16 @@ class VolumePredictor:
         """Encoded slices, in the order of `numbers`; those that are not in the store are encoded."""
         return self._encoded().embed(numbers)
 
+    def image_kind(self) -> ImageKind | None:
+        """What kind of image the volume is, told once for all of it from slices at equal distances.
+
+        Slices weigh by their contrast, so that nearly empty ones at the ends say little.
+        """
+        features = self._encoded()
+        numbers = spread(range(len(features)), KIND_SLICES)
+        contrast = [float(features.images[number].std()) for number in numbers]
+        return self._predictor.image_kind(features.embed(numbers), contrast)
+
     def segment(
         self,
         structures: Mapping[str, StructurePrompts],
@@ -166,18 +181,21 @@ class VolumePredictor:
         slices: tuple[int, int] | None = None,
         largest: Sequence[str] = (),
         fill: Sequence[str] = (),
+        priors: Mapping[str, float] | None = None,
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """Index map (i, j, k) of classes that the weights know: value n is the n-th name, 0 is none.
 
         The names in `references` are those of structures that labelled cases show instead. Each slice is encoded once
         for all of them. A structure that is less probable than `minimum_presence` to be in a slice stops there at the
-        coarsest scale. `slices` (first, last) restricts where to look; the rest as in `segment`; overlaps as in
-        `merge_classes`.
+        coarsest scale. `priors` of classes (see `ImageKind.possible`) multiply their presence; they are 1 by default.
+        `slices` (first, last) restricts where to look; the rest as in `segment`; overlaps as in `merge_classes`.
         """
-        shown = references or {}
+        shown, priors = references or {}, priors or {}
         asked = {
-            name: Question(0, references=shown[name]) if name in shown else Question(0, class_name=name)
+            name: Question(0, references=shown[name])
+            if name in shown
+            else Question(0, class_name=name, prior=priors.get(name, 1.0))
             for name in class_names
         }
         return self._everywhere(asked, minimum_presence, slices, largest, fill, progress)

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """One structure asked for on slice `number`; the rest as in `Query`."""
+    """One structure asked for on slice `number`; `prior`: how probably it can be there. The rest as in `Query`."""
 
     number: int
     class_name: str | None = None
@@ -35,6 +35,7 @@ class Question:
     clicks: tuple[Click, ...] = ()
     scribbles: NDArray[np.int8] | None = None
     previous_mask: NDArray[np.float32] | None = None
+    prior: float = 1.0
 
 
 class SliceFeatures:
@@ -137,7 +138,8 @@ def search(
     """Every question of `asked` about each slice: the slice's number, and its index map in the order of `asked`.
 
     Questions of a fixed group of slices share passes, so that no answer depends on `slices`. One that is less probable
-    than `minimum_presence` stops at the coarsest scale; the rest as in `merge_classes`.
+    than `minimum_presence` stops at the coarsest scale. Presence given that a structure can be there, times the prior
+    of that, is its presence; the rest as in `merge_classes`.
     """
     names = list(asked)
     for start in range(slices.start - slices.start % TOGETHER, slices.stop, TOGETHER):
@@ -145,6 +147,10 @@ def search(
         questions = [replace(question, number=number) for number in group for question in asked.values()]
         answers = iter(features.answer(questions, minimum_presence=minimum_presence))
         for number in group:
-            found: dict[str, Prediction] = {name: next(answers) for name in names}
+            found = {name: _weighed(next(answers), question.prior) for name, question in asked.items()}
             if number in slices:
                 yield number, merge_classes(found, names, presence_threshold=minimum_presence)
+
+
+def _weighed(prediction: Prediction, prior: float) -> Prediction:
+    return replace(prediction, presence=prediction.presence * prior)

@@ -23,7 +23,7 @@ from lib.errors import RequestError
 from lib.images import Voxel
 from lib.index_maps import values_in
 from lib.labelmaps import read_uploaded, stored_masks, uploaded_values
-from lib.whole import DEFAULTS, segment_classes
+from lib.whole import DEFAULTS, search_classes
 
 if TYPE_CHECKING:
     from lib.infers.base import House, Job
@@ -81,10 +81,9 @@ class FirstMasks:
                 return start, stored_masks(engine, datastore, book, job.image, image_id, TAGS[start])
         if start == SEMANTIC:
             shown = self._shown()
-            names = [*job.network.registry.names, *shown]
-            found = segment_classes(self._house.engine, job.network, job.image, names, DEFAULTS, job.report, shown)
-            present = values_in(found)
-            return start, {name: found == value for value, name in enumerate(names, 1) if value in present}
+            found = search_classes(self._house.engine, job.network, job.image, DEFAULTS, job.report, shown)
+            present = values_in(found.labels)
+            return start, {name: found.labels == value for value, name in enumerate(found.names, 1) if value in present}
         return NOTHING, {}
 
     def _shown(self) -> dict[str, Shown]:

@@ -7,11 +7,13 @@ Structures that only an earlier network of the site knew (`lib.earlier`) are seg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.image_kind import ImageKind
 from lib.engine import Engine, Network
 from lib.extent import CLEAN_UP, SLICES, range_of, to_clean
 from lib.images import MedicalImage
@@ -27,6 +29,69 @@ WHOLE: dict[str, Option] = {"presence": Option(0.5, low=0.0, high=1.0), **SLICES
 DEFAULTS: dict[str, Any] = read_options(WHOLE, {})
 
 
+MINIMUM_POSSIBLE = 0.5
+"""A class that nobody names is asked for if it can be in the image with at least this probability."""
+
+
+def image_kind(engine: Engine, network: Network, image: MedicalImage, report: Report) -> ImageKind | None:
+    """What kind of image it is; None for weights that know no kinds."""
+    if network.predictor.model.kind_head is None:
+        return None
+
+    def look() -> ImageKind | None:
+        volume = engine.volume(network, image, report)
+        kind = volume.image_kind()
+        report.count(volume)
+        return kind
+
+    return engine.cached(("kind", network.version, image.digest), look)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """An index map (i, j, k), read-only, whose value n is the n-th of `names`; the kind of image where it is known.
+
+    `not_asked` are the other classes of the weights: they cannot be in such an image.
+    """
+
+    labels: NDArray[np.uint8]
+    names: list[str]
+    kind: ImageKind | None = None
+    not_asked: list[str] = field(default_factory=list)
+
+    def told(self) -> dict[str, Any]:
+        """What the JSON of an answer says of the kind of image and of what was not asked for."""
+        if self.kind is None:
+            return {}
+        told: dict[str, Any] = {"image_kind": self.kind.name, "not_asked": self.not_asked}
+        if self.not_asked:
+            asked = "" if self.names else ", so no structure was looked for"
+            told["message"] = f"not asked for: {', '.join(self.not_asked)}. This looks like {self.kind.name}{asked}."
+        return told
+
+
+def search_classes(
+    engine: Engine,
+    network: Network,
+    image: MedicalImage,
+    options: Mapping[str, Any],
+    report: Report,
+    shown: Mapping[str, Shown] | None = None,
+) -> Searched:
+    """All classes of the weights that can be in an image, where they are present. `options` are those of `WHOLE`.
+
+    `shown` are references of other structures, which are looked for too.
+    """
+    known, kind = list(network.registry.names), image_kind(engine, network, image, report)
+    possible = dict.fromkeys(known, 1.0) if kind is None else kind.possible(known, MINIMUM_POSSIBLE)
+    names = [*possible, *(shown or {})]
+    if names:
+        labels = segment_classes(engine, network, image, names, options, report, possible, shown)
+    else:
+        labels, _ = image.empty_labels()
+    return Searched(labels, names, kind, [name for name in known if name not in possible])
+
+
 def segment_classes(
     engine: Engine,
     network: Network,
@@ -34,15 +99,17 @@ def segment_classes(
     names: Sequence[str],
     options: Mapping[str, Any],
     report: Report,
+    priors: Mapping[str, float] | None = None,
     shown: Mapping[str, Shown] | None = None,
 ) -> NDArray[np.uint8]:
     """Index map (i, j, k), read-only: value n is the n-th name. `options` are those of `WHOLE`.
 
-    `shown` are references for those of the names that the weights do not know.
+    `priors` are the probabilities that the classes can be in the image at all, 1 by default. `shown` are references for
+    those of the names that the weights do not know.
     """
-    slices, shown = range_of(options, image), shown or {}
-    asked = tuple((name, shown[name].key if name in shown else None) for name in names)
-    key = ("classes", network.version, image.digest, asked, slices, options["presence"], options["clean_up"])
+    slices, shown, priors = range_of(options, image), shown or {}, priors or {}
+    named = tuple((name, shown[name].key if name in shown else None, priors.get(name)) for name in names)
+    key = ("classes", network.version, image.digest, named, slices, options["presence"], options["clean_up"])
 
     def segment() -> NDArray[np.uint8]:
         volume, clean = engine.volume(network, image, report), to_clean(options, names)
@@ -53,6 +120,7 @@ def segment_classes(
             slices=slices,
             largest=clean,
             fill=clean,
+            priors=priors,
         )
         report.count(volume)
         labels.flags.writeable = False

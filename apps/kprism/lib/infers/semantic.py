@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Automatic segmentation of the structures that the weights know, in every slice where they are present.
 
-A structure that only an earlier network of the site knew (`lib.earlier`) is segmented after labelled cases where it is
-asked for by name, until a training has taught it to the present network.
+Where nothing is named, only what can be in such an image is asked for; what the user names is always asked for. A
+structure that only an earlier network of the site knew (`lib.earlier`) is segmented after labelled cases where it is
+named, until a training has taught it to the present network.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lib.infers.earlier import EarlierReferences
 from lib.infers.in_context import told
 from lib.options import Option
 from lib.prompts import read_structures
-from lib.whole import WHOLE, segment_classes
+from lib.whole import WHOLE, search_classes, segment_classes
 
 
 class Semantic(KPrismTask):
@@ -38,7 +39,7 @@ class Semantic(KPrismTask):
         return info
 
     def answer(self, job: Job) -> Answer:
-        """All asked classes in all slices, merged: a pixel belongs to its most probable class."""
+        """Classes in all slices, merged: a pixel belongs to its most probable class."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
         unknown = [name for name in asked if name not in job.network.registry]
         earlier = self._earlier.names(job.network) if unknown else []
@@ -46,7 +47,10 @@ class Semantic(KPrismTask):
             if name not in earlier:
                 known = ", ".join([*job.network.registry.names, *earlier])
                 raise RequestError(f"structure {name!r} is unknown to these weights; expected one of {known}")
-        names = asked or list(job.network.registry.names)
+        engine, network = self.house.engine, job.network
+        if not asked:
+            found = search_classes(engine, network, job.image, job.options, job.report)
+            return Answer(found.labels, found.names, extra=found.told())
         shown = self._earlier.find(job, unknown, job.options)
-        labels = segment_classes(self.house.engine, job.network, job.image, names, job.options, job.report, shown)
-        return Answer(labels, names, asked, {"references": told(shown)} if shown else {})
+        labels = segment_classes(engine, network, job.image, asked, job.options, job.report, shown=shown)
+        return Answer(labels, asked, asked, {"references": told(shown)} if shown else {})

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `semantic` claims to see in the sample images of chest and brain that cannot be there.
+
+    python -m benchmarks.absent_structures [--checkpoint apps/kprism/model/kprism_small] [--everything]
+
+Nothing is named, so all that the weights know is looked for in every slice, by the code that the server answers with.
+`docs/sample-structures.json` tells what cannot be in an image. `--everything` also asks for what cannot be in the kind
+of image that the weights see, as without them knowing kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "apps" / "kprism"))
+
+from kprism_model.checkpoint import load_checkpoint  # noqa: E402
+from lib.engine import Engine, network_of  # noqa: E402
+from lib.report import Report  # noqa: E402
+from lib.whole import DEFAULTS, Searched, search_classes, segment_classes  # noqa: E402
+
+SAMPLES = ROOT / "sample-datastore"
+TABLE = ROOT / "docs" / "sample-structures.json"
+WEIGHTS = ROOT / "apps" / "kprism" / "model" / "kprism_small"
+BUDGET = 2 << 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.absent_structures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--everything", action="store_true", help="ask for every class in every image")
+    given = parser.parse_args(arguments)
+    engine = Engine(network_of(load_checkpoint(given.checkpoint), "cpu"), BUDGET)
+    images = json.loads(TABLE.read_text(encoding="utf-8"))["images"]
+    concerned = 0
+    print("| image | looks like | painted (voxels) | cannot be there |\n|---|---|---|---|")
+    for name, told in images.items():
+        found = searched(engine, image_file(name), given.everything)
+        painted = painted_voxels(found)
+        wrong = [structure for structure in painted if structure not in told["possible"]]
+        concerned += bool(wrong)
+        kind = "–" if found.kind is None else f"{found.kind.name} ({found.kind.probabilities[found.kind.name]:.2f})"
+        counted = ", ".join(f"{structure} {count}" for structure, count in painted.items())
+        print(f"| {name} | {kind} | {counted or '–'} | {', '.join(wrong) or '–'} |", flush=True)
+    print(f"\n{concerned} of {len(images)} images show a structure that cannot be there.")
+    return 0
+
+
+def image_file(name: str) -> Path:
+    """The file of a sample image."""
+    [path] = [file for file in SAMPLES.iterdir() if file.name in (f"{name}.png", f"{name}.nii.gz")]
+    return path
+
+
+def searched(engine: Engine, path: Path, everything: bool) -> Searched:
+    """What an unnamed request to `semantic` finds in an image; with `everything`, as for weights that know no kinds."""
+    network, image = engine.network(), engine.image(path, path.name)
+    if not everything:
+        return search_classes(engine, network, image, DEFAULTS, Report())
+    names = list(network.registry.names)
+    return Searched(segment_classes(engine, network, image, names, DEFAULTS, Report()), names)
+
+
+def painted_voxels(found: Searched) -> dict[str, int]:
+    """Name of each structure that was found -> its voxels."""
+    counts = np.bincount(found.labels.ravel(), minlength=len(found.names) + 1)
+    return {name: int(count) for name, count in zip(found.names, counts[1:], strict=True) if count}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

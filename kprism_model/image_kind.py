@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kind of image the network sees, such as "CT, chest", and which classes can be in it.
+
+kind = predictor.image_kind([embedding])
+kind.name                                    # "CT, chest", or NONE
+kind.possible(["spleen", "hippocampus"])     # {"spleen": 0.98, "hippocampus": 0.01}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kprism_model.classes import ClassRegistry
+from kprism_model.network.kprism import KPrism
+from kprism_model.queries import ImageEmbedding
+
+NONE = "none of the kinds that the weights know"
+"""The name of an image's kind that is unlike all that the network was trained on."""
+
+
+@dataclass(frozen=True)
+class ImageKind:
+    """`probabilities` of all kinds, `NONE` last, which sum to 1; `prior`: class name -> probability that it can be."""
+
+    probabilities: Mapping[str, float]
+    prior: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        """The most probable kind."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+    def possible(self, class_names: Sequence[str], threshold: float) -> dict[str, float]:
+        """Those of `class_names` that can be in the image with at least this probability, and with which."""
+        return {name: self.prior[name] for name in class_names if self.prior[name] >= threshold}
+
+
+@torch.inference_mode()
+def image_kind(
+    model: KPrism, registry: ClassRegistry, embeddings: Sequence[ImageEmbedding], weights: Sequence[float] | None = None
+) -> ImageKind | None:
+    """The kind of one image of which `embeddings` are slices, by their mean probabilities; None for a network of none.
+
+    `weights` tell how much each slice counts, by default all the same.
+    """
+    head = model.kind_head
+    if head is None:
+        return None
+    logits = head(torch.cat([head.pooled(embedding.features) for embedding in embeddings]))
+    share = torch.ones(len(embeddings)) if weights is None else torch.tensor(weights).clamp(min=1e-6)
+    probability: Tensor = (share / share.sum()).to(logits.device) @ logits.softmax(dim=1)
+    prior = (head.possible.float() @ probability).tolist()
+    return ImageKind(
+        dict(zip((*model.config.kinds, NONE), probability.tolist(), strict=True)),
+        dict(zip(registry.names, prior, strict=True)),
+    )

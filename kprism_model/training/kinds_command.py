@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `fit-kinds`: gives a checkpoint a head for kinds of images, without training it again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
+from kprism_model.data.slices import SliceStore
+from kprism_model.training.kinds import IMAGES, fit_kinds, with_kinds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `fit-kinds`."""
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="the data sets that it was trained on")
+    parser.add_argument("--slices", type=Path, required=True, help="folder of their slice store; made if need be")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
+    parser.add_argument("--images", type=int, default=IMAGES, help="images of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write a copy of the checkpoint whose network tells kinds of images apart; no mask changes."""
+    checkpoint_stem(arguments.out)  # before the work, not after it
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    size = max(256, checkpoint.model.config.native_size)
+    store = SliceStore.build(arguments.data, arguments.slices, split="training", size=size)
+    model = with_kinds(checkpoint.model, checkpoint.registry, store)
+    shares = fit_kinds(model, store, seed=arguments.seed, images=arguments.images)
+    metadata = {**checkpoint.metadata, "kinds": shares}
+    save_checkpoint(arguments.out, model, checkpoint.registry, metadata=metadata, dtype="float16")
+    told = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
+    print(f"wrote {arguments.out}.safetensors and {arguments.out}.json; shares of held-out images: {told}")
+    return 0

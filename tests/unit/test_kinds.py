@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of images: which there are, what can be in them, and the head that tells them apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kprism_model.__main__ import main
+from kprism_model.checkpoint import load_checkpoint, save_checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.data.anatomy import foreign_classes
+from kprism_model.data.augment import Augmentation
+from kprism_model.data.kinds import kind_name, kind_names, possible_kinds
+from kprism_model.data.slices import SliceStore
+from kprism_model.image_kind import NONE
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kinds import POSSIBLE
+from kprism_model.network.kprism import KPrism
+from kprism_model.predictor import Predictor
+from kprism_model.training.finetune import mixed
+from kprism_model.training.kinds import fit_kinds, with_kinds
+from kprism_model.training.losses import kind_loss
+from kprism_model.training.warm_start import warm_start
+from tests.unit.dataset_files import write_dataset
+
+SIZE = 64
+CLASSES = ("stripe", "spot", "taught")
+LOOKS = {"fine": "ultrasound", "coarse": "X-ray", "dots": "fundus photography"}
+
+
+@dataclass
+class Images:
+    modality: str
+    anatomy: str
+    classes: dict[int, str]
+
+
+CHEST_CT = Images("CT", "lung", {1: "lung tumour"})
+ABDOMEN_CT = Images("CT", "abdomen", {1: "Spleen"})
+SPINE_MRI = Images("MRI", "lumbar spine", {1: "vertebra"})
+BRAIN_MRI = Images("MRI", "hippocampus", {1: "anterior hippocampus"})
+TISSUE = Images("histopathology", "prostate", {1: "nucleus"})
+SETS = [CHEST_CT, ABDOMEN_CT, SPINE_MRI, BRAIN_MRI, TISSUE]
+
+
+def picture(look: str, number: int) -> np.ndarray:
+    """A texture (row, column, 3) that another number moves and noise covers; dots are red."""
+    rows, columns = np.mgrid[:SIZE, :SIZE] + number
+    wave = {"fine": np.sin(2 * rows), "coarse": np.sin(rows / 5), "dots": np.sin(rows / 4) * np.sin(columns / 4)}[look]
+    noise = np.random.default_rng(number).normal(0, 10, (SIZE, SIZE))
+    colour = (1.0, 0.2, 0.1) if look == "dots" else (1.0, 1.0, 1.0)
+    return np.clip((128 + 100 * wave + noise)[..., None] * colour, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    label = np.zeros((SIZE, SIZE), np.uint8)
+    label[10:30, 10:30] = 1
+    folder = tmp_path_factory.mktemp("sets")
+    return [
+        write_dataset(
+            folder / look,
+            [label] * 8,
+            images=[picture(look, number) for number in range(8)],
+            classes=["spot" if look == "dots" else "stripe"],
+            modality=modality,
+        )
+        for look, modality in LOOKS.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
+    return SliceStore.build(folders, tmp_path_factory.mktemp("slices"), size=SIZE, progress=False)
+
+
+def network() -> KPrism:
+    torch.manual_seed(0)
+    return KPrism(KPrismConfig.tiny(num_classes=len(CLASSES), native_size=SIZE)).eval()
+
+
+@pytest.fixture(scope="module")
+def fitted(store: SliceStore) -> KPrism:
+    model = with_kinds(network(), ClassRegistry(CLASSES), store)
+    fit_kinds(model, store, seed=0, images=32, augmentation=Augmentation.none(), progress=False)
+    return model
+
+
+def test_a_kind_is_modality_and_region() -> None:
+    assert kind_names(SETS) == ("CT, abdomen", "CT, chest", "MRI, hippocampus", "MRI, spine", "histopathology")
+    assert kind_name(Images("MRI", "heart", {})) == "MRI, chest"
+    assert kind_name(Images("ultrasound", "", {})) == "ultrasound"
+
+
+def test_a_class_can_be_where_its_part_of_the_body_is_shown_in_a_modality_that_has_it() -> None:
+    possible = possible_kinds(SETS)
+    assert possible["spleen"] == {"CT, abdomen", "CT, chest"}  # not in MRI of the spine, where nobody has seen it
+    assert possible["vertebra"] == {"MRI, spine"}
+    assert possible["anterior hippocampus"] == {"MRI, hippocampus"}
+    assert possible["nucleus"] == {"histopathology"}
+
+
+@pytest.mark.parametrize(
+    ("images", "unknown"), [(CHEST_CT, {"vertebra", "Spleen", "lung tumour"}), (BRAIN_MRI, {"anterior hippocampus"})]
+)
+def test_what_may_be_there_unlabelled_is_not_foreign(images: Images, unknown: set[str]) -> None:
+    names = {name for one in SETS for name in one.classes.values()}
+    assert set(foreign_classes(images, SETS)) == names - unknown
+
+
+def test_kinds_that_were_fitted_are_told_apart(fitted: KPrism) -> None:
+    predictor = Predictor(fitted, ClassRegistry(CLASSES))
+    for look, modality in LOOKS.items():
+        [embedding] = predictor.embed([picture(look, 8) / 255.0])
+        kind = predictor.image_kind([embedding])
+        assert kind is not None and kind.name == modality
+        assert sum(kind.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        known = "spot" if look == "dots" else "stripe"
+        assert set(kind.possible(CLASSES, 0.5)) == {known, "taught"}  # no set says where "taught" can be
+
+
+def test_an_image_unlike_all_others_is_none_of_the_kinds(fitted: KPrism) -> None:
+    predictor = Predictor(fitted, ClassRegistry(CLASSES))
+    strange = np.zeros((SIZE, SIZE, 3))
+    strange[:, ::2, 0] = 1
+    kind = predictor.image_kind(predictor.embed([strange]))
+    assert kind is not None and kind.name == NONE
+    assert set(kind.possible(CLASSES, 0.5)) == {"taught"}
+
+
+def test_slices_weigh_as_told(fitted: KPrism) -> None:
+    predictor = Predictor(fitted, ClassRegistry(CLASSES))
+    slices = predictor.embed([picture("fine", 1) / 255.0, picture("dots", 1) / 255.0])
+    names = [predictor.image_kind(slices, weights).name for weights in ([3.0, 1.0], [1.0, 3.0])]  # type: ignore[union-attr]
+    assert names == ["ultrasound", "fundus photography"]
+
+
+def test_a_fit_changes_no_mask(store: SliceStore, fitted: KPrism) -> None:
+    old, new = network().state_dict(), fitted.state_dict()
+    assert all(torch.equal(new[name], value) for name, value in old.items())
+    assert set(new) - set(old) == {name for name in new if name.startswith("kind_head.")}
+
+
+def test_a_store_of_other_kinds_is_refused(store: SliceStore) -> None:
+    with pytest.raises(ValueError, match=r"knows the kinds \['CT'\], not \['X-ray', "):
+        fit_kinds(KPrism(KPrismConfig.tiny(num_classes=3, kinds=("CT",))), store, seed=0)
+
+
+def test_weights_without_kinds_tell_none() -> None:
+    predictor = Predictor(network(), ClassRegistry(CLASSES))
+    assert predictor.image_kind(predictor.embed([picture("dots", 1) / 255.0])) is None
+
+
+def test_a_checkpoint_gets_its_kinds_by_command(folders: list[Path], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "old", network(), ClassRegistry(CLASSES), metadata={"name": "old"})
+    data = [str(folder) for folder in folders]
+    told = ["--slices", str(tmp_path / "slices"), "--out", str(tmp_path / "new"), "--images", "32"]
+    assert main(["fit-kinds", "--checkpoint", str(tmp_path / "old"), "--data", *data, *told]) == 0
+    loaded = load_checkpoint(tmp_path / "new")
+    assert loaded.model.config.kinds == ("X-ray", "fundus photography", "ultrasound")
+    assert loaded.metadata["name"] == "old" and loaded.metadata["kinds"]["known"] > 0.5
+    predictor = Predictor(loaded.model, loaded.registry)
+    kind = predictor.image_kind(predictor.embed([picture("dots", 3) / 255.0]))
+    assert kind is not None and kind.probabilities["fundus photography"] > 0.4
+
+
+def test_new_classes_can_be_everywhere_and_old_ones_keep_their_places(fitted: KPrism) -> None:
+    registry = ClassRegistry(CLASSES)
+    grown = KPrism(KPrismConfig.tiny(num_classes=4, native_size=SIZE, kinds=fitted.config.kinds))
+    source = type("Source", (), {"model": fitted, "registry": registry, "path": Path("source")})
+    warm_start(grown, registry.add(["new"]), source)  # type: ignore[arg-type]
+    table = grown.state_dict()[POSSIBLE]
+    assert table[3].all() and torch.equal(table[:3], fitted.state_dict()[POSSIBLE])
+    assert torch.equal(mixed(fitted, grown, 0.5).state_dict()[POSSIBLE], table)
+
+
+def test_the_loss_knows_kinds_and_none() -> None:
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 0.0, 9.0]])
+    assert kind_loss(logits, ["CT", "", "unheard of"], ["CT", "MRI"]) < 0.01
+    assert kind_loss(logits, ["MRI", "", "CT"], ["CT", "MRI"]) > 5
+    assert kind_loss(logits, ["unheard of"] * 3, ["CT", "MRI"]) == 0
