@@ -24,8 +24,8 @@ def is_of_earlier_network(config: Mapping[str, Any], shipped: Mapping[str, Any])
     """Whether a checkpoint's `config` is of another network than that of the shipped weights.
 
     Both are the objects under "config" in a checkpoint's JSON. Networks are the same if these are equal in all but the
-    number of classes and the kinds of images that are told apart. Keys that one of them lacks count with the value that `KPrismConfig.from_dict` gives them, if it
-    gives them one; a configuration that it refuses is compared as it stands.
+    number of classes and the kinds of images that are told apart. Keys that one of them lacks count with the value that
+    `KPrismConfig.from_dict` gives them, if it gives them one; a configuration that it refuses is compared as it stands.
     """
     return _architecture(config) != _architecture(shipped)
 
