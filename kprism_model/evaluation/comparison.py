@@ -43,6 +43,7 @@ LARGEST_FALL = 0.02
 
 _NEEDED = {"modes": {"semantic", "in_context", "interactive"}, "references": {"1", "5"}}
 _MAY_DIFFER = ("weights_version", "seconds", "modes")  # no figure depends on which others were measured
+_BEFORE = {"window": False}  # how it was measured before reports told it
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _check_alike(current: EvaluationReport, candidate: EvaluationReport, core: S
         if absent := [name for name in core if name not in {result.name for result in report.results}]:
             raise ValueError(f"{who}: no figures of {', '.join(absent)}; the mean is over {', '.join(core)}")
     for key in sorted({*current.protocol, *candidate.protocol} - set(_MAY_DIFFER)):
-        one, other = (report.protocol.get(key) for report in reports.values())
+        one, other = (report.protocol.get(key, _BEFORE.get(key)) for report in reports.values())
         if one != other:
             raise ValueError(f"not measured alike: {key} is {one!r} for current and {other!r} for candidate")
     samples = [{result.name: result.sample for result in report.results} for report in reports.values()]
