@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.files import write_bytes
-from kprism_model.training.trainer import MovingAverage, TrainingPlan
+from kprism_model.training.optimization import MovingAverage
+from kprism_model.training.trainer import TrainingPlan
 
 B = TypeVar("B")
 

@@ -117,24 +117,20 @@ class Sampler:
         self._seed = seed
         self._mixture = mixture or Mixture()
         self._augmentation = augmentation or Augmentation()
-        weights = dict(dataset_weights or {})
-        unknown = sorted(set(weights) - {part.name for part in store.sets})
-        if unknown or any(not weight >= 0 for weight in weights.values()):
-            raise ValueError(f"dataset_weights must give {[p.name for p in store.sets]} weights from 0, got {weights}")
+        weights = _weights(store, dataset_weights or {})
         self._targets: list[list[Target]] = []
         shares = []
-        effective = {part.name: weights.get(part.name, part.weight) for part in store.sets}
         for part in store.sets:
             found = targets(part)
             for target in found:
                 self.registry.index(target.name)
-            if found and effective[part.name] > 0:
+            if found and weights[part.name] > 0:
                 self._targets.append(found)
-                shares.append(effective[part.name])
+                shares.append(weights[part.name])
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
         self._shares = np.array(shares) / sum(shares)
-        self._regions = RegionSampler(store, effective) if self._mixture.regions else None
+        self._regions = RegionSampler(store, weights) if self._mixture.regions else None
         self._foreign = {
             part.name: sorted(map(self.registry.index, foreign_classes(part, store.sets))) for part in store.sets
         }
@@ -276,6 +272,16 @@ class Sampler:
         for canvas, picture in zip(pixels, pictures, strict=True):
             canvas[:] = picture.part.images[picture.row].transpose(2, 0, 1)
         return torch.from_numpy(pixels)
+
+
+def _weights(store: SliceStore, given: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each data set of a store: what is given, else its own."""
+    unknown = sorted(set(given) - {part.name for part in store.sets})
+    if unknown or any(not weight >= 0 for weight in given.values()):
+        raise ValueError(
+            f"dataset_weights must give {[part.name for part in store.sets]} weights from 0, got {dict(given)}"
+        )
+    return {part.name: given.get(part.name, part.weight) for part in store.sets}
 
 
 def _without_class(images: Tensor, masks: Tensor, name: str) -> _Group:

@@ -28,9 +28,10 @@ from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Sampler
 from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
-from kprism_model.network.efficientnet import EfficientNetLiteEncoder, load_imagenet
+from kprism_model.network.efficientnet import load_imagenet
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
+from kprism_model.training.optimization import MovingAverage, parameter_groups
 from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.unwaited import PendingRecords, Record, step_if_finite
 from kprism_model.training.warm_start import warm_start
@@ -86,25 +87,6 @@ def coarse_size(native: int) -> int:
     return max(SIZE_MULTIPLE, round(2 * native / 3 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
 
-class MovingAverage:
-    """Exponential moving average of a model's floating-point state, batch-norm statistics included."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the model's present state; the first steps move faster."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = [(self.state[name], value) for name, value in model.state_dict().items()]
-        averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
-        torch._foreach_lerp_(averages, values, 1 - decay)
-        for count, value in pairs:
-            if not count.is_floating_point():
-                count.copy_(value)
-
-
 class Trainer:
     """Trains one network on one sampler; everything that a resumption needs lies in `folder`.
 
@@ -141,7 +123,7 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._after_save = after_save
         self.average = MovingAverage(self.model, plan.ema_decay)
-        groups = _parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
+        groups = parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=self.device.type in ("cpu", "cuda"))
         self._pending = PendingRecords(_FETCHED_EVERY if self.device.type == "cuda" else 1)
         self.step = 0
@@ -343,24 +325,3 @@ def _sync(path: Path) -> None:
     """Wait until a file is on the disk, so that no rename can come before it."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _parameter_groups(model: KPrism, weight_decay: float, trunk_rate: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms and embeddings do not. "rate" is relative to the learning rate."""
-    encoder = model.image_encoder
-    trunk = encoder.trunk_parameters() if isinstance(encoder, EfficientNetLiteEncoder) else []
-    pretrained = {id(parameter) for parameter in trunk}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim > 1 and name.rpartition(".")[2].startswith(
-            ("weight", "in_weight", "in_proj_weight", "out_weight")
-        )
-        groups.setdefault((is_matrix, id(parameter) in pretrained), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay if is_matrix else 0.0,
-            "rate": trunk_rate if is_trunk else 1.0,
-        }
-        for (is_matrix, is_trunk), parameters in groups.items()
-    ]

@@ -22,9 +22,10 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.training.carrying import moved_mask
+from kprism_model.training.optimization import MovingAverage
 from kprism_model.training.rounds import MODES, RoundSettings, practise
 from kprism_model.training.simulated_user import simulate_scribbles
-from kprism_model.training.trainer import MovingAverage, Precision, Trainer, TrainingPlan, autocast_type
+from kprism_model.training.trainer import Precision, Trainer, TrainingPlan, autocast_type
 from kprism_model.training.wrong_masks import wrong_masks
 from tests.unit.dataset_files import rectangle, write_dataset
 
