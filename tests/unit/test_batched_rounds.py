@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
 @pytest.fixture
 def batch(store: SliceStore) -> Batch:
     """Four images of boxes, the first of which is said to lack some."""
-    mixture = Mixture(absent=0.0, synthetic=0.0, regions=0.0)
+    mixture = Mixture(absent=0.0, synthetic=0.0, regions=0.0, window=0.0)
     sampler = Sampler(store, seed=0, mixture=mixture, augmentation=Augmentation.none())
     drawn = sampler.batch(4, step=0, size=SIZE)
     drawn.lacking[0, 0] = 0
