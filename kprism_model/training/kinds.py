@@ -29,13 +29,13 @@ from kprism_model.network.kprism import KPrism
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 48
+IMAGES = 96
 """Images of each kind that are looked at, and as many broken and synthetic ones."""
 
 _BATCH = 8
 _SHRINKAGE = 0.1  # of the covariance towards a multiple of the unit matrix
 _HELD_OUT = 4  # every fourth image tells how sure the head may be
-_KNOWN_WEIGHT = 30.0  # a known kind that is refused loses all its structures; presence guards what is not refused
+_KNOWN_WEIGHT = 60.0  # a known kind that is refused loses all its structures; presence guards what is not refused
 
 
 class Seen(NamedTuple):

@@ -30,7 +30,7 @@ from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import mixed
 from kprism_model.training.held_out import hold_out
 from kprism_model.training.keeping import Keeper, check_size
-from kprism_model.training.kinds import fit_kinds, mark_possible
+from kprism_model.training.kinds import fit_kinds, mark_possible, with_kinds
 from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
@@ -145,7 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
         check_size(trainer.model)  # before the minutes of training, not after them
     model = trainer.run()
     if initial is not None and arguments.mix != 1:
-        model = mixed(initial.model.to(arguments.device), model, arguments.mix)
+        anchor = with_kinds(initial.model.to(arguments.device), initial.registry, store)  # fitted anew below
+        model = mixed(anchor, model, arguments.mix)
     if workers.rank == 0:
         metadata = told(trainer)
         metadata["training"]["presence"] = fit_presence(model, sampler)
@@ -179,7 +180,8 @@ def _check_mix(share: float, initial: Checkpoint | None, config: KPrismConfig, r
     """ValueError where weights cannot be averaged, before the hours of training."""
     if not 0 <= share <= 1:
         raise ValueError(f"--mix must lie in [0, 1], got {share}")
-    if initial is None or initial.model.config != config or initial.registry.names != registry.names:
+    same = initial is not None and replace(initial.model.config, kinds=config.kinds) == config
+    if initial is None or not same or initial.registry.names != registry.names:
         raise ValueError("--mix averages with --initial, which must be the same network with the same classes")
 
 
