@@ -100,6 +100,7 @@ from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.held_out import hold_out
+from kprism_model.training.keeping import Keeper
 from kprism_model.training.trainer import Trainer, TrainingPlan
 
 folder = Path(sys.argv[2])
