@@ -15,6 +15,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import pretraining
+from kprism_model.training.kinds import fit_kinds
 from kprism_model.training.presence import fit_presence
 from tests.unit.dataset_files import rectangle, write_dataset
 
@@ -27,6 +28,13 @@ def initial(tmp_path: Path) -> Path:
     model = KPrism(KPrismConfig.tiny(num_classes=2, native_size=SIZE))
     save_checkpoint(tmp_path / "initial", model, ClassRegistry(["box", "ring"]), metadata={})
     return tmp_path / "initial"
+
+
+@pytest.fixture
+def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fitted at the end looks at a few images."""
+    monkeypatch.setattr(pretraining, "fit_presence", partial(fit_presence, batches=6))
+    monkeypatch.setattr(pretraining, "fit_kinds", partial(fit_kinds, images=6))
 
 
 def train(folder: Path, *options: object) -> int:
@@ -42,9 +50,8 @@ def train(folder: Path, *options: object) -> int:
 
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_trained_weights_are_mixed_with_those_they_started_from(
-    initial: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
+    initial: Path, tmp_path: Path, share: float, short_fits: None
 ) -> None:
-    monkeypatch.setattr(pretraining, "fit_presence", partial(fit_presence, batches=6))
     assert train(tmp_path, "--initial", initial) == 0
     trained = load_checkpoint(tmp_path / "new").model.state_dict()
     assert train(tmp_path, "--initial", initial, "--mix", share) == 0  # the finished run is taken up again
@@ -67,7 +74,9 @@ def test_what_cannot_be_mixed_is_refused_before_anything_is_trained(
     assert not (tmp_path / "new.json").exists()
 
 
-def test_tasks_of_regions_have_their_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tasks_of_regions_have_their_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], short_fits: None
+) -> None:
     maps = [tmp_path / "run" / "slices" / name / "regions.safetensors" for name in ("box", "ring")]
     assert train(tmp_path, "--preset", "tiny", "--synthetic", 0.9) == 2
     assert "must not sum to more than 1, got 0.9 and 0.3" in capsys.readouterr().err
