@@ -285,9 +285,13 @@ class Trainer:
         self.model.load_state_dict(parts["model"])
         self.average.state = {name: value.to(self.device) for name, value in parts["average"].items()}
         state = self.optimizer.state_dict()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, value in parts["adam"].items():
             number, _, moment = name.partition(".")
-            state["state"].setdefault(int(number), {})[moment] = value
+            parameter = parameters[int(number)]
+            # The fused optimizer takes moments as they lie in memory: they must lie as their parameter does.
+            laid = value if value.shape != parameter.shape else torch.empty_like(parameter).copy_(value)
+            state["state"].setdefault(int(number), {})[moment] = laid
         self.optimizer.load_state_dict(state)
         self.step, self.seconds = content["step"], content["seconds"]
         self._saved_step = self.step
