@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from kprism_model.data.slices import SliceStore
+
 
 def write_dataset(
     folder: Path,
@@ -60,3 +62,11 @@ def rectangle(size: tuple[int, int], rows: slice, columns: slice, value: int = 1
     label = np.zeros(size, np.uint8)
     label[rows, columns] = value
     return label
+
+
+def store_of_boxes(folder: Path, size: int) -> SliceStore:
+    """A store of bright rectangles of 24 x 24 pixels at four places."""
+    places = [(5, 5), (5, 30), (30, 5), (30, 30)]
+    labels = [rectangle((size, size), slice(r, r + 24), slice(c, c + 24)) for r, c in places]
+    dataset = write_dataset(folder / "boxes", labels, classes=["box"])
+    return SliceStore.build([dataset], folder / "store", size=size, progress=False)

@@ -22,7 +22,7 @@ from kprism_model.training.rounds import MODES, RoundSettings, practise
 from kprism_model.training.simulated_user import BatchedUser, RowwiseUser, simulated_user
 from kprism_model.training.trainer import Trainer, TrainingPlan
 from kprism_model.training.unwaited import PendingRecords
-from tests.unit.dataset_files import rectangle, write_dataset
+from tests.unit.dataset_files import store_of_boxes
 from tests.unit.unsynchronised import Unsynchronised
 
 SIZE = 64
@@ -39,11 +39,7 @@ COURSES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
     """Bright rectangles at four places."""
-    folder = tmp_path_factory.mktemp("data")
-    places = [(5, 5), (5, 30), (30, 5), (30, 30)]
-    labels = [rectangle((SIZE, SIZE), slice(r, r + 24), slice(c, c + 24)) for r, c in places]
-    dataset = write_dataset(folder / "boxes", labels, classes=["box"])
-    return SliceStore.build([dataset], folder / "store", size=SIZE, progress=False)
+    return store_of_boxes(tmp_path_factory.mktemp("data"), SIZE)
 
 
 @pytest.fixture

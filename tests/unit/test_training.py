@@ -27,7 +27,7 @@ from kprism_model.training.rounds import MODES, RoundSettings, practise
 from kprism_model.training.simulated_user import simulate_scribbles
 from kprism_model.training.trainer import Precision, Trainer, TrainingPlan, autocast_type
 from kprism_model.training.wrong_masks import wrong_masks
-from tests.unit.dataset_files import rectangle, write_dataset
+from tests.unit.dataset_files import rectangle, store_of_boxes
 
 SIZE = 64
 
@@ -35,11 +35,7 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
     """Bright rectangles at four places."""
-    folder = tmp_path_factory.mktemp("data")
-    places = [(5, 5), (5, 30), (30, 5), (30, 30)]
-    labels = [rectangle((SIZE, SIZE), slice(r, r + 24), slice(c, c + 24)) for r, c in places]
-    dataset = write_dataset(folder / "boxes", labels, classes=["box"])
-    return SliceStore.build([dataset], folder / "store", size=SIZE, progress=False)
+    return store_of_boxes(tmp_path_factory.mktemp("data"), SIZE)
 
 
 @pytest.fixture
