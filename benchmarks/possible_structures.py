@@ -98,7 +98,7 @@ def count(tally: Tally, predictor: Predictor, dataset: Dataset, foreign: set[str
     [everything] = predictor.predict_classes(
         names, embeddings=predictor.embed([sample.image]), minimum_presence=THRESHOLD
     )
-    possible = sample.kind.possible(names, THRESHOLD)
+    possible = sample.kind.possible(names)
     weighed = {
         name: replace(everything[name], presence=everything[name].presence * prior) for name, prior in possible.items()
     }

@@ -3,7 +3,7 @@
 
 kind = predictor.image_kind([embedding])
 kind.name                                    # "CT, chest", or NONE
-kind.possible(["spleen", "hippocampus"])     # {"spleen": 0.98, "hippocampus": 0.01}
+kind.possible(["spleen", "hippocampus"])     # {"spleen": 1.0}
 """
 
 from __future__ import annotations
@@ -21,6 +21,12 @@ from kprism_model.queries import ImageEmbedding
 NONE = "none of the kinds that the weights know"
 """The name of an image's kind that is unlike all that the network was trained on."""
 
+MINIMUM_POSSIBLE = 0.2
+"""A class is asked for if it can be in the image with at least this probability.
+
+What is asked for without need is still judged by its presence; what is not asked for is lost.
+"""
+
 
 @dataclass(frozen=True)
 class ImageKind:
@@ -34,9 +40,14 @@ class ImageKind:
         """The most probable kind."""
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
-    def possible(self, class_names: Sequence[str], threshold: float) -> dict[str, float]:
-        """Those of `class_names` that can be in the image with at least this probability, and with which."""
-        return {name: self.prior[name] for name in class_names if self.prior[name] >= threshold}
+    def possible(self, class_names: Sequence[str], threshold: float = MINIMUM_POSSIBLE) -> dict[str, float]:
+        """Those of `class_names` that can be in the image with at least this probability.
+
+        They come with their probabilities as shares of that of the class that most surely can be there: between kinds
+        it is right to weigh, but an unusual image of its kind is no reason to find less in it.
+        """
+        most = max(self.prior.values())
+        return {name: self.prior[name] / most for name in class_names if self.prior[name] >= threshold}
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ STRIDES = (16, 8, 4)
 
 ENCODERS = ("utnet", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 MASK_ENCODERS = ("own", "shared")
-_LATER = {"encoder", "mask_encoder", "kinds"}
+_LATER = {"encoder", "mask_encoder", "kinds", "kind_centres"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class KPrismConfig:
     encoder, "utnet" as published or an EfficientNet-Lite, which can start from ImageNet weights and whose stem always
     ends at half size. `mask_encoder` "own" encodes a reference's image once more together with its mask, as published;
     "shared" adds the mask to what the image encoder found. `kinds` are the names of the kinds of images that the
-    network tells apart, such as "CT, chest"; without any, it has no head for them.
+    network tells apart, such as "CT, chest"; without any, it has no head for them. `kind_centres` are the numbers of
+    centres of the kinds, one each if it is empty: a kind that looks different in each of its data sets has more.
     """
 
     native_size: int = 512
@@ -52,6 +53,7 @@ class KPrismConfig:
     encoder: str = "utnet"
     mask_encoder: str = "own"
     kinds: tuple[str, ...] = ()
+    kind_centres: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can be built with, naming the field and the value."""
@@ -66,6 +68,12 @@ class KPrismConfig:
                 )
         if len(set(self.kinds)) < len(self.kinds) or not all(isinstance(kind, str) and kind for kind in self.kinds):
             raise ValueError(f"KPrismConfig.kinds must be different names, got {list(self.kinds)}")
+        centres = self.kind_centres
+        if centres and (len(centres) != len(self.kinds) or not all(isinstance(n, int) and n > 0 for n in centres)):
+            raise ValueError(
+                f"KPrismConfig.kind_centres must be empty or a positive integer for each of {len(self.kinds)} kinds, "
+                f"got {list(centres)}"
+            )
         if self.stem_stride not in (1, 2, 4):
             raise ValueError(f"KPrismConfig.stem_stride must be 1, 2 or 4, got {self.stem_stride}")
         for name, value, divisor in (
@@ -112,7 +120,7 @@ class KPrismConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready copy of all fields."""
-        return {**asdict(self), "kinds": list(self.kinds)}
+        return {**asdict(self), "kinds": list(self.kinds), "kind_centres": list(self.kind_centres)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KPrismConfig:
@@ -127,4 +135,4 @@ class KPrismConfig:
             wrong = {"unknown": sorted(set(values) - names), "missing": sorted(missing)}
             told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in wrong.items() if keys)
             raise ValueError(f"configuration keys: {told}")
-        return cls(**{**values, "kinds": tuple(values.get("kinds", ()))})
+        return cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("kinds", "kind_centres")}})

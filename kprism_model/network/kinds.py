@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kind of an image, such as "CT, chest", by the distance of its features to the centre of each known kind.
+"""The kind of an image, such as "CT, chest", by the distance of its features to the centres of known kinds.
 
 Distances tell what is unlike anything known, which a linear classifier does not (Mahalanobis distance of features, Lee
-et al., arXiv 1807.03888): an image that is far from every centre is of none of the kinds.
+et al., arXiv 1807.03888): an image that is far from every centre is of none of the kinds. A kind may have more centres
+than one, since images of one kind look different in each hospital.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +16,8 @@ from torch import Tensor, nn
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.encoder import ImageFeatures
 
-KIND_WIDTH = 64
-"""Dimensions of the space in which distances are taken."""
+KIND_WIDTH = 256
+"""Dimensions of the space in which distances are taken, or fewer if the features have fewer."""
 
 POSSIBLE = "kind_head.possible"
 """The tensor of a network that tells which class can be in which kind; it has a row for each class."""
@@ -29,8 +32,10 @@ class KindHead(nn.Module):
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
-        self.projection = nn.Linear(config.encoder_channels[0], KIND_WIDTH)
-        self.centres = nn.Parameter(0.1 * torch.randn(len(config.kinds), KIND_WIDTH))
+        width = min(KIND_WIDTH, config.encoder_channels[0])
+        self.counts = list(config.kind_centres or [1] * len(config.kinds))
+        self.projection = nn.Linear(config.encoder_channels[0], width)
+        self.centres = nn.Parameter(0.1 * torch.randn(sum(self.counts), width))
         self.none = nn.Parameter(torch.full((), -3.0))
         self.register_buffer("possible", torch.ones(config.num_classes, len(config.kinds) + 1, dtype=torch.bool))
         self.possible: Tensor
@@ -44,8 +49,17 @@ class KindHead(nn.Module):
         return features.stride16.float().mean(dim=(2, 3))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, channels) -> logits (B, K + 1): half the negative squared distance to each centre, and `none`."""
+        """(B, channels) -> logits (B, K + 1), the last of them `none`; see `kind_logits`."""
         with torch.autocast(pooled.device.type, enabled=False):  # differences of large distances need all their bits
             placed = self.projection(pooled)
-            distance = (placed[:, None] - self.centres).square().sum(dim=2)
-            return torch.cat([-0.5 * distance, self.none.expand(len(pooled), 1)], dim=1)
+            distances = 0.5 * (placed[:, None] - self.centres).square().sum(dim=2)
+            return kind_logits(distances, self.counts, self.none)
+
+
+def kind_logits(distances: Tensor, counts: Sequence[int], none: Tensor) -> Tensor:
+    """Logits (B, K + 1) of K kinds and `none` (): a mixture of normal distributions of one covariance for each kind.
+
+    `distances` (B, C) are halves of squared distances to centres. `counts` tells how many of the C belong to each kind.
+    """
+    kinds = [part.logsumexp(dim=1) for part in (-distances).split(list(counts), dim=1)]
+    return torch.stack([*kinds, none.expand(len(distances))], dim=1)

@@ -19,7 +19,6 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.kinds import kind_names
 from kprism_model.data.region_maps import store_region_maps
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -30,7 +29,7 @@ from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import mixed
 from kprism_model.training.held_out import hold_out
 from kprism_model.training.keeping import Keeper, check_size
-from kprism_model.training.kinds import fit_kinds, mark_possible, with_kinds
+from kprism_model.training.kinds import config_with_kinds, fit_kinds, mark_possible, with_kinds
 from kprism_model.training.presence import fit_presence
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
@@ -124,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = workers.device(arguments.device)
     on_gpu = device if device.type == "cuda" else None
     sampler = Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture, device=on_gpu)
-    config = replace(config, num_classes=len(sampler.registry), kinds=kind_names(store.sets))
+    config = replace(config_with_kinds(config, store.sets), num_classes=len(sampler.registry))
     if arguments.mix != 1:
         _check_mix(arguments.mix, initial, config, sampler.registry)
     provenance = _provenances(arguments, store, weights)
@@ -180,9 +179,13 @@ def _check_mix(share: float, initial: Checkpoint | None, config: KPrismConfig, r
     """ValueError where weights cannot be averaged, before the hours of training."""
     if not 0 <= share <= 1:
         raise ValueError(f"--mix must lie in [0, 1], got {share}")
-    same = initial is not None and replace(initial.model.config, kinds=config.kinds) == config
+    same = initial is not None and _apart_from_kinds(initial.model.config) == _apart_from_kinds(config)
     if initial is None or not same or initial.registry.names != registry.names:
         raise ValueError("--mix averages with --initial, which must be the same network with the same classes")
+
+
+def _apart_from_kinds(config: KPrismConfig) -> KPrismConfig:
+    return replace(config, kinds=(), kind_centres=())
 
 
 def _config(arguments: argparse.Namespace, initial: Checkpoint | None) -> KPrismConfig:

@@ -17,7 +17,7 @@ from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.kinds import kind_name, kind_names, possible_kinds
 from kprism_model.data.slices import SliceStore
-from kprism_model.image_kind import NONE
+from kprism_model.image_kind import NONE, ImageKind
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.kprism import KPrism
@@ -122,6 +122,31 @@ def test_kinds_that_were_fitted_are_told_apart(fitted: KPrism) -> None:
         assert sum(kind.probabilities.values()) == pytest.approx(1, abs=1e-5)
         known = "spot" if look == "dots" else "stripe"
         assert set(kind.possible(CLASSES, 0.5)) == {known, "taught"}  # no set says where "taught" can be
+
+
+def test_a_kind_has_a_centre_for_each_of_its_sets(folders: list[Path], store: SliceStore, tmp_path: Path) -> None:
+    """Two sets of one modality that look different are one kind, and an image of either is told to be of it."""
+    label = np.zeros((SIZE, SIZE), np.uint8)
+    label[10:30, 10:30] = 1
+    images = [255 - picture("dots", number) for number in range(8)]
+    other = write_dataset(tmp_path / "other", [label] * 8, images=images, classes=["spot"], modality="X-ray")
+    both = SliceStore.build([*folders, other], tmp_path / "slices", size=SIZE, progress=False)
+    model = with_kinds(network(), ClassRegistry(CLASSES), both)
+    assert model.config.kinds == ("X-ray", "fundus photography", "ultrasound")
+    assert model.config.kind_centres == (2, 1, 1)
+    with pytest.raises(ValueError, match="knows the kinds"):
+        fit_kinds(model, store, seed=0)  # which lacks a set
+    fit_kinds(model, both, seed=0, images=32, augmentation=Augmentation.none(), progress=False)
+    predictor = Predictor(model, ClassRegistry(CLASSES))
+    for image in (picture("coarse", 9), 255 - picture("dots", 9)):
+        kind = predictor.image_kind(predictor.embed([image / 255.0]))
+        assert kind is not None and kind.name == "X-ray"
+
+
+def test_possible_classes_weigh_by_the_most_probable() -> None:
+    kind = ImageKind({"CT": 0.4, "MRI": 0.3, NONE: 0.3}, {"spleen": 0.4, "disc": 0.3, "polyp": 0.1})
+    assert kind.possible(["spleen", "disc", "polyp"]) == {"spleen": 1.0, "disc": pytest.approx(0.75)}
+    assert kind.possible(["spleen"], 0.5) == {}
 
 
 def test_an_image_unlike_all_others_is_none_of_the_kinds(fitted: KPrism) -> None:

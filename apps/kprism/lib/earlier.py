@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from lib.versions import Versions
 
 
+_OF_TRAINING = ("num_classes", "kinds", "kind_centres")  # they differ with what the same network was trained on
+
+
 def is_of_earlier_network(config: Mapping[str, Any], shipped: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's `config` is of another network than that of the shipped weights.
 
@@ -35,7 +38,7 @@ def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
         complete = KPrismConfig.from_dict(config).to_dict()
     except (TypeError, ValueError):
         complete = dict(config)
-    return {name: value for name, value in complete.items() if name not in ("num_classes", "kinds")}
+    return {name: value for name, value in complete.items() if name not in _OF_TRAINING}
 
 
 class EarlierStructures:

@@ -29,10 +29,6 @@ WHOLE: dict[str, Option] = {"presence": Option(0.5, low=0.0, high=1.0), **SLICES
 DEFAULTS: dict[str, Any] = read_options(WHOLE, {})
 
 
-MINIMUM_POSSIBLE = 0.5
-"""A class that nobody names is asked for if it can be in the image with at least this probability."""
-
-
 def image_kind(engine: Engine, network: Network, image: MedicalImage, report: Report) -> ImageKind | None:
     """What kind of image it is; None for weights that know no kinds."""
     if network.predictor.model.kind_head is None:
@@ -83,7 +79,7 @@ def search_classes(
     `shown` are references of other structures, which are looked for too.
     """
     known, kind = list(network.registry.names), image_kind(engine, network, image, report)
-    possible = dict.fromkeys(known, 1.0) if kind is None else kind.possible(known, MINIMUM_POSSIBLE)
+    possible = dict.fromkeys(known, 1.0) if kind is None else kind.possible(known)
     names = [*possible, *(shown or {})]
     if names:
         labels = segment_classes(engine, network, image, names, options, report, possible, shown)
