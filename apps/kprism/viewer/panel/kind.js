@@ -6,7 +6,7 @@ import { h } from './dom.js';
 export function kindNote(session) {
   const sentence = h('p', { className: 'kp-hint', role: 'status' });
   const names = h('div', { className: 'kp-structures' });
-  const summary = h('summary', {}, 'Their names: press one to look for it all the same');
+  const summary = h('summary', {}, 'Names: press one to look for it');
   const left = h('details', { className: 'kp-hint' }, summary, names);
   const node = h('div', { className: 'kp-note' }, sentence, left);
   const name = text =>
