@@ -63,8 +63,9 @@ def test_a_foreign_image_is_asked_for_nothing_and_told_why(
     assert not mask.any()
     assert told["image_kind"] == NONE and told["not_asked"] == list(CLASSES) and told["label_names"] == {}
     assert told["message"] == (
-        "not asked for: polyp, lungs, ventricles. This looks like none of the kinds that the weights know, "
-        "so no structure was looked for."
+        "This image is unlike those that the weights were trained on, so these structures were not looked for: "
+        "polyp, lungs, ventricles. Clicks and references still work, and a structure that the request names is always "
+        "looked for."
     )
 
 
@@ -72,7 +73,10 @@ def test_only_what_can_be_there_is_asked_for(image: MedicalImage, tmp_path: Path
     app = app_that_sees("MRI, brain", image, tmp_path, repository)
     _, told = ask(app, "semantic", IMAGE)
     assert told["image_kind"] == "MRI, brain" and told["not_asked"] == ["polyp", "lungs"]
-    assert told["message"] == "not asked for: polyp, lungs. This looks like MRI, brain."
+    assert told["message"] == (
+        'This image was taken for "MRI, brain". These structures cannot be in such an image and were not looked for: '
+        "polyp, lungs. A structure that the request names is always looked for."
+    )
     assert set(told["label_names"]) | set(told["absent"]) == {"ventricles"}
     assert told["decoder_passes"] == 1
     _, again = ask(app, "semantic", IMAGE)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.image_kind import ImageKind
+from kprism_model.image_kind import NONE, ImageKind
 from lib.engine import Engine, Network
 from lib.extent import CLEAN_UP, SLICES, range_of, to_clean
 from lib.images import MedicalImage
@@ -61,9 +61,22 @@ class Searched:
             return {}
         told: dict[str, Any] = {"image_kind": self.kind.name, "not_asked": self.not_asked}
         if self.not_asked:
-            asked = "" if self.names else ", so no structure was looked for"
-            told["message"] = f"not asked for: {', '.join(self.not_asked)}. This looks like {self.kind.name}{asked}."
+            told["message"] = _message(self.kind.name, self.not_asked)
         return told
+
+
+def _message(kind: str, not_asked: Sequence[str]) -> str:
+    """Which structures were not looked for in an image of this kind, why, and what can be done about it."""
+    names = ", ".join(not_asked)
+    if kind == NONE:
+        return (
+            "This image is unlike those that the weights were trained on, so these structures were not looked for: "
+            f"{names}. Clicks and references still work, and a structure that the request names is always looked for."
+        )
+    return (
+        f'This image was taken for "{kind}". These structures cannot be in such an image and were not looked for: '
+        f"{names}. A structure that the request names is always looked for."
+    )
 
 
 def search_classes(

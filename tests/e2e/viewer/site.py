@@ -121,22 +121,29 @@ def running(folder: Path, xrays: Sequence[Path]) -> Iterator[Site]:
     """Store and server, from their first answer to their end."""
     with Orthanc(folder / "orthanc", free_port()) as orthanc:
         fill(DicomWeb.at(orthanc.url), copy_volumes(folder / "volumes"), xrays, folder / "xrays")
-        port, state = free_port(), folder / "state"
-        command = [ROOT / "kprism", "viewer", "--store", orthanc.url, "--port", str(port), "--folder", folder]
-        conf = {"state": str(state), "train_after": "0", "train_minutes": "0.05"}
-        for key, value in conf.items():
-            command += ["--conf", key, value]
-        with (folder / "viewer.log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        with serving(orthanc, folder) as site:
+            yield site
+
+
+@contextmanager
+def serving(orthanc: Orthanc, folder: Path, **conf: str) -> Iterator[Site]:
+    """A server on a store that runs, from its first answer to its end. `conf` are further `--conf` of the server."""
+    port, state = free_port(), folder / "state"
+    command = [ROOT / "kprism", "viewer", "--store", orthanc.url, "--port", str(port), "--folder", folder]
+    conf = {"state": str(state), "train_after": "0", "train_minutes": "0.05", **conf}
+    for key, value in conf.items():
+        command += ["--conf", key, value]
+    with (folder / "viewer.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        yield _answering(Site(f"http://127.0.0.1:{port}", orthanc, state), process, folder)
+    finally:
+        process.send_signal(signal.SIGINT)
         try:
-            yield _answering(Site(f"http://127.0.0.1:{port}", orthanc, state), process, folder)
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _answering(site: Site, process: subprocess.Popen[bytes], folder: Path) -> Site:

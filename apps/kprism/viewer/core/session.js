@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One user at work: the open case, the structure in hand, what can be done with it. The panel listens for "change".
 import { addressOf } from './address.js';
+import { foundIn } from './answer.js';
 import { clientId } from './client.js';
 import { newColour } from './colours.js';
 import { answered, maskOf, merged } from './edits.js';
@@ -145,31 +146,39 @@ export class Session extends Turns {
   }
 
   /** Segment without prompts: what the weights know, or what labelled cases show. */
-  segment(model, params = {}) {
-    return this.inTurn(model === 'semantic' ? 'Segmenting' : 'Following the references', async () => {
+  segment(what, model, params = {}, named = false) {
+    return this.inTurn(what, async () => {
       const answer = await server.infer(model, this.case.id, { ...params, client_id: this.clientId });
-      await this.#draw(answer);
+      await this.#draw(answer, named);
     });
   }
 
-  semantic = () => this.segment('semantic');
+  semantic = () => this.segment('Segmenting', 'semantic');
 
-  inContext() {
-    return this.segment('in_context', this.chosen.size ? { references: [...this.chosen].join(',') } : {});
+  /** Take a structure in hand and segment it, whatever kind of image the weights take this for. */
+  async lookFor(name) {
+    await this.choose(name);
+    return this.segment(`Looking for ${name}`, 'semantic', { structures: [name] }, true);
   }
 
-  async #draw({ result, planes }) {
+  inContext() {
+    const params = this.chosen.size ? { references: [...this.chosen].join(',') } : {};
+    return this.segment('Following the references', 'in_context', params);
+  }
+
+  /** Draw an answer. One for a structure that the user `named` leaves the others as they are, and is left as it is. */
+  async #draw({ result, planes }, named) {
     const labelmap = await this.#ready();
     const names = Object.keys(result.label_names);
     const segments = new Map(names.map(name => [name, labelmap.segmentOf(this.#style(name))]));
     const values = new Map(names.map(name => [result.label_names[name], segments.get(name)]));
-    const given = [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
+    const given = named ? [] : [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
     const replaced = new Set([...values.values(), ...given]);
     const after = answered(labelmap, planes, values, this.protect, { replaced });
     this.#change(labelmap, after);
-    names.forEach(name => this.automatic.add(name));
-    const found = names.filter(name => !result.absent?.includes(name));
-    this.scene.notify(found.length ? `Found: ${found.join(', ')}.` : 'Nothing was found in this case.');
+    names.forEach(name => this.automatic[named ? 'delete' : 'add'](name));
+    this.answer = result;
+    this.scene.notify(foundIn(result));
   }
 
   /** A click (one point), a stroke or a box (two corners) on the structure in hand, or beside it. */
@@ -190,12 +199,8 @@ export class Session extends Turns {
       this.changed();
       try {
         const { model, params, plane: drawn } = requestOf(round, this.case.grid[0]);
-        const { result, planes } = await server.infer(
-          model,
-          this.case.id,
-          { ...params, client_id: this.clientId },
-          new Map([[k, drawn]]),
-        );
+        const asked = { ...params, client_id: this.clientId };
+        const { result, planes } = await server.infer(model, this.case.id, asked, new Map([[k, drawn]]));
         const values = new Map([[result.label_names[name] ?? 1, segment]]);
         const after = merged(labelmap.plane(k), planes.get(k), values, this.protect); // as it is by now
         this.prompts.answered(round, maskOf(after, segment));
@@ -224,6 +229,7 @@ export class Session extends Turns {
   /** Change planes in one step of the history, together with the prompts that led to it. */
   #change(labelmap, planes, promptsBefore = this.prompts.snapshot()) {
     const { prompts } = this;
+    this.answer = null;
     const promptsAfter = prompts.snapshot();
     labelmap.change(planes, undone => {
       prompts.restore(undone ? promptsBefore : promptsAfter);

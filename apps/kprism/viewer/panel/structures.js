@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { button, colour, h, section } from './dom.js';
+import { kindNote } from './kind.js';
 
 /** Which structure is in hand; a new one by typing its name; automatic segmentation. */
 export function structuresSection(session) {
@@ -17,10 +18,13 @@ export function structuresSection(session) {
     }
   };
   const automatic = button('Segment what the network knows', 'A', () => session.semantic(), { className: 'wide' });
-  const node = section('Structure', list, h('div', { className: 'kp-row' }, name, button('Add', '', add)), automatic);
+  const typed = h('div', { className: 'kp-row' }, name, button('Add', '', add));
+  const note = kindNote(session);
+  const node = section('Structure', list, typed, automatic, note.node);
   let shown = '';
   const update = () => {
     automatic.disabled = Boolean(session.busy) || !session.case;
+    note.update();
     const structures = session.structures;
     const state = JSON.stringify([structures, session.structure]);
     if (state === shown) {
