@@ -178,12 +178,16 @@ def test_presets_have_their_stated_sizes() -> None:
 
 
 def test_configurations_survive_a_round_trip_and_refuse_nonsense() -> None:
-    config = KPrismConfig.small(num_classes=11)
+    config = KPrismConfig.small(num_classes=11, kinds=("CT", "MRI"), kind_centres=(2, 1))
     assert KPrismConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="configuration keys: unknown colour"):
         KPrismConfig.from_dict({**config.to_dict(), "colour": 1})
     with pytest.raises(ValueError, match="configuration keys: missing width"):
         KPrismConfig.from_dict({name: value for name, value in config.to_dict().items() if name != "width"})
+    with pytest.raises(
+        ValueError, match=r"kind_centres must be empty or a positive integer for each of 2 kinds, got \[3\]"
+    ):
+        KPrismConfig.small(kinds=("CT", "MRI"), kind_centres=(3,))
     with pytest.raises(ValueError, match="width must be a multiple of 32, got 100"):
         KPrismConfig.small(width=100)
     with pytest.raises(ValueError, match="unknown preset 'huge'"):
