@@ -43,11 +43,12 @@ class ImageKind:
     def possible(self, class_names: Sequence[str], threshold: float = MINIMUM_POSSIBLE) -> dict[str, float]:
         """Those of `class_names` that can be in the image with at least this probability.
 
-        They come with their probabilities as shares of that of the class that most surely can be there: between kinds
-        it is right to weigh, but an unusual image of its kind is no reason to find less in it.
+        They come with their probabilities as shares of that of the likeliest kind, at most 1: between kinds it is right
+        to weigh, but an unusual image of its kind is no reason to find less in it.
         """
-        most = max(self.prior.values())
-        return {name: self.prior[name] / most for name in class_names if self.prior[name] >= threshold}
+        most = max(probability for kind, probability in self.probabilities.items() if kind != NONE)
+        priors = {name: self.prior[name] for name in class_names}
+        return {name: min(1.0, prior / most) for name, prior in priors.items() if prior >= threshold}
 
 
 @torch.inference_mode()
