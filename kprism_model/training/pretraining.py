@@ -73,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="long side in the first part of the budget; default: two thirds of the native size",
     )
-    parser.add_argument("--channels-last", action="store_true", help="memory format of kernels that GPUs prefer")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default=TrainingPlan.precision)
     parser.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
     parser.add_argument(
@@ -169,7 +168,6 @@ def _plan(arguments: argparse.Namespace, native: int) -> TrainingPlan:
         learning_rate=arguments.learning_rate,
         warmup_steps=arguments.warmup,
         save_minutes=arguments.save_minutes,
-        channels_last=arguments.channels_last,
         precision=arguments.precision,
         seed=arguments.seed,
         sizes=((0.0, arguments.coarse_size or coarse_size(native)), (arguments.coarse, native)),
