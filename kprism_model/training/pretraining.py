@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,6 @@ import torch
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.kinds import kind_names
-from kprism_model.data.region_maps import store_region_maps
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.named_values import named_values
@@ -78,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--regions", type=float, default=Mixture.regions, help="share of tasks made of regions of unlabelled images"
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that find regions in the slices")
     parser.add_argument(
         "--only-own-absent",
         action="store_true",
@@ -206,12 +203,10 @@ def _stores(arguments: argparse.Namespace, native: int, workers: Workers) -> tup
 
 
 def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
-    """The slices of the training lists with their regions; the first process builds the store, the others open it."""
+    """The slices of the training lists; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
         store = SliceStore.build(arguments.data, path, split="training", size=size)
-        if arguments.regions:
-            store_region_maps(store, processes=arguments.processes)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)
 
