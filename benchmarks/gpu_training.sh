@@ -36,7 +36,7 @@ initial=${4:-}
 
 export OMP_NUM_THREADS="$THREADS"
 set -- --pack "$pack" --minutes "$minutes" --keep "$out" --run-folder "$RUN_FOLDER" --out "$RUN_FOLDER/final"
-set -- "$@" --device "$DEVICE" --batch-size "$BATCH_SIZE" --precision "$PRECISION" --channels-last
+set -- "$@" --device "$DEVICE" --batch-size "$BATCH_SIZE" --precision "$PRECISION"
 set -- "$@" --native-size "$SIZE" --coarse-size "$SIZE" --learning-rate "$LEARNING_RATE" --warmup "$WARMUP"
 set -- "$@" --save-minutes "$KEEP_MINUTES" --seed "$SEED"
 if [ -n "$initial" ]; then set -- "$@" --initial "$initial"; else set -- "$@" --preset "$PRESET"; fi

@@ -4,9 +4,9 @@
     python -m benchmarks.region_tasks --data ../shared/data/kvasir_polyp ../shared/data/fives_fundus \
         --store /tmp/slices --out region_tasks.png [--rows 8]
 
-Builds a slice store with its region maps, unless they are there, and writes a contact sheet of random tasks of each
-data set: two views of a slice side by side, with the outline of the object to find. Prints processor time in
-milliseconds for a region map and for a group of two views.
+Builds a slice store, unless it is there, and writes a contact sheet of random tasks of each data set: two views of a
+slice side by side, with the outline of the object to find. Prints processor time in milliseconds for a region map and
+for a group of two views of a slice whose map is kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from PIL import Image
 from scipy import ndimage
 
 from kprism_model.data.augment import Augmentation
-from kprism_model.data.region_maps import RegionMaps, store_region_maps
+from kprism_model.data.region_maps import RegionMaps
 from kprism_model.data.region_tasks import RegionSampler
 from kprism_model.data.slices import SliceStore
 
@@ -39,25 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="PNG to write")
     parser.add_argument("--rows", type=int, default=8, help="tasks of each data set")
     parser.add_argument("--size", type=int, default=192, help="pixels along the side of a view")
-    parser.add_argument("--processes", type=int, default=1, help="that compute the region maps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     store = SliceStore.build(options.data, options.store, size=256)
-    store_region_maps(store, processes=options.processes)
     columns = []
     for part in store.sets:
-        maps = RegionMaps(part)
-        per_map = _milliseconds(lambda row, maps=maps: maps.compressed(row), min(20, len(part)) - 1)
+        per_map = _milliseconds(RegionMaps(part).compressed, min(20, len(part)) - 1)
         others = {other.name: 0.0 for other in store.sets if other is not part}
         sampler = RegionSampler(store, others)
-        groups: list[NDArray[np.uint8]] = []
-        per_group = _milliseconds(
-            lambda row, sampler=sampler, groups=groups: groups.append(_task(sampler, options.size, options.seed, row)),
-            options.rows,
-        )
+        draw = partial(_task, sampler, options.size, options.seed)
+        columns.append(np.concatenate([draw(row) for row in range(1, options.rows + 1)]))
+        per_group = _milliseconds(draw, options.rows)
         print(f"{part.name}: {per_map:.1f} ms for a region map, {per_group:.1f} ms for a group of two views")
-        columns.append(np.concatenate(groups[1:]))
     Image.fromarray(np.concatenate(columns, axis=1)).save(options.out)
     return 0
 

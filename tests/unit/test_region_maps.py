@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Region maps of a store: the padding stays out, and what is stored is what would be computed."""
+"""Region maps of a store: the padding stays out, and what is kept is whole and what would be computed."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +18,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kprism_model.data import region_maps as module
-from kprism_model.data.region_maps import (
-    RegionMaps,
-    RegionSettings,
-    open_region_maps,
-    region_map,
-    store_region_maps,
-)
+from kprism_model.data.region_maps import RegionMaps, RegionSettings, open_region_maps, region_map
 from kprism_model.data.slices import SliceSet, SliceStore
 from tests.unit.dataset_files import write_dataset
 
+ROOT = Path(__file__).parents[2]
 SIZE = 64
-FILE = "regions.safetensors"
 
 
 def blotches(shape: Sequence[int], seed: int = 0) -> NDArray[np.uint8]:
@@ -75,62 +74,131 @@ def test_regions_are_as_large_on_a_larger_canvas() -> None:
     assert counts[1] == pytest.approx(counts[0], rel=0.5)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_stored_maps_are_those_that_would_be_computed(store: SliceStore, processes: int) -> None:
-    store_region_maps(store, processes=processes, progress=False)
-    for part in store.sets:
-        assert (store.path / part.name / FILE).is_file()
-        stored, computed = open_region_maps(store)[part.name], RegionMaps(part)
-        for row in range(len(part)):
-            np.testing.assert_array_equal(stored[row], computed[row])
+def kept_files(store: SliceStore, name: str) -> list[Path]:
+    return sorted((store.path / name / "regions").glob("*"))
 
 
 def refuse(*_: object, **__: object) -> None:
-    raise AssertionError("computed a map that is stored")
+    raise AssertionError("computed a map that is kept")
 
 
-def test_only_what_is_missing_or_outdated_is_computed(store: SliceStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store_region_maps(store, progress=False)
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "superpixels", refuse)
-        store_region_maps(store, progress=False)
-        assert all(maps[0].any() for maps in open_region_maps(store).values())
-        with pytest.raises(AssertionError, match="computed a map"):
-            _ = open_region_maps(store, seed=1)["volume"][0]
-    before = (store.path / "pictures" / FILE).read_bytes()
-    store_region_maps(store, settings=RegionSettings(scale=(5, 5)), progress=False)
-    assert (store.path / "pictures" / FILE).read_bytes() != before
+def test_a_map_is_computed_when_it_is_first_asked_for(store: SliceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = open_region_maps(store)["volume"]
+    assert len(maps) == 70 and not kept_files(store, "volume")
+    computed = {row: maps[row] for row in (5, 60)}
+    assert len(kept_files(store, "volume")) == 2 and not kept_files(store, "pictures")
+    for row, regions in computed.items():
+        np.testing.assert_array_equal(regions, RegionMaps(store.sets[0])[row])
+    monkeypatch.setattr(module, "superpixels", refuse)
+    for kept in (maps, open_region_maps(store)["volume"]):
+        for row, regions in computed.items():
+            np.testing.assert_array_equal(kept[row], regions)
 
 
-def test_damaged_files_are_replaced(store: SliceStore) -> None:
-    store_region_maps(store, progress=False)
-    file = store.path / "pictures" / FILE
+def test_maps_of_other_settings_seeds_or_images_are_not_taken(store: SliceStore) -> None:
+    pictures = store.sets[1]
+    open_region_maps(store)["pictures"][0]
+    others = [
+        open_region_maps(store, seed=1)["pictures"],
+        open_region_maps(store, settings=RegionSettings(scale=(5, 5)))["pictures"],
+        # a training that opened the store before the data set was built anew
+        RegionMaps(replace(pictures, images=pictures.images[::-1]), folder=store.path / "pictures" / "regions"),
+    ]
+    for number, maps in enumerate(others):
+        maps[0]
+        assert len(kept_files(store, "pictures")) == number + 2
+    np.testing.assert_array_equal(others[0][0], RegionMaps(pictures, seed=1)[0])
+
+
+@pytest.mark.parametrize("left", [0, 1, 200])
+def test_damaged_files_are_replaced(store: SliceStore, left: int) -> None:
+    """As a loss of power may leave them: shorter, or empty."""
+    regions = open_region_maps(store)["pictures"][1]
+    (file,) = kept_files(store, "pictures")
     whole = file.read_bytes()
-    file.write_bytes(whole[:200])
-    np.testing.assert_array_equal(open_region_maps(store)["pictures"][1], RegionMaps(store.sets[1])[1])
-    store_region_maps(store, progress=False)
-    assert file.read_bytes() == whole
-    assert not list(file.parent.glob(".*"))
+    assert len(whole) > 200
+    file.write_bytes(whole[:left])
+    np.testing.assert_array_equal(open_region_maps(store)["pictures"][1], regions)
+    assert kept_files(store, "pictures") == [file] and file.read_bytes() == whole
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from kill_at_rename import kill_before_rename
+from kprism_model.data.region_maps import open_region_maps
+from kprism_model.data.slices import SliceStore
+
+maps = open_region_maps(SliceStore.open(Path(sys.argv[1])))["pictures"]
+kill_before_rename(1)
+print(maps[0].max(), flush=True)
+print(maps[1].max(), flush=True)
+"""
+
+
+def python(program: str, *words: Path) -> subprocess.Popen[str]:
+    places = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", program, *words], env=places, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_kill_leaves_no_half_map(store: SliceStore) -> None:
+    """Killed with the second map written, and not yet in its place."""
+    process = python(KILLED, store.path)
+    printed, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL and len(printed.split()) == 1
+    names = [path.suffix for path in kept_files(store, "pictures")]
+    assert sorted(names) == [".part", ".zlib"]
+    maps = open_region_maps(store)["pictures"]
+    for row in (0, 1):
+        np.testing.assert_array_equal(maps[row], RegionMaps(store.sets[1])[row])
+
+
+SHARING = """
+import sys
+from pathlib import Path
+from kprism_model.data.region_maps import open_region_maps
+from kprism_model.data.slices import SliceStore
+
+maps = open_region_maps(SliceStore.open(Path(sys.argv[1])))["volume"]
+print(sum(int(maps[row].sum()) for row in range(len(maps))))
+"""
+
+
+def test_processes_share_a_store(store: SliceStore) -> None:
+    processes = [python(SHARING, store.path) for _ in range(2)]
+    sums = [int(process.communicate()[0]) for process in processes]
+    maps = RegionMaps(store.sets[0])
+    assert sums == 2 * [sum(int(maps[row].sum()) for row in range(70))]
+    assert [path.suffix for path in kept_files(store, "volume")] == [".zlib"] * 70
 
 
 def test_a_data_set_that_is_built_anew_loses_its_maps(store: SliceStore, tmp_path: Path) -> None:
-    store_region_maps(store, progress=False)
+    for maps in open_region_maps(store).values():
+        maps[0]
     (tmp_path / "pictures" / "images" / "case_0.png").touch()
     SliceStore.build([tmp_path / name for name in ("volume", "pictures")], store.path, size=SIZE, progress=False)
-    assert (store.path / "volume" / FILE).exists() and not (store.path / "pictures" / FILE).exists()
+    assert kept_files(store, "volume") and not kept_files(store, "pictures")
 
 
-def test_data_sets_in_memory_have_maps_too(store: SliceStore, tmp_path: Path) -> None:
+def test_data_sets_in_memory_have_maps_too(store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = store.sets[1]
     held: SliceSet = replace(pictures, images=np.array(pictures.images), labels=np.array(pictures.labels))
-    elsewhere = SliceStore(tmp_path / "nowhere", "training", SIZE, (held,))
-    store_region_maps(elsewhere, progress=False)
-    assert not (tmp_path / "nowhere").exists()
-    np.testing.assert_array_equal(open_region_maps(elsewhere)["pictures"][0], RegionMaps(pictures)[0])
+    maps = open_region_maps(SliceStore(tmp_path / "a.pack", "training", SIZE, (held,)))["pictures"]
+    regions = maps[0]
+    assert not (tmp_path / "a.pack").exists()
+    np.testing.assert_array_equal(regions, RegionMaps(pictures)[0])
+    monkeypatch.setattr(module, "superpixels", refuse)
+    np.testing.assert_array_equal(maps[0], regions)
 
 
-def test_wrong_requests_are_refused(store: SliceStore) -> None:
+def test_a_store_that_cannot_be_written_to_is_no_obstacle(store: SliceStore) -> None:
+    maps = open_region_maps(store)["pictures"]
+    expected = RegionMaps(store.sets[1])[0]
+    shutil.rmtree(store.path / "pictures")
+    np.testing.assert_array_equal(maps[0], expected)
+    assert not (store.path / "pictures").exists()
+
+
+def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"RegionSettings.sigma must be a range of positive numbers, got \(2, 1\)"):
         RegionSettings(sigma=(2, 1))
-    with pytest.raises(ValueError, match="processes must be 1 or more, got 0"):
-        store_region_maps(store, processes=0)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from kprism_model.data import region_maps
 from kprism_model.data.augment import Augmentation
-from kprism_model.data.batch import NO_CLASS
+from kprism_model.data.batch import NO_CLASS, Batch
 from kprism_model.data.region_tasks import RegionSampler, RegionTasks, tone_curves
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -119,6 +121,27 @@ def test_batches_hold_such_groups_whose_views_refer_to_each_other(store: SliceSt
     assert set(batch.dataset) <= {"labelled", "unlabelled"} and (batch.class_index == NO_CLASS).all()
     assert (batch.lacking == NO_CLASS).all() and torch.equal(batch.objects, batch.masks)
     assert [sorted(row) for row in batch.references.tolist()] == [[1, 2], [0, 2], [0, 1], [4, 5], [3, 5], [3, 4]]
+
+
+def test_a_batch_is_the_same_whether_its_maps_are_computed_or_were_kept(
+    store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store.path, tmp_path / "new", ignore=shutil.ignore_patterns("regions"))
+
+    def batches() -> list[Batch]:
+        sampler = Sampler(SliceStore.open(tmp_path / "new"), seed=0, mixture=Mixture(synthetic=0.2, regions=0.5))
+        return [sampler.batch(6, step=step, size=32) for step in range(4)]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("computed a map that is kept")
+
+    computed = batches()
+    assert list((tmp_path / "new").glob("*/regions/*.zlib"))
+    monkeypatch.setattr(region_maps, "superpixels", refuse)
+    for before, now in zip(computed, batches(), strict=True):
+        assert before.dataset == now.dataset
+        assert torch.equal(before.images, now.images) and torch.equal(before.masks, now.masks)
+        assert torch.equal(before.references, now.references)
 
 
 def test_their_share_is_that_of_the_mixture(store: SliceStore) -> None:

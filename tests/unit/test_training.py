@@ -185,6 +185,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(sampler: Sampler, tmp_p
     first.save()
     second = Trainer(_config(), sampler, replace(plan), tmp_path / "parts")
     assert second.step == 2
+    kernels = [value for value in second.model.state_dict().values() if value.ndim == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
     _take(second, 2)
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], value, atol=1e-5, rtol=1e-4)
