@@ -33,6 +33,7 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
 from kprism_model.training.optimization import MovingAverage, parameter_groups
 from kprism_model.training.rounds import RoundSettings, practise
+from kprism_model.training.step_times import StepTimes
 from kprism_model.training.unwaited import PendingRecords, Record, step_if_finite
 from kprism_model.training.warm_start import warm_start
 
@@ -125,6 +126,7 @@ class Trainer:
         self._pending = PendingRecords(_FETCHED_EVERY if self.device.type == "cuda" else 1)
         self.step = 0
         self.seconds = 0.0
+        self._times = StepTimes()
         self._saved_step = -1
         self.recent: dict[str, deque[float]] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +188,7 @@ class Trainer:
                     ready = self._pending.add(self._train_step(batches))
                     spent += time.monotonic() - start
                     if ready:  # only then is the host as far as the device
-                        self.seconds += self.workers.longest(spent, self.device)
+                        self.seconds += self._times.counted(self.workers.longest(spent, self.device))
                         spent = 0.0
                     yield from ready
 
