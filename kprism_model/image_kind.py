@@ -30,10 +30,14 @@ What is asked for without need is still judged by its presence; what is not aske
 
 @dataclass(frozen=True)
 class ImageKind:
-    """`probabilities` of all kinds, `NONE` last, which sum to 1; `prior`: class name -> probability that it can be."""
+    """`probabilities` of all kinds, `NONE` last, which sum to 1; `prior`: class name -> probability that it can be.
+
+    `likeliest` is the highest prior of the classes that depend on the kind; others can be in every image.
+    """
 
     probabilities: Mapping[str, float]
     prior: Mapping[str, float]
+    likeliest: float
 
     @property
     def name(self) -> str:
@@ -43,12 +47,11 @@ class ImageKind:
     def possible(self, class_names: Sequence[str], threshold: float = MINIMUM_POSSIBLE) -> dict[str, float]:
         """Those of `class_names` that can be in the image with at least this probability.
 
-        They come with their probabilities as shares of that of the likeliest kind, at most 1: between kinds it is right
-        to weigh, but an unusual image of its kind is no reason to find less in it.
+        They come with their probabilities as shares of `likeliest`, at most 1: between kinds it is right to weigh, but
+        an unusual image of its kind is no reason to find less in it.
         """
-        most = max(probability for kind, probability in self.probabilities.items() if kind != NONE)
         priors = {name: self.prior[name] for name in class_names}
-        return {name: min(1.0, prior / most) for name, prior in priors.items() if prior >= threshold}
+        return {name: min(1.0, prior / self.likeliest) for name, prior in priors.items() if prior >= threshold}
 
 
 @torch.inference_mode()
@@ -65,8 +68,10 @@ def image_kind(
     logits = head(torch.cat([head.pooled(embedding.features) for embedding in embeddings]))
     share = torch.ones(len(embeddings)) if weights is None else torch.tensor(weights).clamp(min=1e-6)
     probability: Tensor = (share / share.sum()).to(logits.device) @ logits.softmax(dim=1)
-    prior = (head.possible.float() @ probability).tolist()
+    prior = head.possible.float() @ probability
+    depending = prior[~head.possible[:, -1]]
     return ImageKind(
         dict(zip((*model.config.kinds, NONE), probability.tolist(), strict=True)),
-        dict(zip(registry.names, prior, strict=True)),
+        dict(zip(registry.names, prior.tolist(), strict=True)),
+        float(depending.max()) if len(depending) else 1.0,
     )

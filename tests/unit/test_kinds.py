@@ -122,6 +122,7 @@ def test_kinds_that_were_fitted_are_told_apart(fitted: KPrism) -> None:
         assert sum(kind.probabilities.values()) == pytest.approx(1, abs=1e-5)
         known = "spot" if look == "dots" else "stripe"
         assert set(kind.possible(CLASSES, 0.5)) == {known, "taught"}  # no set says where "taught" can be
+        assert kind.likeliest == pytest.approx(kind.prior[known])
 
 
 def test_a_kind_has_a_centre_for_each_of_its_sets(folders: list[Path], store: SliceStore, tmp_path: Path) -> None:
@@ -143,9 +144,9 @@ def test_a_kind_has_a_centre_for_each_of_its_sets(folders: list[Path], store: Sl
         assert kind is not None and kind.name == "X-ray"
 
 
-def test_possible_classes_weigh_by_the_likeliest_kind() -> None:
+def test_possible_classes_weigh_by_the_likeliest_one() -> None:
     prior = {"spleen": 0.4, "disc": 0.3, "polyp": 0.1, "taught": 1.0}
-    kind = ImageKind({"CT": 0.4, "MRI": 0.3, "endoscopy": 0.1, NONE: 0.2}, prior)
+    kind = ImageKind({"CT": 0.4, "MRI": 0.3, "endoscopy": 0.1, NONE: 0.2}, prior, likeliest=0.4)
     assert kind.possible(list(prior)) == {"spleen": 1.0, "disc": pytest.approx(0.75), "taught": 1.0}
     assert kind.possible(["spleen"], 0.5) == {}
 
