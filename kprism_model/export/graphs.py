@@ -38,17 +38,20 @@ class ImageEncoderGraph(nn.Module):
 class ReferenceEncoderGraph(nn.Module):
     """`images` (R, 3, H, W), `masks` (R, 1, H, W) of 0 and 1 -> summaries (R, S, C) at strides 16, 8 and 4, values.
 
-    `values` (R, Cv, H / 16, W / 16) belong to the keys, which are the image encoder's features at stride 16.
+    `values` (R, Cv, H / 16, W / 16) belong to the keys, which are the image encoder's features at stride 16. Where mask
+    and image share an encoder, this graph holds a copy of it, so that it takes the same for every network.
     """
 
     def __init__(self, model: KPrism) -> None:
         super().__init__()
+        self.shared = model.image_encoder if model.config.mask_encoder == "shared" else None
         self.encoder = model.mask_encoder
         self.summarizer = model.summarizer
 
     def forward(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Encode references."""
-        features: ImageFeatures = self.encoder(images, masks)
+        seen = images if self.shared is None else self.shared(images)
+        features: ImageFeatures = self.encoder(seen, masks)
         coarse, middle, fine = (self._summarize(level, scale, masks) for level, scale in enumerate(features))
         return coarse, middle, fine, features.stride16
 

@@ -30,6 +30,7 @@ from kprism_model.predictor import Click, Predictor
 from kprism_model.preprocess import scale_intensity
 
 PARITY = 1e-4
+EXAMPLE_PARITY = 2e-3  # of probabilities; the example resizes pictures with numpy, which rounds in another way
 CLASSES = ("liver", "spleen", "left kidney", "right kidney")
 
 
@@ -133,9 +134,11 @@ def test_rows_of_every_kind_in_one_call_equal_single_calls(exported: tuple[Check
     [
         {"stem_stride": 1, "layers": 6, "experts": 3},
         {"stem_stride": 4, "width": 64, "heads": 8, "summaries": 4, "queries_per_class": 1, "reduced_size": 4},
+        {"encoder": "efficientnet_lite0", "mask_encoder": "shared", "kinds": ("CT",)},
+        {"mask_encoder": "shared"},
     ],
 )
-def test_other_sizes_of_network_are_exported(tmp_path: Path, changes: dict[str, int]) -> None:
+def test_other_networks_are_exported(tmp_path: Path, changes: dict[str, Any]) -> None:
     checkpoint = load_checkpoint(_checkpoint(tmp_path, **changes))
     assert export(checkpoint, tmp_path / "onnx")["greatest_difference_from_torch"] <= PARITY
 
@@ -244,5 +247,5 @@ def test_the_example_of_the_documentation_answers_as_the_predictor(repository: P
     for kind, predictions in expected.items():
         probability = 1 / (1 + np.exp(-found[kind]))
         for row, prediction in enumerate(predictions):
-            np.testing.assert_allclose(probability[row], prediction.probability, atol=PARITY, rtol=0)
+            np.testing.assert_allclose(probability[row], prediction.probability, atol=EXAMPLE_PARITY, rtol=0)
     assert printed.splitlines() == [f"{n}: present with probability {classes[n].presence:.2f}" for n in names]
