@@ -5,8 +5,8 @@
     python -m benchmarks.against COMMIT training_speed --data FOLDER... --store {work}/slices --threads 1
 
 What follows the benchmark's name goes to both; `{work}` stands for a temporary folder of each side's own. Each line of
-the benchmarks that holds numbers is one row: its text up to the first number, the medians of both sides over the
-rounds, and this tree's divided by the commit's.
+the benchmarks that holds numbers is one row: its first cell, or its text up to the first number, the medians of both
+sides over the rounds, and this tree's divided by the commit's.
 """
 
 from __future__ import annotations
@@ -75,11 +75,19 @@ def run(tree: Path, benchmark: str, options: Sequence[str], work: Path, threads:
 def collect(output: str, figures: Figures) -> None:
     """Add the numbers in each line of `output` to those of the rounds before."""
     for line in output.splitlines():
-        first = _NUMBER.search(line)
-        label = line[: first.start()].strip(" |:") if first else ""
-        if first and label:
-            numbers = [float(number.replace(",", "")) for number in _NUMBER.findall(line[first.start() :])]
+        label, rest = split_label(line)
+        numbers = [float(number.replace(",", "")) for number in _NUMBER.findall(rest)]
+        if label and numbers:
             figures.setdefault(label, []).append(numbers)
+
+
+def split_label(line: str) -> tuple[str, str]:
+    """What a line is about, and the rest: the first cell of a table's row, else the text before the first number."""
+    if line.startswith("|"):
+        label, _, rest = line.strip("| ").partition("|")
+        return label.strip(), rest
+    first = _NUMBER.search(line)
+    return (line[: first.start()].strip(" :"), line[first.start() :]) if first else ("", "")
 
 
 def table(before: Figures, after: Figures) -> str:

@@ -28,6 +28,7 @@ from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.evaluation.metrics import dice
 from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from kprism_model.queries import Query
+from kprism_model.volumes.cleanup import as_scribbled
 
 WEIGHTS = Path("apps/kprism/model/kprism_small")
 STROKES = Path("apps/kprism/viewer/core/strokes.js").resolve()
@@ -116,7 +117,7 @@ def boxed(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray, rng:
     last = [true.shape[1] - 1, true.shape[0] - 1]
     before, scribbles = draw_box(true.shape, np.clip(corners + off, 0, last).tolist())
     mask = predictor.answer([Query(embedding, scribbles=scribbles, previous_mask=before)])[0].mask
-    return dice((mask & (scribbles >= 0)) | (scribbles > 0), true)  # what was drawn is so
+    return dice(as_scribbled(mask, scribbles, before), true)
 
 
 def draw_box(shape: tuple[int, ...], corners: Corners) -> tuple[BoolArray, NDArray[np.int8]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small corrections of a structure in three dimensions; off unless asked for, as structures may have several parts."""
+"""Small corrections of masks: parts, cavities, and what scribbles say outright."""
 
 from __future__ import annotations
 
@@ -35,6 +35,25 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if box is not None:
         filled[box] = ndimage.binary_fill_holes(mask[box])
     return filled
+
+
+def as_scribbled(
+    mask: NDArray[np.bool_], scribbles: NDArray[np.int8], before: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """A mask (row, column) in which what was drawn is so: 1 in `scribbles` is on the structure, -1 is not.
+
+    A part of the mask that a negative scribble cuts off goes, too, if it holds nothing positive and nothing of the mask
+    `before`: beyond the frame of a box, nothing was meant.
+    """
+    positive, negative = scribbles > 0, scribbles < 0
+    kept: NDArray[np.bool_] = (mask & ~negative) | positive
+    cut = mask & negative
+    if cut.any():
+        parts, _ = ndimage.label(kept)
+        meant = positive if before is None else positive | before
+        beside = np.setdiff1d(parts[ndimage.binary_dilation(cut)], parts[meant])
+        kept &= ~np.isin(parts, beside[beside > 0])
+    return kept
 
 
 def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
