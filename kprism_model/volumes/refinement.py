@@ -5,7 +5,7 @@ The result depends on the prompts and the mask that they start from alone. Each 
 to it, so that one more click is one more pass, and taking it back is none. A correction is answered in a window around
 the structure, see `kprism_model.windowed`. What was clicked is so: a clicked pixel is
 inside or outside as the last click on it says, and a drawn one as it was drawn, whatever the network finds; where both
-are, the click, which is the finer tool, counts.
+are, the click, which is the finer tool, counts. What negative scribbles cut off goes, see `cleanup.as_scribbled`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import Click
+from kprism_model.volumes.cleanup import as_scribbled
 from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.prompts import SlicePrompts
 from kprism_model.volumes.slice_features import Question, SliceFeatures
@@ -48,15 +50,26 @@ def refine(
         patch = features.cached("refined", key, step)
     if patch is None:
         raise ValueError(f"slice {prompts.number} holds no prompt")
-    return overrule(patch, prompts.clicks, prompts.scribbles)
+    return overrule(patch, prompts.clicks, prompts.scribbles, start)
 
 
-def overrule(patch: Patch, clicks: Sequence[Click], scribbles: NDArray[np.int8] | None = None) -> Patch:
-    """The same with each clicked or drawn pixel as it was clicked or drawn; `scribbles` (row, column) as in `Query`."""
+def overrule(
+    patch: Patch, clicks: Sequence[Click], scribbles: NDArray[np.int8] | None = None, start: Patch | None = None
+) -> Patch:
+    """The same with each clicked or drawn pixel as it was clicked or drawn; `scribbles` (row, column) as in `Query`.
+
+    `start` is the mask before all prompts, of which scribbles cut nothing off.
+    """
     if not clicks and scribbles is None:
         return patch
     probability = patch.probability()
     if scribbles is not None:
+        meant = scribbles.copy()
+        for click in clicks:
+            if click.positive:
+                meant[int(click.row), int(click.column)] = 1
+        kept = as_scribbled(probability >= THRESHOLD, meant, None if start is None else start.mask())
+        probability[(probability >= THRESHOLD) & ~kept] = 0.0
         probability[scribbles > 0], probability[scribbles < 0] = 1.0, 0.0
     for click in clicks:
         probability[int(click.row), int(click.column)] = float(click.positive)

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from kprism_model.volumes.cleanup import as_scribbled
 from kprism_model.volumes.predictor import StructurePrompts
 from lib.errors import RequestError
 from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
@@ -49,7 +48,6 @@ class Scribbles(KPrismTask):
         prompts = StructurePrompts(scribbles=scribbles, before=before, class_name=class_name)
         extent = extent_of(job.options, job.image, drawn)
         answer = answer_prompts(self.house.engine, job, {name: prompts}, extent)
-        planes, strokes, masks = (job.image.to_slices(volume) for volume in (answer.labels, scribbles, before))
-        for k in drawn:
-            planes[k] = as_scribbled(planes[k] > 0, strokes[k], masks[k])
+        answer.labels[scribbles > 0] = 1  # what was drawn is so, whatever the network finds
+        answer.labels[scribbles < 0] = 0
         return answer
