@@ -50,8 +50,9 @@ class ImageKind:
         They come with their probabilities as shares of `likeliest`, at most 1: between kinds it is right to weigh, but
         an unusual image of its kind is no reason to find less in it.
         """
-        priors = {name: self.prior[name] for name in class_names}
-        return {name: min(1.0, prior / self.likeliest) for name, prior in priors.items() if prior >= threshold}
+        priors = {name: self.prior[name] for name in class_names if self.prior[name] >= threshold}
+        # An image far from all kinds has a `likeliest` of 0.
+        return {name: 1.0 if prior >= self.likeliest else prior / self.likeliest for name, prior in priors.items()}
 
 
 @torch.inference_mode()

@@ -149,6 +149,8 @@ def test_possible_classes_weigh_by_the_likeliest_one() -> None:
     kind = ImageKind({"CT": 0.4, "MRI": 0.3, "endoscopy": 0.1, NONE: 0.2}, prior, likeliest=0.4)
     assert kind.possible(list(prior)) == {"spleen": 1.0, "disc": pytest.approx(0.75), "taught": 1.0}
     assert kind.possible(["spleen"], 0.5) == {}
+    nothing = ImageKind({"CT": 0.0, NONE: 1.0}, {"spleen": 0.0, "taught": 1.0}, likeliest=0.0)
+    assert nothing.possible(["spleen", "taught"]) == {"taught": 1.0}  # what a site labels is asked for in any image
 
 
 def test_an_image_unlike_all_others_is_none_of_the_kinds(fitted: KPrism) -> None:
