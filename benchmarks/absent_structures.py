@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT / "apps" / "kprism"))
 
 from kprism_model.checkpoint import load_checkpoint  # noqa: E402
 from lib.engine import Engine, network_of  # noqa: E402
-from lib.report import Report  # noqa: E402
-from lib.whole import DEFAULTS, Searched, search_classes, segment_classes  # noqa: E402
+from lib.infers.class_segmentation import DEFAULTS, Searched, search_classes, segment_classes  # noqa: E402
+from lib.request_statistics import RequestStatistics  # noqa: E402
 
 SAMPLES = ROOT / "sample-datastore"
 TABLE = ROOT / "docs" / "sample-structures.json"
@@ -66,9 +66,9 @@ def searched(engine: Engine, path: Path, everything: bool) -> Searched:
     """What an unnamed request to `semantic` finds in an image; with `everything`, as for weights that know no kinds."""
     network, image = engine.network(), engine.image(path, path.name)
     if not everything:
-        return search_classes(engine, network, image, DEFAULTS, Report())
+        return search_classes(engine, network, image, DEFAULTS, RequestStatistics())
     names = list(network.registry.names)
-    return Searched(segment_classes(engine, network, image, names, DEFAULTS, Report()), names)
+    return Searched(segment_classes(engine, network, image, names, DEFAULTS, RequestStatistics()), names)
 
 
 def painted_voxels(found: Searched) -> dict[str, int]:

@@ -23,8 +23,8 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
-from kprism_model.annotator.clicks import next_click
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from tests.live_server import LiveServer
 
 USELESS = 0.5

@@ -32,9 +32,10 @@ from benchmarks.baseline.games import (
 )
 from benchmarks.baseline.measuring import Baselines, measure
 from benchmarks.baseline.universeg import UniverSeg
+from kprism_model.data.building import build_store
 from kprism_model.data.datasets import Dataset, read_dataset
 from kprism_model.data.sampling import Mixture, Sampler
-from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.slices import SliceSet
 from kprism_model.evaluation.command import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.evaluation.report_files import load_report, save_report
@@ -51,7 +52,7 @@ class Training:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._folder = arguments.out / "networks"
-        self._store = SliceStore.build(
+        self._store = build_store(
             arguments.data, arguments.out / "slices", split="training", size=max(256, arguments.size)
         )
         self._sampler = Sampler(self._store, seed=arguments.seed, mixture=Mixture(absent=0.12))

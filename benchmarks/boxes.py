@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from kprism_model.annotator.clicks import next_click
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from kprism_model.queries import Query
 from kprism_model.volumes.cleanup import as_scribbled

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kprism_model.annotator.clicks import next_click
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from kprism_model.predictor import Click, Predictor
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "apps/kprism/model/kprism_small"

@@ -27,8 +27,8 @@ from benchmarks.baseline.fitting import fit
 from benchmarks.baseline.games import SpecialistBatches, specialist_loss, unet
 from benchmarks.baseline.measuring import Baselines, measure
 from kprism_model.checkpoint import load_checkpoint
+from kprism_model.data.building import build_store
 from kprism_model.data.datasets import Dataset, read_dataset
-from kprism_model.data.slices import SliceStore
 from kprism_model.evaluation.command import Protocol, evaluate
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
@@ -119,7 +119,7 @@ def measured(weights: Path, folders: Sequence[Path], protocol: Protocol) -> Eval
 
 def fitted(submitted: Dataset, minutes: float, folder: Path, *, size: int, seed: int) -> torch.nn.Module:
     """MONAI's U-Net after so many minutes on the submitted labels."""
-    part = SliceStore.build([submitted.folder], folder / "slices", split="training", size=max(256, size)).sets[0]
+    part = build_store([submitted.folder], folder / "slices", split="training", size=max(256, size)).sets[0]
     plan = TrainingPlan(minutes=minutes, seed=seed)
     torch.manual_seed(seed)
     network = unet(3, 1 + len(submitted.classes))

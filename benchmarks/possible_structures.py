@@ -25,8 +25,8 @@ from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import Dataset, load_case, read_dataset
 from kprism_model.image_kind import ImageKind
+from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes
-from kprism_model.spread import spread
 from kprism_model.volumes.predictor import KIND_SLICES
 
 WEIGHTS = Path("apps/kprism/model/kprism_small")
@@ -81,14 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def drawn(dataset: Dataset, most: int, predictor: Predictor) -> Iterator[Sample]:
     """At most about `most` slices of as many cases as possible; the kind of a case is told once for all of it."""
     cases = dataset.cases("validation") or dataset.cases("test")
-    chosen = spread(range(len(cases)), most)
+    chosen = evenly_spaced(range(len(cases)), most)
     for number in chosen:
         case = load_case(dataset, cases[number])
         assert case.labels is not None
-        looked_at = [np.ascontiguousarray(case.images[place]) for place in spread(range(len(case.images)), KIND_SLICES)]
+        looked_at = [
+            np.ascontiguousarray(case.images[place]) for place in evenly_spaced(range(len(case.images)), KIND_SLICES)
+        ]
         kind = predictor.image_kind(predictor.embed(looked_at), [float(image.std()) for image in looked_at])
         assert kind is not None
-        for place in spread(range(len(case.images)), max(1, most // len(chosen))):
+        for place in evenly_spaced(range(len(case.images)), max(1, most // len(chosen))):
             yield Sample(np.ascontiguousarray(case.images[place]), case.labels[place], kind)
 
 

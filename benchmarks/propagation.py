@@ -3,7 +3,7 @@
 
     python benchmarks/propagation.py --data FOLDER... [--cases 4] [--seed 0] [--clicks 3] [--checkpoint PATH]
 
-Of each drawn test case every structure is annotated by the simulated annotator (`kprism_model.annotator.clicks`):
+Of each drawn test case every structure is annotated by the simulated annotator (`kprism_model.interaction.clicks`):
 
 - one slice: `--clicks` clicks on the middle one of the slices that show the structure, each at the largest error; then
   the structure is followed through the volume. Given are Dice on that slice and of the whole volume.
@@ -30,10 +30,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kprism_model.annotator.clicks import next_click
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from kprism_model.predictor import Predictor
 from kprism_model.volumes.predictor import StructurePrompts, Volume, VolumePredictor, VoxelClick
 

@@ -20,13 +20,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.evaluation.command import Protocol, evaluate
 from kprism_model.network.config import KPrismConfig
 from kprism_model.predictor import Predictor
-from kprism_model.training.rounds import RoundSettings
 from kprism_model.training.trainer import Trainer, TrainingPlan
+from kprism_model.training.training_step import StepSettings
 
 FIGURES = (
     ("semantic", "dice_present"),
@@ -43,7 +44,7 @@ class Recipe:
     what: str
     config: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
-    rounds: RoundSettings = field(default_factory=RoundSettings)
+    rounds: StepSettings = field(default_factory=StepSettings)
     mixture: Mixture = field(default_factory=Mixture)
 
 
@@ -60,8 +61,8 @@ RECIPES = {
     "coarse": Recipe("128 px to the end", plan={"sizes": ((0.0, 128),)}),
     "no-synthetic": Recipe("no synthetic tasks", mixture=Mixture(synthetic=0.0)),
     "more-synthetic": Recipe("40 % synthetic tasks", mixture=Mixture(synthetic=0.4)),
-    "never-carried": Recipe("no masks carried over from the slice before", rounds=RoundSettings(carried=0.0)),
-    "always-corrected": Recipe("every first mask is corrected by a click", rounds=RoundSettings(corrected=1.0)),
+    "never-carried": Recipe("no masks carried over from the slice before", rounds=StepSettings(carried=0.0)),
+    "always-corrected": Recipe("every first mask is corrected by a click", rounds=StepSettings(corrected=1.0)),
 }
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    store = SliceStore.build(arguments.data, arguments.work / "slices", split="training", size=256)
+    store = build_store(arguments.data, arguments.work / "slices", split="training", size=256)
     rows: dict[str, dict[str, Any]] = {}
     for name in arguments.recipes:
         result = arguments.work / f"{name}.json"

@@ -24,9 +24,9 @@ from PIL import Image
 from scipy import ndimage
 
 from kprism_model.data.augment import Augmentation
+from kprism_model.data.building import build_store
 from kprism_model.data.region_maps import RegionMaps
 from kprism_model.data.region_tasks import RegionSampler
-from kprism_model.data.slices import SliceStore
 
 OUTLINE = (255, 220, 0)
 GAP = 4
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    store = SliceStore.build(options.data, options.store, size=256)
+    store = build_store(options.data, options.store, size=256)
     columns = []
     for part in store.sets:
         per_map = _milliseconds(RegionMaps(part).compressed, min(20, len(part)) - 1)

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kprism_model.training.simulated_user import BatchedUser, RowwiseUser, SimulatedUser
+from kprism_model.interaction.simulated_user import BatchedUser, RowwiseUser, SimulatedUser
 
 
 def read_arguments() -> argparse.Namespace:
@@ -60,8 +60,8 @@ def tasks(user: SimulatedUser, masks: torch.Tensor, answers: torch.Tensor) -> di
     return {
         "clicks": lambda: user.clicks(answers, masks),
         "scribbles": lambda: user.scribbles(masks),
-        "wrong masks": lambda: user.wrong_masks(masks, answers),
-        "carried masks": lambda: user.carried_masks(masks),
+        "wrong masks": lambda: user.corrupted_masks(masks, answers),
+        "carried masks": lambda: user.propagated_masks(masks),
     }
 
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from benchmarks.annotator import Annotator, Masks, masks_in, read_truth
 from benchmarks.curves import save_curves
 from benchmarks.effort import best_start, chosen_cases, copy_images, site_configuration, wait_for_training
-from kprism_model.evaluation.metrics import dice
+from kprism_model.metrics import dice
 from tests.live_server import LiveServer
 
 STRATEGIES = ("random", "random again", "first", "uncertainty", "disagreement", "diverse")

@@ -24,14 +24,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from kprism_model.data.building import build_store
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Mixture, Sampler
-from kprism_model.data.slices import SliceStore
+from kprism_model.interaction import simulated_user
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training import rounds, simulated_user
-from kprism_model.training.rounds import RoundSettings, practise
+from kprism_model.training import training_step as training_step_module
 from kprism_model.training.trainer import autocast_type
+from kprism_model.training.training_step import StepSettings, training_step
 
 
 class Stopwatch:
@@ -77,7 +78,7 @@ def main() -> None:
     arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    store = SliceStore.build(arguments.data, arguments.store, split="training", size=256)
+    store = build_store(arguments.data, arguments.store, split="training", size=256)
     sampler = Sampler(store, seed=0, mixture=Mixture(regions=0.0))
     model = KPrism(KPrismConfig.preset(arguments.preset, num_classes=len(sampler.registry))).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
@@ -88,7 +89,7 @@ def main() -> None:
 
     def train_on(step: int, batch: Any) -> None:
         with torch.autocast("cpu", kind or torch.bfloat16, enabled=kind is not None):
-            loss, _ = practise(model, batch, np.random.default_rng(step), RoundSettings())
+            loss, _ = training_step(model, batch, np.random.default_rng(step), StepSettings())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -98,10 +99,10 @@ def main() -> None:
     for step in range(steps):
         train_on(step, data(step))  # to warm up: shapes that are met for the first time cost more
     clicks, scribbles = Stopwatch(simulated_user.next_clicks), Stopwatch(simulated_user.simulate_scribbles)
-    learned = Counted(rounds.mask_loss)
+    learned = Counted(training_step_module.mask_loss)
     with (
         patch.multiple(simulated_user, next_clicks=clicks, simulate_scribbles=scribbles),
-        patch.object(rounds, "mask_loss", learned),
+        patch.object(training_step_module, "mask_loss", learned),
         Prefetcher(draw, start=0) as batches,
     ):
         start = time.perf_counter()

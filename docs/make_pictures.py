@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kprism_model.annotator.clicks import next_click
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from kprism_model.preprocess import scale_intensity
 from tests.live_server import LiveServer, copy_samples
 

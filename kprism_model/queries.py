@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kprism_model.annotator.scribbles import check_scribbles, scribble_points
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.prompts import PADDING, Prompts, click_discs
 from kprism_model.network.references import References
 from kprism_model.preprocess import Geometry
+from kprism_model.scribbles import check_scribbles, scribble_points
 
 MAXIMUM_CLICKS = 256
 """More clicks than this in one question are refused."""

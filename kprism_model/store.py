@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
@@ -86,3 +88,11 @@ def size_of(value: Any) -> int:
     if isinstance(value, dict):
         return sum(size_of(item) for item in value.values())
     return sum(size_of(item) for item in getattr(value, "__dict__", {}).values())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, on whatever device."""
+    told = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in told or "can't allocate memory" in told)
+    )

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from kprism_model.batched import predict_batch
 from kprism_model.network.references import References
-from kprism_model.predictor import THRESHOLD, Prediction, Predictor
+from kprism_model.predictor import THRESHOLD, Prediction, Predictor, predict_batch
 from kprism_model.queries import ImageEmbedding, Query
 from kprism_model.store import Store, cached
 from kprism_model.window import Box, Size, SpatialPrompts, Window, WindowRules, choose_window

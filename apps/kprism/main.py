@@ -26,16 +26,16 @@ from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  
 from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
 from lib.dicom.watch import Watch  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
-from lib.infers.base import House, Source  # noqa: E402
-from lib.infers.earlier import EarlierReferences  # noqa: E402
+from lib.imaging.label_registry import BACKGROUND  # noqa: E402
+from lib.infers.earlier_references import EarlierReferences  # noqa: E402
 from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
-from lib.labels import BACKGROUND  # noqa: E402
-from lib.loop import Loop  # noqa: E402
+from lib.infers.task import AppContext, Source  # noqa: E402
+from lib.learning.strategies import make_strategies  # noqa: E402
+from lib.learning_loop import LearningLoop  # noqa: E402
 from lib.options import as_bool  # noqa: E402
-from lib.strategies import make_strategies  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, InferTask]:
         """All models on one engine, whose weights are loaded here: what is wrong with them ends the start."""
-        self.loop = Loop(self.config, self._datastore)
+        self.loop = LearningLoop(self.config, self._datastore)
         self.engine, self.book, self.versions = self.loop.engine, self.loop.book, self.loop.versions
-        house = House(self.engine, self.book, self._datastore)
+        house = AppContext(self.engine, self.book, self._datastore)
         self._learn_names()
         in_context = InContext(house, self.loop.submitted_cases)
         earlier = EarlierReferences(self.loop.earlier_structures, in_context)
@@ -150,10 +150,10 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """In the server, but not in the processes it starts: take over the inference route and warm up the network."""
         server = sys.modules.get("monailabel.app")
         if server is not None:
-            from lib import http  # imports MONAI Label's endpoints, which only the server has
-            from lib.viewer import routes
+            from lib.api.app import install  # imports MONAI Label's endpoints, which only the server has
+            from lib.api.ohif import routes
 
-            http.install(server.app, self.config.cache_mb << 20)
+            install(server.app, self.config.cache_mb << 20)
             routes.install(server.app)
             self.loop.start()
             self._watch_store()

@@ -20,13 +20,13 @@ from monai.networks.nets.unet import UNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kprism_model.annotator.clicks import next_clicks
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.augment import augment_batch
 from kprism_model.data.batch import Batch
 from kprism_model.data.slices import SliceSet
 from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.reference_pool import Picture
+from kprism_model.interaction.clicks import next_clicks
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.prompts import click_discs
 from kprism_model.predictor import THRESHOLD, Prediction

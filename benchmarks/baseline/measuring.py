@@ -11,7 +11,6 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.baseline.games import answer_classes, answer_clicks, answer_in_context, lay_out, lay_out_examples
-from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.data.datasets import Case, Dataset, load_case
 from kprism_model.evaluation.command import Protocol, choose_cases
 from kprism_model.evaluation.protocol import (
@@ -25,6 +24,7 @@ from kprism_model.evaluation.protocol import (
 )
 from kprism_model.evaluation.reference_pool import Picture, ReferencePool
 from kprism_model.evaluation.report import DatasetResult
+from kprism_model.interaction.annotation import Trace, annotate
 from kprism_model.queries import Query
 
 

@@ -16,14 +16,22 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from kprism_model.data.datasets import Case, Dataset, load_case, read_dataset, slice_counts
-from kprism_model.data.slices import FORMAT_VERSION, INDEX_NAME, STORE_NAME, to_canvas
+from kprism_model.data.slices import FORMAT_VERSION, INDEX_NAME, STORE_NAME, SliceStore, to_canvas
 from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry
 
 
-def build_store(datasets: Sequence[Path], out: Path, *, split: str, size: int, progress: bool = True) -> None:
-    """Build, or complete, the store in the folder `out`; see `SliceStore.build`."""
+def build_store(
+    datasets: Sequence[Path], out: Path, *, split: str = "training", size: int = 256, progress: bool = True
+) -> SliceStore:
+    """Build, or complete, the store in the folder `out` and open it.
+
+    `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built
+    anew only if its dataset.json, one of its files (size or time of change), the split or `size` differ from the
+    stored ones. Raises ValueError for labels that are missing, no case at all, two data sets of one name, or a
+    `size` that is no multiple of 32; what `read_dataset` and `load_case` raise passes through.
+    """
     found = labelled_datasets(datasets, split, size)
     out.mkdir(parents=True, exist_ok=True)
     for dataset in found:
@@ -32,6 +40,7 @@ def build_store(datasets: Sequence[Path], out: Path, *, split: str, size: int, p
             _build_set(dataset, out / dataset.name, split, size, key, progress)
     content = {"format_version": FORMAT_VERSION, "split": split, "size": size, "sets": [part.name for part in found]}
     write_bytes(out / STORE_NAME, json.dumps(content).encode())
+    return SliceStore.open(out)
 
 
 def labelled_datasets(folders: Sequence[Path], split: str, size: int) -> list[Dataset]:

@@ -15,9 +15,8 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from kprism_model.data.class_names import class_name
+from kprism_model.orientation import SliceOrientation
 from kprism_model.preprocess import scale_intensity
-from kprism_model.volumes.orientation import SliceOrientation
 
 SPLITS = ("training", "validation", "test")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
@@ -238,3 +237,19 @@ def _checked_labels(labels: NDArray[Any] | None, dataset: Dataset, case: Case) -
     if unknown:
         raise ValueError(f"{case.label} holds label {unknown[0]}, expected 0 or one of {sorted(dataset.classes)}")
     return labels.astype(np.uint8)
+
+
+CLASS_NAMES: dict[str, dict[str, str]] = {
+    "density_mammography": {"dense breast tissue": "fibroglandular tissue"},
+    "fives_fundus": {"vessel": "retinal vessel"},
+    "hrf_retina": {"vessel": "retinal vessel"},
+    "ocdc_oral_he": {"tumour": "squamous cell carcinoma"},
+    "scd_cardiac_mr": {"left ventricular cavity": "left ventricle"},
+    "usgra_us": {"nerve": "peripheral nerve"},
+}
+"""Name of a data set -> name of a class there -> its name here; classes that are not listed keep theirs."""
+
+
+def class_name(dataset: str, name: str) -> str:
+    """The network's name of a class that `dataset` calls `name`."""
+    return CLASS_NAMES.get(dataset, {}).get(name, name)

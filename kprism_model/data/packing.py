@@ -24,8 +24,8 @@ from kprism_model.data.pack import PackedSet, PackedSlice, encode_image, encode_
 from kprism_model.data.slices import to_canvas
 from kprism_model.files import write_bytes
 from kprism_model.named_values import named_values
+from kprism_model.orientation import evenly_spaced
 from kprism_model.preprocess import Geometry
-from kprism_model.spread import spread
 
 PACK_LIMIT = 28_000_000
 """Bytes that a pack may take."""
@@ -147,8 +147,8 @@ def _chosen(prepared: Sequence[_Prepared], most: int | None) -> list[_Prepared]:
         return list(prepared)
     shows = np.array([one.label.any() for one in prepared])
     shown, empty = np.flatnonzero(shows), np.flatnonzero(~shows)
-    kept = spread(shown, most - min(len(empty), most // _EMPTY_SHARE))
-    return [prepared[number] for number in sorted([*kept, *spread(empty, most - len(kept))])]
+    kept = evenly_spaced(shown, most - min(len(empty), most // _EMPTY_SHARE))
+    return [prepared[number] for number in sorted([*kept, *evenly_spaced(empty, most - len(kept))])]
 
 
 def _compress(one: _Prepared, quality: int) -> PackedSlice:

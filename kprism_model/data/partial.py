@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from kprism_model.data.slices import SliceSet, SliceStore, to_canvas
 from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.network.config import SIZE_MULTIPLE
+from kprism_model.orientation import evenly_spaced
 from kprism_model.preprocess import Geometry
-from kprism_model.spread import spread
 
 MOST_SLICES = 64
 """Slices of one case that are trained on."""
@@ -106,8 +106,8 @@ def training_slices(case: AnnotatedCase, most: int) -> list[int]:
     """Slices that show a structure and as many that show none, spread evenly, at most `most`."""
     shows = np.isin(case.labels, list(case.structures.values())).any(axis=(1, 2))
     shown, empty = np.flatnonzero(shows), np.flatnonzero(~shows)
-    kept = spread(shown, most)
-    return sorted([*kept, *spread(empty, min(len(kept), most - len(kept)))])
+    kept = evenly_spaced(shown, most)
+    return sorted([*kept, *evenly_spaced(empty, min(len(kept), most - len(kept)))])
 
 
 class _Row(NamedTuple):

@@ -230,9 +230,9 @@ def _features(image: NDArray[np.uint8], regions: NDArray[np.int32], sizes: NDArr
     channels = image.reshape(len(flat), -1).T.astype(np.float64)
     means = np.stack([np.bincount(flat, channel) / sizes for channel in channels])
     squares = np.stack([np.bincount(flat, channel**2) / sizes for channel in channels])
-    spread = np.sqrt(np.maximum(squares - means**2, 0).mean(axis=0))
+    evenly_spaced = np.sqrt(np.maximum(squares - means**2, 0).mean(axis=0))
     # Colours are scaled so that a grey image counts alike with one channel and with three.
-    features: NDArray[np.float64] = np.concatenate([means / np.sqrt(len(channels)), spread[None]]).T
+    features: NDArray[np.float64] = np.concatenate([means / np.sqrt(len(channels)), evenly_spaced[None]]).T
     return features
 
 

@@ -81,30 +81,6 @@ class SliceStore:
         return sum(len(part) for part in self.sets)
 
     @classmethod
-    def build(
-        cls, datasets: Sequence[Path], out: Path, *, split: str = "training", size: int = 256, progress: bool = True
-    ) -> SliceStore:
-        """Build, or complete, the store in the folder `out` and open it.
-
-        `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built
-        anew only if its dataset.json, one of its files (size or time of change), the split or `size` differ from the
-        stored ones. Raises ValueError for labels that are missing, no case at all, two data sets of one name, or a
-        `size` that is no multiple of 32; what `read_dataset` and `load_case` raise passes through.
-        """
-        # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
-        from kprism_model.data.building import build_store
-
-        build_store(datasets, out, split=split, size=size, progress=progress)
-        return cls.open(out)
-
-    @classmethod
-    def from_pack(cls, path: Path, *, progress: bool = True) -> SliceStore:
-        """Open a pack (see `kprism_model.data.pack`) with all of its slices in memory; ValueError if it is none."""
-        from kprism_model.data.pack import read_pack  # it is built on this module
-
-        return read_pack(path, progress=progress)
-
-    @classmethod
     def open(cls, path: Path) -> SliceStore:
         """Open a store; arrays are memory-mapped read-only. ValueError if `path` holds none of this version."""
         try:

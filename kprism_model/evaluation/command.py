@@ -2,7 +2,7 @@
 """The evaluation of a network by one protocol: semantic, in-context, interactive and chained, on lists of real cases.
 
 All figures are at the images' own resolution; volumes are measured slice by slice in the plane that
-`kprism_model.volumes.orientation` defines, and as whole volumes where a figure is per case.
+`kprism_model.orientation` defines, and as whole volumes where a figure is per case.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kprism_model.annotator.annotation import CLICKS_SHOWN
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import SPLITS, Case, Dataset, read_dataset, slice_counts
@@ -29,6 +28,7 @@ from kprism_model.evaluation.report import DatasetResult, EvaluationReport
 from kprism_model.evaluation.report_files import save_report
 from kprism_model.evaluation.report_tables import to_markdown
 from kprism_model.evaluation.state import FinishedResults
+from kprism_model.interaction.annotation import CLICKS_SHOWN
 from kprism_model.predictor import Predictor
 
 MODES = ("semantic", "in_context", "interactive", "chained")

@@ -10,8 +10,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.annotator.annotation import Trace, annotate
-from kprism_model.batched import predict_batch
 from kprism_model.data.datasets import Case, Dataset, load_case, load_scribble
 from kprism_model.evaluation.instances import InstanceSampling
 from kprism_model.evaluation.protocol import (
@@ -25,7 +23,8 @@ from kprism_model.evaluation.protocol import (
     targets_of,
 )
 from kprism_model.evaluation.reference_pool import ReferenceDraws, RetrievedReferences
-from kprism_model.predictor import THRESHOLD, Prediction, Predictor
+from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.predictor import THRESHOLD, Prediction, Predictor, predict_batch
 from kprism_model.queries import Query
 from kprism_model.store import ByteStore
 from kprism_model.windowed import answer_queries

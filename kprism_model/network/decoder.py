@@ -268,6 +268,6 @@ def _spread(logits: Tensor, kept: Tensor, rows: int) -> Tensor:
     """Logits of the rows numbered `kept`, set among `rows` rows."""
     if len(kept) == rows:
         return logits
-    spread = logits.new_full((rows, *logits.shape[1:]), ABSENT_LOGIT)
-    spread[kept] = logits
-    return spread
+    evenly_spaced = logits.new_full((rows, *logits.shape[1:]), ABSENT_LOGIT)
+    evenly_spaced[kept] = logits
+    return evenly_spaced

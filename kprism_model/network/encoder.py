@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kprism_model.network.config import STRIDES, KPrismConfig
 from kprism_model.network.layers import DepthwiseConv, PointwiseConv
-from kprism_model.network.remembered import Remembered
+from kprism_model.network.weight_cache import WeightCache
 
 
 class ImageFeatures(NamedTuple):
@@ -72,7 +72,7 @@ class RelativePositionBias(nn.Module):
         offset = cells[:, None] - cells[None] + size - 1
         self.register_buffer("index", offset[..., 0] * (2 * size - 1) + offset[..., 1], persistent=False)
         self.index: Tensor
-        self._spread = Remembered[Tensor]()
+        self._spread = WeightCache[Tensor]()
 
     def forward(self, height: int, width: int, scale: float = 1.0) -> Tensor:
         """Bias of every query pixel to every key cell, times `scale`: (heads, height * width, size * size)."""

@@ -18,7 +18,7 @@ from kprism_model.network.layers import GroupNorm, PointwiseConv
 from kprism_model.network.position import sine_encoding
 from kprism_model.network.prompts import DensePromptEncoder, Prompts
 from kprism_model.network.references import ObjectSummarizer, References, read_references
-from kprism_model.network.remembered import Remembered
+from kprism_model.network.weight_cache import WeightCache
 
 
 @dataclass
@@ -51,7 +51,7 @@ class KPrism(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(3, config.width))
         self.decoder = Decoder(config)
         self.kind_head = KindHead(config) if config.kinds else None
-        self._empty_maps = Remembered[tuple[Tensor, Tensor, Tensor]]()
+        self._empty_maps = WeightCache[tuple[Tensor, Tensor, Tensor]]()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode_image(self, images: Tensor) -> ImageFeatures:

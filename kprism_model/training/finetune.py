@@ -28,14 +28,14 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.batch import Batch
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
-from kprism_model.memory import is_out_of_memory
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.network.references import References
+from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
-from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
+from kprism_model.training.training_step import StepSettings, training_step
 from kprism_model.training.unwaited import Record
 from kprism_model.training.warm_start import CLASS_TABLES
 
@@ -82,7 +82,7 @@ class FinetunePlan:
             learning_rate=self.learning_rate,
             warmup_steps=20,
             ema_decay=0.99,
-            rounds=RoundSettings(kind_weight=0.0),  # the kinds of a site's images are not told
+            rounds=StepSettings(kind_weight=0.0),  # the kinds of a site's images are not told
             seed=self.seed,
             save_minutes=self.save_minutes,
         )
@@ -198,7 +198,7 @@ class Finetuner(Trainer):
             with torch.no_grad():
                 features = self.model.encode_image(batch.images)
             rng = np.random.default_rng([self.plan.seed, self.step, part])
-            loss, scores = practise(self.model, batch, rng, self.plan.rounds, features)
+            loss, scores = training_step(self.model, batch, rng, self.plan.rounds, features)
             if self.settings.distillation:
                 rng = np.random.default_rng([self.settings.seed, 3, self.step, part])
                 distilled = self._distil(batch, features, rng)

@@ -15,15 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.annotator.annotation import Trace, annotate
-from kprism_model.batched import predict_batch
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.targets import Target, targets
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.predictor import Predictor
+from kprism_model.orientation import evenly_spaced
+from kprism_model.predictor import Predictor, predict_batch
 from kprism_model.queries import ImageEmbedding, Query
-from kprism_model.spread import spread
 
 COLUMNS = ("semantic", "1 click", "5 clicks", "in-context")
 """What is measured; in-context masks have up to three references."""
@@ -159,7 +158,7 @@ def _clicked(
 
 def _middle_slices(target: Target, count: int) -> list[int]:
     """The middle one of the slices that show a structure, of cases spread over all."""
-    cases = [target.shown[number] for number in spread(range(len(target.shown)), count)]
+    cases = [target.shown[number] for number in evenly_spaced(range(len(target.shown)), count)]
     return [int(rows[len(rows) // 2]) for rows in cases]
 
 

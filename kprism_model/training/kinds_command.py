@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
-from kprism_model.data.slices import SliceStore
+from kprism_model.data.building import build_store
 from kprism_model.training.kinds import IMAGES, fit_kinds, with_kinds
 
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint_stem(arguments.out)  # before the work, not after it
     checkpoint = load_checkpoint(arguments.checkpoint)
     size = max(256, checkpoint.model.config.native_size)
-    store = SliceStore.build(arguments.data, arguments.slices, split="training", size=size)
+    store = build_store(arguments.data, arguments.slices, split="training", size=size)
     model = with_kinds(checkpoint.model, checkpoint.registry, store)
     shares = fit_kinds(model, store, seed=arguments.seed, images=arguments.images)
     metadata = {**checkpoint.metadata, "kinds": shares}

@@ -23,7 +23,7 @@ from kprism_model.data.sampling import Sampler
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts
-from kprism_model.training.rounds import absent_prompts, in_context_prompts, semantic_prompts
+from kprism_model.training.training_step import absent_prompts, in_context_prompts, semantic_prompts
 
 logger = logging.getLogger(__name__)
 

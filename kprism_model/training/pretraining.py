@@ -18,6 +18,8 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.building import build_store
+from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.named_values import named_values
@@ -224,13 +226,13 @@ def _config(arguments: argparse.Namespace, initial: Checkpoint | None) -> KPrism
 def _stores(arguments: argparse.Namespace, native: int, workers: Workers) -> tuple[SliceStore, SliceStore | None]:
     """The slices to train on, and with --keep those to measure on."""
     if arguments.pack is not None:
-        store = SliceStore.from_pack(arguments.pack, progress=workers.rank == 0)
+        store = read_pack(arguments.pack, progress=workers.rank == 0)
         if store.size < native:
             raise ValueError(f"{arguments.pack} holds slices of {store.size} pixels, the network works at {native}")
     else:
         store = _built(arguments, max(256, native), workers)
     if arguments.validation_pack is not None:
-        return store, SliceStore.from_pack(arguments.validation_pack)
+        return store, read_pack(arguments.validation_pack)
     return hold_out(store) if arguments.keep is not None else (store, None)
 
 
@@ -238,7 +240,7 @@ def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceS
     """The slices of the training lists; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
-        store = SliceStore.build(arguments.data, path, split="training", size=size)
+        store = build_store(arguments.data, path, split="training", size=size)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)
 

@@ -32,8 +32,8 @@ from kprism_model.network.efficientnet import load_imagenet
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
 from kprism_model.training.optimization import MovingAverage, parameter_groups
-from kprism_model.training.rounds import RoundSettings, practise
 from kprism_model.training.step_times import StepTimes
+from kprism_model.training.training_step import StepSettings, training_step
 from kprism_model.training.unwaited import PendingRecords, Record, step_if_finite
 from kprism_model.training.warm_start import warm_start
 
@@ -68,7 +68,7 @@ class TrainingPlan:
     ema_decay: float = 0.998
     precision: Precision = "auto"
     seed: int = 0
-    rounds: RoundSettings = field(default_factory=RoundSettings)
+    rounds: StepSettings = field(default_factory=StepSettings)
     save_minutes: float = 3.0
 
     def size_at(self, share: float) -> int:
@@ -219,7 +219,7 @@ class Trainer:
     def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         rng = np.random.default_rng([self.plan.seed, self.step, part])
         with self._autocast():
-            return practise(self.model, batch.to(self.device), rng, self.plan.rounds)
+            return training_step(self.model, batch.to(self.device), rng, self.plan.rounds)
 
     def _autocast(self) -> torch.autocast:
         """The context in which the network is trained."""

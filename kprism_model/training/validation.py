@@ -13,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.annotator.clicks import next_click
-from kprism_model.batched import Query, predict_batch
 from kprism_model.data.partial import AnnotatedCase
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.predictor import Click, ImageEmbedding, Predictor
-from kprism_model.spread import spread
+from kprism_model.orientation import evenly_spaced
+from kprism_model.predictor import Click, ImageEmbedding, Predictor, Query, predict_batch
 
 SERVING_MODES = ("semantic", "in_context", "interactive")
 """The ways in which the network is asked: by class, by reference, by click."""
@@ -89,7 +88,7 @@ def chosen_slices(case: AnnotatedCase, structure: str, settings: ValidationSetti
     """Slices of a case spread evenly over those that show a structure, and over those that do not."""
     shown = case.shown(structure)
     absent = np.setdiff1d(np.arange(len(case.labels)), shown)
-    return sorted([*spread(shown, settings.shown), *spread(absent, settings.absent)])
+    return sorted([*evenly_spaced(shown, settings.shown), *evenly_spaced(absent, settings.absent)])
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class _Part:
             and self.structure in case.structures
             and len(case.shown(self.structure))
         ]
-        chosen = [fit[number] for number in spread(np.arange(len(fit)), self.settings.references)]
+        chosen = [fit[number] for number in evenly_spaced(np.arange(len(fit)), self.settings.references)]
         if not chosen:
             return None
         numbers = [int(case.shown(self.structure)[len(case.shown(self.structure)) // 2]) for case in chosen]
@@ -158,7 +157,7 @@ class _Part:
     def _clicked(self) -> Score:
         """Clicks where the simulated annotator sets them, all slices side by side."""
         truth = self._truth()
-        numbers = spread(np.array(self._shown()), self.settings.clicked)
+        numbers = evenly_spaced(np.array(self._shown()), self.settings.clicked)
         masks = {number: np.zeros_like(truth[number]) for number in numbers}
         queries = {number: Query(self.embeddings[number]) for number in numbers}
         for _ in range(self.settings.clicks):

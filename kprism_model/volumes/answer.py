@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.orientation import SliceOrientation
 from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import Click
 from kprism_model.volumes.cleanup import fill_holes, largest_part
-from kprism_model.volumes.orientation import SliceOrientation
 from kprism_model.volumes.patches import Patch
 
 _UNCHANGED = THRESHOLD  # the probability of masks that were not computed

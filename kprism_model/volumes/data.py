@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kprism_model.orientation import SliceOrientation
 from kprism_model.preprocess import scale_intensity
-from kprism_model.volumes.orientation import SliceOrientation
 from kprism_model.volumes.prompts import digest_of
 
 

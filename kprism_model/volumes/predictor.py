@@ -21,21 +21,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from kprism_model.image_kind import ImageKind
 from kprism_model.network.references import References
+from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import THRESHOLD, ImageEmbedding, Predictor
-from kprism_model.spread import spread
 from kprism_model.store import ByteStore, Store
 from kprism_model.volumes.answer import StructureMask, VolumeAnswer, separate
 from kprism_model.volumes.cleanup import fill_holes, largest_part
 from kprism_model.volumes.data import Volume
 from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import SliceTask, StructurePrompts, VoxelClick, check_contradictions
-from kprism_model.volumes.propagation import Follower, FollowRules
+from kprism_model.volumes.propagation import PropagationRules, Propagator
 from kprism_model.volumes.slice_features import Question, SliceFeatures, search
-from kprism_model.volumes.timeline import Timeline
 
 __all__ = [
     "Extent",
-    "FollowRules",
+    "PropagationRules",
     "StructureMask",
     "StructurePrompts",
     "Volume",
@@ -71,11 +71,11 @@ class VolumePredictor:
         store: Store | None = None,
         version: str | None = None,
         lock: AbstractContextManager[Any] | None = None,
-        rules: FollowRules | None = None,
+        rules: PropagationRules | None = None,
     ) -> None:
         if store is not None and version is None:
             raise ValueError("a store that is given needs the version of the weights, to tell their results apart")
-        self.rules = rules or FollowRules()
+        self.rules = rules or PropagationRules()
         self._predictor = predictor
         self._store = ByteStore(OWN_STORE) if store is None else store
         self._version = version or ""
@@ -131,7 +131,7 @@ class VolumePredictor:
         Slices weigh by their contrast, so that nearly empty ones at the ends say little.
         """
         features = self._encoded()
-        numbers = spread(range(len(features)), KIND_SLICES)
+        numbers = evenly_spaced(range(len(features)), KIND_SLICES)
         contrast = [float(features.images[number].std()) for number in numbers]
         return self._predictor.image_kind(features.embed(numbers), contrast)
 
@@ -160,13 +160,13 @@ class VolumePredictor:
         _check_named([*largest, *fill], structures)
         limits = self._limits(extent)
         encoded, decoded = features.encoded, features.decoded
-        follower = Follower(features, self.volume.orientation.spacing, self.rules, progress)
+        follower = Propagator(features, self.volume.orientation.spacing, self.rules, progress)
         masks: dict[str, StructureMask] = {}
         for name, prompts in structures.items():
             task = SliceTask.of(name, prompts, self.volume.orientation)
             if not task.prompted:
                 raise ValueError(f"{name!r} has no prompts: give clicks, scribbles or a mask")
-            mask = self._segment(task, Timeline(task, limits, repr(self.rules)), follower)
+            mask = self._segment(task, PromptHistory(task, limits, repr(self.rules)), follower)
             if name in largest or name in fill:
                 mask = mask.cleaned(largest=name in largest, fill=name in fill)
             masks[name] = mask
@@ -240,7 +240,7 @@ class VolumePredictor:
                 labels[fill_holes(labels == value) & (labels == 0)] = value
         return labels
 
-    def _segment(self, task: SliceTask, timeline: Timeline, follower: Follower) -> StructureMask:
+    def _segment(self, task: SliceTask, timeline: PromptHistory, follower: Propagator) -> StructureMask:
         slices = {anchor.number: follower.mask(anchor) for anchor in timeline.anchors()}
         confidence = dict.fromkeys(slices, 1.0)
         prompted = tuple(slices)

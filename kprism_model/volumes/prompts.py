@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.annotator.scribbles import check_scribbles
+from kprism_model.orientation import SliceOrientation
 from kprism_model.queries import MAXIMUM_CLICKS, Click
-from kprism_model.volumes.orientation import SliceOrientation
+from kprism_model.scribbles import check_scribbles
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.evaluation.metrics import dice
+from kprism_model.metrics import dice
 from kprism_model.network.prompts import COARSEST_ONLY
 from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction
 from kprism_model.queries import join_references
 from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.prompt_history import Anchor, SliceRange
 from kprism_model.volumes.refinement import refine
 from kprism_model.volumes.shapes import between, carried_clicks, confine
 from kprism_model.volumes.slice_features import TOGETHER, Question, SliceFeatures
-from kprism_model.volumes.timeline import Anchor, Stretch
 
 Progress = Callable[[int], object]
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class FollowRules:
+class PropagationRules:
     """The numbers by which structures are followed.
 
     slope: how far an outline may move sideways from slice to slice, in distances between slices. recent: how many of
@@ -91,7 +91,7 @@ class Followed:
             self.confidence[number] = float(patch.values[patch.values >= THRESHOLD].mean(dtype=np.float64))
 
 
-class Follower:
+class Propagator:
     """Computes masks of anchors and stretches of one volume, for one request.
 
     `spacing` is the distance in mm between slices, rows and columns. What the request needs again is held, whatever the
@@ -102,7 +102,7 @@ class Follower:
         self,
         features: SliceFeatures,
         spacing: tuple[float, float, float],
-        rules: FollowRules,
+        rules: PropagationRules,
         progress: Progress | None = None,
     ) -> None:
         self._features = features
@@ -115,7 +115,7 @@ class Follower:
         """The mask of a prompted slice; empty where nothing says where the structure is."""
         return self._keep("mask", anchor.key, lambda: self._mask(anchor))
 
-    def follow(self, stretch: Stretch) -> Followed:
+    def follow(self, stretch: SliceRange) -> Followed:
         """The masks of a stretch."""
         return self._keep("followed", stretch.key, lambda: self._follow(stretch))
 
@@ -135,7 +135,7 @@ class Follower:
             return Patch.empty(self._features.size)
         return refine(self._features, anchor.prompts, anchor.class_name, start, anchor.start_key)
 
-    def _follow(self, stretch: Stretch) -> Followed:
+    def _follow(self, stretch: SliceRange) -> Followed:
         before, after = (self._source(anchor) for anchor in (stretch.before, stretch.after))
         slices = range(stretch.first, stretch.last + 1)
         if before is not None and after is not None:

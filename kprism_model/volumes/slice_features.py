@@ -11,9 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.batched import predict_batch
 from kprism_model.network.references import References
-from kprism_model.predictor import Prediction, Predictor, merge_classes
+from kprism_model.predictor import Prediction, Predictor, merge_classes, predict_batch
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.window import Window

@@ -13,8 +13,8 @@ import nrrd
 import numpy as np
 import requests
 
-from kprism_model.annotator.clicks import next_click
-from kprism_model.evaluation.metrics import dice
+from kprism_model.interaction.clicks import next_click
+from kprism_model.metrics import dice
 from tests.e2e.conftest import read_picture, read_volume, xrays
 from tests.live_server import LiveServer
 

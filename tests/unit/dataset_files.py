@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from kprism_model.data.building import build_store
 from kprism_model.data.slices import SliceStore
 
 
@@ -69,4 +70,4 @@ def store_of_boxes(folder: Path, size: int) -> SliceStore:
     places = [(5, 5), (5, 30), (30, 5), (30, 30)]
     labels = [rectangle((size, size), slice(r, r + 24), slice(c, c + 24)) for r, c in places]
     dataset = write_dataset(folder / "boxes", labels, classes=["box"])
-    return SliceStore.build([dataset], folder / "store", size=size, progress=False)
+    return build_store([dataset], folder / "store", size=size, progress=False)

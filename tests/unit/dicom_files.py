@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from lib.dicom.objects import dicom_series
 from lib.dicom.series import Series, describe_series
-from lib.images import MedicalImage
+from lib.imaging.medical_image import MedicalImage
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 OBLIQUE = np.array([[0.9, -0.1, 0.3, 5], [0.15, 0.88, -0.5, -7], [-0.24, 0.4, 2.4, 11], [0, 0, 0, 1]])

@@ -12,8 +12,8 @@ from fastapi import FastAPI, Form
 from fastapi.testclient import TestClient
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelError, MONAILabelException
 
+from lib.api.app import install
 from lib.errors import NotFoundError, RequestError
-from lib.http import install
 
 LIMIT = 1 << 20
 

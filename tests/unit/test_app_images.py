@@ -19,9 +19,9 @@ from nibabel.orientations import inv_ornt_aff, ornt_transform
 from PIL import Image
 
 from lib.errors import NotFoundError, RequestError, TooLargeError
-from lib.images import MedicalImage
-from lib.reading import read_image, read_mask
-from lib.writing import ResultFormat, write_mask
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import read_image, read_mask
+from lib.imaging.writing import ResultFormat, write_mask
 
 ORIENTATIONS = [
     np.array(list(zip(axes, flips, strict=True)))

@@ -16,8 +16,8 @@ from kprism_model.image_kind import NONE
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from lib.images import MedicalImage
-from lib.reading import read_image
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import read_image
 from tests.unit.test_app_models import ask, make_app
 
 IMAGE = "mni152_axial72"

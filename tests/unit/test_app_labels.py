@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lib.errors import RequestError
-from lib.labels import HandNames, LabelBook, label_values
+from lib.imaging.label_registry import HandNames, LabelRegistry, label_values
 
 SLICER = {"label_info": [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}]}
 
 
 def test_numbers_are_stable_and_start_at_one() -> None:
-    book = LabelBook(["polyp", "lungs"])
+    book = LabelRegistry(["polyp", "lungs"])
     assert book.indices() == {"polyp": 1, "lungs": 2}
     book.add(["Lungs ", "background", "zebra", ""])
     assert book.indices() == {"polyp": 1, "lungs": 2, "zebra": 3}

@@ -23,8 +23,8 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib.engine import network_of
 from lib.errors import RequestError
-from lib.infers.base import Source
-from lib.whole import DEFAULTS
+from lib.infers.class_segmentation import DEFAULTS
+from lib.infers.task import Source
 
 CLASSES = ("polyp", "lungs")
 IMAGE = "mni152_axial72"
@@ -302,7 +302,7 @@ def test_a_failure_leaves_no_file_behind(app: KPrismApp, monkeypatch: pytest.Mon
     def full_disk(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    for target in ("lib.writing.Image.Image.save", "lib.datastore.write_bytes"):
+    for target in ("lib.imaging.writing.Image.Image.save", "lib.datastore.write_bytes"):
         with monkeypatch.context() as context:
             context.setattr(target, full_disk)
             with pytest.raises(OSError, match="No space"):

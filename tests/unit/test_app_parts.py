@@ -12,9 +12,9 @@ import pytest
 from kprism_model.store import ByteStore
 from lib.datastore import GuardedDatastore, check_id, check_tag, image_path, stored_at
 from lib.errors import NotFoundError, RequestError
+from lib.learning.strategies import FirstCase, RandomCase
 from lib.options import Option, names_in, read_options
-from lib.report import Report
-from lib.strategies import FirstCase, RandomCase
+from lib.request_statistics import RequestStatistics
 
 
 def test_the_cache_forgets_the_least_used() -> None:
@@ -164,7 +164,7 @@ def test_the_datastore_serves_many_threads(datastore: GuardedDatastore, tmp_path
 
 
 def test_time_of_steps_adds_up() -> None:
-    report = Report()
+    report = RequestStatistics()
     with report.step("a"), report.step("b"):
         pass
     with report.step("a"):

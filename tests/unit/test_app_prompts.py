@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 
 from lib.errors import RequestError
-from lib.images import MedicalImage
+from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.medical_image import MedicalImage
+from lib.infers.input_masks import uploaded_values
 from lib.infers.interactive import in_turn
-from lib.labelmaps import uploaded_values
-from lib.labels import LabelBook
-from lib.prompts import Clicks, ScribbleValues, read_clicks, read_scribble_values, read_structures, wants_model_numbers
+from lib.infers.prompts import (
+    Clicks,
+    ScribbleValues,
+    read_clicks,
+    read_scribble_values,
+    read_structures,
+    wants_model_numbers,
+)
 
 OHIF = {
     "result_extension": ".nrrd",
@@ -24,8 +31,8 @@ OHIF = {
 
 
 @pytest.fixture
-def book() -> LabelBook:
-    return LabelBook(["blob", "cube"])
+def book() -> LabelRegistry:
+    return LabelRegistry(["blob", "cube"])
 
 
 @pytest.fixture
@@ -33,11 +40,11 @@ def volume() -> MedicalImage:
     return MedicalImage("image 'case'", np.zeros((80, 96, 40), np.int16), np.eye(4), 3, ".nii.gz", "digest")
 
 
-def clicks_of(params: dict[str, Any], book: LabelBook, volume: MedicalImage) -> Clicks:
+def clicks_of(params: dict[str, Any], book: LabelRegistry, volume: MedicalImage) -> Clicks:
     return read_clicks(params, book, ["use_class", "start_from"], volume)
 
 
-def test_ohif_deepedit(book: LabelBook, volume: MedicalImage) -> None:
+def test_ohif_deepedit(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {"background": [[16, 53, 19]], "blob": [[51, 38, 19], [49, 41, 19]], **OHIF}
     clicks = clicks_of(params, book, volume)
     assert clicks.labels == {"blob": [(51, 38, 19), (49, 41, 19)]}
@@ -46,7 +53,7 @@ def test_ohif_deepedit(book: LabelBook, volume: MedicalImage) -> None:
     assert wants_model_numbers(params)
 
 
-def test_slicer_deepedit_edits_the_current_label_only(book: LabelBook, volume: MedicalImage) -> None:
+def test_slicer_deepedit_edits_the_current_label_only(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {
         "blob": [[51, 38, 19]],
         "cube": [[10, 11, 12]],
@@ -65,7 +72,7 @@ def test_slicer_deepedit_edits_the_current_label_only(book: LabelBook, volume: M
     assert not wants_model_numbers(params)
 
 
-def test_slicer_background_as_current_label_edits_all_clicked(book: LabelBook, volume: MedicalImage) -> None:
+def test_slicer_background_as_current_label_edits_all_clicked(book: LabelRegistry, volume: MedicalImage) -> None:
     clicks = clicks_of(
         {"blob": [[1, 2, 3]], "cube": [], "background": [[4, 5, 3]], "label": "background"}, book, volume
     )
@@ -74,14 +81,14 @@ def test_slicer_background_as_current_label_edits_all_clicked(book: LabelBook, v
     assert clicks.background == [(4, 5, 3)]
 
 
-def test_deepgrow_takes_the_name_from_label(book: LabelBook, volume: MedicalImage) -> None:
+def test_deepgrow_takes_the_name_from_label(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {"foreground": [[51, 38, 19]], "background": [[16, 53, 19]], "label": "Cyst"}
     clicks = clicks_of(params, book, volume)
     assert clicks.labels == {"Cyst": [(51, 38, 19)]}
     assert clicks.background == [(16, 53, 19)]
 
 
-def test_vista3d_takes_the_name_from_label_prompt(book: LabelBook, volume: MedicalImage) -> None:
+def test_vista3d_takes_the_name_from_label_prompt(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {
         "points": [[51, 38, 19], [49, 41, 19], [16, 53, 19]],
         "point_labels": [1, 1, 0],
@@ -93,24 +100,24 @@ def test_vista3d_takes_the_name_from_label_prompt(book: LabelBook, volume: Medic
     assert clicks.background == [(16, 53, 19)]
 
 
-def test_stale_prompts_of_another_tab_are_ignored(book: LabelBook, volume: MedicalImage) -> None:
+def test_stale_prompts_of_another_tab_are_ignored(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {"blob": [[1, 2, 3]], "background": [], "points": [[9, 9, 9]], "point_labels": [1], "label_prompt": [2]}
     assert clicks_of(params, book, volume).labels == {"blob": [(1, 2, 3)]}
 
 
-def test_unknown_names_are_labels_too_and_case_does_not_matter(book: LabelBook, volume: MedicalImage) -> None:
+def test_unknown_names_are_labels_too_and_case_does_not_matter(book: LabelRegistry, volume: MedicalImage) -> None:
     clicks = clicks_of({"BLOB": [[1, 2, 3]], "new  thing": [[4, 5, 6]]}, book, volume)
     assert list(clicks.labels) == ["blob", "new thing"]
 
 
-def test_spellings_of_one_name_are_one_label(book: LabelBook, volume: MedicalImage) -> None:
+def test_spellings_of_one_name_are_one_label(book: LabelRegistry, volume: MedicalImage) -> None:
     clicks = clicks_of({"Blob": [[1, 2, 3]], "blob": [[4, 5, 6]], "Background": [[7, 8, 9]]}, book, volume)
     assert clicks.labels == {"blob": [(1, 2, 3), (4, 5, 6)]}
     assert clicks.background == [(7, 8, 9)]
 
 
 def test_a_structure_may_be_called_foreground(volume: MedicalImage) -> None:
-    book = LabelBook(["foreground", "blob"])
+    book = LabelRegistry(["foreground", "blob"])
     params = {"foreground": [[1, 2, 3]], "blob": [[4, 5, 6]], "background": [], "label": "blob"}
     clicks = clicks_of(params, book, volume)
     assert clicks.labels == {"foreground": [(1, 2, 3)], "blob": [(4, 5, 6)]}
@@ -119,7 +126,7 @@ def test_a_structure_may_be_called_foreground(volume: MedicalImage) -> None:
     assert clicks.labels == {"foreground": [(1, 2, 3)]}
 
 
-def test_repeated_clicks_count_once(book: LabelBook, volume: MedicalImage) -> None:
+def test_repeated_clicks_count_once(book: LabelRegistry, volume: MedicalImage) -> None:
     assert clicks_of({"blob": [[1, 2, 3], [1.0, 2, 3]]}, book, volume).labels == {"blob": [(1, 2, 3)]}
 
 
@@ -146,7 +153,7 @@ def test_repeated_clicks_count_once(book: LabelBook, volume: MedicalImage) -> No
         ({"points": [[1, 2, 3]], "point_labels": [1]}, "label_prompt is None"),
     ],
 )
-def test_bad_clicks(params: dict[str, Any], named: str | None, book: LabelBook, volume: MedicalImage) -> None:
+def test_bad_clicks(params: dict[str, Any], named: str | None, book: LabelRegistry, volume: MedicalImage) -> None:
     if named is None:  # 900 + 70 different clicks are allowed
         assert len(clicks_of(params, book, volume).labels["blob"]) == 900
         return
@@ -154,12 +161,12 @@ def test_bad_clicks(params: dict[str, Any], named: str | None, book: LabelBook, 
         clicks_of(params, book, volume)
 
 
-def test_two_indices_do_for_a_picture(book: LabelBook) -> None:
+def test_two_indices_do_for_a_picture(book: LabelRegistry) -> None:
     picture = MedicalImage("image 'p'", np.zeros((60, 100, 1), np.uint8), np.eye(4), 2, ".png", "digest")
     assert clicks_of({"blob": [[59, 99]]}, book, picture).labels == {"blob": [(59, 99, 0)]}
 
 
-def test_clicks_by_turns(book: LabelBook, volume: MedicalImage) -> None:
+def test_clicks_by_turns(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {"blob": [[1, 1, 3], [2, 2, 3], [3, 3, 3]], "background": [[9, 9, 8]], "cube": [[5, 5, 3], [6, 6, 9]]}
     turn = in_turn("blob", clicks_of(params, book, volume), volume)
     assert [(click.voxel, click.positive) for click in turn] == [
@@ -171,7 +178,7 @@ def test_clicks_by_turns(book: LabelBook, volume: MedicalImage) -> None:
     ]
 
 
-def test_clicks_in_the_order_that_the_client_tells(book: LabelBook, volume: MedicalImage) -> None:
+def test_clicks_in_the_order_that_the_client_tells(book: LabelRegistry, volume: MedicalImage) -> None:
     params = {"blob": [[1, 1, 3], [2, 2, 3]], "background": [[9, 9, 3], [8, 8, 3]]}
     order = [[9, 9, 3], [8, 8, 3], [2, 2, 3], [1, 1, 3]]
     turn = in_turn("blob", clicks_of({**params, "click_order": order}, book, volume), volume)
@@ -189,13 +196,13 @@ def test_clicks_in_the_order_that_the_client_tells(book: LabelBook, volume: Medi
         ("first to last", "click_order"),
     ],
 )
-def test_an_order_of_other_clicks_is_refused(book: LabelBook, volume: MedicalImage, order: Any, named: str) -> None:
+def test_an_order_of_other_clicks_is_refused(book: LabelRegistry, volume: MedicalImage, order: Any, named: str) -> None:
     params = {"blob": [[1, 1, 3]], "background": [[9, 9, 3]], "click_order": order}
     with pytest.raises(RequestError, match=named):
         clicks_of(params, book, volume)
 
 
-def test_structures_by_name_or_by_number(book: LabelBook) -> None:
+def test_structures_by_name_or_by_number(book: LabelRegistry) -> None:
     assert read_structures({}, ["CUBE", "blob"], book) == ["cube", "blob"]
     assert read_structures({"label_prompt": [2]}, [], book) == ["cube"]
     assert read_structures({"label_prompt": None}, [], book) == []
@@ -204,11 +211,11 @@ def test_structures_by_name_or_by_number(book: LabelBook) -> None:
         read_structures({"label_prompt": [3]}, [], book)
 
 
-def scribble_values(params: dict[str, Any], book: LabelBook) -> ScribbleValues:
+def scribble_values(params: dict[str, Any], book: LabelRegistry) -> ScribbleValues:
     return read_scribble_values(params, uploaded_values(params, book), book)
 
 
-def test_slicer_scribbles(book: LabelBook) -> None:
+def test_slicer_scribbles(book: LabelRegistry) -> None:
     info = [
         {"name": "blob", "id": 1},
         {"name": "background_scribbles", "id": 2},
@@ -230,6 +237,6 @@ def test_slicer_scribbles(book: LabelBook) -> None:
         ({"label_info": [{"name": "foreground_scribbles", "id": 1}]}, "selected_label_name is missing"),
     ],
 )
-def test_bad_scribbles(params: dict[str, Any], named: str, book: LabelBook) -> None:
+def test_bad_scribbles(params: dict[str, Any], named: str, book: LabelRegistry) -> None:
     with pytest.raises(RequestError, match=named):
         scribble_values(params, book)

@@ -19,9 +19,9 @@ from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.volumes.predictor import FollowRules
+from kprism_model.volumes.predictor import PropagationRules
 from lib.errors import RequestError
-from lib.infers.base import Source
+from lib.infers.task import Source
 
 CASE = "brain"
 MIDDLE = {"thing": [[60, 50, 6]]}
@@ -45,7 +45,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 @pytest.fixture
 def app(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KPrismApp:
     # Random weights are sure of nothing; with these rules they follow all the same.
-    monkeypatch.setattr("kprism_model.volumes.predictor.FollowRules", lambda: FollowRules(support=0, presence=0))
+    monkeypatch.setattr("kprism_model.volumes.predictor.FollowRules", lambda: PropagationRules(support=0, presence=0))
     shutil.copytree(studies / "source", tmp_path / "studies")
     return KPrismApp(str(tmp_path), str(tmp_path / "studies"), {"model_path": str(studies / "random.safetensors")})
 

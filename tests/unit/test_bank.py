@@ -14,8 +14,8 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from lib.bank import MOST, ReferenceBank, chosen_slices
-from lib.ledger import Submission
+from lib.learning.reference_cache import MOST, ReferenceCache, chosen_slices
+from lib.learning.submission_store import Submission
 
 SIDE = 64
 
@@ -41,7 +41,7 @@ class Ward:
     def __init__(self, folder: Path, *cases: AnnotatedCase) -> None:
         self.cases = {case.name: case for case in cases}
         self.read: list[str] = []
-        self.bank = ReferenceBank(folder, self.load)
+        self.bank = ReferenceCache(folder, self.load)
 
     @property
     def submissions(self) -> list[Submission]:
@@ -139,7 +139,7 @@ def test_a_case_that_cannot_be_read_is_left_out_with_its_reason(predictor: Predi
 
 def test_a_damaged_file_is_encoded_again(predictor: Predictor, tmp_path: Path) -> None:
     ward = Ward(tmp_path, case("a"))
-    ward.bank = ReferenceBank(tmp_path, ward.load, budget=0)
+    ward.bank = ReferenceCache(tmp_path, ward.load, budget=0)
     ward.bank.update(predictor, "v1", ward.submissions)
     [file] = tmp_path.glob("*.safetensors")
     whole = file.read_bytes()

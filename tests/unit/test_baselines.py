@@ -28,6 +28,7 @@ from benchmarks.baseline.games import (
 )
 from benchmarks.baseline.universeg import CrossConv, UniverSeg
 from benchmarks.baselines import main
+from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
@@ -60,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def store(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
-    return SliceStore.build(folders, tmp_path_factory.mktemp("store"), size=SIZE, progress=False)
+    return build_store(folders, tmp_path_factory.mktemp("store"), size=SIZE, progress=False)
 
 
 def test_a_cross_convolution_is_one_of_the_concatenated_pair() -> None:

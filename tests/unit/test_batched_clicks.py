@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from kprism_model.annotator import clicks
-from kprism_model.annotator.batched_clicks import next_clicks
-from kprism_model.annotator.batched_regions import component_labels, drawn_pixel, largest_component, squared_distance
-from kprism_model.annotator.batched_scribbles import SCRIBBLE_CHANCES, STROKE_CHANCES, scribbles, spread_points, strokes
-from kprism_model.annotator.scribbles import SCRIBBLE_POINTS, scribble_points
+from kprism_model.interaction import clicks
+from kprism_model.interaction.batched_clicks import next_clicks
+from kprism_model.interaction.batched_regions import component_labels, drawn_pixel, largest_component, squared_distance
+from kprism_model.interaction.batched_scribbles import (
+    SCRIBBLE_CHANCES,
+    STROKE_CHANCES,
+    scribbles,
+    spread_points,
+    strokes,
+)
+from kprism_model.scribbles import SCRIBBLE_POINTS, scribble_points
 from tests.unit.unsynchronised import Unsynchronised
 
 EIGHT_CONNECTED = np.ones((3, 3))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from kprism_model.training import batched_masks, carrying, wrong_masks
-from kprism_model.training.batched_masks import MOVE_CHANCES, WRONG_CHANCES, carried_points
-from kprism_model.training.carrying import MOVED_FAR, NEXT_SLICE, Motion
+from kprism_model.interaction import batched_masks, corrupted_masks, propagated_masks
+from kprism_model.interaction.batched_masks import CORRUPTION_CHANCES, MOVE_CHANCES, carried_points
+from kprism_model.interaction.propagated_masks import MOVED_FAR, NEXT_SLICE, Motion
 from kprism_model.volumes.shapes import carried_clicks
 from tests.unit.unsynchronised import Unsynchronised
 
@@ -56,7 +56,7 @@ def test_masks_move_as_row_by_row(most: Motion) -> None:
     masks, chance = shapes(40), chances(40, MOVE_CHANCES)
     found = batched_masks.moved_masks(torch.from_numpy(masks), chance, most).numpy()
     for row, mask in enumerate(masks):
-        expected = carrying.moved_mask(mask, Given(chance[row]), most)
+        expected = propagated_masks.moved_mask(mask, Given(chance[row]), most)
         assert (found[row] != expected).sum() <= 0.02 * expected.sum() + 1 and found[row].any()
 
 
@@ -65,8 +65,8 @@ def test_cuts_and_blobs_are_those_of_row_by_row() -> None:
     cut = batched_masks._cut(torch.from_numpy(masks), chances(30, 2)).numpy()
     blob = batched_masks._blobs(torch.from_numpy(masks), chances(30, 5)).numpy()
     for row, mask in enumerate(masks):
-        assert (cut[row] != wrong_masks._cut(mask, Given(chances(30, 2)[row]))).sum() <= 1
-        assert (blob[row] != wrong_masks._blob(mask, Given(chances(30, 5)[row]))).sum() <= 1
+        assert (cut[row] != corrupted_masks._cut(mask, Given(chances(30, 2)[row]))).sum() <= 1
+        assert (blob[row] != corrupted_masks._blob(mask, Given(chances(30, 5)[row]))).sum() <= 1
         assert cut[row].any() and not (cut[row] & ~mask).any()
 
 
@@ -75,7 +75,7 @@ def test_wrong_masks_are_of_all_kinds_and_the_answer_half_of_the_time() -> None:
     masks[:, 20:50, 24:48] = True
     answers = torch.zeros_like(masks)
     answers[:120, 2:9, 3:11] = True
-    found = batched_masks.wrong_masks(masks, answers, chances(240, WRONG_CHANCES))
+    found = batched_masks.corrupted_masks(masks, answers, chances(240, CORRUPTION_CHANCES))
     own = (found == answers).flatten(1).all(1)
     assert 40 <= own[:120].sum() <= 80 and not own[120:].any()  # an empty answer is no mask to correct
     made = found[120:].numpy()
@@ -84,7 +84,7 @@ def test_wrong_masks_are_of_all_kinds_and_the_answer_half_of_the_time() -> None:
     around = np.array([not (true & ~mask).any() for mask in made])  # joined
     assert inside.mean() > 0.2 and 0.15 < around.mean() < 0.4
     rng = np.random.default_rng(0)
-    rowwise = [wrong_masks._KINDS[rng.integers(4)](true, rng) for _ in range(240)]
+    rowwise = [corrupted_masks._KINDS[rng.integers(4)](true, rng) for _ in range(240)]
     scores = [np.mean([dice(mask, true) for mask in masks]) for masks in (made, rowwise)]
     assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
@@ -107,7 +107,7 @@ def test_points_that_stand_for_masks_are_those_of_row_by_row() -> None:
 def test_empty_masks_break_nothing() -> None:
     empty = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
     assert not batched_masks.moved_masks(empty, chances(2, MOVE_CHANCES)).any()
-    assert batched_masks.wrong_masks(empty, empty, chances(2, WRONG_CHANCES)).shape == empty.shape
+    assert batched_masks.corrupted_masks(empty, empty, chances(2, CORRUPTION_CHANCES)).shape == empty.shape
     points, labels = carried_points(empty)
     assert (labels == -1).all() and (points == 0).all()
 
@@ -116,14 +116,14 @@ def test_nothing_waits_for_the_device_and_the_graph_has_no_break() -> None:
     masks, answers = (torch.from_numpy(shapes(5, seed)) for seed in (0, 1))
     with Unsynchronised():
         moved = batched_masks.moved_masks(masks, chances(5, MOVE_CHANCES))
-        wrong = batched_masks.wrong_masks(masks, answers, chances(5, WRONG_CHANCES))
+        wrong = batched_masks.corrupted_masks(masks, answers, chances(5, CORRUPTION_CHANCES))
         points, labels = carried_points(masks)
     compiled = {
         f: torch.compile(f, fullgraph=True, backend="eager")
-        for f in (batched_masks.moved_masks, batched_masks.wrong_masks, carried_points)
+        for f in (batched_masks.moved_masks, batched_masks.corrupted_masks, carried_points)
     }
     assert torch.equal(compiled[batched_masks.moved_masks](masks, chances(5, MOVE_CHANCES)), moved)
-    assert torch.equal(compiled[batched_masks.wrong_masks](masks, answers, chances(5, WRONG_CHANCES)), wrong)
+    assert torch.equal(compiled[batched_masks.corrupted_masks](masks, answers, chances(5, CORRUPTION_CHANCES)), wrong)
     assert all(map(torch.equal, compiled[carried_points](masks), (points, labels)))
 
 

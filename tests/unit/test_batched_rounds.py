@@ -14,13 +14,13 @@ from kprism_model.data.augment import Augmentation
 from kprism_model.data.batch import Batch
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
+from kprism_model.interaction.simulated_user import BatchedUser, RowwiseUser, simulated_user
 from kprism_model.network import decoder
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training import rounds
-from kprism_model.training.rounds import MODES, RoundSettings, practise
-from kprism_model.training.simulated_user import BatchedUser, RowwiseUser, simulated_user
+from kprism_model.training import training_step as rounds
 from kprism_model.training.trainer import Trainer, TrainingPlan
+from kprism_model.training.training_step import MODES, StepSettings, training_step
 from kprism_model.training.unwaited import PendingRecords
 from tests.unit.dataset_files import store_of_boxes
 from tests.unit.unsynchronised import Unsynchronised
@@ -84,7 +84,7 @@ def test_the_user_is_chosen_by_device() -> None:
 )
 def test_the_cpu_does_as_it_did(model: KPrism, batch: Batch, course: str, expected: tuple[float, ...]) -> None:
     """Figures of the release before there was a batched user; a pixel more or less at 0.5 is rounding."""
-    loss, scores = practise(model, batch, np.random.default_rng(3), RoundSettings(**COURSES[course]))
+    loss, scores = training_step(model, batch, np.random.default_rng(3), StepSettings(**COURSES[course]))
     assert float(loss.detach()) == pytest.approx(expected[0], rel=1e-4)
     found = [float(scores[name]) for name in (*MODES, "interactive_last")]
     assert found == pytest.approx(expected[1:], abs=2e-3)
@@ -97,20 +97,20 @@ def test_no_round_waits_for_the_device(
     monkeypatch.setattr(decoder, "_may_hold", lambda padded: True)  # as on a GPU
     user = batched()
     with Unsynchronised():
-        loss, scores = practise(model, batch, np.random.default_rng(3), RoundSettings(**COURSES[course]), user=user)
+        loss, scores = training_step(model, batch, np.random.default_rng(3), StepSettings(**COURSES[course]), user=user)
         loss.backward()
     assert loss.isfinite() and set(scores) == {*MODES, "interactive_last"}
     assert all(0 <= float(score) <= 1 for score in scores.values())
-    expected, _ = practise(model, batch, np.random.default_rng(3), RoundSettings(**COURSES[course]))
+    expected, _ = training_step(model, batch, np.random.default_rng(3), StepSettings(**COURSES[course]))
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.05)  # other clicks of the same kind
 
 
 def test_rows_without_weight_count_as_if_they_were_not_there(model: KPrism, batch: Batch) -> None:
     batch.class_index[1], batch.references[2], batch.lacking[3] = -1, -1, -1
-    settings = RoundSettings(weights=(1.0, 1.0, 0.0), corrected=0.0)
+    settings = StepSettings(weights=(1.0, 1.0, 0.0), corrected=0.0)
     found = []
     for user in (RowwiseUser(np.random.default_rng(0)), batched()):
-        loss, scores = practise(model, batch, np.random.default_rng(0), settings, user=user)
+        loss, scores = training_step(model, batch, np.random.default_rng(0), settings, user=user)
         found.append((loss.detach(), gradients(model, loss), scores))
     (loss, before, scores), (other_loss, after, other_scores) = found
     torch.testing.assert_close(other_loss, loss, rtol=1e-5, atol=1e-6)
@@ -125,16 +125,16 @@ def test_rows_without_weight_count_as_if_they_were_not_there(model: KPrism, batc
 @pytest.mark.parametrize("course", COURSES)
 def test_images_without_anything_to_ask_for_give_a_gradient_of_zero(model: KPrism, batch: Batch, course: str) -> None:
     batch.class_index[:], batch.references[:], batch.objects[:], batch.masks[:], batch.lacking[:] = -1, -1, 0, 0, -1
-    settings = RoundSettings(**COURSES[course])
-    loss, scores = practise(model, batch, np.random.default_rng(0), settings, user=batched())
+    settings = StepSettings(**COURSES[course])
+    loss, scores = training_step(model, batch, np.random.default_rng(0), settings, user=batched())
     assert loss == 0 and all(score.isnan() for score in scores.values())
     assert all((gradient == 0).all() for gradient in gradients(model, loss).values())
 
 
 def test_a_seed_decides_what_the_batched_user_does(model: KPrism, batch: Batch) -> None:
-    settings = RoundSettings(weights=(0.0, 0.0, 1.0), carried=0.0, wrong=1.0)
+    settings = StepSettings(weights=(0.0, 0.0, 1.0), carried=0.0, wrong=1.0)
     losses = [
-        float(practise(model, batch, np.random.default_rng(0), settings, user=batched(seed))[0].detach())
+        float(training_step(model, batch, np.random.default_rng(0), settings, user=batched(seed))[0].detach())
         for seed in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from kprism_model.annotator.clicks import next_click, next_clicks, simulate_scribble
+from kprism_model.interaction.clicks import next_click, next_clicks, simulate_scribble
 
 EIGHT_CONNECTED = np.ones((3, 3))
 

@@ -17,8 +17,8 @@ from lib.dicom.objects import dicom_series, guess_modality
 from lib.dicom.series import describe_series, read_headers, read_voxels
 from lib.dicom.web import as_bytes
 from lib.errors import RequestError
-from lib.images import MedicalImage
-from lib.reading import read_image
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import read_image
 
 ORIENTATIONS = [
     "".join(letters) for order in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*order)

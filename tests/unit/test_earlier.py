@@ -13,8 +13,8 @@ from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from lib.earlier import is_of_earlier_network
-from lib.versions import SHIPPED, VersionError, Versions
+from lib.learning.architecture import is_of_earlier_network
+from lib.learning.versions import SHIPPED, VersionError, Versions
 from tools.versions import main
 
 OLD, NEW = KPrismConfig.tiny(num_classes=2), KPrismConfig.tiny(num_classes=2, base_channels=4)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.annotator.annotation import Trace, annotate
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
@@ -25,6 +24,7 @@ from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encode
 from kprism_model.evaluation.protocol import Slice, Tally, measure_masks, targets_of
 from kprism_model.evaluation.reference_pool import ReferencePool
 from kprism_model.evaluation.report_files import load_report, save_report
+from kprism_model.interaction.annotation import Trace, annotate
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor

@@ -15,11 +15,11 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, training_slices
 from kprism_model.data.slices import SliceStore
-from kprism_model.memory import is_out_of_memory
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.predictor import Predictor
+from kprism_model.store import is_out_of_memory
 from kprism_model.training.finetune import (
     FinetunePlan,
     Finetuner,
@@ -246,13 +246,13 @@ def test_the_batch_shrinks_when_memory_runs_out(
     sizes: list[int] = []
     real = Finetuner._practise
 
-    def practise(self: Finetuner, batch: Any, part: int) -> Any:
+    def training_step(self: Finetuner, batch: Any, part: int) -> Any:
         sizes.append(len(batch.images))
         if len(batch.images) > 4:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return real(self, batch, part)
 
-    monkeypatch.setattr(Finetuner, "_practise", practise)
+    monkeypatch.setattr(Finetuner, "_practise", training_step)
     tuner = finetuner(published, tmp_path, batch_size=16)
     assert len(take(tuner, 1)) == 1
     assert sizes == [16, 8, *[4] * 4]

@@ -15,12 +15,12 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from lib.bank import ReferenceBank
 from lib.engine import Engine, network_of
-from lib.follow import Follower
-from lib.ledger import Submission
-from lib.trainers.schedule import Schedule, TrainingLog
-from lib.versions import Versions
+from lib.learning.reference_cache import ReferenceCache
+from lib.learning.reloading import WeightReloader
+from lib.learning.submission_store import Submission
+from lib.learning.training_schedule import Schedule, TrainingLog
+from lib.learning.versions import Versions
 
 
 class Server:
@@ -34,12 +34,12 @@ class Server:
         served = self.versions.load()
         self.engine = Engine(network_of(served.checkpoint, "cpu"), 1 << 20)
         self.submissions: list[Submission] = []
-        self.bank = ReferenceBank(folder / "bank", lambda submission: square(submission.image_id))
+        self.bank = ReferenceCache(folder / "bank", lambda submission: square(submission.image_id))
         self.trainings = 0
         schedule = Schedule(
             TrainingLog(folder), lambda: self.submissions, start=self.train, status=lambda: None, every=2
         )
-        self.follower = Follower(
+        self.follower = WeightReloader(
             self.versions, self.engine, self.bank, lambda: self.submissions, schedule,
             device="cpu", served=served, stamp=self.versions.stamp(),
         )  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_new_label_is_a_reference_within_a_second_and_enough_of_them_start_a_t
 
 
 def test_the_thread_outlives_what_goes_wrong(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.follow.INTERVAL", 0.01)
+    monkeypatch.setattr("lib.learning.reloading.INTERVAL", 0.01)
     monkeypatch.setattr(server.follower, "_submissions", lambda: (_ for _ in ()).throw(OSError("disk")))
     server.follower.start()
     time.sleep(0.2)

@@ -9,13 +9,13 @@ import torch
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
-from kprism_model.evaluation.metrics import dice
+from kprism_model.metrics import dice
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import THRESHOLD, Predictor
 from kprism_model.training.validation import Score, ValidationSettings, chosen_slices, mean_dice, validate
-from lib.gate import Verdict, judge
 from lib.trainers.candidates import Candidate, preferred
+from lib.trainers.gate import Verdict, judge
 
 
 def scores(**values: float) -> list[Score]:

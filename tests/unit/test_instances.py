@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.annotator.annotation import Trace
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.datasets import read_dataset
 from kprism_model.evaluation.command import PROTOCOLS, Protocol, evaluate
@@ -19,6 +18,7 @@ from kprism_model.evaluation.instances import InstanceSampling, instance_classes
 from kprism_model.evaluation.protocol import CLICKS_ONLY, Slice, Tally, Target, measure_presence, measure_traces
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
 from kprism_model.evaluation.report_tables import to_markdown
+from kprism_model.interaction.annotation import Trace
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor

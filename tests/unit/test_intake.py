@@ -20,11 +20,11 @@ import pytest
 
 from lib.datastore import GuardedDatastore
 from lib.errors import NotFoundError, RequestError
-from lib.images import MedicalImage
-from lib.intake import REFUSE, Intake, StorageError
-from lib.labels import LabelBook
-from lib.ledger import TRAINING, VALIDATION, Ledger, choose_side, new_since, patient_of
-from lib.reading import read_image
+from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import read_image
+from lib.learning.submission_service import REFUSE, StorageError, SubmissionService
+from lib.learning.submission_store import TRAINING, VALIDATION, SubmissionStore, choose_side, new_since, patient_of
 
 SHAPE = (12, 10, 4)
 LIVER_AND_SPLEEN = {"label_info": [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}]}
@@ -41,9 +41,9 @@ class Site:
             if not (folder / f"{name}.nii.gz").exists():
                 write(folder / f"{name}.nii.gz", rng.normal(100, 30, SHAPE).astype(np.float32))
         self.datastore = GuardedDatastore(str(folder), extensions=["*.nii.gz", "*.nrrd"])
-        self.book = LabelBook(["liver"])
-        self.ledger = Ledger(folder / "intake")
-        self.intake = Intake(self.ledger, self.datastore, self.book, **settings)
+        self.book = LabelRegistry(["liver"])
+        self.ledger = SubmissionStore(folder / "intake")
+        self.intake = SubmissionService(self.ledger, self.datastore, self.book, **settings)
 
     def label(self, *values: int, name: str = "label", shape: tuple[int, int, int] = SHAPE) -> Path:
         """A file with a block of each value, along the first axis."""
@@ -305,7 +305,7 @@ def test_what_a_kill_left_half_written_is_removed_after_an_hour(site: Site) -> N
     for part in parts:
         part.write_bytes(b"half")
     os.utime(parts[0], (0, 0))
-    Ledger(site.ledger.folder)
+    SubmissionStore(site.ledger.folder)
     assert [part.exists() for part in parts] == [False, True]  # the new one may belong to a submission at this moment
 
 
@@ -337,7 +337,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 'maybe'"):
         Site(tmp_path / "studies", unknown="maybe")
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1"):
-        Ledger(tmp_path, validation_share=1)
+        SubmissionStore(tmp_path, validation_share=1)
 
 
 def test_entries_are_readable_json(site: Site) -> None:

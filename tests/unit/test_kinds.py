@@ -15,6 +15,7 @@ from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation
+from kprism_model.data.building import build_store
 from kprism_model.data.kinds import kind_name, kind_names, possible_kinds
 from kprism_model.data.slices import SliceStore
 from kprism_model.image_kind import NONE, ImageKind
@@ -76,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def store(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
-    return SliceStore.build(folders, tmp_path_factory.mktemp("slices"), size=SIZE, progress=False)
+    return build_store(folders, tmp_path_factory.mktemp("slices"), size=SIZE, progress=False)
 
 
 def network() -> KPrism:
@@ -131,7 +132,7 @@ def test_a_kind_has_a_centre_for_each_of_its_sets(folders: list[Path], store: Sl
     label[10:30, 10:30] = 1
     images = [255 - picture("dots", number) for number in range(8)]
     other = write_dataset(tmp_path / "other", [label] * 8, images=images, classes=["spot"], modality="X-ray")
-    both = SliceStore.build([*folders, other], tmp_path / "slices", size=SIZE, progress=False)
+    both = build_store([*folders, other], tmp_path / "slices", size=SIZE, progress=False)
     model = with_kinds(network(), ClassRegistry(CLASSES), both)
     assert model.config.kinds == ("X-ray", "fundus photography", "ultrasound")
     assert model.config.kind_centres == (2, 1, 1)

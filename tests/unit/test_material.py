@@ -10,13 +10,13 @@ import numpy as np
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.training.validation import ValidationSettings
-from lib.ledger import TRAINING, VALIDATION, Submission
-from lib.trainers.material import LEAST_VALIDATED, MOST_VALIDATED, Material, gather
+from lib.learning.submission_store import TRAINING, VALIDATION, Submission
+from lib.trainers.finetune_dataset import LEAST_VALIDATED, MOST_VALIDATED, FinetuneDataset, gather
 
 KNOWN = ClassRegistry(["liver", "spleen", "kidney"])
 
 
-def material(folder: Path, *cases: tuple[str, str, str]) -> Material:
+def material(folder: Path, *cases: tuple[str, str, str]) -> FinetuneDataset:
     """Of cases given as name, side and the structures with commas between them."""
     submissions = [
         Submission(name, name, side, {s: n for n, s in enumerate(shown.split(","), 1)}, "", "", "", name, "", 0.0)
@@ -33,7 +33,7 @@ def load(submission: Submission) -> AnnotatedCase:
     return AnnotatedCase(submission.image_id, submission.patient, images, labels, submission.structures)
 
 
-def judged(found: Material) -> dict[str, list[str]]:
+def judged(found: FinetuneDataset) -> dict[str, list[str]]:
     """Structures by the case that they are judged on."""
     return {case.name: list(case.structures) for case in found.validation}
 

@@ -11,7 +11,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage
 
-from kprism_model.evaluation.metrics import clicks_to_reach, dice, hd95
+from kprism_model.metrics import clicks_to_reach, dice, hd95
 
 
 def square(top: int, left: int, size: int = 10, shape: tuple[int, int] = (40, 50)) -> np.ndarray:

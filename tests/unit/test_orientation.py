@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from kprism_model.volumes.orientation import SliceOrientation
+from kprism_model.orientation import SliceOrientation
 
 ALL_48 = [
     np.array(list(zip(axes, flips, strict=True)), dtype=float)

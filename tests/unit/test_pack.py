@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from kprism_model.__main__ import main
-from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.building import build_store
+from kprism_model.data.pack import read_pack
+from kprism_model.data.slices import SliceSet
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64
@@ -56,8 +58,8 @@ def assert_same_but_for_compression(packed: SliceSet, stored: SliceSet, most: fl
 
 def test_a_pack_holds_what_the_store_holds(folders: list[Path], tmp_path: Path) -> None:
     assert pack(tmp_path / "a.pack", folders, "--weight", "flat=0.5") == 0
-    packed = SliceStore.from_pack(tmp_path / "a.pack", progress=False)
-    stored = SliceStore.build(folders, tmp_path / "store", size=SIZE, progress=False)
+    packed = read_pack(tmp_path / "a.pack", progress=False)
+    stored = build_store(folders, tmp_path / "store", size=SIZE, progress=False)
     assert (packed.size, packed.split, packed.class_names) == (SIZE, "training", stored.class_names)
     for one, other, most in zip(packed.sets, stored.sets, (2.0, 6.0, 0.01), strict=True):
         assert_same_but_for_compression(one, other, most)
@@ -74,8 +76,8 @@ def test_a_jpeg_is_kept_as_it_is_where_that_is_smaller(tmp_path: Path) -> None:
     description = folder / "dataset.json"
     description.write_text(description.read_text().replace("images/case_0.png", "images/case_0.jpg"))
     assert pack(tmp_path / "a.pack", [folder], "--quality", 100) == 0
-    (packed,) = SliceStore.from_pack(tmp_path / "a.pack", progress=False).sets
-    (stored,) = SliceStore.build([folder], tmp_path / "store", size=SIZE, progress=False).sets
+    (packed,) = read_pack(tmp_path / "a.pack", progress=False).sets
+    (stored,) = build_store([folder], tmp_path / "store", size=SIZE, progress=False).sets
     np.testing.assert_array_equal(packed.images, stored.images)
     np.testing.assert_array_equal(packed.labels, stored.labels)
 
@@ -85,7 +87,7 @@ def test_a_data_set_is_thinned_to_slices_that_show_something_and_some_that_do_no
 ) -> None:
     assert pack(tmp_path / "a.pack", folders[:1], "--most", "volumes=10") == 0
     assert "volumes: 10 slices, 14 left out" in capsys.readouterr().out
-    (part,) = SliceStore.from_pack(tmp_path / "a.pack", progress=False).sets
+    (part,) = read_pack(tmp_path / "a.pack", progress=False).sets
     assert len(part) == 10 and np.count_nonzero(part.pixels[:, 0]) == 8
     assert set(part.case.tolist()) == {0, 1}
 
@@ -127,10 +129,10 @@ def test_a_damaged_file_is_refused(folders: list[Path], tmp_path: Path) -> None:
     content[-20] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.pack is not a usable pack.*SHA-256"):
-        SliceStore.from_pack(path)
+        read_pack(path)
     path.write_bytes(content[:-30])
     with pytest.raises(ValueError, match=r"a\.pack is not a usable pack"):
-        SliceStore.from_pack(path)
+        read_pack(path)
 
 
 def test_what_cannot_be_packed_is_refused(

@@ -17,6 +17,7 @@ import torch
 from kprism_model.__main__ import main
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
@@ -104,7 +105,7 @@ from kprism_model.training.keeping import Keeper
 from kprism_model.training.trainer import Trainer, TrainingPlan
 
 folder = Path(sys.argv[2])
-store, held_out = hold_out(SliceStore.from_pack(Path(sys.argv[1]), progress=False))
+store, held_out = hold_out(read_pack(Path(sys.argv[1]), progress=False))
 config = KPrismConfig.tiny(num_classes=2, native_size=64)
 trainer = Trainer(config, Sampler(store, seed=0), TrainingPlan(batch_size=2, sizes=((0.0, 64),)), folder / "run")
 keeper = Keeper(folder / "kept", held_out, lambda trainer: {"step": trainer.step})
@@ -139,7 +140,7 @@ def test_a_kill_leaves_whole_files(packed: Path, tmp_path: Path, rename: int) ->
 
 
 def test_the_time_of_keeping_counts_as_training(packed: Path, tmp_path: Path) -> None:
-    store = SliceStore.from_pack(packed, progress=False)
+    store = read_pack(packed, progress=False)
     trainer = make_trainer(store, tmp_path)
     calls: list[int] = []
     trainer._after_save = lambda given: calls.append(given.step)
@@ -148,7 +149,7 @@ def test_the_time_of_keeping_counts_as_training(packed: Path, tmp_path: Path) ->
 
 
 def test_every_tenth_patient_is_held_out(packed: Path) -> None:
-    store = SliceStore.from_pack(packed, progress=False)
+    store = read_pack(packed, progress=False)
     kept, held_out = hold_out(store)
     assert [len(part) for part in kept.sets] == [9, 4] and [part.name for part in held_out.sets] == ["box"]
     ((part,), whole) = held_out.sets, store.sets[0]
@@ -159,7 +160,7 @@ def test_every_tenth_patient_is_held_out(packed: Path) -> None:
 
 def test_held_out_dice_is_that_of_the_masks(packed: Path, tmp_path: Path) -> None:
     """Every mode is measured where it can be asked for; the same weights give the same figures."""
-    store = SliceStore.from_pack(packed, progress=False)
+    store = read_pack(packed, progress=False)
     torch.manual_seed(0)
     model = KPrism(KPrismConfig.tiny(num_classes=1, native_size=SIZE))
     predictor = Predictor(model, ClassRegistry(["box"]))

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from kprism_model.data.augment import Augmentation
+from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler
-from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.presence import Seen, _weights, balanced_accuracy, fit_presence
@@ -32,7 +32,7 @@ def sampler(tmp_path: Path) -> Sampler:
         )
         for name, modality, side in (("large", "MRI", 50), ("small", "CT", 10))
     ]
-    store = SliceStore.build(folders, tmp_path / "store", size=SIZE, progress=False)
+    store = build_store(folders, tmp_path / "store", size=SIZE, progress=False)
     return Sampler(
         store, seed=0, mixture=Mixture(absent=0.2, synthetic=0.1, regions=0.0), augmentation=Augmentation.none()
     )

@@ -6,14 +6,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kprism_model.orientation import SliceOrientation
 from kprism_model.queries import Click
 from kprism_model.volumes.answer import StructureMask, separate
 from kprism_model.volumes.cleanup import fill_holes, largest_part
-from kprism_model.volumes.orientation import SliceOrientation
 from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import SliceTask
 from kprism_model.volumes.shapes import between, carried_clicks, confine
-from kprism_model.volumes.timeline import Timeline
 
 SIZE = (40, 50)
 
@@ -140,7 +140,7 @@ def task(*clicks: tuple[int, bool], given: tuple[int, ...] = ()) -> SliceTask:
 
 
 def test_a_first_click_starts_from_what_the_clicks_before_it_led_to() -> None:
-    anchors = Timeline(task((10, True), (20, True), (10, False), (15, True)), (0, 30)).anchors()
+    anchors = PromptHistory(task((10, True), (20, True), (10, False), (15, True)), (0, 30)).anchors()
     ten, fifteen, twenty = anchors
     assert [anchor.number for anchor in anchors] == [10, 15, 20]
     assert ten.stretch is None and len(ten.prompts.clicks) == 2
@@ -151,26 +151,26 @@ def test_a_first_click_starts_from_what_the_clicks_before_it_led_to() -> None:
 
 
 def test_a_new_click_changes_the_keys_of_its_own_slice_and_of_the_stretches_beside_it() -> None:
-    before = Timeline(task((5, True), (10, True), (20, True)), (0, 30))
-    after = Timeline(task((5, True), (10, True), (20, True), (20, False)), (0, 30))
+    before = PromptHistory(task((5, True), (10, True), (20, True)), (0, 30))
+    after = PromptHistory(task((5, True), (10, True), (20, True), (20, False)), (0, 30))
     assert [a.key == b.key for a, b in zip(before.anchors(), after.anchors(), strict=True)] == [True, True, False]
     kept = [a.key == b.key for a, b in zip(before.stretches(), after.stretches(), strict=True)]
     assert kept == [True, True, False, False]
 
 
 def test_limits_cut_the_ends_and_leave_out_what_lies_beyond() -> None:
-    timeline = Timeline(task((10, True), (20, True)), (15, 25))
+    timeline = PromptHistory(task((10, True), (20, True)), (15, 25))
     stretches = [(stretch.first, stretch.last) for stretch in timeline.stretches()]
     assert stretches == [(11, 19), (21, 25)]
     assert [list(timeline.inside(stretch)) for stretch in timeline.stretches()] == [
         [15, 16, 17, 18, 19],
         [21, 22, 23, 24, 25],
     ]
-    assert Timeline(task((10, True), (20, True)), None).stretches() == []
+    assert PromptHistory(task((10, True), (20, True)), None).stretches() == []
 
 
 def test_given_slices_count_as_made_before_all_clicks() -> None:
-    [given, clicked] = Timeline(task((12, False), given=(8,)), (0, 30)).anchors()
+    [given, clicked] = PromptHistory(task((12, False), given=(8,)), (0, 30)).anchors()
     assert given.number == 8 and given.taken is not None and not given.prompts.any
     assert clicked.stretch is not None and clicked.stretch.before is not None
     assert clicked.stretch.before.key == given.key

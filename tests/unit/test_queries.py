@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.batched import Query, predict_batch
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.predictor import Click, Predictor
+from kprism_model.predictor import Click, Predictor, Query, predict_batch
 from kprism_model.queries import batches, build_prompts, join_references
 
 NAMES = ("a", "b", "c", "d")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from kprism_model.data import region_maps as module
+from kprism_model.data.building import build_store
 from kprism_model.data.region_maps import RegionMaps, RegionSettings, open_region_maps, region_map
 from kprism_model.data.slices import SliceSet, SliceStore
 from tests.unit.dataset_files import write_dataset
@@ -41,7 +42,7 @@ def store(tmp_path: Path) -> SliceStore:
         write_dataset(tmp_path / "volume", [label], images=[volume.astype(np.float32)]),
         write_dataset(tmp_path / "pictures", [np.eye(64, dtype=np.uint8)] * 2, images=pictures),
     ]
-    return SliceStore.build(folders, tmp_path / "store", size=SIZE, progress=False)
+    return build_store(folders, tmp_path / "store", size=SIZE, progress=False)
 
 
 def test_padding_is_in_no_region(store: SliceStore) -> None:
@@ -176,7 +177,7 @@ def test_a_data_set_that_is_built_anew_loses_its_maps(store: SliceStore, tmp_pat
     for maps in open_region_maps(store).values():
         maps[0]
     (tmp_path / "pictures" / "images" / "case_0.png").touch()
-    SliceStore.build([tmp_path / name for name in ("volume", "pictures")], store.path, size=SIZE, progress=False)
+    build_store([tmp_path / name for name in ("volume", "pictures")], store.path, size=SIZE, progress=False)
     assert kept_files(store, "volume") and not kept_files(store, "pictures")
 
 

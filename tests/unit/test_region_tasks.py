@@ -15,6 +15,7 @@ import torch
 from kprism_model.data import region_maps
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.batch import NO_CLASS, Batch
+from kprism_model.data.building import build_store
 from kprism_model.data.region_tasks import RegionSampler, RegionTasks, tone_curves
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -35,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
         write_dataset(folder / "labelled", seen, images=pictures),
         write_dataset(folder / "unlabelled", [0 * label for label in seen], images=pictures, classes=["other"]),
     ]
-    return SliceStore.build(sets, folder / "store", size=SIZE, progress=False)
+    return build_store(sets, folder / "store", size=SIZE, progress=False)
 
 
 def group(
@@ -93,11 +94,11 @@ def test_tone_curves_are_smooth_and_use_the_whole_range() -> None:
 
 
 def test_individuality_sets_how_much_curves_differ() -> None:
-    def spread(value: float) -> float:
+    def evenly_spaced(value: float) -> float:
         curves = [tone_curves(6, np.random.default_rng(seed), value).astype(float) for seed in range(10)]
         return float(np.mean([one.std(axis=0).mean() for one in curves]))
 
-    assert spread(0.0) == 0 and 5 < spread(0.3) < spread(1.0)
+    assert evenly_spaced(0.0) == 0 and 5 < evenly_spaced(0.3) < evenly_spaced(1.0)
 
 
 def test_data_sets_are_drawn_by_weight(store: SliceStore) -> None:
@@ -111,7 +112,7 @@ def test_data_sets_are_drawn_by_weight(store: SliceStore) -> None:
 def test_empty_slices_give_empty_masks(tmp_path: Path) -> None:
     empty = np.zeros((SIZE, SIZE), np.uint8)
     folder = write_dataset(tmp_path / "unlabelled", [empty], images=[empty])
-    images, masks, _ = group(SliceStore.build([folder], tmp_path / "store", size=SIZE, progress=False))
+    images, masks, _ = group(build_store([folder], tmp_path / "store", size=SIZE, progress=False))
     assert not masks.any() and images.shape == (3, 3, SIZE, SIZE)
 
 

@@ -15,6 +15,7 @@ from scipy import ndimage
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.batch import NO_CLASS, Batch
+from kprism_model.data.building import build_store
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -39,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
         patients=["p", "p", "q", "r", "s", "t"],
     )
     blobs = write_dataset(folder / "blobs", [BLOBS] * 3, classes=["blob"], modality="microscopy")
-    return SliceStore.build([pair, blobs], folder / "store", size=SIZE, progress=False)
+    return build_store([pair, blobs], folder / "store", size=SIZE, progress=False)
 
 
 def plain(
@@ -145,7 +146,7 @@ def test_a_stand_in_for_an_absent_class_has_another_modality(tmp_path: Path) -> 
         write_dataset(tmp_path / name, [A, A], classes=[f"of {name}"], modality=modality)
         for name, modality in modalities.items()
     ]
-    store = SliceStore.build(folders, tmp_path / "store", size=SIZE, progress=False)
+    store = build_store(folders, tmp_path / "store", size=SIZE, progress=False)
     batch = plain(store, absent=1.0).batch(60, step=0, size=32)
     for index, name in zip(batch.class_index.tolist(), batch.dataset, strict=True):
         asked = list(modalities)[index]
@@ -182,7 +183,7 @@ def test_images_of_other_data_sets_may_hold_a_structure_unlabelled(store: SliceS
 
 def test_components_are_measured_in_the_images_own_pixels(tmp_path: Path) -> None:
     small = rectangle((32, 32), slice(2, 12), slice(2, 12)) + rectangle((32, 32), slice(20, 24), slice(20, 24))
-    store = SliceStore.build([write_dataset(tmp_path / "set", [small])], tmp_path / "store", size=128, progress=False)
+    store = build_store([write_dataset(tmp_path / "set", [small])], tmp_path / "store", size=128, progress=False)
     batch = plain(store, composite=1.0).batch(30, step=0, size=128)
     assert batch.masks[:, :, 64:, 64:].flatten(1).any(dim=1).all()
     assert not batch.objects[:, :, 64:, 64:].any()  # 4 x 4 pixels are 256 in the store, and still a speck
@@ -214,7 +215,7 @@ def test_synthetic_groups_are_no_class_and_refer_to_each_other(store: SliceStore
 
 def test_specks_are_not_drawn(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "set", [SPECK, SPECK])
-    store = SliceStore.build([folder], tmp_path / "store", size=SIZE, progress=False)
+    store = build_store([folder], tmp_path / "store", size=SIZE, progress=False)
     with pytest.raises(ValueError, match=r"no slice in .* shows 20 pixels"):
         Sampler(store, seed=0)
 
@@ -222,7 +223,7 @@ def test_specks_are_not_drawn(tmp_path: Path) -> None:
 def test_augmentation_never_loses_the_object(tmp_path: Path) -> None:
     corner = rectangle((SIZE, SIZE), slice(0, 6), slice(0, 6))
     folder = write_dataset(tmp_path / "set", [corner, corner])
-    store = SliceStore.build([folder], tmp_path / "store", size=SIZE, progress=False)
+    store = build_store([folder], tmp_path / "store", size=SIZE, progress=False)
     mixture = Mixture(absent=0.0, synthetic=0.0, regions=0.0)
     sampler = Sampler(store, seed=0, mixture=mixture, augmentation=Augmentation(zoom=4.0))
     batch = sampler.batch(60, step=0, size=SIZE)
@@ -230,7 +231,7 @@ def test_augmentation_never_loses_the_object(tmp_path: Path) -> None:
 
 
 def test_a_single_patient_gives_no_references(tmp_path: Path) -> None:
-    one = SliceStore.build([write_dataset(tmp_path / "one", [A])], tmp_path / "store", size=SIZE, progress=False)
+    one = build_store([write_dataset(tmp_path / "one", [A])], tmp_path / "store", size=SIZE, progress=False)
     batch = plain(one).batch(4, step=0, size=32)
     assert (batch.references == -1).all() and batch.masks.flatten(1).any(dim=1).all()
 
@@ -253,7 +254,7 @@ def test_of_many_instances_one_is_clicked_and_windows_show_it_larger(tmp_path: P
     for row, column in np.ndindex(4, 4):
         label[32 * row + 8 : 32 * row + 18, 32 * column + 8 : 32 * column + 18] = 1
     dataset = write_dataset(tmp_path / "set", [label] * 2)
-    store = SliceStore.build([dataset], tmp_path / "store", size=128, progress=False)
+    store = build_store([dataset], tmp_path / "store", size=128, progress=False)
     whole, one, close = (
         plain(store, instance=instance, window=window).batch(8, step=0, size=128)
         for instance, window in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))

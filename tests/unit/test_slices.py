@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kprism_model.data.building import build_store
 from kprism_model.data.slices import SliceStore
 from tests.unit.dataset_files import rectangle, write_dataset
 
@@ -17,7 +18,7 @@ WIDE = rectangle((40, 64), slice(3, 33), slice(20, 50), value=2)
 
 
 def build(folders: list[Path], out: Path, size: int = 64) -> SliceStore:
-    return SliceStore.build(folders, out, size=size, progress=False)
+    return build_store(folders, out, size=size, progress=False)
 
 
 def test_pictures_lie_top_left_unchanged_where_they_fit(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 32, got 100"):
         build([folder], tmp_path / "store", size=100)
     with pytest.raises(ValueError, match="one or more data sets with test cases"):
-        SliceStore.build([folder], tmp_path / "store", split="test", size=64)
+        build_store([folder], tmp_path / "store", split="test", size=64)
     with pytest.raises(ValueError, match=r"each of its own name, got \['set', 'set'\]"):
         build([folder, folder], tmp_path / "store")
     with pytest.raises(ValueError, match="not a usable slice store"):

@@ -16,9 +16,9 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
-from lib.images import MedicalImage
-from lib.scores import ScoreBoard, Scores, calibrated, distances, entropy, score_image
-from lib.strategies import by_disagreement, by_distance, by_uncertainty, make_strategies
+from lib.imaging.medical_image import MedicalImage
+from lib.learning.scores import ScoreBoard, Scores, calibrated, distances, entropy, score_image
+from lib.learning.strategies import by_disagreement, by_distance, by_uncertainty, make_strategies
 
 
 class Store:

@@ -19,15 +19,15 @@ from kprism_model.network.kprism import KPrism
 from lib.datastore import GuardedDatastore
 from lib.errors import RequestError
 from lib.files import locked
-from lib.intake import Intake
-from lib.labels import LabelBook
-from lib.ledger import Ledger, Submission
+from lib.imaging.label_registry import LabelRegistry
+from lib.learning.submission_service import SubmissionService
+from lib.learning.submission_store import Submission, SubmissionStore
+from lib.learning.training_schedule import FAILED, FINISHED, RUNNING, STOPPED, Schedule, TrainingLog
+from lib.learning.versions import Versions
 from lib.trainers.active_learner import ActiveLearner
 from lib.trainers.processes import EACH_GPU, count_of
 from lib.trainers.progress import EPOCHS, Progress
 from lib.trainers.report_page import overlay
-from lib.trainers.schedule import FAILED, FINISHED, RUNNING, STOPPED, Schedule, TrainingLog
-from lib.versions import Versions
 
 QUICK = {"max_minutes": 0.02, "batch_size": 2}
 
@@ -51,7 +51,9 @@ class Clinic:
         save_checkpoint(folder / "shipped", KPrism(KPrismConfig.tiny(num_classes=2)).eval(), registry, metadata={})
         self.folder = folder
         self.datastore = GuardedDatastore(str(studies), extensions=["*.nii.gz"])
-        self.intake = Intake(Ledger(folder / "intake"), self.datastore, LabelBook(registry.names))
+        self.intake = SubmissionService(
+            SubmissionStore(folder / "intake"), self.datastore, LabelRegistry(registry.names)
+        )
         self.versions = Versions(folder / "versions", folder / "shipped.safetensors")
         self.learner = ActiveLearner(self.intake, self.versions, folder / "training", "cpu")
 

@@ -18,15 +18,15 @@ from torch.nn import functional as F
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
+from kprism_model.interaction.corrupted_masks import corrupted_masks
+from kprism_model.interaction.propagated_masks import moved_mask
+from kprism_model.interaction.simulated_user import simulate_scribbles
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
-from kprism_model.training.carrying import moved_mask
 from kprism_model.training.optimization import MovingAverage
-from kprism_model.training.rounds import MODES, RoundSettings, practise
-from kprism_model.training.simulated_user import simulate_scribbles
 from kprism_model.training.trainer import Precision, Trainer, TrainingPlan, autocast_type
-from kprism_model.training.wrong_masks import wrong_masks
+from kprism_model.training.training_step import MODES, StepSettings, training_step
 from tests.unit.dataset_files import rectangle, store_of_boxes
 
 SIZE = 64
@@ -60,8 +60,8 @@ ONLY = {
 def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: str) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = RoundSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0, carried=0.0, wrong=0.0)
-    loss, scores = practise(model, batch, np.random.default_rng(0), settings)
+    settings = StepSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0, carried=0.0, wrong=0.0)
+    loss, scores = training_step(model, batch, np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert 0 <= scores[mode] <= 1
@@ -75,12 +75,12 @@ def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: s
 def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = RoundSettings(corrected=0.0, scribbled=0.0, carried=0.0, wrong=0.0, unseen_clicks=0)
+    settings = StepSettings(corrected=0.0, scribbled=0.0, carried=0.0, wrong=0.0, unseen_clicks=0)
     alone = []
     for weights in ONLY.values():
-        loss, _ = practise(model, batch, np.random.default_rng(0), replace(settings, weights=weights))
+        loss, _ = training_step(model, batch, np.random.default_rng(0), replace(settings, weights=weights))
         alone.append(float(loss.detach()))
-    together, scores = practise(model, batch, np.random.default_rng(0), settings)
+    together, scores = training_step(model, batch, np.random.default_rng(0), settings)
     assert set(scores) == {*MODES, "interactive_last"}
     assert sum(alone) == pytest.approx(float(together.detach()), rel=0.02)  # clicks are drawn anew
 
@@ -89,10 +89,10 @@ def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
     assert (batch.lacking == -1).all()  # there is one class, and all images show it
-    only = RoundSettings(weights=ONLY["semantic"], corrected=0.0)
-    before, _ = practise(model, batch, np.random.default_rng(0), only)
+    only = StepSettings(weights=ONLY["semantic"], corrected=0.0)
+    before, _ = training_step(model, batch, np.random.default_rng(0), only)
     batch.lacking[:, 0] = 0
-    after, _ = practise(model, batch, np.random.default_rng(0), only)
+    after, _ = training_step(model, batch, np.random.default_rng(0), only)
     expected = F.softplus(
         model(batch.images, Prompts((SIZE, SIZE), torch.arange(4), class_index=torch.zeros(4).long())).presence
     )
@@ -101,15 +101,15 @@ def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
 
 def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = RoundSettings(weights=ONLY["interactive"], scribbled=1.0, carried=0.0, wrong=0.0)
-    loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
+    settings = StepSettings(weights=ONLY["interactive"], scribbled=1.0, carried=0.0, wrong=0.0)
+    loss, scores = training_step(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     assert loss.isfinite() and 0 <= scores["interactive"] <= 1
 
 
 def test_a_mask_of_the_slice_before_is_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = RoundSettings(weights=ONLY["interactive"], carried=1.0)
-    loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
+    settings = StepSettings(weights=ONLY["interactive"], carried=1.0)
+    loss, scores = training_step(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {"summarizer.project.0.weight", "dense_encoder.downs.0.0.weight"} <= touched
@@ -130,8 +130,8 @@ def test_the_slice_before_shows_about_the_same_mask() -> None:
 
 def test_a_wrong_mask_is_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = RoundSettings(weights=ONLY["interactive"], carried=0.0, wrong=1.0)
-    loss, scores = practise(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
+    settings = StepSettings(weights=ONLY["interactive"], carried=0.0, wrong=1.0)
+    loss, scores = training_step(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert {"decoder.clicks.content.0.weight", "dense_encoder.downs.0.0.weight"} <= touched
@@ -141,15 +141,15 @@ def test_a_wrong_mask_is_a_first_prompt_too(sampler: Sampler) -> None:
 def test_wrong_masks_are_of_all_kinds_and_the_networks_own_among_them() -> None:
     mask = torch.from_numpy(rectangle((SIZE, SIZE), slice(20, 40), slice(24, 40)) > 0)[None, None].float()
     answer = torch.from_numpy(rectangle((SIZE, SIZE), slice(2, 9), slice(3, 11)) > 0)[None, None].float()
-    found = [wrong_masks(mask, 0.9 * answer, np.random.default_rng(seed)) for seed in range(60)]
+    found = [corrupted_masks(mask, 0.9 * answer, np.random.default_rng(seed)) for seed in range(60)]
     own = sum(torch.equal(wrong, answer) for wrong in found)
     overlaps = [float(2 * (wrong * mask).sum() / (wrong.sum() + mask.sum())) for wrong in found]
     assert 15 <= own <= 45  # half of them
     assert min(overlaps) == 0.0 and max(overlaps) > 0.8  # from something else altogether to nearly right
     assert all(set(wrong.unique().tolist()) <= {0.0, 1.0} and wrong.shape == mask.shape for wrong in found)
-    without = [wrong_masks(mask, torch.zeros_like(mask), np.random.default_rng(seed)) for seed in range(20)]
+    without = [corrupted_masks(mask, torch.zeros_like(mask), np.random.default_rng(seed)) for seed in range(20)]
     assert not any(torch.equal(wrong, answer) for wrong in without)  # an empty answer is no mask to correct
-    assert torch.equal(wrong_masks(mask, answer, np.random.default_rng(7)), found[7])
+    assert torch.equal(corrupted_masks(mask, answer, np.random.default_rng(7)), found[7])
 
 
 def test_negative_scribbles_lie_outside_of_the_object() -> None:
@@ -163,7 +163,7 @@ def test_negative_scribbles_lie_outside_of_the_object() -> None:
 def test_images_without_anything_to_ask_for_break_nothing(sampler: Sampler) -> None:
     batch = sampler.batch(4, step=0, size=SIZE)
     batch.class_index[:], batch.references[:], batch.objects[:] = -1, -1, 0
-    loss, scores = practise(KPrism(_config()).train(), batch, np.random.default_rng(0), RoundSettings())
+    loss, scores = training_step(KPrism(_config()).train(), batch, np.random.default_rng(0), StepSettings())
     loss.backward()
     assert loss == 0 and scores == {}
 

@@ -20,7 +20,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib import files
-from lib.versions import SHIPPED, VersionError, Versions
+from lib.learning.versions import SHIPPED, VersionError, Versions
 from tools.versions import main
 
 REGISTRY = ClassRegistry(["liver", "spleen", "left kidney", "right kidney"])
@@ -194,7 +194,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from kprism_model.checkpoint import load_checkpoint
-from lib.versions import Versions
+from lib.learning.versions import Versions
 from kill_at_rename import kill_before_rename
 
 versions = Versions(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
+from lib.api.ohif.cases import overlay
+from lib.api.ohif.files import serve
+from lib.api.ohif.planes import filled, pack, unpack
 from lib.errors import RequestError
-from lib.viewer.cases import overlay
-from lib.viewer.files import serve
-from lib.viewer.planes import filled, pack, unpack
 
 GRID = (4, 3, 5)
 

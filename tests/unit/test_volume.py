@@ -18,7 +18,7 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor, merge_classes
 from kprism_model.store import ByteStore
 from kprism_model.volumes.predictor import (
-    FollowRules,
+    PropagationRules,
     StructurePrompts,
     Volume,
     VolumeAnswer,
@@ -35,7 +35,7 @@ ALL_48 = [
     for axes in itertools.permutations(range(3))
     for flips in itertools.product((1, -1), repeat=3)
 ]
-FOLLOW_ALL = FollowRules(support=0, presence=0)
+FOLLOW_ALL = PropagationRules(support=0, presence=0)
 """Random weights are sure of nothing; with these rules they follow all the same."""
 
 
@@ -174,7 +174,7 @@ def test_given_slices_stay_and_an_emptied_slice_ends_the_structure(predictor: Pr
 
 
 def test_a_structure_ends_where_the_network_does_not_find_it(predictor: Predictor) -> None:
-    volume = VolumePredictor(predictor, rules=FollowRules(presence=1.0))
+    volume = VolumePredictor(predictor, rules=PropagationRules(presence=1.0))
     volume.set_volume(body(), AFFINE)
     answer = volume.segment({"lump": inside((9, 14, 2), (9, 14, 4))}).masks["lump"]
     assert set(answer.confidence) == {2, 3, 4}  # but not between two slices that show it

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.evaluation.metrics import dice
+from kprism_model.metrics import dice
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
+from kprism_model.orientation import SliceOrientation
 from kprism_model.predictor import Click, ImageEmbedding, Prediction, Predictor
 from kprism_model.queries import Query
 from kprism_model.store import ByteStore
-from kprism_model.volumes.orientation import SliceOrientation
 from kprism_model.volumes.predictor import StructurePrompts, Volume, VolumePredictor, VoxelClick
 from kprism_model.window import Window
 from kprism_model.windowed import answer_in_windows, answer_queries, merged, query_in

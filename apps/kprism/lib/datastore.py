@@ -23,7 +23,7 @@ from watchdog.events import FileSystemEvent
 
 from kprism_model.files import write_bytes
 from lib.errors import NotFoundError, RequestError
-from lib.labels import HandNames, stored_names
+from lib.imaging.label_registry import HandNames, stored_names
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

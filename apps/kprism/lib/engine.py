@@ -21,14 +21,13 @@ import numpy as np
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.memory import is_out_of_memory
 from kprism_model.predictor import Click, Predictor
-from kprism_model.store import ByteStore, cached
+from kprism_model.store import ByteStore, cached, is_out_of_memory
 from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError
-from lib.images import MedicalImage
-from lib.reading import read_image, read_mask
-from lib.report import Report
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import read_image, read_mask
+from lib.request_statistics import RequestStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +81,18 @@ class Engine:
             embedding = predictor.embed([blank])[0]
             predictor.predict(clicks=[Click(side / 2, side / 2, True)], embedding=embedding)
 
-        self.run("warm up", Report(), ask)
+        self.run("warm up", RequestStatistics(), ask)
 
-    def image(self, path: Path, name: str, report: Report | None = None) -> MedicalImage:
+    def image(self, path: Path, name: str, report: RequestStatistics | None = None) -> MedicalImage:
         """An image file; read again if it changed."""
-        return self._file(path, name, read_image, report or Report())
+        return self._file(path, name, read_image, report or RequestStatistics())
 
-    def mask(self, path: Path, name: str, report: Report | None = None) -> MedicalImage:
+    def mask(self, path: Path, name: str, report: RequestStatistics | None = None) -> MedicalImage:
         """A label file; read again if it changed."""
-        return self._file(path, name, read_mask, report or Report())
+        return self._file(path, name, read_mask, report or RequestStatistics())
 
     def _file(
-        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], report: Report
+        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], report: RequestStatistics
     ) -> MedicalImage:
         if not path.is_file():
             return read(path, name, self.cache.budget)  # raises, with a sentence
@@ -111,14 +110,16 @@ class Engine:
         """The value of `key`, computed if it is not kept."""
         return cached(self.cache, key, compute)
 
-    def volume(self, network: Network, image: MedicalImage, report: Report) -> VolumePredictor:
+    def volume(self, network: Network, image: MedicalImage, report: RequestStatistics) -> VolumePredictor:
         """Answers about an image with one version of the weights, sharing the cache and the device with all others."""
         lock = Pass(self, "network", report)
         predictor = VolumePredictor(network.predictor, store=self.cache, version=network.version, lock=lock)
         predictor.use_volume(image.volume)
         return predictor
 
-    def run(self, step: str, report: Report, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    def run(
+        self, step: str, report: RequestStatistics, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs
+    ) -> T:
         """Run passes through the network, alone on the device; counted as time of `step`."""
         with Pass(self, step, report):
             return compute(*arguments, **named)
@@ -130,7 +131,7 @@ class Pass:
     Where memory runs out, the cache is emptied and OutOfMemoryError says so.
     """
 
-    def __init__(self, engine: Engine, step: str, report: Report) -> None:
+    def __init__(self, engine: Engine, step: str, report: RequestStatistics) -> None:
         self._engine = engine
         self._step = step
         self._report = report

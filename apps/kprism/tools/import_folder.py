@@ -21,9 +21,9 @@ from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import describe_series
 from lib.dicom.web import DicomWeb, as_bytes
 from lib.errors import RequestError
-from lib.images import MedicalImage
-from lib.labels import HandNames, label_values
-from lib.reading import SUFFIXES, read_image, read_mask, suffix_of
+from lib.imaging.label_registry import HandNames, label_values
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import SUFFIXES, read_image, read_mask, suffix_of
 
 STORE = "http://127.0.0.1:8042/dicom-web"
 STORED_AT_ONCE = 32

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.versions import Version, VersionError, Versions
+from lib.learning.versions import Version, VersionError, Versions
 
 APP = Path(__file__).resolve().parents[1]
 FOLDER = APP.parents[1] / "var" / "sample-datastore" / ".kprism" / "versions"

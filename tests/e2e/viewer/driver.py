@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Page
 
-from lib.viewer.planes import unpack
+from lib.api.ohif.planes import unpack
 from tests.e2e.viewer.site import Site
 
 IDLE = "() => window.kprism?.case && !kprism.busy && kprism.scene.viewport()?.getImageData?.()"

@@ -17,7 +17,7 @@ from playwright.sync_api import Locator, Page, expect
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
-from lib.versions import Versions
+from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import Site, serving

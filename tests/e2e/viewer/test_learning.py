@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from kprism_model.checkpoint import load_checkpoint
-from lib.versions import Versions
+from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import PATIENCE, Site

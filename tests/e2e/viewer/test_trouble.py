@@ -8,7 +8,7 @@ import requests
 from playwright.sync_api import expect
 from pydicom.uid import generate_uid
 
-from lib.viewer.planes import pack
+from lib.api.ohif.planes import pack
 from tests.e2e.store import foreign
 from tests.e2e.store.planes import places
 from tests.e2e.viewer.driver import Mode

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the app is set up with."""
+"""The app's settings (`--conf`), checked at the start. Imports `trainers` and `learning` for their defaults."""

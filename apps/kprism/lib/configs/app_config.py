@@ -16,14 +16,14 @@ import torch
 from monailabel.config import settings
 
 from lib.errors import RequestError
-from lib.intake import ADD, REFUSE
+from lib.imaging.reading import NIFTI, NRRD, PICTURES
+from lib.learning.submission_service import ADD, REFUSE
+from lib.learning.training_schedule import AFTER
+from lib.learning.versions import KEPT
 from lib.options import names_in
-from lib.reading import NIFTI, NRRD, PICTURES
 from lib.trainers.active_learner import MINUTES
 from lib.trainers.processes import EACH_GPU
-from lib.trainers.schedule import AFTER
 from lib.trainers.tracking import check_tracking
-from lib.versions import KEPT
 
 WEIGHTS = "kprism_small.safetensors"
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DICOM at the app's edge: series to volumes, images to series, masks to segmentations (SEG) and back."""
+"""DICOM: series, SEG objects and the DICOMweb datastore. Imports `imaging`, `datastore`, `errors` and `files`."""

@@ -34,7 +34,7 @@ from lib.dicom.series import Series
 from lib.dicom.volumes import read_labels, save_volume
 from lib.dicom.web import SeriesEntry, StoreDownError
 from lib.errors import ForbiddenError, RequestError
-from lib.labels import label_values
+from lib.imaging.label_registry import label_values
 
 logger = logging.getLogger(__name__)
 

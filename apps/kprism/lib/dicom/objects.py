@@ -18,8 +18,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from lib.errors import RequestError
-from lib.images import MedicalImage
-from lib.reading import LPS_TO_RAS
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import LPS_TO_RAS
 
 IMPLEMENTATION = generate_uid(entropy_srcs=["K-Prism for MONAI Label"])
 

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.series import Frame, Series, functional, numbers, pixel_spacing
 from lib.errors import RequestError
-from lib.reading import LPS_TO_RAS
+from lib.imaging.reading import LPS_TO_RAS
 
 SEG_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""

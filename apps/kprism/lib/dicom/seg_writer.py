@@ -22,7 +22,7 @@ from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.unplaced import place_anywhere, unplace
 from lib.errors import RequestError
-from lib.images import describe
+from lib.imaging.medical_image import describe
 
 # Names without a caret are common and none of our business.
 warnings.filterwarnings("ignore", ".*unlikely to represent the intended person name", UserWarning)

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from lib.errors import RequestError
-from lib.reading import LPS_TO_RAS
+from lib.imaging.reading import LPS_TO_RAS
 
 SAME_DIRECTION = 1e-3
 """Largest difference of direction cosines that count as equal."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app's models: four ways to ask one network."""
+"""The models of the app: one request to one answer. Imports `learning`, `imaging` and the modules beside the rooms."""

@@ -4,35 +4,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from numpy.typing import NDArray
 
 from kprism_model.network.references import References
-from kprism_model.spread import spread
-from lib.bank_references import Submitted, key_of, used
+from kprism_model.orientation import evenly_spaced
 from lib.errors import RequestError
-from lib.extent import range_of, to_clean
-from lib.infers.base import Answer, House, Job, KPrismTask
+from lib.infers.class_segmentation import WHOLE
+from lib.infers.prompts import read_structures
+from lib.infers.reference_search import Reference, ReferenceFinder
+from lib.infers.scope import range_of, to_clean
+from lib.infers.structure_references import StructureReferences, told
+from lib.infers.task import AppContext, InferRequest, InferResult, KPrismTask
+from lib.learning.submitted_references import SubmittedReferences, key_of, used
 from lib.options import Option
-from lib.prompts import read_structures
-from lib.references import Reference, ReferenceFinder
-from lib.whole import WHOLE
 
 LOOKED_AT = 5
 """Slices of the image that are compared with the references' objects, spread evenly."""
-
-
-class Shown(NamedTuple):
-    """References for a structure: what they are, how the answer's JSON tells them, and encoding them."""
-
-    key: Hashable
-    used: list[dict[str, Any]]
-    encode: Callable[[], References]
 
 
 class InContext(KPrismTask):
@@ -51,18 +44,18 @@ class InContext(KPrismTask):
         **WHOLE,
     }
 
-    def __init__(self, house: House, submitted: Submitted) -> None:
+    def __init__(self, house: AppContext, submitted: SubmittedReferences) -> None:
         super().__init__(house, InferType.SEGMENTATION, "Segments what labelled cases of this datastore show")
         self._submitted = submitted
 
-    def answer(self, job: Job) -> Answer:
+    def answer(self, job: InferRequest) -> InferResult:
         """Each structure after its own references, merged: a pixel belongs to its most probable structure."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
         found = self.references(job, asked)
         labels = self._segment(job, found)
-        return Answer(labels, list(found), asked, {"references": told(found)})
+        return InferResult(labels, list(found), asked, {"references": told(found)})
 
-    def references(self, job: Job, asked: list[str]) -> dict[str, Shown]:
+    def references(self, job: InferRequest, asked: list[str]) -> dict[str, StructureReferences]:
         """References for the structures `asked`, or if these are none for all that labelled cases show.
 
         RequestError if there are none for a structure that is asked for, or for any.
@@ -88,8 +81,13 @@ class InContext(KPrismTask):
             return self._find(job, finder, names, chosen, bool(asked))
 
     def _find(
-        self, job: Job, finder: ReferenceFinder, names: list[str], chosen: dict[str, Shown], strict: bool
-    ) -> dict[str, Shown]:
+        self,
+        job: InferRequest,
+        finder: ReferenceFinder,
+        names: list[str],
+        chosen: dict[str, StructureReferences],
+        strict: bool,
+    ) -> dict[str, StructureReferences]:
         """References of every structure; structures that nobody asked for may lack them, but not all of them."""
         found, count = dict(chosen), job.options["reference_slices"]
         problems: list[RequestError] = []
@@ -106,7 +104,7 @@ class InContext(KPrismTask):
             raise problems[0]
         return {name: found[name] for name in names if name in found}
 
-    def _find_submitted(self, job: Job, names: list[str]) -> dict[str, Shown]:
+    def _find_submitted(self, job: InferRequest, names: list[str]) -> dict[str, StructureReferences]:
         """References among the submitted cases, for the structures that these show."""
         self._submitted.update(job.network)
         shown = self._submitted.structures(job.network, job.source.image_id)
@@ -116,18 +114,18 @@ class InContext(KPrismTask):
         count = job.options["reference_slices"]
         volume = self.house.engine.volume(job.network, job.image, job.report)
         first, last = range_of(job.options, job.image) or (0, job.image.slices - 1)
-        slices = volume.embed(spread(range(first, last + 1), LOOKED_AT))
+        slices = volume.embed(evenly_spaced(range(first, last + 1), LOOKED_AT))
         job.report.count(volume)
-        found: dict[str, Shown] = {}
+        found: dict[str, StructureReferences] = {}
         for name in names:
             entries = self._submitted.find(job.network, name, job.image, job.source.image_id, slices, count)
             if entries:
-                found[name] = Shown(
+                found[name] = StructureReferences(
                     key_of(entries), used(entries), partial(self._submitted.encoded, job.network, entries)
                 )
         return found
 
-    def _segment(self, job: Job, found: dict[str, Shown]) -> NDArray[np.uint8]:
+    def _segment(self, job: InferRequest, found: dict[str, StructureReferences]) -> NDArray[np.uint8]:
         """Index map (i, j, k), read-only, in the order of `found`."""
         slices, presence = range_of(job.options, job.image), job.options["presence"]
         shown = tuple((name, references.key) for name, references in found.items())
@@ -145,11 +143,11 @@ class InContext(KPrismTask):
 
         return self.house.engine.cached(key, segment)
 
-    def _shown(self, job: Job, references: list[Reference]) -> Shown:
+    def _shown(self, job: InferRequest, references: list[Reference]) -> StructureReferences:
         used = [{"image": reference.image_id, "slices": list(reference.slices)} for reference in references]
-        return Shown(_key(references), used, partial(self._encode, job, references))
+        return StructureReferences(_key(references), used, partial(self._encode, job, references))
 
-    def _encode(self, job: Job, references: list[Reference]) -> References:
+    def _encode(self, job: InferRequest, references: list[Reference]) -> References:
         images = [np.ascontiguousarray(r.image.scaled[number]) for r in references for number in r.slices]
         masks = [mask for reference in references for mask in reference.masks]
 
@@ -158,11 +156,6 @@ class InContext(KPrismTask):
             return self.house.engine.run("encode", job.report, job.network.predictor.embed_references, images, masks)
 
         return self.house.engine.cached(("references", job.network.version, _key(references)), encode)
-
-
-def told(found: Mapping[str, Shown]) -> dict[str, list[dict[str, Any]]]:
-    """References by structure, as the answer's JSON tells them."""
-    return {name: shown.used for name, shown in found.items()}
 
 
 def _key(references: list[Reference]) -> Hashable:

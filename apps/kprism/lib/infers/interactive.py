@@ -21,18 +21,18 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from kprism_model.queries import MAXIMUM_CLICKS
 from kprism_model.volumes.predictor import StructurePrompts, VoxelClick
 from lib.errors import RequestError
-from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
-from lib.images import MedicalImage
-from lib.infers.base import Answer, House, Job, KPrismTask
-from lib.infers.earlier import EarlierReferences
+from lib.imaging.medical_image import MedicalImage
+from lib.infers.earlier_references import EarlierReferences
+from lib.infers.initial_masks import START, InitialMasks
 from lib.infers.prompted import answer_prompts
+from lib.infers.prompts import Clicks, read_clicks
+from lib.infers.scope import CLEAN_UP, SCOPE, extent_of, filled_slices
+from lib.infers.task import AppContext, InferRequest, InferResult, KPrismTask
 from lib.options import Option
-from lib.prompts import Clicks, read_clicks
-from lib.start import START, FirstMasks
 
 
 class Interactive(KPrismTask):
-    """Options: where to answer, see `lib.extent`; `start_from`, the mask that the clicks correct, see `lib.start`;
+    """Options: where to answer, see `scope`; `start_from`, the mask that the clicks correct, see `initial_masks`;
     `follow_mask` takes that mask as right where it is not clicked, so that the label is followed from its slices;
     `use_class` gives the network the class too where the label is one that it knows.
     """
@@ -46,16 +46,16 @@ class Interactive(KPrismTask):
         "use_class": Option(False),
     }
 
-    def __init__(self, house: House, earlier: EarlierReferences) -> None:
+    def __init__(self, house: AppContext, earlier: EarlierReferences) -> None:
         self._earlier = earlier
         super().__init__(house, InferType.DEEPEDIT, "Segments what is clicked and corrects masks by clicks")
 
-    def answer(self, job: Job) -> Answer:
+    def answer(self, job: InferRequest) -> InferResult:
         """The whole mask of every edited label: clicked slices and those that it is followed to anew, the others as
         they were.
         """
         clicks = read_clicks(job.params, self.house.book, self.options, job.image)
-        first = FirstMasks(job, self.house, clicks.edited, self._earlier)
+        first = InitialMasks(job, self.house, clicks.edited, self._earlier)
         labels = clicks.edited or self._labels_without_clicks(job, first, clicks)
         structures = {label: self._prompts(job, label, clicks, first) for label in labels}
         prompted = {number for prompts in structures.values() for number in _prompted(prompts, job.image)}
@@ -63,7 +63,7 @@ class Interactive(KPrismTask):
         return answer_prompts(self.house.engine, job, structures, extent, started_from=first.origins)
 
     @staticmethod
-    def _labels_without_clicks(job: Job, first: FirstMasks, clicks: Clicks) -> list[str]:
+    def _labels_without_clicks(job: InferRequest, first: InitialMasks, clicks: Clicks) -> list[str]:
         """With clicks on background alone: the labels whose first mask holds one of them."""
         if not clicks.background:
             if job.options["follow_mask"] and first.names():
@@ -78,7 +78,7 @@ class Interactive(KPrismTask):
         return found
 
     @staticmethod
-    def _prompts(job: Job, label: str, clicks: Clicks, first: FirstMasks) -> StructurePrompts:
+    def _prompts(job: InferRequest, label: str, clicks: Clicks, first: InitialMasks) -> StructurePrompts:
         before = first.mask(label)
         known = job.options["use_class"] and label in job.network.registry
         return StructurePrompts(

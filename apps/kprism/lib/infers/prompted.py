@@ -8,13 +8,13 @@ from typing import Any
 
 from kprism_model.volumes.predictor import Extent, StructureMask, StructurePrompts
 from lib.engine import Engine
-from lib.extent import to_clean
-from lib.infers.base import Answer, Job
+from lib.infers.scope import to_clean
+from lib.infers.task import InferRequest, InferResult
 
 
 def answer_prompts(
-    engine: Engine, job: Job, structures: Mapping[str, StructurePrompts], extent: Extent, **extra: Any
-) -> Answer:
+    engine: Engine, job: InferRequest, structures: Mapping[str, StructurePrompts], extent: Extent, **extra: Any
+) -> InferResult:
     """The whole mask of every structure, and in the JSON on which slices it was prompted and on which computed."""
     volume = engine.volume(job.network, job.image, job.report)
     clean = to_clean(job.options, structures)
@@ -25,7 +25,7 @@ def answer_prompts(
         labels = found.index_map(names)
     slices = {name: _slices(mask) for name, mask in found.masks.items()}
     followed = sum(len(entry["followed"]) for entry in slices.values())
-    return Answer(labels, names, names, {"slices": slices, "slices_followed": followed, **extra})
+    return InferResult(labels, names, names, {"slices": slices, "slices_followed": followed, **extra})
 
 
 def _slices(mask: StructureMask) -> dict[str, list[int]]:

@@ -10,24 +10,24 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from kprism_model.volumes.predictor import StructurePrompts
 from lib.errors import RequestError
-from lib.extent import CLEAN_UP, SCOPE, extent_of, filled_slices
-from lib.infers.base import Answer, House, Job, KPrismTask
+from lib.infers.input_masks import read_uploaded, uploaded_values
 from lib.infers.prompted import answer_prompts
-from lib.labelmaps import read_uploaded, uploaded_values
+from lib.infers.prompts import read_scribble_values
+from lib.infers.scope import CLEAN_UP, SCOPE, extent_of, filled_slices
+from lib.infers.task import AppContext, InferRequest, InferResult, KPrismTask
 from lib.options import Option
-from lib.prompts import read_scribble_values
 
 
 class Scribbles(KPrismTask):
-    """Options: where to answer, see `lib.extent`; `use_class` gives the network the class too where it knows it."""
+    """Options: where to answer, see `scope`; `use_class` gives the network the class too where it knows it."""
 
     name = "scribbles"
     options: ClassVar = {**SCOPE, **CLEAN_UP, "use_class": Option(False)}
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: AppContext) -> None:
         super().__init__(house, InferType.SCRIBBLES, "Corrects one label by scribbles on it and on what it is not")
 
-    def answer(self, job: Job) -> Answer:
+    def answer(self, job: InferRequest) -> InferResult:
         """The mask of the selected label: slices with scribbles and those that it is followed to anew, the others as
         they were in the labelmap.
         """

@@ -2,8 +2,8 @@
 """Automatic segmentation of the structures that the weights know, in every slice where they are present.
 
 Where nothing is named, only what can be in such an image is asked for; what the user names is always asked for. A
-structure that only an earlier network of the site knew (`lib.earlier`) is segmented after labelled cases where it is
-named, until a training has taught it to the present network.
+structure that only an earlier network of the site knew (`earlier_structures`) is segmented after labelled cases where
+it is named, until a training has taught it to the present network.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any, ClassVar
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from lib.errors import RequestError
-from lib.infers.base import Answer, House, Job, KPrismTask
-from lib.infers.earlier import EarlierReferences
-from lib.infers.in_context import told
+from lib.infers.class_segmentation import WHOLE, search_classes, segment_classes
+from lib.infers.earlier_references import EarlierReferences
+from lib.infers.prompts import read_structures
+from lib.infers.structure_references import told
+from lib.infers.task import AppContext, InferRequest, InferResult, KPrismTask
 from lib.options import Option
-from lib.prompts import read_structures
-from lib.whole import WHOLE, search_classes, segment_classes
 
 
 class Semantic(KPrismTask):
-    """Options: `structures` (names with commas between them; empty: all), and those of `lib.whole.WHOLE`."""
+    """Options: `structures` (names with commas between them; empty: all), and those of `class_segmentation.WHOLE`."""
 
     name = "semantic"
     options: ClassVar = {"structures": Option("", names=True), **WHOLE}
 
-    def __init__(self, house: House, earlier: EarlierReferences) -> None:
+    def __init__(self, house: AppContext, earlier: EarlierReferences) -> None:
         self._earlier = earlier
         super().__init__(house, InferType.SEGMENTATION, "Segments the structures that the network was trained on")
 
@@ -38,7 +38,7 @@ class Semantic(KPrismTask):
         info["labels"] = {name: number for name, number in info["labels"].items() if name in known}
         return info
 
-    def answer(self, job: Job) -> Answer:
+    def answer(self, job: InferRequest) -> InferResult:
         """Classes in all slices, merged: a pixel belongs to its most probable class."""
         asked = read_structures(job.params, job.options["structures"], self.house.book)
         unknown = [name for name in asked if name not in job.network.registry]
@@ -50,7 +50,7 @@ class Semantic(KPrismTask):
         engine, network = self.house.engine, job.network
         if not asked:
             found = search_classes(engine, network, job.image, job.options, job.report)
-            return Answer(found.labels, found.names, extra=found.told())
+            return InferResult(found.labels, found.names, extra=found.told())
         shown = self._earlier.find(job, unknown, job.options)
         labels = segment_classes(engine, network, job.image, asked, job.options, job.report, shown=shown)
-        return Answer(labels, asked, asked, {"references": told(shown)} if shown else {})
+        return InferResult(labels, asked, asked, {"references": told(shown)} if shown else {})

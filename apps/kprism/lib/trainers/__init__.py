@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer: fine-tunes the serving network on the submitted labels and publishes what passes the gate."""
+"""Fine-tuning on submissions, in a process of its own. Imports `learning`, `imaging` and what lies beside the rooms."""

@@ -28,18 +28,18 @@ from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import FinetunePlan, Finetuner
 from kprism_model.training.validation import ValidationSettings, validate
 from lib.files import is_locked, locked
-from lib.intake import Intake
-from lib.ledger import Submission
+from lib.learning.submission_service import SubmissionService
+from lib.learning.submission_store import Submission
+from lib.learning.training_schedule import FAILED, FINISHED, TrainingLog
+from lib.learning.versions import Served, Versions
 from lib.options import Option, read_options
 from lib.trainers.candidates import SHARES, Candidate, best_candidate, facts_of, overall, rounded
-from lib.trainers.material import Material, gather
+from lib.trainers.finetune_dataset import FinetuneDataset, gather
 from lib.trainers.processes import EACH_GPU, agree, count_of, share, spread_out
 from lib.trainers.progress import Progress
 from lib.trainers.report_page import write_report
-from lib.trainers.schedule import FAILED, FINISHED, TrainingLog
 from lib.trainers.tracking import track
 from lib.trainers.unpublished import Unpublished
-from lib.versions import Served, Versions
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
 
     def __init__(
         self,
-        intake: Intake,
+        intake: SubmissionService,
         versions: Versions,
         folder: Path,
         device: str,
@@ -198,7 +198,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         self,
         served: Served,
         start: Checkpoint,
-        material: Material,
+        material: FinetuneDataset,
         plan: FinetunePlan,
         run: Path,
         identity: Mapping[str, Any],

@@ -16,9 +16,9 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import Finetuner, mixed
 from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
-from lib.gate import Verdict, judge
-from lib.trainers.material import Material
-from lib.versions import Served
+from lib.learning.versions import Served
+from lib.trainers.finetune_dataset import FinetuneDataset
+from lib.trainers.gate import Verdict, judge
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Candidate:
 
 def best_candidate(
     tuner: Finetuner,
-    material: Material,
+    material: FinetuneDataset,
     before: Sequence[Score],
     shares: Sequence[float],
     *,
@@ -78,7 +78,7 @@ def preferred(candidates: Sequence[Candidate]) -> Candidate:
 def facts_of(
     served: Served,
     start: Checkpoint,
-    material: Material,
+    material: FinetuneDataset,
     tuner: Finetuner,
     before: Sequence[Score],
     chosen: Candidate,

@@ -24,7 +24,7 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.preprocess import to_three_channels
 from kprism_model.training.validation import Score, mean_dice
-from lib.trainers.material import Material
+from lib.trainers.finetune_dataset import FinetuneDataset
 
 WORST = 6
 """Cases that are pictured."""
@@ -55,7 +55,7 @@ def write_report(
     verdict: str,
     before: Sequence[Score],
     after: Sequence[Score],
-    material: Material,
+    material: FinetuneDataset,
     log: Path,
     facts: Mapping[str, Any],
 ) -> Path:
@@ -178,7 +178,7 @@ def overlay(image: NDArray[Any], truth: NDArray[np.bool_], prediction: NDArray[n
     return picture
 
 
-def _labels(material: Material) -> str:
+def _labels(material: FinetuneDataset) -> str:
     rows = [
         f"<tr><td>{escape(entry.image_id)}</td><td>{entry.side}</td><td>{escape(', '.join(entry.structures))}</td>"
         f"<td>{escape(entry.by)}</td><td>{time.strftime('%Y-%m-%d %H:%M', time.localtime(entry.at))}</td></tr>"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Masks between browser and server (lib/viewer/planes.py): gzip of four bytes (length of the JSON), the JSON with the
+// Masks between browser and server (lib/api/ohif/planes.py): gzip of four bytes (length of the JSON), the JSON with the
 // slice numbers under "planes", and the planes, one byte a pixel, column fastest.
 
 /** Planes by slice number: Map of k to Uint8Array. Resolves to a Blob. */

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PUT /datastore/image, /datastore/label and their information in place of MONAI Label's own routes.
+
+Those work inside the event loop, leave the uploaded file behind when storing it fails, and answer a client's broken
+JSON as an error of the server.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, UploadFile
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.utils.app import app_instance
+
+from lib.api.uploads import read_object, store_upload
+from lib.datastore import check_id, check_tag
+from lib.imaging.reading import suffix_of
+
+Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
+
+
+def add_routes(router: APIRouter) -> None:
+    """Add the routes of this file."""
+    for path, endpoint in (
+        ("/datastore/image", add_image),
+        ("/datastore/label", save_label),
+        ("/datastore/image/info", update_image_info),
+        ("/datastore/label/info", update_label_info),
+    ):
+        router.add_api_route(path, endpoint, methods=["PUT"], tags=["Datastore"], response_model=None)
+
+
+def add_image(
+    user: Annotator, file: Annotated[UploadFile, File()], image: str = "", params: Annotated[str, Form()] = "{}"
+) -> dict[str, str]:
+    """Store an image under the id `image`, or under the name of its file."""
+    info = _info(params, "params", user)
+    name = Path(file.filename or "")
+    image_id = image or name.name.removesuffix(name.name[len(name.name) - len(suffix_of(name)) :])
+    with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
+        path = store_upload(file, Path(folder) / "image")
+        return {"image": app_instance().datastore().add_image(image_id, str(path), info)}
+
+
+def save_label(
+    user: Annotator,
+    image: str,
+    label: Annotated[UploadFile, File()],
+    params: Annotated[str, Form()] = "{}",
+    tag: str = DefaultLabelTag.FINAL.value,
+) -> dict[str, Any]:
+    """Store a label of an image; one with the tag `final` is a submission, from which the app learns."""
+    info = _info(params, "params", user)
+    app = app_instance()
+    with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
+        path = store_upload(label, Path(folder) / "label")
+        app.loop.intake.submit(
+            check_id(image), path, info, tag=check_tag(tag or DefaultLabelTag.FINAL.value), by=_who(info, user)
+        )
+    app.loop.submitted()
+    return {"image": image, "label": image}
+
+
+def update_image_info(user: Annotator, image: str, info: Annotated[str, Form()] = "{}") -> None:
+    """Add to what is known of an image."""
+    app_instance().datastore().update_image_info(image, _info(info, "info", user))
+
+
+def update_label_info(user: Annotator, label: str, tag: str, info: Annotated[str, Form()] = "{}") -> None:
+    """Add to what is known of a label."""
+    app_instance().datastore().update_label_info(label, tag, _info(info, "info", user))
+
+
+def _who(info: dict[str, Any], user: User) -> str:
+    """Who submits a label: the user who has logged in or, where nobody has to, what the client calls itself."""
+    named = str(info.get("client_id") or "")
+    return user.username or named if settings.MONAI_LABEL_AUTH_ENABLE else named or user.username
+
+
+def _info(text: str, what: str, user: User) -> dict[str, Any]:
+    info = read_object(text, what)
+    return {**info, "user": user.username} if user.username else info

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""POST /infer/{model} and PUT /session/ in place of MONAI Label's own.
+
+MONAI Label's route runs a request inside the event loop, where one inference blocks every other user and the viewer's
+images; it also lets the form's `params` replace the image, so that a client could name any file of the server. This one
+is a plain function, which FastAPI runs in a thread, and takes images only by id, session or upload.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
+from fastapi.background import BackgroundTasks
+from monailabel.config import settings
+from monailabel.endpoints import session
+from monailabel.endpoints.infer import ResultType
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import get_mime_type
+from requests_toolbelt import MultipartEncoder
+
+from lib.api.uploads import read_object, store_upload
+from lib.dicom.datastore import DicomStore, names_of
+from lib.dicom.seg_writer import write_seg
+from lib.dicom.volumes import read_labels
+from lib.dicom.web import as_bytes
+from lib.errors import NotFoundError, RequestError
+from lib.infers.task import Source
+
+RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "description")
+"""What a request is about; `params` must not say otherwise."""
+
+RAW = (".nrrd", ".nii")
+"""Masks of these types are compressed on the way; the others are in themselves."""
+
+_SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+def add_routes(router: APIRouter) -> None:
+    """Add the routes of this file."""
+    router.add_api_route("/infer/{model}", infer, methods=["POST"], tags=["Infer"], response_model=None)
+    router.add_api_route("/session/", create_session, methods=["PUT"], tags=["Session"])
+
+
+def infer(
+    request: Request,
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))],
+    model: str,
+    image: str = "",
+    session_id: str = "",
+    params: Annotated[str, Form()] = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    label: Annotated[UploadFile | None, File()] = None,
+    output: ResultType | None = None,
+) -> Any:
+    """Run a model on an image of the datastore, of a session or uploaded as `file`; MONAI Label's contract.
+
+    `label` is a labelmap on the image's grid: the scribbles, or the mask that clicks start from.
+    """
+    app = app_instance()
+    if output == ResultType.dicom_seg:
+        _check_dicom(app.datastore(), image, session_id, file)
+    with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
+        asked = {**read_params(params), "model": model, "image": image}
+        if session_id:
+            asked["image"] = _session_image(app, session_id)
+        elif file is not None:
+            path = store_upload(file, Path(folder) / "image")
+            asked["image"] = Source(path, f"the uploaded file {file.filename!r}")
+        elif not image:
+            raise RequestError(
+                "the request names no image; expected the query parameter image or session_id, or a file"
+            )
+        if label is not None:
+            path = store_upload(label, Path(folder) / "label")
+            asked["label_file"] = Source(path, f"the uploaded label {label.filename!r}")
+        result = app.infer(asked)
+    try:
+        if output == ResultType.json:
+            return result["params"]
+        if output == ResultType.dicom_seg:
+            return _dicom_seg(app.datastore(), image, result, asked)
+        if output == ResultType.image:
+            return _file_answer(Path(result["file"]), request.headers.get("accept-encoding", ""))
+        return _multipart_answer(Path(result["file"]), result["params"])
+    finally:
+        Path(result["file"]).unlink(missing_ok=True)
+
+
+def _file_answer(path: Path, accepts: str = "") -> Response:
+    """A file's content, compressed on the way for clients that read gzip: OHIF's NRRD must be raw in itself."""
+    content = path.read_bytes()
+    headers = {"Content-Disposition": f'attachment; filename="{path.name}"', "Vary": "Accept-Encoding"}
+    if "gzip" in accepts and path.suffix in RAW:
+        content = gzip.compress(content, compresslevel=1, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return Response(content, headers=headers, media_type=get_mime_type(str(path)))
+
+
+def _multipart_answer(path: Path, params: Mapping[str, Any]) -> Response:
+    """The JSON and the mask in one answer, as 3D Slicer reads them."""
+    with path.open("rb") as stream:
+        fields = {
+            "params": (None, json.dumps(params), "application/json"),
+            "image": (path.name, stream, get_mime_type(str(path))),
+        }
+        encoder = MultipartEncoder(fields=fields)
+        return Response(encoder.to_string(), media_type=encoder.content_type)
+
+
+def create_session(
+    background_tasks: BackgroundTasks,
+    user: Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))],
+    files: Annotated[list[UploadFile], File()],
+    uncompress: bool = False,
+    expiry: int = 0,
+) -> Any:
+    """MONAI Label's sessions, without archives: Python 3.11 unpacks one to wherever its members' paths point."""
+    if uncompress:
+        raise RequestError(f"archives are not unpacked (uncompress, {files[0].filename!r}); send the image itself")
+    return session.create_session(background_tasks, False, expiry, files)
+
+
+def read_params(text: str) -> dict[str, Any]:
+    """The form's `params`; RequestError unless it is a JSON object that leaves the image and model alone."""
+    params = read_object(text, "params")
+    for key in RESERVED:
+        if key in params:
+            raise RequestError(f"params must not hold {key!r} ({params[key]!r}); it is part of the address")
+    return params
+
+
+def _session_image(app: Any, session_id: str) -> Source:
+    sessions = app.sessions()
+    known = sessions.get_session(session_id) if sessions is not None and _SESSION.fullmatch(session_id) else None
+    if known is None:
+        raise NotFoundError(f"session {session_id!r} does not exist or has expired")
+    return Source(Path(known.image), f"the image of session {session_id!r}")
+
+
+def _check_dicom(datastore: Any, image: str, session_id: str, file: UploadFile | None) -> None:
+    """RequestError where no DICOM series is there to which a segmentation could refer."""
+    if not isinstance(datastore, DicomStore):
+        raise RequestError("output 'dicom_seg' needs studies in a DICOMweb server; this datastore is a folder")
+    if session_id or file is not None or not image:
+        raise RequestError("output 'dicom_seg' needs an image of the DICOMweb server, named by the parameter image")
+
+
+def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Response:
+    """The answer as DICOM SEG; `label_info` of the request may give the structures other names, in their order."""
+    series = datastore.series(image)
+    labels = read_labels(Path(result["file"]), series)
+    if not labels.any():
+        raise RequestError(f"nothing was found in image {image!r}, and DICOM SEG cannot hold an empty mask")
+    info = request if request.get("label_info") else result["params"]
+    model = str(request["model"])
+    segmentation = write_seg(labels, names_of(labels, info), series, f"K-Prism {model}", model)
+    headers = {"Content-Disposition": f'attachment; filename="{segmentation.SOPInstanceUID}.dcm"'}
+    return Response(as_bytes(segmentation), headers=headers, media_type="application/dicom")

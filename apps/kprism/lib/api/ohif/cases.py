@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the K-Prism mode asks about cases: their slices, their label, references with pictures; and submitting.
+
+Slices are named by the DICOM images they are (SOP instance and frame), so the mode can never mirror or shift a mask.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.utils.app import app_instance
+from numpy.typing import NDArray
+from PIL import Image
+
+from lib.api.ohif.planes import filled, pack, unpack
+from lib.api.uploads import read_object
+from lib.datastore import LabelledCase, check_id, labelled_cases
+from lib.dicom.datastore import DicomStore
+from lib.dicom.segments import colour_of
+from lib.dicom.volumes import save_volume
+from lib.errors import NotFoundError, RequestError
+from lib.imaging.label_registry import label_values
+from lib.imaging.medical_image import MedicalImage
+from lib.learning.strategies import EMPTY
+
+THUMBNAIL = 112
+"""Pixels along the longer side of a reference's picture."""
+
+NAMED = 64
+"""Longest name of a structure: DICOM's limit."""
+
+_submitting = Lock()
+"""One submission at a time: of two users who have seen the same label, the second is told of the first."""
+
+
+class ConflictError(RequestError):
+    """Somebody else submitted a label for the case in the meantime."""
+
+    status = 409
+
+
+def store() -> DicomStore:
+    """The datastore; RequestError if it is a folder, which OHIF cannot show."""
+    datastore = app_instance().datastore()
+    if not isinstance(datastore, DicomStore):
+        raise RequestError("the K-Prism mode of OHIF needs studies in a DICOMweb server (./kprism viewer)")
+    return datastore
+
+
+def fetched(datastore: DicomStore, image_id: str) -> Path:
+    """The local volume of a case; NotFoundError if there is none, StoreDownError if the store does not answer."""
+    return Path(datastore.get_image_uri(check_id(image_id)))
+
+
+def case(image_id: str) -> dict[str, Any]:
+    """The slices of a case in order, warnings about its geometry, and what label it has."""
+    datastore = store()
+    fetched(datastore, image_id)
+    series = datastore.series(image_id)
+    info = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
+    return {
+        "id": image_id,
+        "grid": list(series.grid),
+        "frames": [[frame.instance, frame.number] for frame in series.frames],
+        "warnings": list(series.warnings),
+        "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
+    }
+
+
+def case_label(image_id: str) -> Response:
+    """The submitted label of a case: planes and names; 404 if it has none."""
+    datastore = store()
+    found = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
+    if found is None:
+        raise NotFoundError(f"case {image_id!r} has no submitted label")
+    labels, names = _read_label(found)
+    header = {"names": names, "version": _version(found.info)}
+    return Response(pack(header, labels, filled(labels)), media_type="application/octet-stream")
+
+
+async def submit(image_id: str, request: Request) -> dict[str, Any]:
+    """Store planes as the case's final label: names, values and `based_on`, the version that the user had seen."""
+    return await run_in_threadpool(_submit, image_id, await request.body())
+
+
+def _submit(image_id: str, message: bytes) -> dict[str, Any]:
+    app, datastore = app_instance(), store()
+    fetched(datastore, image_id)
+    header, labels = unpack(message, datastore.series(image_id).grid)
+    names = _names(header.get("names"))
+    info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
+    with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
+        datastore.sync(force=True)
+        current = _version(LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL))
+        if current != header.get("based_on") and not header.get("replace"):
+            raise ConflictError(
+                "somebody else has submitted a label for this case since you opened it; "
+                "submit again to replace it, or reload the case to see it"
+            )
+        path = Path(folder) / f"{image_id}.nii.gz"
+        save_volume(labels, datastore.series(image_id).affine, path)
+        app.loop.intake.submit(image_id, path, info, by=info["client_id"])
+    app.loop.submitted()
+    saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
+    return {"image": image_id, "label": image_id, "version": _version(saved)}
+
+
+def _version(info: Any) -> str | None:
+    """What tells one submitted label of a case from the next."""
+    return str(info.get("SeriesInstanceUID") or info.get("ts") or "") or None if info else None
+
+
+def _names(names: Any) -> dict[str, int]:
+    """Name -> value, checked."""
+    if not isinstance(names, dict) or not names:
+        raise RequestError("the label names no structure")
+    for name, value in names.items():
+        if not name.strip() or len(name) > NAMED or not isinstance(value, int) or not 1 <= value <= 255:
+            raise RequestError(
+                f"structure {name!r} has value {value!r}; expected a name of 1 to {NAMED} characters "
+                "and a value from 1 to 255"
+            )
+    return dict(names)
+
+
+def references() -> list[dict[str, Any]]:
+    """All labelled cases with the structures in their labels, the newest first."""
+    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -float(entry.info.get("ts") or 0))
+    return [{"id": entry.image_id, "names": entry.names, "title": _title(entry)} for entry in cases]
+
+
+def _title(entry: LabelledCase) -> str:
+    info = entry.datastore.get_image_info(entry.image_id)
+    return str(info.get("PatientID") or entry.image_id)
+
+
+def thumbnail(image_id: str, structure: str = "") -> Response:
+    """A picture of a labelled case: the slice with most of a structure (of all, without one), its masks in colour."""
+    datastore = app_instance().datastore()
+    found = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
+    if found is None:
+        raise NotFoundError(f"case {image_id!r} has no submitted label")
+    labels, names = _read_label(found)
+    image: MedicalImage = app_instance().engine.image(found.image, f"image {image_id!r}")
+    wanted = names.get(structure)
+    shown = image.to_slices(labels)
+    areas = (shown == wanted if wanted else shown > 0).sum(axis=(1, 2))
+    row = int(areas.argmax())
+    picture = overlay(image.scaled[row], shown[row], {value: colour_of(name) for name, value in names.items()})
+    stream = io.BytesIO()
+    _small(picture, image).save(stream, "PNG")
+    return Response(stream.getvalue(), media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
+
+
+def overlay(
+    pixels: NDArray[np.float32], labels: NDArray[np.uint8], colours: dict[int, tuple[int, int, int]]
+) -> NDArray[np.uint8]:
+    """A slice (row, column[, 3]) of intensities in [0, 1] as RGB, half covered by the colours of its labels."""
+    grey = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+    picture = np.clip(grey, 0, 1) * 255.0
+    for value, colour in colours.items():
+        inside = labels == value
+        picture[inside] = picture[inside] * 0.5 + np.array(colour) * 0.5
+    return np.rint(picture).astype(np.uint8)
+
+
+def _small(picture: NDArray[np.uint8], image: MedicalImage) -> Image.Image:
+    """The picture in its true proportions, with `THUMBNAIL` pixels along the longer side."""
+    _, row_axis, column_axis = image.orientation.axes
+    height = picture.shape[0] * image.spacing[row_axis]
+    width = picture.shape[1] * image.spacing[column_axis]
+    scale = THUMBNAIL / max(height, width)
+    return Image.fromarray(picture).resize((max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def _read_label(entry: LabelledCase) -> tuple[NDArray[np.uint8], dict[str, int]]:
+    labels: NDArray[np.uint8] = app_instance().engine.mask(entry.label, f"the label of {entry.image_id!r}").array
+    present = [int(value) for value in np.unique(labels) if value]
+    try:
+        return labels, label_values(entry.info, entry.by_hand, present)
+    except ValueError as error:
+        raise RequestError(f"the label of {entry.image_id!r}: {error}") from error
+
+
+async def next_case(strategy: str, request: Request) -> dict[str, Any]:
+    """The next case by a strategy, with what the viewer needs to open it; a message if every case is labelled."""
+    return await run_in_threadpool(
+        _next_case, strategy, read_object((await request.body()).decode(errors="replace"), "the request")
+    )
+
+
+def _next_case(strategy: str, body: dict[str, Any]) -> dict[str, Any]:
+    app, datastore = app_instance(), store()
+    if strategy not in app._strategies:
+        raise NotFoundError(f"strategy {strategy!r} is unknown; expected one of {', '.join(app._strategies)}")
+    chosen = app.next_sample({**body, "strategy": strategy}) or {}
+    if not chosen.get("id"):
+        return {"message": EMPTY}
+    fetched(datastore, chosen["id"])
+    info = datastore.get_image_info(chosen["id"])
+    return {"id": chosen["id"], "study": info.get("StudyInstanceUID"), "title": info.get("PatientID")}

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves folders of files to browsers: the viewer that `./kprism viewer` fetched, our mode, the status page."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from pathlib import Path
+
+from fastapi import HTTPException
+from fastapi.responses import FileResponse
+
+APP = Path(__file__).resolve().parents[3]
+"""apps/kprism."""
+
+VIEWER = Path(os.environ.get("KPRISM_VIEWER", APP.parents[1] / "var" / "viewer" / "ohif-3.13.2"))
+"""The unpacked viewer (tools/ohif.py)."""
+
+TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".woff2": "font/woff2"}
+LONG = "public, max-age=31536000, immutable"
+SHORT = "no-cache"
+
+
+def serve(folder: Path, path: str, fallback: str | None = None) -> FileResponse:
+    """The file at `path` in `folder`, which cannot be left; `fallback` for addresses of pages instead of files.
+
+    Files whose names carry a digest of their content are kept by the browser, all others are asked for each time.
+    """
+    root = folder.resolve()
+    file = (root / (path or "index.html")).resolve()
+    if not file.is_relative_to(root) or not file.is_file():
+        if fallback is None or Path(path).suffix:
+            raise HTTPException(404, f"there is no {path}")
+        file = root / fallback
+    kind = TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    keep = LONG if ".bundle." in file.name and file.name.count(".") > 2 else SHORT
+    return FileResponse(file, media_type=kind, headers={"Cache-Control": keep})
+
+
+def viewer(path: str = "") -> FileResponse:
+    """OHIF with our configuration; 404 with the command that fetches it where it is missing."""
+    if path == "app-config.js":
+        return serve(APP / "viewer", path)
+    if not (VIEWER / "index.html").is_file():
+        raise HTTPException(404, "the viewer is not installed; './kprism viewer' fetches it once")
+    return serve(VIEWER, path, "index.html")
+
+
+def mode(path: str) -> FileResponse:
+    """Our mode's modules."""
+    return serve(APP / "viewer", path)
+
+
+def page(path: str = "") -> FileResponse:
+    """The status page."""
+    return serve(APP / "page", path, "index.html")

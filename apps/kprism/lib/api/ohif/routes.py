@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that the server adds for browsers, at its addresses; put before MONAI Label's own routes.
+
+/viewer/                 OHIF with the K-Prism mode              files.viewer
+/kprism/                 the status page                         files.page
+/kprism/viewer/          the mode's modules                      files.mode
+/kprism/dicom-web/       the DICOMweb store                      proxy.dicom_web
+/kprism/api/...          what mode and page ask                  cases, inference, status
+/ohif/, /proxy/dicom/    the bundled OHIF, repaired              stock, proxy
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import RedirectResponse
+from monailabel.config import settings
+
+from lib.api.ohif import bundled_viewer, cases, files, inference, proxy, status, versions
+
+READ, BOTH = ["GET"], ["GET", "POST"]
+
+
+def install(application: FastAPI) -> None:
+    """Add the routes; call it after `lib.api.app.install`, whose error answers they use."""
+    router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, include_in_schema=False)
+    add = router.add_api_route
+    add("/kprism", to_page, methods=READ)
+    add("/kprism/viewer/{path:path}", files.mode, methods=READ)
+    add("/kprism/dicom-web/{path:path}", proxy.dicom_web, methods=BOTH, response_model=None)
+    add("/kprism/api/case/{image_id}", cases.case, methods=READ)
+    add("/kprism/api/case/{image_id}/label", cases.case_label, methods=READ)
+    add("/kprism/api/case/{image_id}/label", cases.submit, methods=["PUT"])
+    add("/kprism/api/case/{image_id}/thumbnail", cases.thumbnail, methods=READ)
+    add("/kprism/api/references", cases.references, methods=READ)
+    add("/kprism/api/next/{strategy}", cases.next_case, methods=["POST"])
+    add("/kprism/api/infer/{model}", inference.infer_planes, methods=["POST"])
+    add("/kprism/api/status", status.status, methods=READ)
+    add("/kprism/api/report", status.report, methods=READ)
+    add("/kprism/api/versions/{number}/current", versions.roll_back, methods=["POST"])
+    add("/kprism/{path:path}", files.page, methods=READ)
+    add("/viewer", to_viewer, methods=READ)
+    add("/viewer/{path:path}", files.viewer, methods=READ)
+    add("/ohif/{path:path}", bundled_viewer.stock_viewer, methods=READ)
+    add("/proxy/dicom/{op}/{path:path}", proxy.stock_dicom_web, methods=BOTH, response_model=None)
+    application.router.routes[:0] = router.routes
+
+
+def to_page() -> RedirectResponse:
+    """The status page's address ends with a slash."""
+    return RedirectResponse("/kprism/")
+
+
+def to_viewer() -> RedirectResponse:
+    """The viewer's address ends with a slash."""
+    return RedirectResponse("/viewer/")

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server is doing, for the mode and the status page: one JSON, cheap enough to be asked every few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import FileResponse
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from lib.api.ohif import versions
+from lib.dicom.datastore import DicomStore
+from lib.dicom.segments import colour_of
+from lib.errors import NotFoundError
+from lib.imaging.label_registry import BACKGROUND
+
+QUEUE = 50
+"""Cases without a label that are named; there may be thousands."""
+
+
+def status() -> dict[str, Any]:
+    """Structures with colours, cases, models, strategies, training, versions of the weights.
+
+    `warning` says why other weights serve than those that were published; null if they do. `upgrade` is what a new
+    network has left to do, see `versions.upgrade`; null if nothing. `report` says when the last
+    training's report was written, in seconds since 1970; null without one.
+    """
+    app = app_instance()
+    info = app.info()
+    network = app.engine.network()
+    names = [name for name in info["labels"] if name != BACKGROUND]
+    return {
+        "name": info["name"],
+        "time": time.time(),
+        "weights": network.version,
+        "warning": app.loop.warning,
+        "device": network.device,
+        "structures": [{"name": name, "colour": list(colour_of(name))} for name in names],
+        "known": list(info["models"]["semantic"]["labels"]),
+        "models": {name: model["type"] for name, model in info["models"].items()},
+        "strategies": {name: entry["description"] for name, entry in info["strategies"].items()},
+        "trainers": list(info["trainers"]),
+        "cases": _cases(app),
+        "training": _training(info.get("train_stats") or {}),
+        "versions": versions.listed(app),
+        "upgrade": versions.upgrade(app),
+        "report": path.stat().st_mtime if (path := _report(app)) else None,
+    }
+
+
+def report() -> FileResponse:
+    """The page that the last training wrote."""
+    path = _report(app_instance())
+    if path is None:
+        raise NotFoundError("no training has written a report yet")
+    return FileResponse(path, media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+
+def _report(app: Any) -> Path | None:
+    pages = (app.config.state / "training" / "reports").glob("*.html")
+    return max(pages, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _cases(app: Any) -> dict[str, Any]:
+    """How many cases there are, how many are labelled, and which wait."""
+    datastore = app.datastore()
+    images, labelled = datastore.list_images(), set(datastore.get_labeled_images())
+    waiting = [image for image in images if image not in labelled]
+    return {
+        "all": len(images),
+        "labelled": len(labelled),
+        "waiting": [{"id": image, **_where(datastore.get_image_info(image))} for image in waiting[:QUEUE]],
+        "refused": list(_refused(app)),
+    }
+
+
+def _refused(app: Any) -> Iterator[dict[str, Any]]:
+    """Stored labels that could not be used, and why."""
+    datastore = app.datastore()
+    if isinstance(datastore, DicomStore):
+        for found in datastore.unusable():
+            name = found.entry.description or found.entry.series
+            reason = f"segmentation {name!r} {found.reason}"
+            yield {"title": found.entry.patient, "study": found.entry.study, "reason": reason}
+    for image, entry in app.loop.ledger.rejected().items():
+        where = _where(datastore.get_image_info(image) or {})
+        yield {**where, "title": where["title"] or image, "reason": entry["reason"]}
+
+
+def _where(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Title of a case and the study to open it by, where they are known."""
+    return {"title": info.get("PatientID"), "study": info.get("StudyInstanceUID")}
+
+
+def _training(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The last training: whether it runs, how far it is, its curve and the end of its log."""
+    task, _ = AsyncTask.status("train")
+    known: Mapping[str, Any] = next((entry for entry in stats.values() if entry), {})
+    if task is None:  # none since the server started
+        return {"running": False, "progress": 0.0, "sentence": known.get("message"), "curve": [], "log": []}
+    running = task["status"] in ("SUBMITTED", "RUNNING")
+    done, total = int(known.get("epoch") or 0), int(known.get("total_epochs") or 0)
+    return {
+        "running": running,
+        "progress": done / total if total else 0.0,
+        "sentence": _sentence(task, running, done, total, known),
+        "curve": known.get("curve") or [],
+        "log": list(task.get("details") or [])[-20:],
+    }
+
+
+def _sentence(task: Mapping[str, Any], running: bool, done: int, total: int, known: Mapping[str, Any]) -> str:
+    ends = {"DONE": "The last training is done", "ERROR": "The last training failed", "STOPPED": "It was stopped"}
+    start = f"Training: {done} of {total} rounds" if running and total else "Training"
+    text = start if running else ends.get(str(task["status"]), str(task["status"]))
+    best = known.get("best_metric")
+    text = f"{text}; best Dice {float(best):.3f}." if best is not None else f"{text}."
+    told = known.get("message")
+    return f"{text} {told[:1].upper()}{told[1:]}." if told and task["status"] in ("DONE", "ERROR") else text

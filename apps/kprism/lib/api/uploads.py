@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that clients send: written to a folder of the request, which goes with it, and never larger than the limit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from lib.errors import RequestError, TooLargeError
+from lib.imaging.reading import suffix_of
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def store_upload(upload: UploadFile, stem: Path) -> Path:
+    """Write an upload beside `stem`, keeping only the extension of the client's file name."""
+    path = stem.with_name(stem.name + (suffix_of(Path(upload.filename)) if upload.filename else ".nii.gz"))
+    with path.open("wb") as stream:
+        shutil.copyfileobj(upload.file, stream)
+    return path
+
+
+def read_object(text: str, what: str) -> dict[str, Any]:
+    """A form's JSON object; RequestError if it is something else. Nothing counts as an empty object."""
+    try:
+        content = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{what} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"{what} is {text[:80]!r}; expected a JSON object")
+    return content
+
+
+class UploadLimit:
+    """ASGI middleware: a request whose body is longer than `limit` bytes is answered 413 and kept nowhere."""
+
+    def __init__(self, app: Any, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass the request on and count what it brings, for it may claim no length, or a wrong one."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        claimed = dict(scope["headers"]).get(b"content-length", b"")
+        if claimed.isdigit() and int(claimed) > self.limit:
+            while (await receive()).get("more_body"):  # a client that is still sending would not see the answer
+                pass
+            await JSONResponse({"detail": self._sentence}, TooLargeError.status)(scope, receive, send)
+            return
+        received = 0
+
+        async def count() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise HTTPException(TooLargeError.status, self._sentence)
+            return message
+
+        await self.app(scope, count, send)
+
+    @property
+    def _sentence(self) -> str:
+        return f"the request is longer than {self.limit / 2**20:,.0f} MiB, this server's limit (--conf cache_mb)"

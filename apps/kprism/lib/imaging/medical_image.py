@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image as it is stored, and the one place that turns its voxel indices into slices with rows and columns.
+
+Stored arrays are indexed (i, j, k) with i the fastest in the file, as viewers count voxels and NIfTI and NRRD store
+them. A 2-D picture is a volume of one slice: i is its column, j its row, k is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from kprism_model.orientation import SliceOrientation
+from kprism_model.preprocess import scale_intensity
+from kprism_model.volumes.data import Volume
+from lib.errors import RequestError
+
+Voxel = tuple[int, int, int]
+"""(i, j, k) of a voxel of the stored image."""
+
+MISPLACED = 0.1
+"""A mask may lie this part of a voxel beside its image: files round their affines."""
+
+
+@dataclass(frozen=True)
+class MedicalImage:
+    """A picture or volume with everything needed to write a mask on the same grid.
+
+    `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
+    `dimensions` is 2 where the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
+    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file: pictures, and
+    volumes whose file gives no usable one, are compared by their number of voxels alone.
+    """
+
+    name: str
+    array: NDArray[Any] = field(repr=False)
+    affine: NDArray[np.float64] = field(repr=False)
+    dimensions: int
+    suffix: str
+    digest: str
+    header: Nifti1Header | None = field(default=None, repr=False)
+    placed: bool = True
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Voxels along i, j and k."""
+        return self.array.shape[:3]  # type: ignore[return-value]
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether voxels have red, green and blue."""
+        return self.array.ndim == 4
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along i, j and k in millimetres."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))  # type: ignore[return-value]
+
+    @cached_property
+    def orientation(self) -> SliceOrientation:
+        """How this image is cut into slices."""
+        return SliceOrientation.of(self.affine, self.grid)
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return self.grid[self.orientation.axes[0]]
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+        _, row_axis, column_axis = self.orientation.axes
+        return self.grid[row_axis], self.grid[column_axis]
+
+    def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """A view (slice, row, column) of an array (i, j, k) on this image's grid."""
+        return self.orientation.to_slices(volume)
+
+    @cached_property
+    def scaled(self) -> NDArray[np.float32]:
+        """Intensities in [0, 1] as (slice, row, column) or (slice, row, column, 3), scaled once for the whole image."""
+        if not self.is_colour:
+            return scale_intensity(self.to_slices(self.array))
+        channels = [self.to_slices(self.array[..., channel]) for channel in range(3)]
+        return np.stack([scale_intensity(np.stack(planes, -1)) for planes in zip(*channels, strict=True)])
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The slices as the network looks at them."""
+        return Volume.of_slices(self.scaled, self.orientation, self.digest)
+
+    def cut(self) -> MedicalImage:
+        """This image with its slices made; its stored values are let go, and `array` tells only their shape and type.
+
+        They are needed no more, and both together would take half as much memory again.
+        """
+        slim = replace(self, array=np.broadcast_to(self.array.dtype.type(0), self.array.shape))
+        slim.__dict__.update(orientation=self.orientation, scaled=self.scaled)
+        return slim
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes: of the slices where they are made, else of the stored values."""
+        scaled = self.__dict__.get("scaled")
+        return self.array.nbytes if scaled is None else int(scaled.nbytes)
+
+    def locate(self, voxel: Voxel) -> tuple[int, int, int]:
+        """The (slice, row, column) of a voxel."""
+        number, row, column = self.orientation.points_to_slices(voxel)
+        return int(number), int(row), int(column)
+
+    def number_of(self, index: int) -> int:
+        """The slice with this index along its axis of the stored image."""
+        return self.slices - 1 - index if self.orientation.flips[0] else index
+
+    def empty_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """A new index map (i, j, k) of zeros on this grid, and its view (slice, row, column) to write to."""
+        labels = np.zeros(self.grid, np.uint8, order="F")
+        return labels, self.to_slices(labels)
+
+    def on_grid(self, mask: MedicalImage, what: str) -> NDArray[Any]:
+        """The values of `mask` on this image's grid; axes in another order or direction are turned.
+
+        RequestError, which names the difference, for a mask of another number of voxels or at another place.
+        """
+        if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
+            raise RequestError(
+                f"{what} has {describe(mask.array.shape)} voxels, but {self.name} has {describe(self.grid)}"
+            )
+        if not (mask.placed and self.placed):
+            if mask.grid != self.grid:
+                raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {self.name} {describe(self.grid)}")
+            return mask.array
+        turned = _turned(mask, self.affine)
+        away = np.inf if turned.array.shape != self.grid else _distance(turned.affine, self.affine, self.grid)
+        if away > MISPLACED * min(self.spacing):
+            raise RequestError(
+                f"{what} lies elsewhere than {self.name}: their affines are {_rounded(mask.affine)} and "
+                f"{_rounded(self.affine)}; resample it to the image's grid"
+            )
+        return turned.array
+
+
+class _Turned(NamedTuple):
+    array: NDArray[Any]
+    affine: NDArray[np.float64]
+
+
+def _turned(mask: MedicalImage, affine: NDArray[np.float64]) -> _Turned:
+    """The mask with its axes in the order and direction of the axes of `affine`."""
+    change = ornt_transform(io_orientation(mask.affine), io_orientation(affine))
+    return _Turned(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
+
+
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64], grid: tuple[int, ...]) -> float:
+    """Millimetres between the places that two affines give to a corner of the grid, at the corner where it is most."""
+    corners = np.array(list(product(*((0, side - 1) for side in grid), (1,))), np.float64)
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def _rounded(affine: NDArray[np.float64]) -> list[list[float]]:
+    return [[round(float(value), 3) for value in row] for row in affine[:3]]
+
+
+def describe(shape: tuple[int, ...]) -> str:
+    """A shape as people write it, for messages: 256 x 256 x 23."""
+    return " x ".join(str(side) for side in shape)

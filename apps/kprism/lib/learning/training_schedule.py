@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to train: after so many new labels, one training at a time, and again after one that was killed.
+
+`last.json` says which labels the last training was given and how it ended. Labels that come during a training count
+for the next one, so that many submissions in a row make one training, not many.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib.files import read_json, write_json
+from lib.learning.submission_store import Submission, new_since
+
+logger = logging.getLogger(__name__)
+
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
+"""How a training can stand in `last.json`."""
+
+AFTER = 5
+"""New labels that make a training due by default."""
+
+ATTEMPTS = 3
+"""How often a training is begun that ends without a word (killed, out of power)."""
+
+_STOPPED_BY_USER = "STOPPED"  # MONAI Label's word; a training that is killed otherwise has the status ERROR
+
+
+class TrainingLog:
+    """`last.json` in the trainer's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "last.json"
+
+    def read(self) -> dict[str, Any]:
+        """The last training: `cases` (keys), `state`, `attempts`; empty if there was none."""
+        try:
+            return read_json(self._path) or {}
+        except ValueError as error:
+            logger.warning("%s", error)
+            return {}
+
+    def pass_over(self, cases: Sequence[str]) -> None:
+        """Labels that make no training due: the next one uses them, but nobody waits for it."""
+        last = {"cases": [], "state": FINISHED, "attempts": 0, **self.read()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, {**last, "cases": [*last["cases"], *cases]})
+
+    def begin(self, cases: Sequence[str]) -> None:
+        """A training on these cases has begun; the same cases again are another attempt."""
+        last = self.read()
+        again = last.get("state") == RUNNING and last.get("cases") == list(cases)
+        attempts = int(last.get("attempts", 0)) + 1 if again else 1
+        write_json(self._path, {"cases": list(cases), "state": RUNNING, "attempts": attempts})
+
+    def end(self, state: str) -> None:
+        """The training has ended."""
+        last = self.read()
+        if last:
+            write_json(self._path, {**last, "state": state})
+
+
+class Schedule:
+    """Starts a training when one is due; `poll` is called again and again by one thread of the server.
+
+    `start` starts a training, `status` is the status of the newest one as MONAI Label tells it (None if there was none
+    since the server started), `every` the number of new labels that make a training due (0: only by hand).
+    """
+
+    def __init__(
+        self,
+        log: TrainingLog,
+        submissions: Callable[[], Sequence[Submission]],
+        *,
+        start: Callable[[], object],
+        status: Callable[[], str | None],
+        every: int = AFTER,
+    ) -> None:
+        if every < 0:
+            raise ValueError(f"a training is due after a number of labels of 0 or more, got {every}")
+        self._log, self._submissions, self._start, self._status, self._every = log, submissions, start, status, every
+
+    def poll(self) -> bool:
+        """Start a training if one is due and none is running; returns whether it did."""
+        status = self._status()
+        if status in ("SUBMITTED", "RUNNING"):
+            return False
+        last = self._log.read()
+        if last.get("state") == RUNNING and status == _STOPPED_BY_USER:
+            self._log.end(STOPPED)
+            last = self._log.read()
+        if not self.is_due(last):
+            return False
+        logger.info("A training is due: %d new labels", self.pending())
+        self._start()
+        return True
+
+    def pending(self) -> int:
+        """Labels that the last training has not seen."""
+        return len(new_since(self._submissions(), self._log.read().get("cases", ())))
+
+    def is_due(self, last: dict[str, Any]) -> bool:
+        """Whether there are enough new labels, or the last training was cut off."""
+        if not self._every:
+            return False
+        if last.get("state") == RUNNING and int(last.get("attempts", 0)) < ATTEMPTS:
+            return True
+        return len(new_since(self._submissions(), last.get("cases", ()))) >= self._every

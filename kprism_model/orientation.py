@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes as stacks of slices: one anatomical orientation for training and prediction, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import ArrayLike, NDArray
+
+# Slices lie as a radiologist reads them: columns run to the patient's left (in sagittal slices to posterior), rows to
+# posterior (in sagittal and coronal slices to inferior). Keyed by the anatomical plane.
+_SLICE_ROW_COLUMN = {"sagittal": "LIP", "coronal": "PIL", "axial": "SPL"}
+_PLANES = ("sagittal", "coronal", "axial")
+_SAME_SPACING = 1.01  # spacings whose ratio is below this count as equal
+_THIN = 3  # of equally spaced axes, one with so many times fewer voxels than the others is the slice axis
+
+
+@dataclass(frozen=True)
+class SliceOrientation:
+    """How the axes (i, j, k) of a stored volume become (slice, row, column), and back.
+
+    `axes` are the volume axes that the slice, row and column axes come from, `flips` whether each runs backwards,
+    `shape` the volume's shape (i, j, k), `spacing` the distance in mm between (slices, rows, columns).
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    plane: str
+
+    @classmethod
+    def of(cls, affine: ArrayLike, shape: tuple[int, ...], plane: str | None = None) -> SliceOrientation:
+        """The orientation for a volume (i, j, k) with a 4 x 4 voxel-to-RAS affine in mm (the NIfTI convention).
+
+        `plane` is "axial", "coronal" or "sagittal"; by default it is the plane of acquisition: slices are cut across
+
+        1. an axis of one voxel, where there is one, so that a slice is never a single row of pixels;
+        2. else the axis of the largest spacing, so that slices have the finest pixels;
+        3. where spacings are equal, an axis with less than a third of the voxels of each other one;
+        4. else the axis nearest to the patient's long axis (axial slices).
+
+        The axes of an oblique volume count as the anatomical axes that they are nearest to, each taken once; slices are
+        those of the file and are never resampled.
+        """
+        matrix = _checked(affine, shape)
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        source = io_orientation(matrix)  # type: ignore[no-untyped-call]
+        anatomical = source[:, 0].astype(int)
+        if plane is None:
+            plane = _PLANES[max(anatomical[axis] for axis in _slice_axes(spacing, shape))]
+        elif plane not in _SLICE_ROW_COLUMN:
+            raise ValueError(f"the plane is {plane!r}; expected one of {', '.join(sorted(_SLICE_ROW_COLUMN))}")
+        target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))  # type: ignore[no-untyped-call]
+        change = ornt_transform(source, target)  # type: ignore[no-untyped-call]
+        i, j, k = np.argsort(change[:, 0]).tolist()
+        return cls(
+            (i, j, k),
+            (bool(change[i, 1] < 0), bool(change[j, 1] < 0), bool(change[k, 1] < 0)),
+            (int(shape[0]), int(shape[1]), int(shape[2])),
+            (float(spacing[i]), float(spacing[j]), float(spacing[k])),
+            plane,
+        )
+
+    def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """A volume (i, j, k) as a view (slice, row, column)."""
+        self._check(volume.shape, self.shape, "volume")
+        return volume.transpose(self.axes)[self._steps()]
+
+    def to_volume(self, slices: NDArray[Any]) -> NDArray[Any]:
+        """A stack (slice, row, column) as a view (i, j, k); the inverse of `to_slices`."""
+        self._check(slices.shape, tuple(self.shape[axis] for axis in self.axes), "stack of slices")
+        return slices[self._steps()].transpose(np.argsort(self.axes))
+
+    def points_to_slices(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Voxel positions (..., 3) as (i, j, k) -> (slice, row, column)."""
+        moved = np.asarray(points, dtype=np.float64)[..., list(self.axes)]
+        return self._mirrored(moved)
+
+    def points_to_volume(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Positions (..., 3) as (slice, row, column) -> voxel positions (i, j, k)."""
+        return self._mirrored(np.asarray(points, dtype=np.float64))[..., np.argsort(self.axes)]
+
+    def _mirrored(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        last = np.array([self.shape[axis] - 1 for axis in self.axes], dtype=np.float64)
+        return np.where(self.flips, last - points, points)
+
+    def _steps(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
+
+    @staticmethod
+    def _check(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
+        if found != expected:
+            raise ValueError(f"the {what} has shape {found}, expected {expected}")
+
+
+def _checked(affine: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The affine as float64; ValueError if it or the shape cannot be of a volume."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    if len(shape) != 3:
+        raise ValueError(f"a volume must have three axes, got shape {tuple(shape)}")
+    if min(shape) < 1:
+        raise ValueError(f"a volume must hold at least one voxel, got shape {tuple(shape)}")
+    if matrix.shape == (4, 4):
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        for axis in range(3):
+            if not (np.isfinite(spacing[axis]) and spacing[axis] > 0):
+                raise ValueError(
+                    f"the voxel spacing along {'ijk'[axis]} is {spacing[axis]:g} mm; expected a positive number "
+                    f"(an affine must be 4 x 4, finite and invertible, got {matrix.tolist()})"
+                )
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not _invertible(matrix):
+        raise ValueError(f"an affine must be 4 x 4, finite and invertible, got {matrix.tolist()}")
+    return matrix
+
+
+def _invertible(matrix: NDArray[np.float64]) -> bool:
+    """Whether the axes span space; measured on directions, so that small voxels do not count as flat."""
+    directions = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
+    return bool(abs(np.linalg.det(directions)) > 1e-6)
+
+
+def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[int]:
+    """The axes across which slices may be cut, by the first three rules of `SliceOrientation.of`."""
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    axes = single or [0, 1, 2]
+    coarsest = max(spacing[axis] for axis in axes)
+    axes = [axis for axis in axes if spacing[axis] * _SAME_SPACING >= coarsest]
+    thin = [axis for axis in axes if all(_THIN * shape[axis] < shape[other] for other in range(3) if other != axis)]
+    return thin or axes
+
+
+def evenly_spaced(numbers: Sequence[int] | NDArray[np.int64], count: int) -> list[int]:
+    """At most `count` of `numbers`, in order: the middle ones of as many equal parts."""
+    count = min(count, len(numbers))
+    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which part of the code may import which: the rooms of the app, the packages of the library, and no cycle anywhere."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+GROUND = {"errors", "options", "files", "imaging", "request_statistics"}
+SERVICES = GROUND | {"datastore", "engine"}
+
+APP_RULES: Mapping[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "request_statistics": set(),
+    "options": {"errors"},
+    "imaging": {"errors", "options", "files"},
+    "datastore": {"errors", "files", "imaging"},
+    "engine": GROUND,
+    "dicom": {"errors", "files", "imaging", "datastore"},
+    "learning": SERVICES,
+    "infers": SERVICES | {"learning"},
+    "trainers": SERVICES | {"learning"},
+    "configs": GROUND | {"learning", "trainers"},
+    "learning_loop": SERVICES | {"learning", "trainers", "configs"},
+    "api": SERVICES | {"dicom", "learning", "infers", "trainers"},
+}
+"""Room or module of `apps/kprism/lib` -> those that it may import."""
+
+BASICS = {"classes", "files", "metrics", "orientation", "preprocess", "scribbles", "store"}
+PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predictor", "window", "windowed"}
+
+MODEL_RULES: Mapping[str, set[str]] = {
+    "classes": set(),
+    "files": set(),
+    "metrics": set(),
+    "named_values": set(),
+    "orientation": set(),
+    "scribbles": set(),
+    "store": set(),
+    "network": set(),
+    "preprocess": {"network"},
+    "checkpoint": BASICS | {"network"},
+    "queries": BASICS | {"network"},
+    "image_kind": BASICS | {"network", "queries"},
+    "predictor": BASICS | {"network", "queries", "image_kind"},
+    "window": {"queries", "predictor"},
+    "windowed": BASICS | {"network", "queries", "predictor", "window"},
+    "volumes": PREDICTION,
+    "interaction": PREDICTION | {"volumes"},
+    "data": PREDICTION | {"named_values"},
+    "evaluation": PREDICTION | {"interaction", "data"},
+    "training": PREDICTION | {"interaction", "data", "named_values"},
+    "export": {"network", "checkpoint", "preprocess"},
+}
+"""Module or package of `kprism_model` -> those that it may import."""
+
+TREES = [("lib", ROOT / "apps" / "kprism" / "lib", APP_RULES), ("kprism_model", ROOT / "kprism_model", MODEL_RULES)]
+
+
+def module_name(path: Path, top: str, folder: Path) -> str:
+    """The dotted name of a file of the tree `top` in `folder`."""
+    parts = path.relative_to(folder).with_suffix("").parts
+    return ".".join([top, *parts]).removesuffix(".__init__")
+
+
+def imported(path: Path, top: str, modules: set[str]) -> Iterator[str]:
+    """The modules of its own tree that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == top:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules else str(node.module)
+
+
+def imports_of(top: str, folder: Path) -> dict[str, set[str]]:
+    """Module -> modules of the tree that it imports."""
+    files = {module_name(path, top, folder): path for path in folder.rglob("*.py")}
+    return {name: set(imported(path, top, set(files))) - {name} for name, path in files.items()}
+
+
+@pytest.mark.parametrize(("top", "folder", "rules"), TREES, ids=["app", "library"])
+def test_parts_import_only_what_they_may(top: str, folder: Path, rules: Mapping[str, set[str]]) -> None:
+    wrong = []
+    for module, others in imports_of(top, folder).items():
+        part = module.split(".")[1] if "." in module else ""
+        if part in ("", "__main__", "cli"):
+            continue  # the front doors use everything
+        assert part in rules, f"{module}: there is no rule for {part!r}"
+        wrong += [
+            f"{module} imports {other}"
+            for other in sorted(others)
+            if "." in other and other.split(".")[1] not in rules[part] | {part}
+        ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("top", "folder"), [tree[:2] for tree in TREES], ids=["app", "library"])
+def test_no_module_imports_itself_by_way_of_others(top: str, folder: Path) -> None:
+    try:
+        list(TopologicalSorter(imports_of(top, folder)).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
