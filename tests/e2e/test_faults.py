@@ -23,8 +23,8 @@ import psutil
 import pytest
 import requests
 
+from benchmarks.live_server import LiveServer
 from tests.e2e.site import NEW, Site, as_file, block, get, submit, train, version, wait
-from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

@@ -15,9 +15,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from benchmarks.live_server import ROOT, free_port
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.series import describe_series, read_headers, read_voxels
-from tests.live_server import ROOT, free_port
 
 
 def run(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
