@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)  # kprism_model lies beside apps and is not installed
+ROOT = Path(__file__).resolve().parents[2]
+if (ROOT / "kprism_model").is_dir() and str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # a checkout: kprism_model lies beside apps; else it is installed
 
 import torch  # noqa: E402
 from monailabel.config import settings  # noqa: E402

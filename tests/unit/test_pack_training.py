@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.__main__ import main
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.cli.main import main
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore

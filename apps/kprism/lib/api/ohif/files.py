@@ -10,10 +10,12 @@ from pathlib import Path
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
 
+from kprism_model.locations import data_folder
+
 APP = Path(__file__).resolve().parents[3]
 """apps/kprism."""
 
-VIEWER = Path(os.environ.get("KPRISM_VIEWER", APP.parents[1] / "var" / "viewer" / "ohif-3.13.2"))
+VIEWER = Path(os.environ.get("KPRISM_VIEWER", data_folder() / "viewer" / "ohif-3.13.2"))
 """The unpacked viewer (tools/ohif.py)."""
 
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".woff2": "font/woff2"}
