@@ -18,7 +18,6 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.building import build_store
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -238,6 +237,8 @@ def _stores(arguments: argparse.Namespace, native: int, workers: Workers) -> tup
 
 def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
     """The slices of the training lists; the first process builds the store, the others open it."""
+    from kprism_model.data.building import build_store  # reads image files; a training from a pack needs no nibabel
+
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
         store = build_store(arguments.data, path, split="training", size=size)
