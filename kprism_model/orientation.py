@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,9 +133,3 @@ def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[in
     axes = [axis for axis in axes if spacing[axis] * _SAME_SPACING >= coarsest]
     thin = [axis for axis in axes if all(_THIN * shape[axis] < shape[other] for other in range(3) if other != axis)]
     return thin or axes
-
-
-def evenly_spaced(numbers: Sequence[int] | NDArray[np.int64], count: int) -> list[int]:
-    """At most `count` of `numbers`, in order: the middle ones of as many equal parts."""
-    count = min(count, len(numbers))
-    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -235,3 +236,9 @@ def _rescale(image: NDArray[Any], low: float, high: float, bottom: float, top: f
         values = np.nan_to_num(part.astype(np.float64), nan=bottom, posinf=top, neginf=bottom)
         scaled[index] = (np.clip(values, low, high) / 2 - low / 2) / half_span
     return scaled
+
+
+def evenly_spaced(numbers: Sequence[int] | NDArray[np.int64], count: int) -> list[int]:
+    """At most `count` of `numbers`, in order: the middle ones of as many equal parts."""
+    count = min(count, len(numbers))
+    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]

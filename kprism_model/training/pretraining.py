@@ -241,6 +241,9 @@ def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceS
 
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
+        # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
+        from kprism_model.data.building import build_store
+
         store = build_store(arguments.data, path, split="training", size=size)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)

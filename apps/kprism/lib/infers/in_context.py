@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from numpy.typing import NDArray
 
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
+from kprism_model.preprocess import evenly_spaced
 from lib.errors import RequestError
 from lib.infers.class_segmentation import WHOLE
 from lib.infers.prompts import read_structures

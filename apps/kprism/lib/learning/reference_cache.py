@@ -28,9 +28,8 @@ from torch.nn import functional as F
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import ImageEmbedding, Predictor
-from kprism_model.preprocess import Geometry
+from kprism_model.preprocess import Geometry, evenly_spaced
 from kprism_model.store import ByteStore
 from lib.errors import RequestError
 from lib.learning.submission_store import Submission
