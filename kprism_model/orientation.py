@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
 # Slices lie as a radiologist reads them: columns run to the patient's left (in sagittal slices to posterior), rows to
@@ -45,9 +46,6 @@ class SliceOrientation:
         The axes of an oblique volume count as the anatomical axes that they are nearest to, each taken once; slices are
         those of the file and are never resampled.
         """
-        # Imported here, because a training from a pack runs where nibabel is not installed.
-        from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-
         matrix = _checked(affine, shape)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         source = io_orientation(matrix)  # type: ignore[no-untyped-call]

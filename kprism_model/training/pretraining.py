@@ -237,8 +237,6 @@ def _stores(arguments: argparse.Namespace, native: int, workers: Workers) -> tup
 
 def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceStore:
     """The slices of the training lists; the first process builds the store, the others open it."""
-    from kprism_model.data.building import build_store  # reads image files; a training from a pack needs no nibabel
-
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
         # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
