@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from tests.campaigns.budget import Budget
-from tests.tiers import MARKERS, SharedServers, arrange
+from tests.budget import Budget
+from tests.tiers import SLOW, SharedServers, arrange
 
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 """Whether this process is one of several workers."""
@@ -33,10 +33,10 @@ def lacking(message: str) -> NoReturn:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("campaigns", "what the tests in tests/campaigns may take (./kprism test --campaign)")
-    group.addoption("--campaign-minutes", type=float, metavar="MINUTES", help="time of a campaign; its short form else")
-    group.addoption("--campaign-seed", type=int, default=0, metavar="SEED", help="of all that is drawn (default: 0)")
-    group.addoption("--campaign-first", type=int, default=0, metavar="ROUND", help="the first round (default: 0)")
+    group = parser.getgroup("campaigns", "tests of any length (./kprism test --campaign)")
+    group.addoption("--minutes", type=float, metavar="MINUTES", help="of a campaign; without them, its short form runs")
+    group.addoption("--seed", type=int, default=0, metavar="SEED", help="of all that a campaign draws (default: 0)")
+    group.addoption("--first", type=int, default=0, metavar="ROUND", help="of a campaign (default: 0)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,8 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1 if PARALLEL else min(2, torch.get_num_threads()))
     if PARALLEL:
         os.environ["OMP_NUM_THREADS"] = "1"
-    for marker in MARKERS:
-        config.addinivalue_line("markers", marker)
+    config.addinivalue_line("markers", SLOW)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the marks
@@ -82,7 +81,7 @@ def _seed() -> None:
 def budget(request: pytest.FixtureRequest) -> Budget:
     """How many rounds a campaign has, and its seed."""
     option = request.config.getoption
-    return Budget(option("--campaign-minutes"), option("--campaign-seed"), option("--campaign-first"))
+    return Budget(option("--minutes"), option("--seed"), option("--first"))
 
 
 @pytest.fixture(scope="session")

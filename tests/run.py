@@ -20,11 +20,17 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CAMPAIGNS = ROOT / "tests" / "campaigns"
+
+CAMPAIGNS = {
+    "requests": "tests/contract/test_unforeseen_requests.py",
+    "kills": "tests/e2e/test_any_moment.py",
+    "users": "tests/e2e/test_many_users.py",
+}
+"""Name -> file; the first line of its docstring says what it is about."""
 
 STATIC_CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 FAST = ["-m", "not slow", "tests/unit", "tests/contract"]
@@ -37,30 +43,24 @@ def worker_arguments() -> list[str]:
     return ["-n", str(max(2, min(4, os.cpu_count() or 2)))]
 
 
-def campaigns(folder: Path = CAMPAIGNS) -> dict[str, str]:
-    """Name of each campaign -> the first line of its docstring: `test_NAME.py` in the folder."""
-    found = {}
-    for path in sorted(folder.glob("test_*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        found[path.stem.removeprefix("test_")] = text.partition("\n")[0]
-    return found
+def about(path: str) -> str:
+    """The first line of a campaign's docstring."""
+    text = ast.get_docstring(ast.parse((ROOT / path).read_text())) or ""
+    sentence = text.partition("\n")[0].removeprefix("Campaign: ")
+    return sentence[:1].upper() + sentence[1:]
 
 
-def campaign_arguments(words: Sequence[str], known: Mapping[str, str]) -> list[str] | None:
+def campaign_arguments(words: Sequence[str]) -> list[str] | None:
     """pytest's arguments for a campaign; None where no name is given, so that the names are to be listed."""
     parser = argparse.ArgumentParser(prog="./kprism test --campaign", description="A long test, by hand.")
-    parser.add_argument("name", nargs="?", choices=[*known], metavar="NAME", help=f"one of {', '.join(known)}")
+    parser.add_argument("name", nargs="?", choices=[*CAMPAIGNS], metavar="NAME", help=f"one of {', '.join(CAMPAIGNS)}")
     parser.add_argument("--minutes", type=float, default=CAMPAIGN_MINUTES, help="time to take (%(default)g)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (%(default)s)")
     parser.add_argument("--first", type=int, default=0, metavar="ROUND", help="the round to begin with (%(default)s)")
     given = parser.parse_args(words)
     if given.name is None:
         return None
-    options = {"minutes": given.minutes, "seed": given.seed, "first": given.first}
-    return [
-        str(CAMPAIGNS / f"test_{given.name}.py"),
-        *(f"--campaign-{option}={value}" for option, value in options.items()),
-    ]
+    return [CAMPAIGNS[given.name], f"--minutes={given.minutes}", f"--seed={given.seed}", f"--first={given.first}"]
 
 
 def run(module: str, *arguments: str) -> int:
@@ -79,12 +79,10 @@ def main(words: Sequence[str]) -> int:
         case ["--fast", *rest]:
             return run("pytest", *worker_arguments(), *FAST, *rest)
         case ["--campaign", *rest]:
-            known = campaigns()
-            arguments = campaign_arguments(rest, known)
+            arguments = campaign_arguments(rest)
             if arguments is not None:
                 return run("pytest", *arguments)
-            width = max(map(len, known))
-            print("\n".join(f"{name:{width}}  {sentence}" for name, sentence in known.items()))
+            print("\n".join(f"{name:10}{about(path)}" for name, path in CAMPAIGNS.items()))
             return 0
         case arguments:
             return run("pytest", *arguments)

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-MARKERS = (
-    "slow: trains, or starts processes of its own; left out by ./kprism test --fast",
-    "campaign: has a short form, and a long one that ./kprism test --campaign runs",
-)
+SLOW = "slow: trains, or starts processes of its own; left out by ./kprism test --fast"
+"""Description of the mark."""
 
 LONGEST = (
     "e2e/viewer",
@@ -22,7 +20,6 @@ LONGEST = (
     "e2e/test_upgrade.py",
     "e2e/test_loop.py",
     "e2e/test_models.py",
-    "campaigns",
     "e2e",
 )
 """Folders and files of tests that take longest: workers begin with them, so that none ends long after the others."""
@@ -32,16 +29,14 @@ FOLDERS = ("contract", "e2e/viewer", "e2e/store")
 
 
 def arrange(items: list[pytest.Item], folder: Path, *, parallel: bool) -> None:
-    """Mark slow tests and campaigns; for parallel workers, put the longest first.
+    """Mark end-to-end tests as slow; for parallel workers, put the longest first.
 
     `folder` is the folder `tests`; items elsewhere are left alone.
     """
     paths = {item: item.path.relative_to(folder).as_posix() for item in items if item.path.is_relative_to(folder)}
     for item, path in paths.items():
-        if path.startswith(("e2e/", "campaigns/")):
+        if path.startswith("e2e/"):
             item.add_marker(pytest.mark.slow)
-        if path.startswith("campaigns/"):
-            item.add_marker(pytest.mark.campaign)
     if parallel:
         items.sort(key=lambda item: rank(paths.get(item, "")))
 
