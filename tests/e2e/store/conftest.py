@@ -53,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         lacking("Orthanc is not installed (Debian, Ubuntu: apt install orthanc orthanc-dicomweb)")
     folder = tmp_path_factory.mktemp("store")
     orthanc = Orthanc(folder / "orthanc", free_port())
-    conf = {"model_path": str(_weights(folder)), "train_after": "0", "train_minutes": "0.05"}
+    conf = {"model_path": str(_weights(folder)), "train_after": "0", "train_minutes": "0.02"}
     conf["state"] = str(folder / "state")
     environment = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(folder / "cache")}
     with LiveServer(orthanc.url, conf=conf, environment=environment) as server:
