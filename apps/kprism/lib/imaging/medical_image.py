@@ -18,7 +18,6 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from kprism_model.orientation import SliceOrientation
-from kprism_model.preprocess import scale_intensity
 from kprism_model.volumes.data import Volume
 from lib.errors import RequestError
 
@@ -71,64 +70,55 @@ class MedicalImage:
     @property
     def slices(self) -> int:
         """Number of slices."""
-        return self.grid[self.orientation.axes[0]]
+        return self.orientation.stack_shape[0]
 
     @property
     def slice_shape(self) -> tuple[int, int]:
         """Rows and columns of a slice."""
-        _, row_axis, column_axis = self.orientation.axes
-        return self.grid[row_axis], self.grid[column_axis]
+        return self.orientation.stack_shape[1:]
 
     def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """A view (slice, row, column) of an array (i, j, k) on this image's grid."""
+        """A view (slice, row, column[, 3]) of an array (i, j, k[, 3]) on this image's grid."""
         return self.orientation.to_slices(volume)
 
     @cached_property
-    def scaled(self) -> NDArray[np.float32]:
-        """Intensities in [0, 1] as (slice, row, column) or (slice, row, column, 3), scaled once for the whole image."""
-        if not self.is_colour:
-            return scale_intensity(self.to_slices(self.array))
-        channels = [self.to_slices(self.array[..., channel]) for channel in range(3)]
-        return np.stack([scale_intensity(np.stack(planes, -1)) for planes in zip(*channels, strict=True)])
-
-    @cached_property
     def volume(self) -> Volume:
-        """The slices as the network looks at them."""
-        return Volume.of_slices(self.scaled, self.orientation, self.digest)
+        """The image cut into slices and scaled to [0, 1], as the network sees it."""
+        return Volume.of(self.array, self.affine, digest=self.digest)
+
+    @property
+    def scaled(self) -> NDArray[np.float32]:
+        """Intensities in [0, 1] as (slice, row, column) or (slice, row, column, 3): the slices of `volume`."""
+        return self.volume.images
 
     def cut(self) -> MedicalImage:
-        """This image with its slices made; its stored values are let go, and `array` tells only their shape and type.
+        """This image with its slices computed and its stored values dropped; `array` keeps only their shape and type.
 
-        They are needed no more, and both together would take half as much memory again.
+        Only the slices are used after reading. Both together would take half as much memory again.
         """
         slim = replace(self, array=np.broadcast_to(self.array.dtype.type(0), self.array.shape))
-        slim.__dict__.update(orientation=self.orientation, scaled=self.scaled)
+        slim.__dict__["volume"] = self.volume
         return slim
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes: of the slices where they are made, else of the stored values."""
-        scaled = self.__dict__.get("scaled")
-        return self.array.nbytes if scaled is None else int(scaled.nbytes)
+        """Memory in bytes: of the slices if they are computed, else of the stored values."""
+        volume: Volume | None = self.__dict__.get("volume")
+        return self.array.nbytes if volume is None else volume.images.nbytes
 
     def locate(self, voxel: Voxel) -> tuple[int, int, int]:
         """The (slice, row, column) of a voxel."""
-        number, row, column = self.orientation.points_to_slices(voxel)
-        return int(number), int(row), int(column)
+        return self.orientation.locate(voxel)
 
-    def number_of(self, index: int) -> int:
-        """The slice with this index along its axis of the stored image."""
+    def slice_at(self, index: int) -> int:
+        """The number of the slice that has this index along its axis of the stored image."""
         return self.slices - 1 - index if self.orientation.flips[0] else index
 
-    def empty_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A new index map (i, j, k) of zeros on this grid, and its view (slice, row, column) to write to."""
-        labels = np.zeros(self.grid, np.uint8, order="F")
-        return labels, self.to_slices(labels)
-
     def on_grid(self, mask: MedicalImage, what: str) -> NDArray[Any]:
-        """The values of `mask` on this image's grid; axes in another order or direction are turned.
+        """The values of `mask` on this image's grid; axes in another order or direction are reordered.
 
-        RequestError, which names the difference, for a mask of another number of voxels or at another place.
+        `what` stands for the mask in messages. RequestError names the difference if the mask has another number of
+        voxels or lies at another place.
         """
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
             raise RequestError(

@@ -96,7 +96,7 @@ def search_classes(
     if names:
         labels = segment_classes(engine, network, image, names, options, report, possible, shown)
     else:
-        labels, _ = image.empty_labels()
+        labels, _ = image.volume.empty_labels()
     return Searched(labels, names, kind, [name for name in known if name not in possible])
 
 

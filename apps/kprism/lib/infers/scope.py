@@ -51,7 +51,7 @@ def range_of(options: Mapping[str, Any], image: MedicalImage) -> tuple[int, int]
     ends = sorted(int(end) for end in found.groups() if end) if found else []
     if not ends or ends[-1] > last:
         raise RequestError(f"slices is {text!r}; expected a slice like '12' or slices like '10-25', from 0 to {last}")
-    numbers = [image.number_of(end) for end in ends]
+    numbers = [image.slice_at(end) for end in ends]
     return min(numbers), max(numbers)
 
 
