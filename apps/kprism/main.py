@@ -27,12 +27,14 @@ from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
 from lib.dicom.watch import Watch  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
+from lib.infers.app_context import AppContext  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402
 from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
+from lib.infers.reference_selection import ReferenceSelector  # noqa: E402
+from lib.infers.request import Source  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
-from lib.infers.task import AppContext, Source  # noqa: E402
 from lib.learning.strategies import make_strategies  # noqa: E402
 from lib.learning_loop import LearningLoop  # noqa: E402
 from lib.options import as_bool  # noqa: E402
@@ -68,14 +70,19 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """All models on one engine, whose weights are loaded here: what is wrong with them ends the start."""
+        """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
         self.loop = LearningLoop(self.config, self._datastore)
-        self.engine, self.book, self.versions = self.loop.engine, self.loop.book, self.loop.versions
-        house = AppContext(self.engine, self.book, self._datastore)
-        self._learn_names()
-        in_context = InContext(house, self.loop.submitted_cases)
-        earlier = EarlierReferences(self.loop.earlier_structures, in_context)
-        tasks = [Semantic(house, earlier), in_context, Interactive(house, earlier), Scribbles(house)]
+        self.engine, self.label_registry, self.versions = self.loop.engine, self.loop.book, self.loop.versions
+        context = AppContext(self.engine, self.label_registry, self._datastore)
+        self._add_label_names()
+        selector = ReferenceSelector(context, self.loop.submitted_cases)
+        earlier = EarlierReferences(self.loop.earlier_structures, selector)
+        tasks = [
+            Semantic(context, earlier),
+            InContext(context, selector),
+            Interactive(context, earlier),
+            Scribbles(context),
+        ]
         return {task.name: task for task in tasks}
 
     def init_trainers(self) -> dict[str, TrainTask]:
@@ -92,7 +99,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         Slicer can send negative clicks only if background is one of the app's labels, and counts labels wrongly if it
         is not the last.
         """
-        self._learn_names()
+        self._add_label_names()
         meta: dict[str, Any] = super().info()
         meta["labels"] = [*meta["labels"], BACKGROUND]
         return meta
@@ -172,8 +179,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """A label has reached the datastore by another way than a submission over HTTP."""
         self.loop.adopt(image_id)
 
-    def _learn_names(self) -> None:
+    def _add_label_names(self) -> None:
         try:
-            self.book.add(known_names(self._datastore))
+            self.label_registry.add(known_names(self._datastore))
         except RequestError as error:
             logger.warning("Names of labels are not known: %s", error)

@@ -83,16 +83,16 @@ class Engine:
 
         self.run("warm up", RequestStatistics(), ask)
 
-    def image(self, path: Path, name: str, report: RequestStatistics | None = None) -> MedicalImage:
+    def image(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """An image file; read again if it changed."""
-        return self._file(path, name, read_image, report or RequestStatistics())
+        return self._file(path, name, read_image, statistics or RequestStatistics())
 
-    def mask(self, path: Path, name: str, report: RequestStatistics | None = None) -> MedicalImage:
+    def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """A label file; read again if it changed."""
-        return self._file(path, name, read_mask, report or RequestStatistics())
+        return self._file(path, name, read_mask, statistics or RequestStatistics())
 
     def _file(
-        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], report: RequestStatistics
+        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], statistics: RequestStatistics
     ) -> MedicalImage:
         if not path.is_file():
             return read(path, name, self.cache.budget)  # raises, with a sentence
@@ -100,7 +100,7 @@ class Engine:
         key = (read.__name__, str(path), name, state.st_mtime_ns, state.st_size)
 
         def load() -> MedicalImage:
-            report.files_read += 1
+            statistics.files_read += 1
             image = read(path, name, self.cache.budget)
             return image.cut() if read is read_image else image
 
@@ -110,18 +110,18 @@ class Engine:
         """The value of `key`, computed if it is not kept."""
         return cached(self.cache, key, compute)
 
-    def volume(self, network: Network, image: MedicalImage, report: RequestStatistics) -> VolumePredictor:
+    def volume(self, network: Network, image: MedicalImage, statistics: RequestStatistics) -> VolumePredictor:
         """Answers about an image with one version of the weights, sharing the cache and the device with all others."""
-        lock = Pass(self, "network", report)
+        lock = Pass(self, "network", statistics)
         predictor = VolumePredictor(network.predictor, store=self.cache, version=network.version, lock=lock)
         predictor.use_volume(image.volume)
         return predictor
 
     def run(
-        self, step: str, report: RequestStatistics, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs
+        self, step: str, statistics: RequestStatistics, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> T:
         """Run passes through the network, alone on the device; counted as time of `step`."""
-        with Pass(self, step, report):
+        with Pass(self, step, statistics):
             return compute(*arguments, **named)
 
 
@@ -131,10 +131,10 @@ class Pass:
     Where memory runs out, the cache is emptied and OutOfMemoryError says so.
     """
 
-    def __init__(self, engine: Engine, step: str, report: RequestStatistics) -> None:
+    def __init__(self, engine: Engine, step: str, statistics: RequestStatistics) -> None:
         self._engine = engine
         self._step = step
-        self._report = report
+        self._statistics = statistics
         self._started = 0.0
 
     def __enter__(self) -> None:
@@ -142,7 +142,7 @@ class Pass:
         self._started = time.perf_counter()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._report.add(self._step, time.perf_counter() - self._started)
+        self._statistics.add(self._step, time.perf_counter() - self._started)
         self._engine.passes.release()
         if error is not None and is_out_of_memory(error):
             self._engine.cache.clear()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a model: shown by both viewers from MONAI Label's `config`, and read back from requests.
+"""Options of a model: both viewers show them from MONAI Label's `config`, and requests send their values.
 
-A bool is shown as a check box, a list as a choice whose first item is the default, everything else as a text field.
+Viewers show a bool as a check box, a list as a choice whose first item is the default, all else as a text field.
 OHIF sends only what the user changed, Slicer sends every option; either may send a choice as a string or as a list.
 """
 
@@ -32,7 +32,7 @@ class Option:
     names: bool = False
 
     def shown(self) -> Value:
-        """The entry of MONAI Label's `config`."""
+        """The option as an entry of MONAI Label's `config`."""
         return list(self.choices) if self.choices else self.default
 
     def read(self, name: str, value: Any) -> Value:

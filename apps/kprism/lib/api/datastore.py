@@ -56,13 +56,10 @@ def save_label(
 ) -> dict[str, Any]:
     """Store a label of an image; one with the tag `final` is a submission, from which the app learns."""
     info = _info(params, "params", user)
-    app = app_instance()
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path = store_upload(label, Path(folder) / "label")
-        app.loop.intake.submit(
-            check_id(image), path, info, tag=check_tag(tag or DefaultLabelTag.FINAL.value), by=_who(info, user)
-        )
-    app.loop.submitted()
+        tag = check_tag(tag or DefaultLabelTag.FINAL.value)
+        app_instance().loop.submit(check_id(image), path, info, tag=tag, by=_who(info, user))
     return {"image": image, "label": image}
 
 

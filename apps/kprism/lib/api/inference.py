@@ -32,7 +32,7 @@ from lib.dicom.seg_writer import write_seg
 from lib.dicom.volumes import read_labels
 from lib.dicom.web import as_bytes
 from lib.errors import NotFoundError, RequestError
-from lib.infers.task import Source
+from lib.infers.request import Source
 
 RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "description")
 """What a request is about; `params` must not say otherwise."""

@@ -22,7 +22,7 @@ from lib.api.inference import read_params
 from lib.api.ohif.cases import fetched, store
 from lib.api.ohif.planes import filled, pack, unpack
 from lib.errors import RequestError
-from lib.infers.task import Source
+from lib.infers.request import Source
 
 BEFORE, INSIDE, OUTSIDE = 1, 2, 3
 """Values in uploaded planes: the mask to correct, strokes on the structure, strokes beside it."""
