@@ -315,7 +315,7 @@ def test_a_mask_at_another_place_is_refused(tmp_path: Path, change: np.ndarray, 
 def test_masks_hold_small_integers(tmp_path: Path, value: float) -> None:
     array = np.zeros((5, 4, 3), np.float32)
     array[0, 0, 0] = value
-    with pytest.raises(RequestError, match="the label is no label map"):
+    with pytest.raises(RequestError, match="the label is not a label map"):
         read_mask(save_nifti(tmp_path / "m.nii.gz", array), "the label")
 
 

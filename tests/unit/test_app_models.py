@@ -292,6 +292,12 @@ def test_an_uploaded_mask_without_names_is_of_the_clicked_label(app: KPrismApp, 
         ask(app, "interactive", IMAGE, polyp=[[1, 1]], lungs=[[2, 2]], label_file=upload)
 
 
+def test_an_empty_mask_cannot_be_propagated(app: KPrismApp, tmp_path: Path) -> None:
+    upload = drawn(tmp_path / "mask.png", np.zeros((197, 233)))
+    with pytest.raises(RequestError, match="the mask of 'polyp' is empty"):
+        ask(app, "interactive", IMAGE, follow_mask=True, label="polyp", label_file=upload)
+
+
 def test_a_failure_leaves_no_file_behind(app: KPrismApp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())

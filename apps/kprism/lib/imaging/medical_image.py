@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image as it is stored, and the one place that turns its voxel indices into slices with rows and columns.
+"""An image as it is stored, and its place in space; `kprism_model.volumes.data.Volume` cuts and scales it.
 
-Stored arrays are indexed (i, j, k) with i the fastest in the file, as viewers count voxels and NIfTI and NRRD store
-them. A 2-D picture is a volume of one slice: i is its column, j its row, k is 0.
+Stored arrays are indexed (i, j, k), i fastest, as viewers count voxels and as NIfTI and NRRD store them. A 2-D picture
+is a volume of one slice: i is its column, j its row, k is 0.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from lib.errors import RequestError
 Voxel = tuple[int, int, int]
 """(i, j, k) of a voxel of the stored image."""
 
-MISPLACED = 0.1
-"""A mask may lie this part of a voxel beside its image: files round their affines."""
+MAX_OFFSET = 0.1
+"""A mask may lie this fraction of a voxel beside its image, because files round their affines."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class MedicalImage:
     """A picture or volume with everything needed to write a mask on the same grid.
 
     `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
-    `dimensions` is 2 where the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
-    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file: pictures, and
-    volumes whose file gives no usable one, are compared by their number of voxels alone.
+    `dimensions` is 2 if the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
+    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file. Pictures, and
+    volumes whose file has no usable affine, are compared by their number of voxels alone.
     """
 
     name: str
@@ -54,7 +54,7 @@ class MedicalImage:
 
     @property
     def is_colour(self) -> bool:
-        """Whether voxels have red, green and blue."""
+        """Whether voxels have the channels red, green and blue."""
         return self.array.ndim == 4
 
     @cached_property
@@ -64,7 +64,7 @@ class MedicalImage:
 
     @cached_property
     def orientation(self) -> SliceOrientation:
-        """How this image is cut into slices."""
+        """How this image is cut into slices; known without scaling it."""
         return SliceOrientation.of(self.affine, self.grid)
 
     @property
@@ -128,29 +128,29 @@ class MedicalImage:
             if mask.grid != self.grid:
                 raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {self.name} {describe(self.grid)}")
             return mask.array
-        turned = _turned(mask, self.affine)
-        away = np.inf if turned.array.shape != self.grid else _distance(turned.affine, self.affine, self.grid)
-        if away > MISPLACED * min(self.spacing):
+        reordered = _reordered(mask, self.affine)
+        away = np.inf if reordered.array.shape != self.grid else _distance(reordered.affine, self.affine, self.grid)
+        if away > MAX_OFFSET * min(self.spacing):
             raise RequestError(
                 f"{what} lies elsewhere than {self.name}: their affines are {_rounded(mask.affine)} and "
                 f"{_rounded(self.affine)}; resample it to the image's grid"
             )
-        return turned.array
+        return reordered.array
 
 
-class _Turned(NamedTuple):
+class _Reordered(NamedTuple):
     array: NDArray[Any]
     affine: NDArray[np.float64]
 
 
-def _turned(mask: MedicalImage, affine: NDArray[np.float64]) -> _Turned:
+def _reordered(mask: MedicalImage, affine: NDArray[np.float64]) -> _Reordered:
     """The mask with its axes in the order and direction of the axes of `affine`."""
     change = ornt_transform(io_orientation(mask.affine), io_orientation(affine))
-    return _Turned(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
+    return _Reordered(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
 
 
 def _distance(one: NDArray[np.float64], other: NDArray[np.float64], grid: tuple[int, ...]) -> float:
-    """Millimetres between the places that two affines give to a corner of the grid, at the corner where it is most."""
+    """Largest distance in mm between the positions that two affines give to a corner of the grid."""
     corners = np.array(list(product(*((0, side - 1) for side in grid), (1,))), np.float64)
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
@@ -160,5 +160,5 @@ def _rounded(affine: NDArray[np.float64]) -> list[list[float]]:
 
 
 def describe(shape: tuple[int, ...]) -> str:
-    """A shape as people write it, for messages: 256 x 256 x 23."""
+    """A shape for messages, like 256 x 256 x 23."""
     return " x ".join(str(side) for side in shape)
