@@ -51,7 +51,7 @@ def install(application: FastAPI, upload_limit: int) -> None:
     application.add_exception_handler(Exception, _answer_internal_error)
     # MONAI Label lets pages of any origin call the server, and its setting against that crashes at the start (0.8.5).
     # The viewer has the server's own origin and 3D Slicer is not a browser, so nobody needs CORS.
-    kept = [layer for layer in application.user_middleware if layer.cls is not CORSMiddleware]
+    kept = [layer for layer in application.user_middleware if getattr(layer, "cls", None) is not CORSMiddleware]
     application.user_middleware = [Middleware(UploadLimit, limit=upload_limit), *kept]
     application.middleware_stack = None  # built again, with these handlers, at the next request
 

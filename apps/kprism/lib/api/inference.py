@@ -68,19 +68,8 @@ def infer(
     if output == ResultType.dicom_seg:
         _check_dicom(app.datastore(), image, session_id, file)
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
-        request_params = {**read_params(params), "model": model, "image": image}
-        if session_id:
-            request_params["image"] = _session_image(app, session_id)
-        elif file is not None:
-            path = store_upload(file, Path(folder) / "image")
-            request_params["image"] = Source(path, f"the uploaded file {file.filename!r}")
-        elif not image:
-            raise RequestError(
-                "the request names no image; expected the query parameter image or session_id, or a file"
-            )
-        if label is not None:
-            path = store_upload(label, Path(folder) / "label")
-            request_params["label_file"] = Source(path, f"the uploaded label {label.filename!r}")
+        request_params = {**read_params(params), "model": model}
+        request_params |= _input_files(app, image, session_id, file, label, Path(folder))
         result = app.infer(request_params)
     try:
         if output == ResultType.json:
@@ -92,6 +81,22 @@ def infer(
         return _multipart_answer(Path(result["file"]), result["params"])
     finally:
         Path(result["file"]).unlink(missing_ok=True)
+
+
+def _input_files(
+    app: Any, image: str, session_id: str, file: UploadFile | None, label: UploadFile | None, folder: Path
+) -> dict[str, Any]:
+    """The image and the labelmap of a request as its parameters; uploads are written to `folder`."""
+    inputs: dict[str, Any] = {"image": image}
+    if session_id:
+        inputs["image"] = _session_image(app, session_id)
+    elif file is not None:
+        inputs["image"] = Source(store_upload(file, folder / "image"), f"the uploaded file {file.filename!r}")
+    elif not image:
+        raise RequestError("the request names no image; expected the query parameter image or session_id, or a file")
+    if label is not None:
+        inputs["label_file"] = Source(store_upload(label, folder / "label"), f"the uploaded label {label.filename!r}")
+    return inputs
 
 
 def _file_answer(path: Path, accepts: str = "") -> Response:

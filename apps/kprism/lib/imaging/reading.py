@@ -184,7 +184,7 @@ def _check_nifti_header(path: Path, limit: Limit) -> None:
 def _voxels(stored: Any) -> NDArray[Any]:
     """The values of a NIfTI file; with a slope or an intercept in float32, half the size of nibabel's float64."""
     slope, inter = stored.slope, stored.inter
-    raw = np.asanyarray(stored.get_unscaled())
+    raw: NDArray[Any] = np.asanyarray(stored.get_unscaled())
     if (slope, inter) == (1.0, 0.0):
         return raw
     scaled = np.empty(raw.shape, np.float32, order="F")

@@ -171,7 +171,7 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """A slice (row, column[, 3]) of intensities in [0, 1] as RGB, blended in halves with the colours of its labels."""
     grey = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    picture = np.clip(grey, 0, 1) * 255.0
+    picture: NDArray[np.float32] = np.clip(grey, 0, 1) * 255.0
     for value, colour in colours.items():
         inside = labels == value
         picture[inside] = picture[inside] * 0.5 + np.array(colour) * 0.5

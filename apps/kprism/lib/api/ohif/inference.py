@@ -54,7 +54,8 @@ def infer_planes(
         result = app.infer({**request, "model": model, "image": image, "result_extension": ".nii"})
     answer = Path(result["file"])
     try:
-        labels = np.asarray(nibabel.load(answer).dataobj, np.uint8).reshape(grid)
+        mask: Any = nibabel.load(answer)  # typed as the base class, which has no voxels
+        labels = np.asarray(mask.dataobj, np.uint8).reshape(grid)
     finally:
         answer.unlink()
     return Response(
