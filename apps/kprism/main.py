@@ -24,7 +24,7 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
 from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
-from lib.dicom.watch import Watch  # noqa: E402
+from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402
@@ -69,22 +69,26 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, InferTask]:
         """All models on one engine, whose weights are loaded here: what is wrong with them ends the start."""
-        self.loop = LearningLoop(self.config, self._datastore)
-        self.engine, self.book, self.versions = self.loop.engine, self.loop.book, self.loop.versions
-        house = AppContext(self.engine, self.book, self._datastore)
+        self.learning_loop = LearningLoop(self.config, self._datastore)
+        self.engine, self.label_registry, self.versions = (
+            self.learning_loop.engine,
+            self.learning_loop.label_registry,
+            self.learning_loop.versions,
+        )
+        house = AppContext(self.engine, self.label_registry, self._datastore)
         self._learn_names()
-        in_context = InContext(house, self.loop.submitted_cases)
-        earlier = EarlierReferences(self.loop.earlier_structures, in_context)
+        in_context = InContext(house, self.learning_loop.submitted_references)
+        earlier = EarlierReferences(self.learning_loop.earlier_structures, in_context)
         tasks = [Semantic(house, earlier), in_context, Interactive(house, earlier), Scribbles(house)]
         return {task.name: task for task in tasks}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Fine-tuning on the submitted labels."""
-        return dict(self.loop.trainers)
+        return dict(self.learning_loop.trainers)
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
-        return make_strategies(self.loop.board, self.config.best_strategy)
+        return make_strategies(self.learning_loop.score_board, self.config.best_strategy)
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description, with the names in submitted labels; background comes last.
@@ -109,10 +113,10 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:
             raise RequestError(f"save_label needs an image of the datastore; {source.name} is none")
-        with self.loop.traffic.request():
+        with self.learning_loop.traffic.request():
             path, result = task({**request, "image": source})
         if source.image_id is not None:
-            self.loop.intake.note_answer(source.image_id, result["weights_version"])
+            self.learning_loop.submissions.note_initial_mask(source.image_id, result["weights_version"])
         label = path
         if save:
             try:
@@ -155,7 +159,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
             install(server.app, self.config.cache_mb << 20)
             routes.install(server.app)
-            self.loop.start()
+            self.learning_loop.start()
             self._watch_store()
         super().on_init_complete()
 
@@ -163,17 +167,17 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """Notice labels that are removed, or reach a DICOMweb store by another way than this server."""
         datastore = self.datastore()
         if isinstance(datastore, GuardedDatastore | DicomStore):
-            datastore.on_removed = self.loop.withdraw
+            datastore.on_removed = self.learning_loop.withdraw
         if isinstance(datastore, DicomStore):
             datastore.on_label = self.on_save_label
-            Watch(datastore).start()
+            StoreWatcher(datastore).start()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """A label has reached the datastore by another way than a submission over HTTP."""
-        self.loop.adopt(image_id)
+        self.learning_loop.adopt(image_id)
 
     def _learn_names(self) -> None:
         try:
-            self.book.add(known_names(self._datastore))
+            self.label_registry.add(known_names(self._datastore))
         except RequestError as error:
             logger.warning("Names of labels are not known: %s", error)

@@ -59,10 +59,10 @@ def save_label(
     app = app_instance()
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path = store_upload(label, Path(folder) / "label")
-        app.loop.intake.submit(
+        app.learning_loop.submissions.submit(
             check_id(image), path, info, tag=check_tag(tag or DefaultLabelTag.FINAL.value), by=_who(info, user)
         )
-    app.loop.submitted()
+    app.learning_loop.submitted()
     return {"image": image, "label": image}
 
 
