@@ -229,7 +229,7 @@ def test_a_segmentation_of_another_place_is_refused_with_a_sentence() -> None:
     with pytest.raises(RequestError, match="lies outside series"):
         read_seg(far, series)
     other = dicom_files.series_of(dicom_files.picture("US"))
-    with pytest.raises(RequestError, match="does not say where"):
+    with pytest.raises(RequestError, match="has no positions for its frames"):
         read_seg(far, other)
     with pytest.raises(RequestError, match="is not a DICOM segmentation"):
         read_seg(instances[0], series)

@@ -116,14 +116,14 @@ def test_mixed_orientations_are_pictures_and_mixed_sizes_are_refused() -> None:
 
     instances = dicom_files.volume()
     instances[0].Rows = 5
-    with pytest.raises(RequestError, match="mixes images of 2 sizes"):
+    with pytest.raises(RequestError, match="has images of 2 sizes"):
         dicom_files.series_of(instances)
 
 
 def test_several_phases_at_one_place_are_said() -> None:
     instances = dicom_files.volume()
     instances[1].ImagePositionPatient = instances[0].ImagePositionPatient
-    assert any("lie where others lie" in warning for warning in dicom_files.series_of(instances).warnings)
+    assert any("same position as others" in warning for warning in dicom_files.series_of(instances).warnings)
 
 
 def test_ultrasound_regions_give_the_spacing() -> None:

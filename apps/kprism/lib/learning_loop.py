@@ -73,15 +73,7 @@ class LearningLoop:
         )
         self.submitted_references = SubmittedReferences(self.reference_cache, self.submissions, self.engine)
         self.earlier_structures = EarlierStructures(self.versions, self.submission_store, self.label_registry)
-        self.trainer = ActiveLearner(
-            self.submissions,
-            self.versions,
-            config.state / "training",
-            config.device,
-            minutes=config.train_minutes,
-            processes=config.train_processes,
-            tracking_uri=config.tracking_uri,
-        )
+        self.trainer = self._create_trainer()
         self.trainers = {TRAINER: self.trainer}
         self.traffic = Traffic()
         self.score_board = ScoreBoard(
@@ -94,6 +86,17 @@ class LearningLoop:
         self.reloader: WeightReloader | None = None
         self._starting: Thread | None = None
         self._stopping = Event()
+
+    def _create_trainer(self) -> ActiveLearner:
+        return ActiveLearner(
+            self.submissions,
+            self.versions,
+            self.config.state / "training",
+            self.config.device,
+            minutes=self.config.train_minutes,
+            processes=self.config.train_processes,
+            tracking_uri=self.config.tracking_uri,
+        )
 
     def start(self) -> None:
         """In the server, before it answers: finish interrupted submissions, then start the background threads."""

@@ -50,22 +50,13 @@ def write_seg(
         raise RequestError(
             f"the label has {describe(labels.shape)} voxels, series {series.uid} {describe(series.grid)}"
         )
-    present = [int(value) for value in np.unique(labels) if value]
-    unnamed = set(present) - set(names.values())
-    if unnamed:
-        raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
-    kept = [(name, value) for name, value in names.items() if value in present]
-    if not kept:
-        raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
-    table = np.zeros(256, np.uint8)
-    for number, (_, value) in enumerate(kept, 1):
-        table[value] = number
+    segments, kept = _numbered(labels, names)
     order, is_positioned = _order(series), _has_positions(series)
     segmentation = Segmentation(
         source_images=_sources(series, order, is_positioned),
-        pixel_array=np.ascontiguousarray(table[labels].transpose(2, 1, 0)[order]),
+        pixel_array=np.ascontiguousarray(segments.transpose(2, 1, 0)[order]),
         segmentation_type="BINARY",
-        segment_descriptions=[_segment(number, name, algorithm) for number, (name, _) in enumerate(kept, 1)],
+        segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(kept, 1)],
         series_instance_uid=generate_uid(),
         series_number=SERIES_NUMBER,
         sop_instance_uid=generate_uid(),
@@ -78,13 +69,28 @@ def write_seg(
         content_description=description[:64],
         series_description=description[:64],
     )
-    for item, (name, _) in zip(segmentation.SegmentSequence, kept, strict=True):
+    for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
     if not is_positioned:
         remove_synthetic_positions(segmentation)
     now = datetime.now()
     segmentation.SeriesDate, segmentation.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
     return segmentation
+
+
+def _numbered(labels: NDArray[np.uint8], names: Mapping[str, int]) -> tuple[NDArray[np.uint8], list[str]]:
+    """Segment numbers 1, 2, ... in place of the label's values, and the names of these segments."""
+    present = [int(value) for value in np.unique(labels) if value]
+    unnamed = set(present) - set(names.values())
+    if unnamed:
+        raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
+    kept = [name for name, value in names.items() if value in present]
+    if not kept:
+        raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
+    table = np.zeros(256, np.uint8)
+    for number, name in enumerate(kept, 1):
+        table[names[name]] = number
+    return table[labels], kept
 
 
 def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
