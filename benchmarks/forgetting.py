@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no further variant then")
-    parser.add_argument("--out", type=Path, default=Path("docs/forgetting"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     began = time.monotonic()
     site = annotated(given.site, "training", given.cases), annotated(given.site, "validation", given.validation)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short trainings of different recipes: the same data, the same minutes, and what each makes of the validation lists.
 
-    python benchmarks/recipes.py --data FOLDER... --work FOLDER [--minutes 10] [--recipes NAME...] [--slices 60]
+    python -m benchmarks.recipes --data FOLDER... --work FOLDER [--minutes 10] [--recipes NAME...] [--slices 60]
 
 Each recipe differs from "small" in one thing. Finished recipes are kept in the work folder, so a stopped command goes
 on. Prints a Markdown table (docs/training.md holds one) and writes recipes.json.
@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler

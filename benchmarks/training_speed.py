@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time training steps: samples a second, and what of a step is data, click search and network.
 
-    python benchmarks/training_speed.py --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
+    python -m benchmarks.training_speed --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
         [--precision auto] [--threads 2]
 
 A sample is one prompted mask that is learned from: a semantic, an in-context or an interactive one, corrections
@@ -12,7 +12,6 @@ alone, too. Ratios are of one run.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.data.building import build_store
 from kprism_model.data.prefetch import Prefetcher

@@ -24,8 +24,7 @@ from kprism_model.data.pack import PackedSet, PackedSlice, encode_image, encode_
 from kprism_model.data.slices import to_canvas
 from kprism_model.files import write_bytes
 from kprism_model.named_values import named_values
-from kprism_model.orientation import evenly_spaced
-from kprism_model.preprocess import Geometry
+from kprism_model.preprocess import Geometry, evenly_spaced
 
 PACK_LIMIT = 28_000_000
 """Bytes that a pack may take."""

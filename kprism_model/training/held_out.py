@@ -20,8 +20,8 @@ from kprism_model.data.targets import Target, targets
 from kprism_model.interaction.annotation import Trace, annotate
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import Predictor, predict_batch
+from kprism_model.preprocess import evenly_spaced
 from kprism_model.queries import ImageEmbedding, Query
 
 COLUMNS = ("semantic", "1 click", "5 clicks", "in-context")

@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
-from kprism_model.data.building import build_store
 from kprism_model.training.kinds import IMAGES, fit_kinds, with_kinds
 
 
@@ -26,6 +25,9 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint_stem(arguments.out)  # before the work, not after it
     checkpoint = load_checkpoint(arguments.checkpoint)
     size = max(256, checkpoint.model.config.native_size)
+    # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
+    from kprism_model.data.building import build_store
+
     store = build_store(arguments.data, arguments.slices, split="training", size=size)
     model = with_kinds(checkpoint.model, checkpoint.registry, store)
     shares = fit_kinds(model, store, seed=arguments.seed, images=arguments.images)

@@ -18,7 +18,6 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.building import build_store
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
@@ -240,6 +239,9 @@ def _built(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceS
     """The slices of the training lists; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
+        # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
+        from kprism_model.data.building import build_store
+
         store = build_store(arguments.data, path, split="training", size=size)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)

@@ -39,6 +39,7 @@ PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predic
 MODEL_RULES: Mapping[str, set[str]] = {
     "classes": set(),
     "files": set(),
+    "locations": set(),
     "metrics": set(),
     "named_values": set(),
     "orientation": set(),
@@ -51,6 +52,7 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "image_kind": BASICS | {"network", "queries"},
     "predictor": BASICS | {"network", "queries", "image_kind"},
     "window": {"queries", "predictor"},
+    "presets": BASICS | {"locations", "network", "checkpoint", "predictor"},
     "windowed": BASICS | {"network", "queries", "predictor", "window"},
     "volumes": PREDICTION,
     "interaction": PREDICTION | {"volumes"},

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.__main__ import main
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.cli.main import main
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.building import build_store

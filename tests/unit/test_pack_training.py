@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.__main__ import main
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.cli.main import main
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore
@@ -97,8 +97,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from kill_at_rename import kill_before_rename
+from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
-from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.held_out import hold_out
 from kprism_model.training.keeping import Keeper

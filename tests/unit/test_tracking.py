@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from benchmarks.live_server import free_port
 from lib.trainers.tracking import EXPERIMENT, check_tracking, track
-from tests.live_server import free_port
 
 METADATA: dict[str, Any] = {
     "trained_on": ["a", "b"],

@@ -24,7 +24,7 @@ from lib.errors import RequestError
 
 COMPOSE = Path(__file__).with_name("orthanc-compose.yaml")
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
-START_TIMEOUT_SECONDS = 60.0  # seconds
+START_TIMEOUT_SECONDS = 60.0
 
 
 class Orthanc:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kprism_model.locations import data_folder, weights_folder
 from lib.learning.version_files import Version, VersionError
 from lib.learning.versions import Versions
 
-APP = Path(__file__).resolve().parents[1]
-FOLDER = APP.parents[1] / "var" / "sample-datastore" / ".kprism" / "versions"
-SHIPPED = APP / "model" / "kprism_small.safetensors"
+FOLDER = data_folder() / "sample-datastore" / ".kprism" / "versions"
+SHIPPED = weights_folder() / "kprism_small.safetensors"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

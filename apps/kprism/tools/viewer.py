@@ -17,16 +17,16 @@ from types import FrameType
 
 import requests
 
+from kprism_model.locations import checkout, data_folder
 from lib.dicom.web import DicomWeb
 from lib.errors import RequestError
 from tools.import_folder import import_all
 from tools.ohif import ensure_ohif
 from tools.orthanc import Orthanc
 
-ROOT = Path(__file__).resolve().parents[3]
-VIEWERS = ROOT / "var" / "viewer"
+VIEWERS = data_folder() / "viewer"
 STORE_PORT = 8042
-START_TIMEOUT_SECONDS = 300.0  # seconds
+START_TIMEOUT_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = nullcontext() if options.store else Orthanc(options.folder / "orthanc", _free_port(options.store_port))
         with store as own:
             url = options.store or own.url
-            _fill(url, options.studies)
+            if options.studies is not None:
+                _fill(url, options.studies)
             with _server(url, viewer, options) as server:
                 _announce(options.port, url)
                 _watch(server, own)
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    root = checkout()
     parser = argparse.ArgumentParser(prog="./kprism viewer", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of the server (8000)")
     parser.add_argument("--store", metavar="URL", help="your own DICOMweb store instead of an Orthanc started here")
@@ -59,12 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--studies",
         type=Path,
-        default=ROOT / "sample-datastore",
+        default=None if root is None else root / "sample-datastore",
         metavar="FOLDER",
         help="images to put into an empty store (the sample studies)",
     )
     parser.add_argument(
-        "--folder", type=Path, default=VIEWERS, metavar="FOLDER", help="for the store, caches and logs (var/viewer)"
+        "--folder", type=Path, default=VIEWERS, metavar="FOLDER", help="for the store, caches and logs (%(default)s)"
     )
     parser.add_argument("--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as for serve")
     return parser
@@ -100,7 +102,7 @@ def _fill(url: str, studies: Path) -> None:
 @contextmanager
 def _server(url: str, viewer: Path, options: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
     """A context with the running server, from its first answer on."""
-    command = [str(ROOT / "kprism"), "serve", "--studies", url, "--port", str(options.port)]
+    command = [sys.executable, "-m", "kprism_model", "serve", "--studies", url, "--port", str(options.port)]
     for key, value in options.conf:
         command += ["--conf", key, value]
     environment = {

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from benchmarks.live_server import LiveServer
 from kprism_model.checkpoint import Checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
@@ -35,7 +36,6 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.finetune import FinetunePlan, Finetuner
 from tests.e2e.site import get, train
-from tests.live_server import LiveServer
 
 ARCHIVE = Path(__file__).parent / "old_site.tar.xz"
 

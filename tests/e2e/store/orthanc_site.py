@@ -15,8 +15,8 @@ from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from benchmarks.live_server import LiveServer
 from tests.e2e.store.planes import Mask
-from tests.live_server import LiveServer
 from tools.orthanc import Orthanc
 
 

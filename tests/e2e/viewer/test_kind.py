@@ -14,6 +14,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
+from benchmarks.live_server import ROOT
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
@@ -21,7 +22,6 @@ from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import Site, serving
-from tests.live_server import ROOT
 
 SHIPPED = ROOT / "apps" / "kprism" / "model" / "kprism_small.safetensors"
 KIND, LUNGS = "X-ray, chest", "lungs"

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kprism_model.data.partial import AnnotatedCase
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import Predictor
-from kprism_model.preprocess import Geometry
+from kprism_model.preprocess import Geometry, evenly_spaced
 
 SLICES_PER_STRUCTURE = 4
 """Slices of a case that are kept for each structure."""

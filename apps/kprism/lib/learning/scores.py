@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import ImageEmbedding, Prediction, Predictor
+from kprism_model.preprocess import evenly_spaced
 from lib.files import read_json, write_json
 from lib.imaging.medical_image import MedicalImage
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make the README's picture: a real server, the sample studies, and a simulated annotator who clicks on the errors.
 
-    .venv/bin/python docs/make_pictures.py
+    python -m benchmarks.pictures
 
 Writes docs/clicks.png. The true outlines (labels of the samples) are dashed.
 """
@@ -9,7 +9,6 @@ Writes docs/clicks.png. The true outlines (labels of the samples) are dashed.
 from __future__ import annotations
 
 import gzip
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,10 @@ import numpy as np
 from matplotlib import pyplot
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from benchmarks.live_server import LiveServer, copy_samples
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.preprocess import scale_intensity
-from tests.live_server import LiveServer, copy_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (("pyradiomics_brain1", "brain tumour"), ("pyradiomics_lung1", "lung tumour"))
