@@ -24,7 +24,7 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
 from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
-from lib.dicom.watch import Watch  # noqa: E402
+from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
 from lib.infers.app_context import AppContext  # noqa: E402
@@ -71,12 +71,12 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, InferTask]:
         """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
-        self.loop = LearningLoop(self.config, self._datastore)
-        self.engine, self.label_registry, self.versions = self.loop.engine, self.loop.book, self.loop.versions
+        self.learning_loop = loop = LearningLoop(self.config, self._datastore)
+        self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
         context = AppContext(self.engine, self.label_registry, self._datastore)
         self._add_label_names()
-        selector = ReferenceSelector(context, self.loop.submitted_cases)
-        earlier = EarlierReferences(self.loop.earlier_structures, selector)
+        selector = ReferenceSelector(context, loop.submitted_references)
+        earlier = EarlierReferences(loop.earlier_structures, selector)
         tasks = [
             Semantic(context, earlier),
             InContext(context, selector),
@@ -87,11 +87,11 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Fine-tuning on the submitted labels."""
-        return dict(self.loop.trainers)
+        return dict(self.learning_loop.trainers)
 
     def init_strategies(self) -> dict[str, Strategy]:
         """The ways to choose the next case."""
-        return make_strategies(self.loop.board, self.config.best_strategy)
+        return make_strategies(self.learning_loop.score_board, self.config.best_strategy)
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description, with the names in submitted labels and background as the last.
@@ -116,10 +116,10 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:
             raise RequestError(f"save_label needs an image of the datastore, but {source.name} is not in it")
-        with self.loop.traffic.request():
+        with self.learning_loop.traffic.request():
             path, result = task({**request, "image": source})
         if source.image_id is not None:
-            self.loop.intake.note_answer(source.image_id, result["weights_version"])
+            self.learning_loop.submissions.note_initial_mask(source.image_id, result["weights_version"])
         label = path
         if save:
             try:
@@ -162,7 +162,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
             install(server.app, self.config.cache_mb << 20)
             routes.install(server.app)
-            self.loop.start()
+            self.learning_loop.start()
             self._watch_store()
         super().on_init_complete()
 
@@ -170,14 +170,14 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """Notice labels that are removed, and labels that other clients store in the DICOMweb store."""
         datastore = self.datastore()
         if isinstance(datastore, GuardedDatastore | DicomStore):
-            datastore.on_removed = self.loop.withdraw
+            datastore.on_removed = self.learning_loop.withdraw
         if isinstance(datastore, DicomStore):
             datastore.on_label = self.on_save_label
-            Watch(datastore).start()
+            StoreWatcher(datastore).start()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """MONAI Label's hook for a label that was stored in the datastore, but not submitted over HTTP."""
-        self.loop.adopt(image_id)
+        self.learning_loop.adopt(image_id)
 
     def _add_label_names(self) -> None:
         try:

@@ -135,7 +135,7 @@ def test_what_cannot_be_imported_is_named_and_the_rest_goes_on(tmp_path: Path) -
     ("arguments", "sentence"),
     [
         (["nowhere"], "there is no file or folder 'nowhere'"),
-        (["."], "holds no image; expected files of type"),
+        (["."], "has no images; expected files of type"),
         ([".", "--modality", "PT"], "invalid choice: 'PT'"),
     ],
 )

@@ -74,7 +74,7 @@ class Site:
         return requests.get(f"{self.server.url}{address}", params=params, timeout=120)
 
     def submission(self, image: str) -> dict[str, Any] | None:
-        """The label that counts as submitted, by the server's ledger; looking here asks the server nothing."""
+        """The submission of an image, read from the state folder without a request to the server."""
         path = self.state / "intake" / "cases" / f"{image}.json"
         try:
             return dict(json.loads(path.read_text()))

@@ -110,7 +110,7 @@ def test_what_was_not_looked_for_is_said_and_can_be_asked_for(mode: Mode) -> Non
 
 def test_an_image_unlike_all_others_is_said_to_be_so(mode: Mode, kinds: Site) -> None:
     versions = Versions(kinds.state / "versions", kinds.state.parent / "weights.safetensors")
-    versions.publish(*weights_that_see(known=False), note={"dice": 0.75})
+    versions.publish(*weights_that_see(known=False), metadata={"dice": 0.75})
     mode.open("xray3")
     answer, labels = mode.answer(lambda: mode.button(ALL))
     assert answer["label_names"] == {} and not labels.any()

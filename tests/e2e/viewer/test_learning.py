@@ -25,7 +25,7 @@ def published(site: Site) -> Site:
     versions = Versions(site.state / "versions", SHIPPED)
     if len(versions.known()) < 2:
         shipped = load_checkpoint(SHIPPED)
-        versions.publish(shipped.model, shipped.registry, note={"dice": 0.75})
+        versions.publish(shipped.model, shipped.registry, metadata={"dice": 0.75})
     return site
 
 

@@ -59,7 +59,7 @@ def save_label(
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path = store_upload(label, Path(folder) / "label")
         tag = check_tag(tag or DefaultLabelTag.FINAL.value)
-        app_instance().loop.submit(check_id(image), path, info, tag=tag, by=_submitter(info, user))
+        app_instance().learning_loop.submit(check_id(image), path, info, tag=tag, by=_submitter(info, user))
     return {"image": image, "label": image}
 
 

@@ -33,9 +33,9 @@ def add_routes(router: APIRouter) -> None:
 def start_all(user: Admin, params: Params = None, run_sync: bool = False) -> dict[str, Any]:
     """Start the training of every trainer (the app has one); `params` holds options by name of the trainer."""
     results = {}
-    for model in app_instance().loop.trainers:
+    for model in app_instance().learning_loop.trainers:
         task = _start(model, (params or {}).get(model) or {}, run_sync)
-        results[model] = {"result": task, "detail": None if task else tasks.REFUSED}
+        results[model] = {"result": task, "detail": None if task else tasks.ALREADY_RUNNING}
     return results
 
 
@@ -43,7 +43,7 @@ def start(user: Admin, model: str, params: Params = None, run_sync: bool = False
     """Start a training; 429 while one is running, 400 for invalid options."""
     task = _start(model, params or {}, run_sync)
     if task is None:
-        raise HTTPException(429, tasks.REFUSED)
+        raise HTTPException(429, tasks.ALREADY_RUNNING)
     return task
 
 
@@ -53,7 +53,7 @@ def stop(user: Admin) -> dict[str, Any] | None:
 
 
 def _start(model: str, options: dict[str, Any], wait: bool) -> dict[str, Any] | None:
-    trainers = app_instance().loop.trainers
+    trainers = app_instance().learning_loop.trainers
     if model not in trainers:
         raise NotFoundError(f"trainer {model!r} is unknown; expected one of {', '.join(trainers)}")
     trainers[model].check(options)

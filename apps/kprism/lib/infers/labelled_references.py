@@ -17,7 +17,7 @@ from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_registry import LabelRegistry, label_values
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import PICTURES, suffix_of
-from lib.learning.reference_cache import chosen_slices
+from lib.learning.reference_encoding import chosen_slices
 from lib.request_statistics import RequestStatistics
 
 MAX_LOADED = 8

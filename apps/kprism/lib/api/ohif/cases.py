@@ -31,7 +31,7 @@ from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_registry import label_values
 from lib.imaging.medical_image import MedicalImage
-from lib.learning.strategies import EMPTY
+from lib.learning.strategies import NO_CASE_LEFT
 
 THUMBNAIL = 112
 """Pixels along the longer side of a reference's thumbnail."""
@@ -114,7 +114,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
             )
         path = Path(folder) / f"{image_id}.nii.gz"
         save_volume(labels, datastore.series(image_id).affine, path)
-        app.loop.submit(image_id, path, info, by=info["client_id"])
+        app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {"image": image_id, "label": image_id, "version": _version(saved)}
 
@@ -209,7 +209,7 @@ def _next_case(strategy: str, body: dict[str, Any]) -> dict[str, Any]:
         raise NotFoundError(f"strategy {strategy!r} is unknown; expected one of {', '.join(app._strategies)}")
     chosen = app.next_sample({**body, "strategy": strategy}) or {}
     if not chosen.get("id"):
-        return {"message": EMPTY}
+        return {"message": NO_CASE_LEFT}
     fetched(datastore, chosen["id"])
     info = datastore.get_image_info(chosen["id"])
     return {"id": chosen["id"], "study": info.get("StudyInstanceUID"), "title": info.get("PatientID")}

@@ -37,7 +37,7 @@ def status() -> dict[str, Any]:
         "name": info["name"],
         "time": time.time(),
         "weights": network.version,
-        "warning": app.loop.warning,
+        "warning": app.learning_loop.warning,
         "device": network.device,
         "structures": [{"name": name, "colour": list(colour_of(name))} for name in names],
         "known": list(info["models"]["semantic"]["labels"]),
@@ -86,7 +86,7 @@ def _refused(app: Any) -> Iterator[dict[str, Any]]:
             entry = segmentation.entry
             reason = f"segmentation {entry.description or entry.series!r} {segmentation.reason}"
             yield {"title": entry.patient, "study": entry.study, "reason": reason}
-    for image, entry in app.loop.ledger.rejected().items():
+    for image, entry in app.learning_loop.submission_store.rejected().items():
         where = _where(datastore.get_image_info(image) or {})
         yield {**where, "title": where["title"] or image, "reason": entry["reason"]}
 

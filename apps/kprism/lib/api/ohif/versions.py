@@ -9,7 +9,8 @@ from typing import Any
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.errors import NotFoundError, RequestError
-from lib.learning.versions import SHIPPED, Version, VersionError, Versions
+from lib.learning.version_files import SHIPPED, Version, VersionError
+from lib.learning.versions import Versions
 
 
 def listed(app: Any) -> list[dict[str, Any]]:
@@ -32,8 +33,8 @@ def upgrade(app: Any) -> dict[str, Any] | None:
     earlier = [version for version in published if version.earlier]
     if not earlier or len(earlier) < len(published):
         return None
-    labels = len(app.loop.ledger.submissions())
-    structures = app.loop.earlier_structures.unknown_to(app.engine.network().registry)
+    labels = len(app.learning_loop.submission_store.submissions())
+    structures = app.learning_loop.earlier_structures.unknown_to(app.engine.network().registry)
     return {
         "versions": len(earlier),
         "labels": labels,
@@ -74,7 +75,7 @@ def _versions(app: Any) -> Versions | None:
 
 
 def _entry(version: Version, current: int) -> dict[str, Any]:
-    dice = version.note.get("dice")
+    dice = version.metadata.get("dice")
     title = "as shipped" if version.number == SHIPPED else f"version {version.number}"
     return {
         "id": str(version.number),

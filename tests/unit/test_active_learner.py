@@ -22,12 +22,12 @@ from lib.files import locked
 from lib.imaging.label_registry import LabelRegistry
 from lib.learning.submission_service import SubmissionService
 from lib.learning.submission_store import Submission, SubmissionStore
-from lib.learning.training_schedule import FAILED, FINISHED, RUNNING, STOPPED, Schedule, TrainingLog
+from lib.learning.training_schedule import FAILED, FINISHED, RUNNING, STOPPED, TrainingLog, TrainingSchedule
 from lib.learning.versions import Versions
 from lib.trainers.active_learner import ActiveLearner
-from lib.trainers.processes import EACH_GPU, count_of
+from lib.trainers.processes import ONE_PER_GPU, process_count
 from lib.trainers.progress import EPOCHS, Progress
-from lib.trainers.report_page import overlay
+from lib.trainers.report_figures import overlay
 
 QUICK = {"max_minutes": 0.02, "batch_size": 2}
 
@@ -51,15 +51,17 @@ class Clinic:
         save_checkpoint(folder / "shipped", KPrism(KPrismConfig.tiny(num_classes=2)).eval(), registry, metadata={})
         self.folder = folder
         self.datastore = GuardedDatastore(str(studies), extensions=["*.nii.gz"])
-        self.intake = SubmissionService(
+        self.submissions = SubmissionService(
             SubmissionStore(folder / "intake"), self.datastore, LabelRegistry(registry.names)
         )
         self.versions = Versions(folder / "versions", folder / "shipped.safetensors")
-        self.learner = ActiveLearner(self.intake, self.versions, folder / "training", "cpu")
+        self.learner = ActiveLearner(self.submissions, self.versions, folder / "training", "cpu")
 
     def submit(self, *names: str, structure: str = "tumour") -> None:
         for name in names:
-            self.intake.submit(name, self.folder / f"{name}-label.nii.gz", {"label_names": {structure: 1}}, by="anna")
+            self.submissions.submit(
+                name, self.folder / f"{name}-label.nii.gz", {"label_names": {structure: 1}}, by="anna"
+            )
 
     def train(self, **options: Any) -> dict[str, Any]:
         return self.learner({**QUICK, **options}, self.datastore)
@@ -78,9 +80,11 @@ def test_a_training_publishes_a_version_and_tells_about_it(clinic: Clinic) -> No
     assert stats["total_time"].startswith("0:0") and "current_time" not in stats
     assert stats["message"].startswith("published as version 1: mean Dice rises by")
     version = clinic.versions.current()
-    assert version.number == 1 and version.note["trained_on"] == ["a", "b", "c", "d"]
+    assert version.number == 1 and version.metadata["trained_on"] == ["a", "b", "c", "d"]
     assert clinic.versions.load().checkpoint.registry.names == ("liver", "spleen", "tumour")
-    assert version.note["metrics"]["semantic tumour"] >= version.note["metrics_before"]["semantic tumour"] == 0.0
+    assert (
+        version.metadata["metrics"]["semantic tumour"] >= version.metadata["metrics_before"]["semantic tumour"] == 0.0
+    )
     assert clinic.learner.log.read()["state"] == FINISHED
     assert clinic.learner.stats() == stats
     page = Path(stats["report"]).read_text()
@@ -107,7 +111,7 @@ def test_labels_that_cannot_be_used_are_skipped_with_their_reason(clinic: Clinic
     clinic.submit("a", "b", "c", "d")
     (clinic.folder / "studies" / "b.nii.gz").unlink()
     clinic.datastore.refresh()
-    entry = clinic.intake.ledger.get("d")
+    entry = clinic.submissions.store.get("d")
     assert entry is not None
     (clinic.folder / "intake" / entry.label).write_bytes(b"broken")
     clinic.submit("c", structure="liver")  # c and d validate, a and b train
@@ -136,9 +140,9 @@ def test_a_training_that_was_killed_says_what_it_was_doing(clinic: Clinic) -> No
 
 def test_the_number_of_processes_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [count_of(wanted, "cuda") for wanted in (EACH_GPU, 1, 2)] == [4, 1, 2]
-    assert [count_of(wanted, "cpu") for wanted in (EACH_GPU, 2)] == [1, 2]
-    assert count_of(2, "cuda:1") == 1
+    assert [process_count(wanted, "cuda") for wanted in (ONE_PER_GPU, 1, 2)] == [4, 1, 2]
+    assert [process_count(wanted, "cpu") for wanted in (ONE_PER_GPU, 2)] == [1, 2]
+    assert process_count(2, "cuda:1") == 1
 
 
 class Scheduled:
@@ -149,7 +153,9 @@ class Scheduled:
         self.keys: list[str] = []
         self.status: str | None = None
         self.started = 0
-        self.schedule = Schedule(self.log, self.submissions, start=self.start, status=lambda: self.status, every=3)
+        self.schedule = TrainingSchedule(
+            self.log, self.submissions, start=self.start, status=lambda: self.status, every=3
+        )
 
     def submissions(self) -> list[Submission]:
         return [Submission(key, key, "training", {"a": 1}, "", "", "", f"{key}!", "", 0.0) for key in self.keys]
@@ -203,10 +209,10 @@ def test_a_training_that_somebody_stopped_stays_stopped(tmp_path: Path) -> None:
 def test_with_every_zero_training_is_started_by_hand_only(tmp_path: Path) -> None:
     ward = Scheduled(tmp_path)
     ward.keys = list("abcdefgh")
-    manual = Schedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=0)
+    manual = TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=0)
     assert not manual.poll()
     with pytest.raises(ValueError, match="got -1"):
-        Schedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=-1)
+        TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=-1)
 
 
 def test_pictures_show_both_outlines() -> None:

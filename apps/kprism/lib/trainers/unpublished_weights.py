@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained weights that raised the mean but were not published, for a single structure lost too much: the next training
-goes on from them, so that what was learned is not learned again each time.
+"""Trained weights that raised the mean Dice but were not published because a single structure lost too much.
+
+The next training starts from them, so that it need not learn the same again.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Unpublished:
-    """The one set of such weights in `folder`; it counts only on top of the version that it was trained from."""
+class UnpublishedWeights:
+    """The one set of such weights in `folder`; it is used only on top of the version that it was trained from."""
 
     def __init__(self, folder: Path) -> None:
         self._stem = folder / "unpublished"
 
-    def keep(self, model: KPrism, registry: ClassRegistry, parent: Checkpoint) -> None:
-        """Keep weights that were trained from `parent`, in place of those that were kept before."""
-        self.forget()
+    def save(self, model: KPrism, registry: ClassRegistry, parent: Checkpoint) -> None:
+        """Save weights that were trained from `parent`, in place of those that were saved before."""
+        self.remove()
         save_checkpoint(self._stem, model, registry, metadata={"parent": parent.weights_version})
 
-    def forget(self) -> None:
-        """Delete what was kept."""
+    def remove(self) -> None:
+        """Delete the saved weights."""
         for suffix in (".json", ".safetensors"):
             self._stem.with_suffix(suffix).unlink(missing_ok=True)
 
     def start(self, served: Checkpoint, *, device: str = "cpu") -> Checkpoint:
-        """What a training on top of `served` starts from: the kept weights if they are of it, else `served` itself."""
+        """The start of a training on top of `served`: the saved weights if they descend from it, else `served`."""
         if not self._stem.with_suffix(".json").exists():
             return served
         try:
-            kept = load_checkpoint(self._stem, device=device)
+            saved = load_checkpoint(self._stem, device=device)
         except CheckpointError as error:
             logger.warning("The last training's unpublished weights cannot be used: %s", error)
             return served
-        fits = kept.metadata.get("parent") == served.weights_version and descends(kept, served)
-        return kept if fits else served
+        fits = saved.metadata.get("parent") == served.weights_version and descends(saved, served)
+        return saved if fits else served

@@ -14,7 +14,8 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib.learning.architecture import is_of_earlier_network
-from lib.learning.versions import SHIPPED, VersionError, Versions
+from lib.learning.version_files import SHIPPED, VersionError
+from lib.learning.versions import Versions
 from tools.versions import main
 
 OLD, NEW = KPrismConfig.tiny(num_classes=2), KPrismConfig.tiny(num_classes=2, base_channels=4)
@@ -25,9 +26,9 @@ def ship(path: Path, config: KPrismConfig, seed: int = 0) -> None:
     save_checkpoint(path, KPrism(config).eval(), ClassRegistry(["liver", "spleen"]), metadata={})
 
 
-def publish(versions: Versions, config: KPrismConfig, **note: Any) -> int:
+def publish(versions: Versions, config: KPrismConfig, **metadata: Any) -> int:
     registry = ClassRegistry(["liver", "spleen", "cyst"][: config.num_classes])
-    return versions.publish(KPrism(config).eval(), registry, note=note)
+    return versions.publish(KPrism(config).eval(), registry, metadata=metadata)
 
 
 @pytest.fixture

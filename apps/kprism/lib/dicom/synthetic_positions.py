@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentations of images without a place in the patient: ultrasound, endoscopy, photographs, several frames of them.
+"""Synthetic positions for segmentations of images that have no position in the patient: ultrasound, photographs.
 
-DICOM allows them (the frames refer to images, PS3.3 A.51.4), but highdicom writes more than one frame only with a frame
-of reference. So the images get a made-up one, and what was made up is taken out of the result again: frames are then
-told apart by their number in a stack.
+DICOM allows such segmentations (the frames refer to images, PS3.3 A.51.4), but highdicom writes more than one frame
+only with a frame of reference. So the images get synthetic positions, which are removed from the result again; there,
+frames are distinguished by their number in a stack.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
 FRAME_CONTENT, IN_STACK = Tag(0x0020, 0x9111), Tag(0x0020, 0x9057)
-MADE_UP = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PlanePositionSlideSequence")
+POSITION_GROUPS = (
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+    "PlanePositionSlideSequence",
+)
 
 
-def place_anywhere(images: Sequence[Dataset]) -> None:
-    """Lay the images' frames behind each other, 1 mm apart; changes the headers given."""
+def add_synthetic_positions(images: Sequence[Dataset]) -> None:
+    """Put the images' frames behind each other, 1 mm apart; changes the given headers."""
     frame_of_reference = generate_uid()
     for number, image in enumerate(images):
         image.FrameOfReferenceUID = frame_of_reference
@@ -43,16 +48,19 @@ def place_anywhere(images: Sequence[Dataset]) -> None:
 
 
 def _functional_groups(image: Dataset) -> Dataset:
-    """The shared functional groups that say what the header of a single-frame image says."""
-    measures, turn, group = Dataset(), Dataset(), Dataset()
+    """The shared functional groups with the attributes of a single-frame image's header."""
+    measures, orientation, group = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = image.PixelSpacing, image.SliceThickness
-    turn.ImageOrientationPatient = image.ImageOrientationPatient
-    group.PixelMeasuresSequence, group.PlaneOrientationSequence = DicomSequence([measures]), DicomSequence([turn])
+    orientation.ImageOrientationPatient = image.ImageOrientationPatient
+    group.PixelMeasuresSequence, group.PlaneOrientationSequence = (
+        DicomSequence([measures]),
+        DicomSequence([orientation]),
+    )
     return group
 
 
-def unplace(segmentation: Dataset) -> None:
-    """Take the made-up places out; frames are ordered by segment and by the slice that they lie on."""
+def remove_synthetic_positions(segmentation: Dataset) -> None:
+    """Remove the synthetic positions; frames are ordered by segment and by slice."""
     slices = {}
     for group in segmentation.PerFrameFunctionalGroupsSequence:
         if "PlanePositionSequence" in group:
@@ -64,7 +72,7 @@ def unplace(segmentation: Dataset) -> None:
             content[0].StackID = "1"
             content[0].InStackPositionNumber = slices.get(id(group), 1)
             content[0].DimensionIndexValues = [content[0].DimensionIndexValues[0], slices.get(id(group), 1)]
-        for name in MADE_UP:
+        for name in POSITION_GROUPS:
             if name in group:
                 delattr(group, name)
     for name in ("FrameOfReferenceUID", "PositionReferenceIndicator"):

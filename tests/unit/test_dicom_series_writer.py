@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib.dicom.objects import dicom_series, guess_modality
 from lib.dicom.series import describe_series, read_headers, read_voxels
+from lib.dicom.series_writer import dicom_series, guess_modality
 from lib.dicom.web import as_bytes
 from lib.errors import RequestError
 from lib.imaging.medical_image import MedicalImage

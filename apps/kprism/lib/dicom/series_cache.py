@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Series of a DICOMweb server as files on this machine: a folder of instances each, whole or not there at all."""
+"""Local copies of series of a DICOMweb server: a folder of instances each, which is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lib.dicom.volumes import save_volume
 from lib.dicom.web import DicomWeb, SeriesEntry
 
 
-class Copies:
-    """Fetches a series when it is first asked for; `find` gives the server's entry of a series.
+class SeriesCache:
+    """Fetches a series on its first use; `find` gives the server's entry of a series.
 
-    Each series has a lock of its own: while a large one is fetched, work on the others goes on.
+    Each series has its own lock, so others can be used while a large one is fetched.
     """
 
     def __init__(self, web: DicomWeb, folder: Path, find: Callable[[str], SeriesEntry]) -> None:
@@ -28,11 +28,11 @@ class Copies:
         self._locks: defaultdict[str, RLock] = defaultdict(RLock)
 
     def lock(self, image_id: str) -> RLock:
-        """The lock of a series, for whoever makes something of its copy."""
+        """The lock of a series, for code that uses its copy."""
         return self._locks[image_id]
 
     def series(self, image_id: str) -> Series:
-        """How a series lies in space, and which of its images is which slice."""
+        """The geometry of a series and the order of its slices."""
         known = self._series.get(image_id)
         if known is not None:
             return known
@@ -58,7 +58,7 @@ class Copies:
             return series
 
     def is_outdated(self, entry: SeriesEntry) -> bool:
-        """Whether the server holds another number of images than when the copy was made, while they were arriving."""
+        """Whether the number of images has changed since the copy was made: images may still be arriving."""
         folder = self._folder / entry.series
         if not folder.is_dir() or not entry.instances:
             return False
@@ -67,7 +67,7 @@ class Copies:
         return self._counts[entry.series] != entry.instances
 
     def forget(self, image_id: str) -> None:
-        """Remove the copy of a series; it is fetched again when it is asked for."""
+        """Remove the copy of a series; it is fetched again on its next use."""
         with self.lock(image_id):
             self._series.pop(image_id, None)
             shutil.rmtree(self._folder / image_id, ignore_errors=True)
@@ -80,6 +80,8 @@ class Copies:
             for instance in self._web.fetch(entry.study, entry.series):
                 instance.save_as(partial / f"{instance.SOPInstanceUID}.dcm", write_like_original=False)
             partial.rename(folder)
-            self._counts[entry.series] = entry.instances  # not what came: a server that counts wrongly stays the same
+            self._counts[entry.series] = (
+                entry.instances
+            )  # not the number received: a server that counts wrongly would never match
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks every few seconds for segmentations that others stored, so that they count as submitted."""
+"""Checks the server every few seconds for segmentations that others stored, so that they count as submitted."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 2.0
-"""Seconds between two looks."""
+POLL_SECONDS = 2.0
+"""Seconds between two checks."""
 
 
-class Watch:
-    """A thread that keeps a store in step with its server, from `start` to `stop`."""
+class StoreWatcher:
+    """A thread that keeps a store in sync with its server, from `start` to `stop`."""
 
-    def __init__(self, store: DicomStore, interval: float = INTERVAL) -> None:
+    def __init__(self, store: DicomStore, interval: float = POLL_SECONDS) -> None:
         self._store = store
         self._interval = interval
         self._ended = Event()
         self._thread = Thread(target=self._run, name="dicom-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after the look that is under way."""
+        """End the thread after the check that is running."""
         self._ended.set()
         self._thread.join()
 
@@ -38,4 +38,4 @@ class Watch:
             try:
                 self._store.sync(force=True)
             except (RequestError, OSError) as error:
-                logger.warning("The DICOMweb server could not be looked at: %s", error)
+                logger.warning("The DICOMweb server could not be checked: %s", error)

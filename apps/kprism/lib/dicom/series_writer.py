@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images without DICOM headers as DICOM series: volumes as CT or MR, pictures as what the modality asks for.
+"""Writing images without DICOM headers as DICOM series: volumes as CT or MR, pictures with any modality.
 
-Identifiers are made from the content and the name, so an image that is imported again is the same series again.
-Volumes keep their voxels' places: rows and columns are the slices that the network sees (`MedicalImage.to_slices`), and
-position, orientation and spacing are those of the file. DICOM cannot express a sheared grid; it is refused.
+Identifiers are hashes of the content and the name, so the same image imported again is the same series. The voxels of
+volumes keep their positions: rows and columns are the slices that the network sees (`MedicalImage.to_slices`);
+position, orientation and spacing are those of the file. DICOM cannot express a sheared grid, which is refused.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ SOP_CLASSES = {
 }
 """Modalities that can be written, with the SOP class of each (DICOM PS3.4, annex B)."""
 
-VOLUMES = ("CT", "MR")
-COLOUR_ONLY = ("ES", "GM", "XC")
-AIR = -500
-"""Values below this occur in Hounsfield units and hardly anywhere else."""
+VOLUME_MODALITIES = ("CT", "MR")
+COLOUR_MODALITIES = ("ES", "GM", "XC")
+AIR_HOUNSFIELD = -500
+"""Lower values are typical of Hounsfield units: those of air."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Stored values (slice, row, column[, 3]); the image has stored * slope + intercept."""
+    """Stored values (slice, row, column[, 3]); the image's values are stored * slope + intercept."""
 
     stored: NDArray[np.uint8 | np.uint16 | np.int16]
     slope: float = 1.0
@@ -55,7 +55,7 @@ def guess_modality(image: MedicalImage) -> str:
     """CT for volumes with values of air in Hounsfield units, MR for others; pictures are secondary captures."""
     if image.dimensions == 2 or image.is_colour:
         return "OT"
-    return "CT" if float(image.array.min()) <= AIR else "MR"
+    return "CT" if float(image.array.min()) <= AIR_HOUNSFIELD else "MR"
 
 
 def dicom_series(image: MedicalImage, name: str, modality: str) -> Iterator[FileDataset]:
@@ -63,7 +63,7 @@ def dicom_series(image: MedicalImage, name: str, modality: str) -> Iterator[File
     _check(image, modality)
     pixels = _pixels(image)
     shared = _series_header(image, name, modality, pixels)
-    places = None if image.dimensions == 2 else _places(image)
+    places = None if image.dimensions == 2 else _positions(image)
     series = str(shared.SeriesInstanceUID)
     for number, plane in enumerate(pixels.stored):
         instance = _instance(shared, generate_uid(entropy_srcs=[series, str(number)]), number + 1, plane)
@@ -76,19 +76,21 @@ def dicom_series(image: MedicalImage, name: str, modality: str) -> Iterator[File
 def _check(image: MedicalImage, modality: str) -> None:
     if modality not in SOP_CLASSES:
         raise RequestError(f"modality {modality!r} cannot be written; expected one of {', '.join(SOP_CLASSES)}")
-    if image.is_colour and modality in (*VOLUMES, "CR"):
+    if image.is_colour and modality in (*VOLUME_MODALITIES, "CR"):
         raise RequestError(f"{image.name} is in colour; {modality} images are grey")
-    if not image.is_colour and modality in COLOUR_ONLY:
+    if not image.is_colour and modality in COLOUR_MODALITIES:
         raise RequestError(f"{image.name} is grey; {modality} images are in colour (use OT)")
-    if image.slices > 1 and modality not in VOLUMES:
-        raise RequestError(f"{image.name} has {image.slices} slices; expected modality {' or '.join(VOLUMES)}")
+    if image.slices > 1 and modality not in VOLUME_MODALITIES:
+        raise RequestError(
+            f"{image.name} has {image.slices} slices; expected modality {' or '.join(VOLUME_MODALITIES)}"
+        )
     directions = image.affine[:3, :3] / image.spacing
     if image.dimensions == 3 and np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise RequestError(f"{image.name} has axes that are not at right angles, which a DICOM series cannot express")
 
 
 def _pixels(image: MedicalImage) -> Pixels:
-    """Whole numbers of up to 16 bits as they are; all else scaled into 16 bits, an error of at most 1/131,070."""
+    """Integers of up to 16 bits unchanged; all else scaled to 16 bits, with a relative error of at most 1/131,070."""
     if image.is_colour:
         planes = np.stack([image.to_slices(image.array[..., channel]) for channel in range(3)], axis=-1)
         return Pixels(np.ascontiguousarray(planes.astype(np.uint8)))
@@ -105,7 +107,7 @@ def _pixels(image: MedicalImage) -> Pixels:
     return Pixels(np.clip(np.rint((values - low) / slope), 0, 65535).astype(np.uint16), slope, low)
 
 
-def _places(image: MedicalImage) -> NDArray[np.float64]:
+def _positions(image: MedicalImage) -> NDArray[np.float64]:
     """The position of each slice's first pixel in millimetres, LPS."""
     corners = [image.orientation.points_to_volume((number, 0, 0)) for number in range(image.slices)]
     affine = LPS_TO_RAS @ image.affine
@@ -119,7 +121,7 @@ def _axis(image: MedicalImage, step: tuple[int, int, int]) -> NDArray[np.float64
 
 
 def _series_header(image: MedicalImage, name: str, modality: str, pixels: Pixels) -> Dataset:
-    """What all instances of the series have in common."""
+    """The attributes that all instances of the series share."""
     header = Dataset()
     roots = [generate_uid(entropy_srcs=[image.digest, name, modality, level]) for level in ("study", "series", "frame")]
     header.StudyInstanceUID, header.SeriesInstanceUID = roots[:2]
@@ -178,7 +180,7 @@ def _instance(shared: Dataset, uid: UID, number: int, plane: NDArray[np.generic]
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = IMPLEMENTATION
     instance = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    instance.update(copy.deepcopy(shared))  # else the elements would belong to all instances together
+    instance.update(copy.deepcopy(shared))  # else all instances would share the elements
     instance.is_little_endian, instance.is_implicit_VR = True, False
     instance.SOPInstanceUID = uid
     instance.InstanceNumber = number

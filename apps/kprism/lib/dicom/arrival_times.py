@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When segmentations were first seen on the server, kept over restarts.
+"""When segmentations were first seen on the server; the times are kept over restarts.
 
-Which of two segmentations is newer cannot be told from their content times alone: OHIF writes them in UTC, others in
-local time. What was seen later is newer; content times decide among those that were there from the beginning.
+Content times alone do not say which of two segmentations is newer: OHIF writes them in UTC, others in local time. The
+one that was seen later is newer; content times decide between those that were there at the first start.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from kprism_model.files import write_bytes
 
 
-class Arrivals:
+class ArrivalTimes:
     """Series -> seconds since 1970, in a JSON file at `path`."""
 
     def __init__(self, path: Path) -> None:
@@ -25,7 +25,7 @@ class Arrivals:
             self._times = {str(series): float(at) for series, at in json.loads(path.read_text()).items()}
 
     def note(self, series: Iterable[str]) -> None:
-        """Note the time of series that are seen for the first time."""
+        """Record the time for series that are seen for the first time."""
         new = [identifier for identifier in series if identifier not in self._times]
         if not new:
             return
@@ -34,5 +34,5 @@ class Arrivals:
         write_bytes(self._path, json.dumps(self._times).encode())
 
     def time(self, series: str) -> float:
-        """When a series was first seen; 0 if it never was."""
+        """When a series was first seen; 0 if it was not."""
         return self._times.get(series, 0.0)

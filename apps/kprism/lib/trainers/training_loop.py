@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training as an ignite engine: each iteration is a step of the fine-tuner, and handlers report on it.
+
+The fine-tuner itself ends with its time budget over all resumptions; ignite's TimeLimit would start again with each.
+ignite's TerminateOnNan is not used either: NaN is a valid score (a batch without such a structure), and the fine-tuner
+skips a step whose gradient is not finite. `Progress` is our own handler, because both viewers read its file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from kprism_model.training.finetune import Finetuner
+from lib.trainers.progress import Progress
+
+
+def run_training(tuner: Finetuner, progress: Progress) -> None:
+    """Train until the budget is spent, and report the progress."""
+    engine = Engine(lambda _, record: record)
+
+    def report() -> None:
+        progress.advance(tuner.share, {name: float(np.mean(values)) for name, values in tuner.recent.items() if values})
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, report)
+    engine.run(tuner.steps(), max_epochs=1)
