@@ -165,7 +165,7 @@ class Versions:
         itself where it does not descend from them (another network was put in their place since).
         """
         from kprism_model.checkpoint import load_checkpoint
-        from kprism_model.training.finetune import descends
+        from kprism_model.training.weights import descends
 
         if served.number == SHIPPED:
             return served.checkpoint

@@ -26,6 +26,7 @@ from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import FinetunePlan, Finetuner
+from kprism_model.training.loop import attach_tensorboard
 from kprism_model.training.validation import ValidationSettings, validate
 from lib.files import is_locked, locked
 from lib.learning.submission_service import SubmissionService
@@ -214,7 +215,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
                 plan,
                 run,
                 anchor=self._versions.load_anchor(served, device=self._device),
-                starts=starts,
+                class_references=starts,
                 identity=identity,
                 device=self._device,
                 workers=workers,
@@ -262,6 +263,7 @@ def follow(tuner: Finetuner, progress: Progress) -> None:
         return record
 
     engine = Engine(take)
+    attach_tensorboard(engine, tuner.folder / "tensorboard")
 
     def tell() -> None:
         means = {name: float(np.mean(values)) for name, values in tuner.recent.items() if values}

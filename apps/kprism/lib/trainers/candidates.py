@@ -14,8 +14,9 @@ import numpy as np
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import Finetuner, mixed
+from kprism_model.training.finetune import Finetuner
 from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
+from kprism_model.training.weights import interpolate_weights
 from lib.learning.versions import Served
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.gate import Verdict, judge
@@ -55,7 +56,7 @@ def best_candidate(
     tuned = tuner.averaged()
     found = []
     for share in shares:
-        model = mixed(tuner.anchor, tuned, share)
+        model = interpolate_weights(tuner.anchor, tuned, share)
         predictor = Predictor(model, tuner.registry, device=device)
         scores = validate(predictor, material.validation, material.examples, settings=settings)
         found.append(Candidate(model, share, scores, judge(before, scores)))
