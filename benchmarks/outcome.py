@@ -33,7 +33,7 @@ from kprism_model.evaluation.command import Protocol, evaluate
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.training.trainer import TrainingPlan
+from kprism_model.training.plan import TrainingPlan
 
 SHIPPED = Path("apps/kprism/model/kprism_small")
 DICE = {"where present": "dice_present", "per case": "dice_case"}

@@ -28,8 +28,9 @@ from kprism_model.interaction import simulated_user
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import training_step as training_step_module
-from kprism_model.training.trainer import autocast_type
-from kprism_model.training.training_step import StepSettings, training_step
+from kprism_model.training.plan import autocast_type
+from kprism_model.training.schedule import StepSettings
+from kprism_model.training.training_step import training_step
 
 
 class Stopwatch:

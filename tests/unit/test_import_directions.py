@@ -43,6 +43,7 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "metrics": set(),
     "named_values": set(),
     "orientation": set(),
+    "progress": set(),
     "scribbles": set(),
     "store": set(),
     "network": set(),
@@ -56,9 +57,9 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "windowed": BASICS | {"network", "queries", "predictor", "window"},
     "volumes": PREDICTION,
     "interaction": PREDICTION | {"volumes"},
-    "data": PREDICTION | {"named_values"},
+    "data": PREDICTION | {"named_values", "progress"},
     "evaluation": PREDICTION | {"interaction", "data"},
-    "training": PREDICTION | {"interaction", "data", "named_values"},
+    "training": PREDICTION | {"interaction", "data", "named_values", "progress"},
     "export": {"network", "checkpoint", "preprocess"},
 }
 """Module or package of `kprism_model` -> those that it may import."""

@@ -128,7 +128,7 @@ class Versions:
         does not descend from them (the release ships other weights since).
         """
         from kprism_model.checkpoint import load_checkpoint
-        from kprism_model.training.finetune import descends
+        from kprism_model.training.weights import descends
 
         if served.number == SHIPPED:
             return served.checkpoint

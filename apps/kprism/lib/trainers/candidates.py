@@ -15,8 +15,9 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import Finetuner, mixed
+from kprism_model.training.finetune import Finetuner
 from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
+from kprism_model.training.weights import interpolate_weights
 from lib.learning.versions import Served
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.gate import Verdict, judge
@@ -57,7 +58,7 @@ def best_candidate(
     tuned = tuner.averaged()
     candidates = []
     for share in shares:
-        model = mixed(tuner.anchor, tuned, share)
+        model = interpolate_weights(tuner.anchor, tuned, share)
         predictor = Predictor(model, tuner.registry, device=device)
         scores = validate(predictor, dataset.validation, dataset.reference_cases, settings=settings)
         candidates.append(Candidate(model, tuner.registry, share, scores, judge(before, scores)))

@@ -88,7 +88,7 @@ class FinetuneRun:
                 _plan(self._options),
                 self.folder,
                 anchor=self._versions.load_anchor(self.served, device=self._device),
-                starts=class_references,
+                class_references=class_references,
                 identity=self._identity,
                 device=self._device,
                 workers=self._workers,

@@ -8,19 +8,20 @@ skips a step whose gradient is not finite. `Progress` is our own handler, becaus
 
 from __future__ import annotations
 
-import numpy as np
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 
 from kprism_model.training.finetune import Finetuner
+from kprism_model.training.loop import attach_tensorboard, run_engine, training_engine
 from lib.trainers.progress import Progress
 
 
 def run_training(tuner: Finetuner, progress: Progress) -> None:
-    """Train until the budget is spent, and report the progress."""
-    engine = Engine(lambda _, record: record)
+    """Train until the budget is spent; report the progress and write TensorBoard curves."""
+    engine = training_engine()
+    attach_tensorboard(engine, tuner.folder / "tensorboard")
 
     def report() -> None:
-        progress.advance(tuner.share, {name: float(np.mean(values)) for name, values in tuner.recent.items() if values})
+        progress.advance(tuner.share, tuner.recent_means())
 
     engine.add_event_handler(Events.ITERATION_COMPLETED, report)
-    engine.run(tuner.steps(), max_epochs=1)
+    run_engine(engine, tuner)

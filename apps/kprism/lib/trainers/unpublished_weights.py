@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kprism_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from kprism_model.training.finetune import descends
+from kprism_model.training.weights import descends
 
 if TYPE_CHECKING:
     from kprism_model.classes import ClassRegistry

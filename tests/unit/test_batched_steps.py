@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds of training as a GPU does them: all rows in every task, nothing fetched; the CPU's figures as they were."""
+"""Training steps as on a GPU: all rows in every task, nothing is fetched; the figures of the CPU have not changed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ from kprism_model.interaction.simulated_user import BatchedUser, RowwiseUser, si
 from kprism_model.network import decoder
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training import training_step as rounds
-from kprism_model.training.trainer import Trainer, TrainingPlan
-from kprism_model.training.training_step import MODES, StepSettings, training_step
-from kprism_model.training.unwaited import PendingRecords
+from kprism_model.training import training_step as training_step_module
+from kprism_model.training.plan import TrainingPlan
+from kprism_model.training.schedule import MODES, StepSettings
+from kprism_model.training.step_log import PendingRecords
+from kprism_model.training.trainer import Trainer
+from kprism_model.training.training_step import training_step
 from tests.unit.dataset_files import store_of_boxes
 from tests.unit.unsynchronised import Unsynchronised
 
 SIZE = 64
 
-COURSES: dict[str, dict[str, Any]] = {
+SCHEDULES: dict[str, dict[str, Any]] = {
     "default": {},
-    "scribbled": {"scribbled": 1.0, "carried": 0.0, "wrong": 0.0},
-    "carried": {"carried": 1.0},
-    "wrong": {"carried": 0.0, "wrong": 1.0},
-    "clicked": {"corrected": 1.0, "carried": 0.0, "wrong": 0.0, "scribbled": 0.0},
+    "scribble": {"scribble_probability": 1.0, "propagation_probability": 0.0, "corrupted_mask_probability": 0.0},
+    "propagated": {"propagation_probability": 1.0},
+    "corrupted": {"propagation_probability": 0.0, "corrupted_mask_probability": 1.0},
+    "clicked": {
+        "correction_probability": 1.0,
+        "propagation_probability": 0.0,
+        "corrupted_mask_probability": 0.0,
+        "scribble_probability": 0.0,
+    },
 }
 
 
@@ -73,41 +80,43 @@ def test_the_user_is_chosen_by_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("course", "expected"),
+    ("schedule", "expected"),
     [
         ("default", (20.2014866, 0.0177238, 0.0345008, 0.0304277, 0.0261284)),
-        ("scribbled", (20.2449455, 0.0177238, 0.0345008, 0.0478443, 0.0348262)),
-        ("carried", (20.2014866, 0.0177238, 0.0345008, 0.0304277, 0.0261284)),
-        ("wrong", (20.2312088, 0.0177238, 0.0345008, 0.0109156, 0.0356400)),
+        ("scribble", (20.2449455, 0.0177238, 0.0345008, 0.0478443, 0.0348262)),
+        ("propagated", (20.2014866, 0.0177238, 0.0345008, 0.0304277, 0.0261284)),
+        ("corrupted", (20.2312088, 0.0177238, 0.0345008, 0.0109156, 0.0356400)),
         ("clicked", (20.2311096, 0.0177238, 0.0345008, 0.0388147, 0.0529825)),
     ],
 )
-def test_the_cpu_does_as_it_did(model: KPrism, batch: Batch, course: str, expected: tuple[float, ...]) -> None:
+def test_the_cpu_does_as_it_did(model: KPrism, batch: Batch, schedule: str, expected: tuple[float, ...]) -> None:
     """Figures of the release before there was a batched user; a pixel more or less at 0.5 is rounding."""
-    loss, scores = training_step(model, batch, np.random.default_rng(3), StepSettings(**COURSES[course]))
+    loss, scores = training_step(model, batch, np.random.default_rng(3), StepSettings(**SCHEDULES[schedule]))
     assert float(loss.detach()) == pytest.approx(expected[0], rel=1e-4)
     found = [float(scores[name]) for name in (*MODES, "interactive_last")]
     assert found == pytest.approx(expected[1:], abs=2e-3)
 
 
-@pytest.mark.parametrize("course", COURSES)
-def test_no_round_waits_for_the_device(
-    model: KPrism, batch: Batch, course: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_no_step_waits_for_the_device(
+    model: KPrism, batch: Batch, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder, "_may_hold", lambda padded: True)  # as on a GPU
-    user = batched()
+    user, settings = batched(), StepSettings(**SCHEDULES[schedule])
     with Unsynchronised():
-        loss, scores = training_step(model, batch, np.random.default_rng(3), StepSettings(**COURSES[course]), user=user)
+        loss, scores = training_step(
+            model, batch, np.random.default_rng(3), StepSettings(**SCHEDULES[schedule]), user=user
+        )
         loss.backward()
     assert loss.isfinite() and set(scores) == {*MODES, "interactive_last"}
     assert all(0 <= float(score) <= 1 for score in scores.values())
-    expected, _ = training_step(model, batch, np.random.default_rng(3), StepSettings(**COURSES[course]))
+    expected, _ = training_step(model, batch, np.random.default_rng(3), settings)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.05)  # other clicks of the same kind
 
 
 def test_rows_without_weight_count_as_if_they_were_not_there(model: KPrism, batch: Batch) -> None:
     batch.class_index[1], batch.references[2], batch.lacking[3] = -1, -1, -1
-    settings = StepSettings(weights=(1.0, 1.0, 0.0), corrected=0.0)
+    settings = StepSettings(weights=(1.0, 1.0, 0.0), correction_probability=0.0)
     found = []
     for user in (RowwiseUser(np.random.default_rng(0)), batched()):
         loss, scores = training_step(model, batch, np.random.default_rng(0), settings, user=user)
@@ -122,17 +131,17 @@ def test_rows_without_weight_count_as_if_they_were_not_there(model: KPrism, batc
         assert float(other_scores[name]) == pytest.approx(float(scores[name]))
 
 
-@pytest.mark.parametrize("course", COURSES)
-def test_images_without_anything_to_ask_for_give_a_gradient_of_zero(model: KPrism, batch: Batch, course: str) -> None:
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_images_without_anything_to_ask_for_give_a_gradient_of_zero(model: KPrism, batch: Batch, schedule: str) -> None:
     batch.class_index[:], batch.references[:], batch.objects[:], batch.masks[:], batch.lacking[:] = -1, -1, 0, 0, -1
-    settings = StepSettings(**COURSES[course])
+    settings = StepSettings(**SCHEDULES[schedule])
     loss, scores = training_step(model, batch, np.random.default_rng(0), settings, user=batched())
     assert loss == 0 and all(score.isnan() for score in scores.values())
     assert all((gradient == 0).all() for gradient in gradients(model, loss).values())
 
 
 def test_a_seed_decides_what_the_batched_user_does(model: KPrism, batch: Batch) -> None:
-    settings = StepSettings(weights=(0.0, 0.0, 1.0), carried=0.0, wrong=1.0)
+    settings = StepSettings(weights=(0.0, 0.0, 1.0), propagation_probability=0.0, corrupted_mask_probability=1.0)
     losses = [
         float(training_step(model, batch, np.random.default_rng(0), settings, user=batched(seed))[0].detach())
         for seed in (0, 0, 1)
@@ -144,7 +153,7 @@ def test_a_whole_step_waits_for_nothing_and_logs_late(
     store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder, "_may_hold", lambda padded: True)
-    monkeypatch.setattr(rounds, "simulated_user", BatchedUser)
+    monkeypatch.setattr(training_step_module, "simulated_user", BatchedUser)
     plan = TrainingPlan(minutes=1e9, batch_size=4, sizes=((0.0, SIZE),), precision="float32")
     trainer = Trainer(KPrismConfig.tiny(num_classes=1), Sampler(store, seed=0), plan, tmp_path)
     trainer._pending = PendingRecords(3)
@@ -156,7 +165,7 @@ def test_a_whole_step_waits_for_nothing_and_logs_late(
             return step(batches)
 
     monkeypatch.setattr(trainer, "_train_step", unsynchronised)
-    records = trainer._steps()
+    records = trainer._train()
     first = next(records)
     assert first["step"] == 0 and trainer.step == 3 and type(first["loss"]) is float
     assert [next(records)["step"] for _ in range(2)] == [1, 2] and trainer.step == 3 and trainer.seconds > 0

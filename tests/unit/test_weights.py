@@ -12,7 +12,7 @@ from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training.warm_start import warm_start
+from kprism_model.training.weights import warm_start
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kprism_model.training.unwaited import PendingRecords, step_if_finite
+from kprism_model.training.optimization import step_if_finite
+from kprism_model.training.step_log import PendingRecords
 
 
 def test_records_come_as_numbers_when_enough_are_kept() -> None:
