@@ -51,7 +51,7 @@ def install(application: FastAPI, upload_limit: int) -> None:
     application.add_exception_handler(Exception, _answer_internal_error)
     # MONAI Label lets pages of any origin call the server, and its setting for that ends the start (0.8.5). The viewer
     # is of the server's own origin and 3D Slicer is no browser, so nobody needs it.
-    kept = [layer for layer in application.user_middleware if layer.cls is not CORSMiddleware]
+    kept = [layer for layer in application.user_middleware if layer.cls is not CORSMiddleware]  # type: ignore[comparison-overlap]
     application.user_middleware = [Middleware(UploadLimit, limit=upload_limit), *kept]
     application.middleware_stack = None  # built again, with these handlers, at the next request
 

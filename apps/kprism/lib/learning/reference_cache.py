@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
@@ -254,7 +255,7 @@ def encode_slices(
         chosen = rows[start : start + BATCH]
         images = [case.picture(number) for _, number in chosen]
         masks = [case.mask(name)[number] for name, number in chosen]
-        encoded = run(lambda images=images, masks=masks: predictor.embed_references(images, masks))
+        encoded = run(partial(predictor.embed_references, images, masks))
         keys = encoded.keys[0].float().cpu()
         inside = object_shares(masks, predictor.model.config.native_size, (keys.shape[-2], keys.shape[-1]))
         weights = inside / inside.sum((1, 2), keepdim=True).clamp(min=1e-6)
@@ -287,7 +288,7 @@ def object_likeness(features: Tensor, candidates: Sequence[Entry]) -> NDArray[np
     prototypes = F.normalize(torch.stack([entry.prototype for entry in candidates]) - centre, dim=1)
     pixels = F.normalize(features.float().cpu().flatten(1) - centre[:, None], dim=0)
     nearest = (prototypes @ pixels).topk(min(_NEAREST, pixels.shape[1]), dim=1).values
-    return nearest.mean(1).double().numpy()  # type: ignore[no-any-return]
+    return nearest.mean(1).double().numpy()
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], list[tuple[str, int]]] | None:

@@ -243,11 +243,12 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
 
 def _plan(options: Mapping[str, Any]) -> FinetunePlan:
     """The plan that a request's options describe."""
+    without: dict[str, Any] = {name: 0.0 for name in ("distillation", "pull") if not options[name]}
     return FinetunePlan(
         minutes=options["max_minutes"],
         batch_size=options["batch_size"],
         learning_rate=options["learning_rate"],
-        **{name: 0.0 for name in ("distillation", "pull") if not options[name]},
+        **without,
     )
 
 

@@ -131,11 +131,11 @@ def _curves(records: Sequence[Mapping[str, float]]) -> str:
     last = max(steps[-1] for steps, _ in series.values())
     lines, keys = [], []
     for place, (name, (steps, values)) in enumerate(series.items()):
-        points = " ".join(
+        line = " ".join(
             f"{40 + 540 * step / max(last, 1):.1f},{210 - 190 * value:.1f}"
             for step, value in zip(steps, values, strict=True)
         )
-        lines.append(f'<polyline fill="none" stroke="{COLOURS[name]}" stroke-width="1.5" points="{points}"/>')
+        lines.append(f'<polyline fill="none" stroke="{COLOURS[name]}" stroke-width="1.5" points="{line}"/>')
         label = "loss / largest loss" if name == "loss" else f"Dice, {MODES[name]}"
         keys.append(f'<text x="{45 + 150 * place}" y="245" fill="{COLOURS[name]}">{label}</text>')
     axes = "".join(

@@ -54,7 +54,7 @@ def infer_planes(
         result = app.infer({**request, "model": model, "image": image, "result_extension": ".nii"})
     answer = Path(result["file"])
     try:
-        labels = np.asarray(nibabel.load(answer).dataobj, np.uint8).reshape(grid)
+        labels = np.asarray(nibabel.Nifti1Image.from_filename(answer).dataobj, np.uint8).reshape(grid)
     finally:
         answer.unlink()
     return Response(
