@@ -20,7 +20,7 @@ import numpy as np
 
 from kprism_model.checkpoint import load_checkpoint
 from lib.engine import Engine, network_of
-from lib.infers.class_segmentation import DEFAULTS, Searched, search_classes, segment_classes
+from lib.infers.class_segmentation import ClassSegmentation, PresentClasses
 from lib.request_statistics import RequestStatistics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,16 +60,16 @@ def image_file(name: str) -> Path:
     return path
 
 
-def searched(engine: Engine, path: Path, everything: bool) -> Searched:
+def searched(engine: Engine, path: Path, everything: bool) -> PresentClasses:
     """What an unnamed request to `semantic` finds in an image; with `everything`, as for weights that know no kinds."""
     network, image = engine.network(), engine.image(path, path.name)
+    segmentation = ClassSegmentation(engine, network, image, RequestStatistics())
     if not everything:
-        return search_classes(engine, network, image, DEFAULTS, RequestStatistics())
-    names = list(network.registry.names)
-    return Searched(segment_classes(engine, network, image, names, DEFAULTS, RequestStatistics()), names)
+        return segmentation.search()
+    return PresentClasses(segmentation.segment(network.registry.names), network.registry.names)
 
 
-def painted_voxels(found: Searched) -> dict[str, int]:
+def painted_voxels(found: PresentClasses) -> dict[str, int]:
     """Name of each structure that was found -> its voxels."""
     counts = np.bincount(found.labels.ravel(), minlength=len(found.names) + 1)
     return {name: int(count) for name, count in zip(found.names, counts[1:], strict=True) if count}

@@ -40,7 +40,7 @@ class LiveServer:
     """`./kprism serve` on a folder of studies or the address of a DICOMweb server, while in the context.
 
     `app` is another MONAI Label app to serve, `environment` is added to this process's. `start_seconds` is the time
-    from starting the process to the first answer of /info/.
+    from starting the process to the first answer of /info/, `scratch` the folder of its temporary files.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class LiveServer:
         self.start_seconds = float("nan")
         self._conf = conf or {}
         self._app = app
-        self._environment = {**os.environ, **(environment or {})}
+        self.scratch = Path(tempfile.mkdtemp(prefix="server-"))
+        self._environment = {**os.environ, "TMPDIR": str(self.scratch), **(environment or {})}
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -110,6 +111,7 @@ class LiveServer:
     ) -> None:
         self.stop()
         self._log.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

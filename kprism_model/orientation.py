@@ -65,15 +65,26 @@ class SliceOrientation:
             plane,
         )
 
+    @property
+    def stack_shape(self) -> tuple[int, int, int]:
+        """Number of slices, and rows and columns of each."""
+        slices, rows, columns = (self.shape[axis] for axis in self.axes)
+        return slices, rows, columns
+
     def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """A volume (i, j, k) as a view (slice, row, column)."""
-        self._check(volume.shape, self.shape, "volume")
-        return volume.transpose(self.axes)[self._steps()]
+        """A volume (i, j, k) as a view (slice, row, column); in colour (i, j, k, 3) as (slice, row, column, 3)."""
+        self._check(volume.shape[:3], self.shape, "volume")
+        return volume.transpose(*self.axes, *range(3, volume.ndim))[self._steps()]
 
     def to_volume(self, slices: NDArray[Any]) -> NDArray[Any]:
         """A stack (slice, row, column) as a view (i, j, k); the inverse of `to_slices`."""
-        self._check(slices.shape, tuple(self.shape[axis] for axis in self.axes), "stack of slices")
+        self._check(slices.shape, self.stack_shape, "stack of slices")
         return slices[self._steps()].transpose(np.argsort(self.axes))
+
+    def locate(self, voxel: ArrayLike) -> tuple[int, int, int]:
+        """The (slice, row, column) of one voxel (i, j, k)."""
+        number, row, column = self.points_to_slices(voxel).tolist()
+        return int(number), int(row), int(column)
 
     def points_to_slices(self, points: ArrayLike) -> NDArray[np.float64]:
         """Voxel positions (..., 3) as (i, j, k) -> (slice, row, column)."""

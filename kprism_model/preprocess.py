@@ -48,7 +48,7 @@ def scale_intensity(
     1. `window` (lower, upper), in the image's own units;
     2. Hounsfield units: `units` is "HU"; or `modality` is "CT" and the values are not 8-bit; or neither is given and
        `looks_like_hounsfield` holds: the window `CT_WINDOWS["wide"]`;
-    3. 8-bit colour (last axis 3 or 4, channels not all equal): divided by 255;
+    3. 8-bit colour (three or four axes, the last of 3 or 4 channels that are not all equal): divided by 255;
     4. anything else: from the 0.5th percentile of all values to the 99.5th of the values above the minimum (a large
        constant background must not set the upper bound).
 
@@ -195,7 +195,7 @@ def _is_hounsfield(image: NDArray[Any], modality: str | None, units: str | None)
 
 
 def _is_colour_8bit(image: NDArray[Any]) -> bool:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (3, 4):
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in (3, 4):
         return False
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     return not (np.array_equal(red, green) and np.array_equal(red, blue))

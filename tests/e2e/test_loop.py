@@ -61,12 +61,6 @@ def test_a_label_that_cannot_be_used_is_refused(
     assert get(server, "/datastore/")["completed"] == before
 
 
-def test_training_on_one_case_says_what_it_needs(server: LiveServer) -> None:
-    train(server)
-    assert get(server, "/train/")["status"] == "ERROR"
-    assert "training needs 2 labelled cases" in get(server, "/kprism/api/status")["training"]["sentence"]
-
-
 class Asking:
     """Somebody who asks for masks all the time; `versions` are those that answered, in order."""
 

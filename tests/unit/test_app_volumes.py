@@ -21,7 +21,7 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.volumes.predictor import PropagationRules
 from lib.errors import RequestError
-from lib.infers.task import Source
+from lib.infers.request import Source
 
 CASE = "brain"
 MIDDLE = {"thing": [[60, 50, 6]]}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
+from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding
@@ -142,6 +145,16 @@ class LearningLoop:
         if not self._ending.is_set():
             follower.start()
             self.board.start()
+
+    def submit(
+        self, image_id: str, file: Path, info: Mapping[str, Any], *, tag: str = DefaultLabelTag.FINAL, by: str = ""
+    ) -> None:
+        """Store a label of an image; one with the tag `final` becomes a reference and training data.
+
+        `info` is the label's metadata, `by` the user who submits it. RequestError as in `SubmissionService.submit`.
+        """
+        self.intake.submit(image_id, file, info, tag=tag, by=by)
+        self.submitted()
 
     def submitted(self) -> None:
         """A label has come: make it a reference now."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference cases for in-context segmentation: labelled cases of the datastore that hold a structure, by name."""
+"""References for in-context segmentation among the labelled cases of the datastore: those that hold a structure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lib.imaging.reading import PICTURES, suffix_of
 from lib.learning.reference_cache import chosen_slices
 from lib.request_statistics import RequestStatistics
 
-LOADED = 8
-"""Cases that are read to choose the best ones of; the newest labels first."""
+MAX_LOADED = 8
+"""Cases that are read to select the best ones; the newest labels first."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class Loaded(NamedTuple):
 class ReferenceFinder:
     """Finds references for one query image, which is never its own reference.
 
-    `named` are the cases to use; RequestError if one does not exist, is not labelled, or is the query itself. Without
-    names every labelled case may serve.
+    `named` are the ids of the cases to use; if empty, every labelled case may serve. RequestError if a named case does
+    not exist, is not labelled, or is the query itself.
     """
 
     def __init__(
         self,
         engine: Engine,
         datastore: Datastore,
-        book: LabelRegistry,
+        label_registry: LabelRegistry,
         query: MedicalImage,
         query_id: str | None,
         named: Sequence[str],
-        report: RequestStatistics,
+        statistics: RequestStatistics,
     ) -> None:
-        self._report = report
+        self._statistics = statistics
         self._engine = engine
-        self._book = book
+        self._label_registry = label_registry
         self._query = query
         self._named = bool(named)
         cases = {case.image_id: case for case in labelled_cases(datastore)}
@@ -80,10 +80,10 @@ class ReferenceFinder:
     def find(self, structure: str, count: int, strict: bool) -> list[Reference]:
         """References for a structure: `count` slices in all, or one a case if more cases are named.
 
-        Of cases that are not named, those most like the query in kind and size are taken. RequestError if there is
-        none, for a named case that cannot be read, and if `strict` for a named case without the structure.
+        If no cases are named, those most like the query in kind and size are taken. RequestError if there is none, for
+        a named case that cannot be read, and if `strict` for a named case without the structure.
         """
-        found: list[Loaded] = []
+        loaded: list[Loaded] = []
         reasons: list[str] = []
         for case in self._cases:
             if structure not in self._names(case):
@@ -91,22 +91,22 @@ class ReferenceFinder:
                     raise RequestError(f"reference {case.image_id!r} holds {_listed(case.names)}, not {structure!r}")
                 continue
             try:
-                found.append(self._load(case, structure))
+                loaded.append(self._load(case, structure))
             except RequestError as error:
                 if self._named:
                     raise
                 reasons.append(str(error))
-            if len(found) == LOADED and not self._named:
+            if len(loaded) == MAX_LOADED and not self._named:
                 break
-        if not found:
-            raise RequestError(self._nothing(structure, reasons))
+        if not loaded:
+            raise RequestError(self._no_reference(structure, reasons))
         if not self._named:
-            found = sorted(found, key=lambda loaded: self._unlikeness(loaded.image))[:count]
-        shares = [len(part) for part in np.array_split(range(max(count, len(found))), len(found))]
-        return [_reference(loaded, share) for loaded, share in zip(found, shares, strict=True)]
+            loaded = sorted(loaded, key=lambda case: self._unlikeness(case.image))[:count]
+        shares = [len(part) for part in np.array_split(range(max(count, len(loaded))), len(loaded))]
+        return [_reference(case, share) for case, share in zip(loaded, shares, strict=True)]
 
     def _names(self, case: LabelledCase) -> list[str]:
-        return [self._book.canonical(name) for name in case.names]
+        return [self._label_registry.canonical(name) for name in case.names]
 
     def _rank(self, case: LabelledCase) -> tuple[bool, float, str]:
         """Orders cases before they are read: same kind of file as the query, then the newest label."""
@@ -115,8 +115,8 @@ class ReferenceFinder:
 
     def _load(self, case: LabelledCase, structure: str) -> Loaded:
         what = f"the label of reference {case.image_id!r}"
-        image = self._engine.image(case.image, f"image {case.image_id!r}", self._report)
-        label = self._engine.mask(case.label, what, self._report)
+        image = self._engine.image(case.image, f"image {case.image_id!r}", self._statistics)
+        label = self._engine.mask(case.label, what, self._statistics)
         labels = image.on_grid(label, what)
         if image.digest == self._query.digest:
             raise RequestError(f"reference {case.image_id!r} is the same picture as the image itself")
@@ -125,7 +125,7 @@ class ReferenceFinder:
             values = label_values(case.info, case.by_hand, present)
         except RequestError as error:
             raise RequestError(f"{what}: {error}") from error
-        value = {self._book.canonical(name): value for name, value in values.items()}.get(structure)
+        value = {self._label_registry.canonical(name): value for name, value in values.items()}.get(structure)
         if value not in present:
             raise RequestError(f"{what} holds no voxel of {structure!r}")
         return Loaded(case, image, image.to_slices(labels) == value)
@@ -141,7 +141,7 @@ class ReferenceFinder:
             image.name,
         )
 
-    def _nothing(self, structure: str, reasons: Sequence[str]) -> str:
+    def _no_reference(self, structure: str, reasons: Sequence[str]) -> str:
         if reasons:
             return f"no labelled case can serve as a reference for {structure!r}: {'; '.join(reasons)}"
         known = self.structures()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks that exist already, on the grid of their image: uploaded with a request, or stored in the datastore."""
+"""Masks that exist before a request, on the grid of their image: uploaded with it, or stored in the datastore."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_uploaded(path: Path, name: str, image: MedicalImage, limit: int) -> NDA
     return values.reshape(image.grid, order="F")
 
 
-def uploaded_values(params: Mapping[str, Any], book: LabelRegistry) -> dict[str, int]:
+def uploaded_values(params: Mapping[str, Any], label_registry: LabelRegistry) -> dict[str, int]:
     """Name -> value in an uploaded labelmap: `label_info`, [{"name", "id"}] as 3D Slicer sends it; may be missing."""
     info = params.get("label_info")
     if info is None:
@@ -41,12 +41,12 @@ def uploaded_values(params: Mapping[str, Any], book: LabelRegistry) -> dict[str,
         number = entry.get("id", position)
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 255:
             raise RequestError(f"label_info gives segment {entry['name']!r} the id {number!r}; expected 1 to 255")
-        values[book.canonical(entry["name"])] = number
+        values[label_registry.canonical(entry["name"])] = number
     return values
 
 
 def stored_masks(
-    engine: Engine, datastore: Datastore, book: LabelRegistry, image: MedicalImage, image_id: str, tag: str
+    engine: Engine, datastore: Datastore, label_registry: LabelRegistry, image: MedicalImage, image_id: str, tag: str
 ) -> dict[str, NDArray[np.bool_]]:
     """Name -> mask (i, j, k) of the label that the datastore holds for an image under `tag`; empty if there is none."""
     label_id = datastore.get_label_by_image_id(image_id, tag)
@@ -57,4 +57,4 @@ def stored_masks(
     info = datastore.get_label_info(label_id, tag) or {}
     present = [int(value) for value in np.unique(labels) if value]
     values = label_values(info, hand_names(datastore).of(image_id), present)
-    return {book.canonical(name): labels == value for name, value in values.items() if value in present}
+    return {label_registry.canonical(name): labels == value for name, value in values.items() if value in present}
