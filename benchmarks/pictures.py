@@ -3,7 +3,7 @@
 
     python -m benchmarks.pictures
 
-Writes docs/clicks.png. The true outlines (labels of the samples) are dashed.
+Writes docs/pictures/clicks.png. The true outlines (labels of the samples) are dashed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> None:
                 axis.set_title(f"{count} click{'s' * (count > 1)}: Dice {score:.2f}", color="white")
                 print(f"{case} slice {k}: {count} clicks, Dice {score:.3f}")
     figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "clicks.png", dpi=90, facecolor=figure.get_facecolor())
+    figure.savefig(ROOT / "docs" / "pictures" / "clicks.png", dpi=90, facecolor=figure.get_facecolor())
 
 
 if __name__ == "__main__":
