@@ -33,7 +33,7 @@ from kprism_model.evaluation.command import Protocol, evaluate
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.training.trainer import TrainingPlan
+from kprism_model.training.plan import TrainingPlan
 
 SHIPPED = Path("apps/kprism/model/kprism_small")
 DICE = {"where present": "dice_present", "per case": "dice_case"}
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-slices", type=int, default=40, help="of each test list (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Net's images (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/effort"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     work = (given.work or Path("var/effort") / f"{given.data.name}-same").resolve()
     try:
@@ -91,7 +91,7 @@ def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
     for file in sorted((studies / ".kprism" / "intake" / "cases").glob("*.json")):
         entry = json.loads(file.read_text())
         image = next(path for path in studies.iterdir() if path.name.split(".")[0] == entry["image_id"])
-        stored = nibabel.load(studies / ".kprism" / "intake" / entry["label"])
+        stored = nibabel.Nifti1Image.from_filename(studies / ".kprism" / "intake" / entry["label"])
         labels = np.zeros(stored.shape, np.uint8)
         for name, value in entry["structures"].items():
             labels[np.asarray(stored.dataobj) == value] = values[name]
@@ -99,7 +99,7 @@ def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
         if image.suffix == ".png":
             Image.fromarray(labels.reshape(labels.shape[:2]).T).save(label)
         else:
-            nibabel.save(nibabel.Nifti1Image(labels, nibabel.load(image).affine), label)
+            nibabel.save(nibabel.Nifti1Image(labels, nibabel.Nifti1Image.from_filename(image).affine), label)
         link = folder / image.name
         link.unlink(missing_ok=True)
         link.symlink_to(image.resolve())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +48,14 @@ class SliceOrientation:
         """
         matrix = _checked(affine, shape)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        source = io_orientation(matrix)  # type: ignore[no-untyped-call]
+        source = io_orientation(matrix)
         anatomical = source[:, 0].astype(int)
         if plane is None:
             plane = _PLANES[max(anatomical[axis] for axis in _slice_axes(spacing, shape))]
         elif plane not in _SLICE_ROW_COLUMN:
             raise ValueError(f"the plane is {plane!r}; expected one of {', '.join(sorted(_SLICE_ROW_COLUMN))}")
-        target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))  # type: ignore[no-untyped-call]
-        change = ornt_transform(source, target)  # type: ignore[no-untyped-call]
+        target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))
+        change = ornt_transform(source, target)
         i, j, k = np.argsort(change[:, 0]).tolist()
         return cls(
             (i, j, k),
@@ -66,15 +65,26 @@ class SliceOrientation:
             plane,
         )
 
+    @property
+    def stack_shape(self) -> tuple[int, int, int]:
+        """Number of slices, and rows and columns of each."""
+        slices, rows, columns = (self.shape[axis] for axis in self.axes)
+        return slices, rows, columns
+
     def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """A volume (i, j, k) as a view (slice, row, column)."""
-        self._check(volume.shape, self.shape, "volume")
-        return volume.transpose(self.axes)[self._steps()]
+        """A volume (i, j, k) as a view (slice, row, column); in colour (i, j, k, 3) as (slice, row, column, 3)."""
+        self._check(volume.shape[:3], self.shape, "volume")
+        return volume.transpose(*self.axes, *range(3, volume.ndim))[self._steps()]
 
     def to_volume(self, slices: NDArray[Any]) -> NDArray[Any]:
         """A stack (slice, row, column) as a view (i, j, k); the inverse of `to_slices`."""
-        self._check(slices.shape, tuple(self.shape[axis] for axis in self.axes), "stack of slices")
+        self._check(slices.shape, self.stack_shape, "stack of slices")
         return slices[self._steps()].transpose(np.argsort(self.axes))
+
+    def locate(self, voxel: ArrayLike) -> tuple[int, int, int]:
+        """The (slice, row, column) of one voxel (i, j, k)."""
+        number, row, column = self.points_to_slices(voxel).tolist()
+        return int(number), int(row), int(column)
 
     def points_to_slices(self, points: ArrayLike) -> NDArray[np.float64]:
         """Voxel positions (..., 3) as (i, j, k) -> (slice, row, column)."""
@@ -132,9 +142,3 @@ def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[in
     axes = [axis for axis in axes if spacing[axis] * _SAME_SPACING >= coarsest]
     thin = [axis for axis in axes if all(_THIN * shape[axis] < shape[other] for other in range(3) if other != axis)]
     return thin or axes
-
-
-def evenly_spaced(numbers: Sequence[int] | NDArray[np.int64], count: int) -> list[int]:
-    """At most `count` of `numbers`, in order: the middle ones of as many equal parts."""
-    count = min(count, len(numbers))
-    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]

@@ -24,6 +24,15 @@ class VoxelClick:
     positive: bool
 
 
+@dataclass(frozen=True)
+class LocatedClick(VoxelClick):
+    """A click whose slice, row and column are known already, see `SliceOrientation.locate`."""
+
+    slice: int
+    row: int
+    column: int
+
+
 @dataclass(frozen=True, eq=False)
 class StructurePrompts:
     """All that a request says of one structure; arrays are (i, j, k) on the grid of the volume as it is stored.
@@ -130,8 +139,11 @@ def _clicks(name: str, clicks: Sequence[VoxelClick], orientation: SliceOrientati
             raise ValueError(f"a click of {name!r} is at {click.voxel}; expected three whole voxel indices (i, j, k)")
         if not all(0 <= index < side for index, side in zip(click.voxel, orientation.shape, strict=True)):
             raise ValueError(f"a click of {name!r} is at {click.voxel}, outside of the volume {orientation.shape}")
-        number, row, column = orientation.points_to_slices(click.voxel).tolist()
-        found.append((int(number), Click(row, column, click.positive)))
+        if isinstance(click, LocatedClick):
+            number, row, column = click.slice, click.row, click.column
+        else:
+            number, row, column = orientation.locate(click.voxel)
+        found.append((number, Click(row, column, click.positive)))
     for number in {number for number, _ in found}:
         count = sum(other == number for other, _ in found)
         if count > MAXIMUM_CLICKS:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.live_server import LiveServer
 from tests.contract.conftest import BUDGET_MB
-from tests.live_server import LiveServer
 
 IMAGE = "brain_LPS"
 SECRET = "/etc/hostname"

@@ -11,8 +11,8 @@ import requests
 from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 
+from benchmarks.live_server import LiveServer
 from tests.budget import Budget
-from tests.live_server import LiveServer
 
 EXAMPLES = 300
 """Requests of a round; in the suite there is one."""

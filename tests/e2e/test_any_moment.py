@@ -11,10 +11,10 @@ import nibabel
 import numpy as np
 import requests
 
+from benchmarks.live_server import LiveServer
 from lib.learning.versions import Versions
 from tests.budget import Budget
 from tests.e2e.site import Site, as_file, block, get, submit
-from tests.live_server import LiveServer
 
 LATEST_KILL = 4.0
 """Seconds of work before the kill, at most: time for some labels, and for a training to begin or to end."""

@@ -23,8 +23,8 @@ import psutil
 import pytest
 import requests
 
+from benchmarks.live_server import LiveServer
 from tests.e2e.site import NEW, Site, as_file, block, get, submit, train, version, wait
-from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -117,7 +117,7 @@ def test_submissions_of_one_case_at_once_leave_one_whole_label(server: LiveServe
 
 
 def entry_of(site: Site, image: str) -> dict[str, Any]:
-    """What the ledger says of a case."""
+    """The submission of a case."""
     return dict(json.loads((site.studies / ".kprism" / "intake" / "cases" / f"{image}.json").read_text()))
 
 
@@ -233,7 +233,7 @@ def test_a_training_ends_with_its_server(server: LiveServer) -> None:
 KILLS = [
     ("e-*.nii", False),  # the file as it was sent: the client gets no answer and knows that it must send again
     ("datastore_v2.json", True),  # kept and noted, with the label in the datastore, but not in its list
-    ("e.json", True),  # all but the ledger's entry
+    ("e.json", True),  # all but the submission's own file
 ]
 """Which file is half written when the server is killed, and whether its next start has the label."""
 

@@ -16,9 +16,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from benchmarks.live_server import ROOT, free_port
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.series import describe_series, read_headers, read_voxels
-from tests.live_server import ROOT, free_port
 from tools.import_folder import main
 
 Run = Callable[..., tuple[int, str]]
@@ -135,7 +135,7 @@ def test_what_cannot_be_imported_is_named_and_the_rest_goes_on(tmp_path: Path) -
     ("arguments", "sentence"),
     [
         (["nowhere"], "there is no file or folder 'nowhere'"),
-        (["."], "holds no image; expected files of type"),
+        (["."], "has no images; expected files of type"),
         ([".", "--modality", "PT"], "invalid choice: 'PT'"),
     ],
 )

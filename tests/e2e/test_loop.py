@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.live_server import ROOT, LiveServer
 from tests.e2e.site import NEW, SHAPE, Site, as_file, block, get, submit, train, version, wait
-from tests.live_server import ROOT, LiveServer
 
 
 @pytest.fixture(scope="module")

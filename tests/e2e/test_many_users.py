@@ -11,10 +11,10 @@ import nibabel
 import numpy as np
 import requests
 
+from benchmarks.live_server import LiveServer
 from lib.learning.versions import Versions
 from tests.budget import Budget
 from tests.e2e.site import NEW, Site, as_file, block, get, submit, wait
-from tests.live_server import LiveServer
 
 USERS = 3
 ACTIONS = 12

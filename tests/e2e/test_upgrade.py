@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
+from benchmarks.live_server import ROOT, LiveServer
 from kprism_model.network.config import KPrismConfig
 from tests.e2e.old_site.make import ARCHIVE, LABELLED, STRUCTURES, teach
 from tests.e2e.site import get, train, version, wait
-from tests.live_server import ROOT, LiveServer
 
 TAUGHT = list(STRUCTURES[:2])
 """What the second version of the old network knew; the third structure was never in a published one."""

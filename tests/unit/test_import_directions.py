@@ -39,9 +39,11 @@ PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predic
 MODEL_RULES: Mapping[str, set[str]] = {
     "classes": set(),
     "files": set(),
+    "locations": set(),
     "metrics": set(),
     "named_values": set(),
     "orientation": set(),
+    "progress": set(),
     "scribbles": set(),
     "store": set(),
     "network": set(),
@@ -51,12 +53,13 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "image_kind": BASICS | {"network", "queries"},
     "predictor": BASICS | {"network", "queries", "image_kind"},
     "window": {"queries", "predictor"},
+    "presets": BASICS | {"locations", "network", "checkpoint", "predictor"},
     "windowed": BASICS | {"network", "queries", "predictor", "window"},
     "volumes": PREDICTION,
     "interaction": PREDICTION | {"volumes"},
-    "data": PREDICTION | {"named_values"},
+    "data": PREDICTION | {"named_values", "progress"},
     "evaluation": PREDICTION | {"interaction", "data"},
-    "training": PREDICTION | {"interaction", "data", "named_values"},
+    "training": PREDICTION | {"interaction", "data", "named_values", "progress"},
     "export": {"network", "checkpoint", "preprocess"},
 }
 """Module or package of `kprism_model` -> those that it may import."""

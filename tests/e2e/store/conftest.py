@@ -15,13 +15,13 @@ import requests
 import torch
 
 import tests.unit.dicom_files  # noqa: F401 - before MONAI Label, whose wheel has a package of the name tests.unit
+from benchmarks.live_server import LiveServer, free_port
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from tests.conftest import lacking
 from tests.e2e.store.orthanc_site import Site
-from tests.live_server import LiveServer, free_port
 from tools.orthanc import Orthanc
 
 NOBODY = "1.2.3.4"

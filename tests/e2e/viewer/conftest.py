@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.live_server import ROOT
 from lib.errors import RequestError
 from tests.conftest import SHARED, lacking
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import PATIENCE, Site, running
-from tests.live_server import ROOT
 from tools.ohif import ensure_ohif
 
 XRAYS = SHARED / "data" / "montgomery_xray"
