@@ -71,7 +71,7 @@ def look_at_versions(server: LiveServer, site: Site) -> None:
 def test_what_was_answered_is_kept_whatever_the_moment(tmp_path: Path, budget: Budget) -> None:
     site = Site(tmp_path)
     annotator = Annotator(site)
-    for _, rng in budget.rounds(short=2):
+    for _, rng in budget.rounds(short=1):
         with site.serve(train_after="3", train_minutes="0.02") as server:
             annotator.look(server)
             look_at_versions(server, site)

@@ -79,7 +79,7 @@ class Asking:
         self._thread.join()
 
     def _ask(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(0.2):
             answer = self._server.infer("interactive", "f", {NEW: [[30, 30, 1]]}, output="json")
             if answer.status_code != 200:
                 self.failures.append(answer.text)

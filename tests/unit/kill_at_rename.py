@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -20,3 +22,20 @@ def kill_before_rename(number: int) -> None:
         replace(source, target)
 
     os.replace = count  # type: ignore[assignment]
+
+
+def status_of_killed(work: Callable[[], object], number: int) -> int:
+    """Do some work in a copy of this process that is killed before a rename: its exit status, -9 if it was killed.
+
+    A copy spares the imports of a process of its own. The work must not compute in several threads, which a copy lacks.
+    """
+    process = os.fork()
+    if process == 0:
+        try:
+            kill_before_rename(number)
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)  # without the end of the tests, which is the other process's
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

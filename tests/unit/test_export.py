@@ -132,10 +132,9 @@ def test_rows_of_every_kind_in_one_call_equal_single_calls(exported: tuple[Check
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stem_stride": 1, "layers": 6, "experts": 3},
+        {"stem_stride": 1, "layers": 6, "experts": 3, "mask_encoder": "shared"},
         {"stem_stride": 4, "width": 64, "heads": 8, "summaries": 4, "queries_per_class": 1, "reduced_size": 4},
         {"encoder": "efficientnet_lite0", "mask_encoder": "shared", "kinds": ("CT",)},
-        {"mask_encoder": "shared"},
     ],
 )
 def test_other_networks_are_exported(tmp_path: Path, changes: dict[str, Any]) -> None:

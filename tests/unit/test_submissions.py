@@ -8,9 +8,8 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from lib.imaging.reading import read_image
 from lib.learning.submission_service import StorageError, SubmissionService
 from lib.learning.submission_store import TRAINING, VALIDATION, SubmissionStore, choose_split, new_since, patient_of
 from lib.learning.submitted_label import REFUSE
+from tests.unit.kill_at_rename import status_of_killed
 
 SHAPE = (12, 10, 4)
 LIVER_AND_SPLEEN = {"label_info": [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}]}
@@ -248,27 +248,12 @@ def test_a_full_disk_is_told_and_the_old_label_counts_on(site: Site, monkeypatch
     assert site.submissions.load(entry).mask("liver").sum() == 2 * 6 * 4
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_submissions import Site
-from kill_at_rename import kill_before_rename
-
-site = Site(Path(sys.argv[2]))
-kill_before_rename(int(sys.argv[4]))
-site.submissions.submit("a", Path(sys.argv[3]), {"label_names": {"liver": 1}})
-"""
-
-
 @pytest.mark.parametrize("renames", range(4))
-def test_a_kill_during_a_submission_loses_nothing(site: Site, repository: Path, renames: int) -> None:
+def test_a_kill_during_a_submission_loses_nothing(site: Site, renames: int) -> None:
     site.submissions.submit("a", site.label(1), {"label_names": {"liver": 1}})
     sent = site.label(1, 1, name="more")
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{repository}:{repository / 'apps' / 'kprism'}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(here), str(site.folder), str(sent), str(renames)]
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    submit = partial(Site(site.folder).submissions.submit, "a", sent, {"label_names": {"liver": 1}})
+    assert status_of_killed(submit, renames) == -signal.SIGKILL
     restarted = Site(site.folder)
     restarted.submissions.recover()
     restarted.submissions.reconcile()

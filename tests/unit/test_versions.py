@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from kprism_model.network.kprism import KPrism
 from lib import files
 from lib.learning.version_files import SHIPPED, VersionError
 from lib.learning.versions import Versions
+from tests.unit.kill_at_rename import status_of_killed
 from tools.versions import main
 
 REGISTRY = ClassRegistry(["liver", "spleen", "left kidney", "right kidney"])
@@ -191,29 +193,12 @@ def test_a_full_disk_leaves_the_old_version_serving(
     assert value_of(versions.load().checkpoint.model) == 3.0
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from kprism_model.checkpoint import load_checkpoint
-from lib.learning.versions import Versions
-from kill_at_rename import kill_before_rename
-
-versions = Versions(Path(sys.argv[1]), Path(sys.argv[2]))
-kill_before_rename(int(sys.argv[3]))
-shipped = load_checkpoint(versions.shipped)
-versions.publish(shipped.model, shipped.registry, metadata={})
-"""
-
-
 @pytest.mark.parametrize("renames", [0, 1, 2])
-def test_a_kill_in_the_middle_of_a_publication_leaves_the_old_version(
-    versions: Versions, repository: Path, renames: int
-) -> None:
+def test_a_kill_in_the_middle_of_a_publication_leaves_the_old_version(versions: Versions, renames: int) -> None:
     publish(versions, 1.0)
-    places = (repository, repository / "apps" / "kprism", Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, places)), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(versions.folder), str(versions.shipped), str(renames)]
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    model = network(2.0)
+    publication = partial(versions.publish, model, REGISTRY, metadata={})
+    assert status_of_killed(publication, renames) == -signal.SIGKILL
     served = versions.load()
     assert (served.number, served.warning, value_of(served.checkpoint.model)) == (1, None, 1.0)
     number = publish(versions, 4.0)
