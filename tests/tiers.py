@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,28 +26,43 @@ LONGEST = (
 FOLDERS = ("contract", "e2e/viewer", "e2e/store")
 """Folders whose tests share one server: one worker takes all tests of a folder, in their order."""
 
+SLOW_FILES = (
+    "unit/test_export.py",
+    "unit/test_examples.py",
+    "unit/test_pack_training.py",
+    "unit/test_active_learner.py",
+    "unit/test_training.py",
+    "unit/test_finetune.py",
+)
+"""Unit tests that `--fast` leaves out beside all of `e2e`."""
+
 
 def arrange(items: list[pytest.Item], folder: Path, *, parallel: bool) -> None:
-    """Mark end-to-end tests as slow; for parallel workers, put the longest first.
+    """Mark what is slow; for parallel workers, put the longest first.
 
     `folder` is the folder `tests`; items elsewhere are left alone.
     """
     paths = {item: item.path.relative_to(folder).as_posix() for item in items if item.path.is_relative_to(folder)}
     for item, path in paths.items():
-        if path.startswith("e2e/"):
+        if path.startswith(("e2e/", *SLOW_FILES)):
             item.add_marker(pytest.mark.slow)
     if parallel:
         items.sort(key=lambda item: rank(paths.get(item, "")))
 
 
-def rank(path: str, longest: Sequence[str] = LONGEST) -> int:
+def rank(path: str) -> int:
     """The place of a test's file in the order of the longest; what is not among them comes last."""
-    return next((place for place, start in enumerate(longest) if path.startswith(start)), len(longest))
+    return next((place for place, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
+
+
+def group_of(nodeid: str) -> str:
+    """The tests that one worker runs together: those of a folder with a shared server, else of a file."""
+    path = nodeid.partition("::")[0]
+    return next((folder for folder in FOLDERS if path.startswith(f"tests/{folder}/")), path)
 
 
 class SharedServers(LoadScopeScheduling):
-    """Gives each worker whole groups of tests: a folder whose tests share a server, else a file."""
+    """Gives each worker whole groups of tests, see `group_of`."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        return next((folder for folder in FOLDERS if path.startswith(f"tests/{folder}/")), path)
+        return group_of(nodeid)
