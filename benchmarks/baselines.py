@@ -37,9 +37,9 @@ from kprism_model.data.datasets import Dataset, read_dataset
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceSet
 from kprism_model.evaluation.command import Protocol
+from kprism_model.evaluation.finished_results import FinishedResults
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.evaluation.report_files import load_report, save_report
-from kprism_model.evaluation.state import FinishedResults
 from kprism_model.files import write_bytes
 from kprism_model.training.trainer import TrainingPlan
 

@@ -28,7 +28,7 @@ from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from kprism_model.queries import Query
-from kprism_model.volumes.cleanup import as_scribbled
+from kprism_model.volumes.cleanup import apply_scribbles
 
 WEIGHTS = Path("apps/kprism/model/kprism_small")
 STROKES = Path("apps/kprism/viewer/core/strokes.js").resolve()
@@ -116,8 +116,8 @@ def boxed(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray, rng:
     off = rng.integers(-slack, slack + 1, (2, 2))
     last = [true.shape[1] - 1, true.shape[0] - 1]
     before, scribbles = draw_box(true.shape, np.clip(corners + off, 0, last).tolist())
-    mask = predictor.answer([Query(embedding, scribbles=scribbles, previous_mask=before)])[0].mask
-    return dice(as_scribbled(mask, scribbles, before), true)
+    mask = predictor.predict_queries([Query(embedding, scribbles=scribbles, previous_mask=before)])[0].mask
+    return dice(apply_scribbles(mask, scribbles, before), true)
 
 
 def draw_box(shape: tuple[int, ...], corners: Corners) -> tuple[BoolArray, NDArray[np.int8]]:
@@ -138,8 +138,8 @@ def clicked(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray) ->
         click = next_click(mask, true)
         if click is None:
             return scores + [1.0] * (CLICKS - len(scores))
-        query = query.clicked(Click(*click), mask.astype(np.float32) if query.clicks else None)
-        mask = predictor.answer([query])[0].mask
+        query = query.with_click(Click(*click), mask.astype(np.float32) if query.clicks else None)
+        mask = predictor.predict_queries([query])[0].mask
         scores.append(dice(mask, true))
     return scores
 

@@ -31,8 +31,8 @@ import requests
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.annotator import Annotator, Effort, Masks, read_truth
 from benchmarks.curves import save_curves
+from benchmarks.simulated_annotator import Annotator, Effort, Masks, read_truth
 from tests.live_server import LiveServer
 
 ARMS = {"clicks": "clicks only", "references": "with references", "training": "with references and training"}

@@ -26,9 +26,9 @@ import requests
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.annotator import Annotator, Masks, masks_in, read_truth
 from benchmarks.curves import save_curves
 from benchmarks.effort import best_start, chosen_cases, copy_images, site_configuration, wait_for_training
+from benchmarks.simulated_annotator import Annotator, Masks, masks_in, read_truth
 from kprism_model.metrics import dice
 from tests.live_server import LiveServer
 

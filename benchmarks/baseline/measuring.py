@@ -15,16 +15,16 @@ from kprism_model.data.datasets import Case, Dataset, load_case
 from kprism_model.evaluation.command import Protocol, choose_cases
 from kprism_model.evaluation.protocol import (
     CLICKS_ONLY,
+    ScoreAccumulator,
     Slice,
-    Tally,
+    measure_click_sessions,
     measure_masks,
     measure_presence,
-    measure_traces,
     targets_of,
 )
 from kprism_model.evaluation.reference_pool import Picture, ReferencePool
 from kprism_model.evaluation.report import DatasetResult
-from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.queries import Query
 
 
@@ -48,14 +48,16 @@ def measure(
     run = _Run(baselines, dataset, protocol, cases)
     for case in tqdm(cases, f"test {dataset.name}", disable=not progress):
         run.measure(list(_slices(dataset, case, baselines.size)))
-    result.figures, result.curves = run.tally.figures(), run.tally.curves()
-    result.worst = run.tally.worst_by_mode()
+    result.figures, result.curves = run.accumulator.figures(), run.accumulator.curves()
+    result.worst = run.accumulator.worst_by_mode()
     return result
 
 
 class _Run:
     def __init__(self, baselines: Baselines, dataset: Dataset, protocol: Protocol, cases: Sequence[Case]) -> None:
-        self.tally = Tally(dataset.name, ("semantic", f"in_context_{max(protocol.references)}", CLICKS_ONLY))
+        self.accumulator = ScoreAccumulator(
+            dataset.name, ("semantic", f"in_context_{max(protocol.references)}", CLICKS_ONLY)
+        )
         self._baselines = baselines
         self._classes = dataset.classes
         self._protocol = protocol
@@ -83,9 +85,9 @@ class _Run:
         answers = answer_classes(network, [part.embedding for part in parts], len(self._classes))
         predictions = [one[number] for number in range(len(self._classes)) for one in answers]
         targets = targets_of(parts, self._classes)
-        measure_masks(self.tally, "semantic", targets, predictions, distances=True)
+        measure_masks(self.accumulator, "semantic", targets, predictions, distances=True)
         if self._instances is not None:
-            measure_presence(self.tally, "semantic", targets, predictions)
+            measure_presence(self.accumulator, "semantic", targets, predictions)
 
     def _in_context(
         self, parts: Sequence[Slice], index: int, draw: int, pictures: Sequence[Picture], network: nn.Module
@@ -95,15 +97,15 @@ class _Run:
             if len(pictures) >= count:
                 examples = lay_out_examples(pictures[:count], self._baselines.in_context_size)
                 answers = answer_in_context(network, [part.image for part in parts], examples)
-                measure_masks(self.tally, f"in_context_{count}", targets, answers, draw=draw)
+                measure_masks(self.accumulator, f"in_context_{count}", targets, answers, draw=draw)
 
     def _interactive(self, parts: Sequence[Slice], network: nn.Module) -> None:
         targets = [target for target in targets_of(parts, self._classes) if target.present]
         if self._instances is not None:
             targets = self._instances.clicked(targets)
-        traces = [Trace(Query(target.part.embedding), target.mask, None) for target in targets]
-        annotate(partial(answer_clicks, network), traces, self._protocol.click_limit)
-        measure_traces(self.tally, CLICKS_ONLY, targets, traces, self._protocol.click_limit)
+        sessions = [ClickSession(Query(target.part.embedding), target.mask, None) for target in targets]
+        run_click_sessions(partial(answer_clicks, network), sessions, self._protocol.click_limit)
+        measure_click_sessions(self.accumulator, CLICKS_ONLY, targets, sessions, self._protocol.click_limit)
 
 
 def _slices(dataset: Dataset, case: Case, size: int) -> Iterator[Slice]:

@@ -66,7 +66,7 @@ _EXTENDED: dict[str, frozenset[str]] = {
 """Class -> parts of the body that hold it too, whether or not a set of their images names it."""
 
 
-class Annotated(Protocol):
+class ImageSet(Protocol):
     """Images of one kind with named structures, such as a data set."""
 
     @property
@@ -82,14 +82,14 @@ class Annotated(Protocol):
         """Label index -> class name."""
 
 
-def shown_parts(images: Annotated) -> frozenset[str]:
+def shown_parts(images: ImageSet) -> frozenset[str]:
     """The parts of the body that images may show; the modality stands for an anatomy that is not told or not known."""
     if images.modality in MICROSCOPY:
         return frozenset({MICROSCOPY[images.modality]})
     return BODY_PARTS.get(images.anatomy, frozenset({f"images of {images.modality}"}))
 
 
-def possible_parts(sets: Iterable[Annotated]) -> dict[str, frozenset[str]]:
+def possible_parts(sets: Iterable[ImageSet]) -> dict[str, frozenset[str]]:
     """Class name, in lower case -> the parts of the body that hold it, or that some images of it show."""
     found: dict[str, frozenset[str]] = {}
     for images in sets:
@@ -99,7 +99,7 @@ def possible_parts(sets: Iterable[Annotated]) -> dict[str, frozenset[str]]:
     return found
 
 
-def foreign_classes(own: Annotated, others: Iterable[Annotated]) -> list[str]:
+def foreign_classes(own: ImageSet, others: Iterable[ImageSet]) -> list[str]:
     """Classes of other sets that cannot be in images of `own`, in alphabetical order."""
     sets = [own, *others]
     names = {name.casefold(): name for images in sets for name in images.classes.values()}

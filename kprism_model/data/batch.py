@@ -11,7 +11,7 @@ from torch import Tensor
 NO_CLASS = -1
 """Class index of an object that is no trained class."""
 
-LACKING = 2
+ABSENT_CLASSES_PER_IMAGE = 2
 """Structures that each image is known to lack and is asked about, so that presence is learned."""
 
 
@@ -24,7 +24,7 @@ class Batch:
     references: int64 (n, R), numbers of images of the same group, of other patients, that show the structure; -1
     throughout the row where there are none; other views of the same slice where the object is made of
     its regions. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure, a union of structures or one
-    part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
+    part of one; empty where there is nothing to click on. lacking: int64 (n, `ABSENT_CLASSES_PER_IMAGE`),
     rows in the registry of structures that are not in the image; -1 where none is known. dataset: the name of each
     image's data set. kinds: the kind of each image (`kprism_model.data.kinds`), empty for synthetic ones.
     """
@@ -34,7 +34,7 @@ class Batch:
     class_index: Tensor
     references: Tensor
     objects: Tensor
-    lacking: Tensor
+    absent_classes: Tensor
     dataset: tuple[str, ...]
     kinds: tuple[str, ...] = ()
 

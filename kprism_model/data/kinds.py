@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kprism_model.data.anatomy import MICROSCOPY, Annotated, possible_parts, shown_parts
+from kprism_model.data.anatomy import MICROSCOPY, ImageSet, possible_parts, shown_parts
 
 _REGIONS = {
     "heart": "chest",
@@ -26,19 +26,19 @@ _REGIONS = {
 """Anatomy -> the region that its kind is named by, where that is another."""
 
 
-def kind_name(images: Annotated) -> str:
+def kind_name(images: ImageSet) -> str:
     """The kind of images: modality and region, or the modality alone in microscopy and where no more is known."""
     if images.modality in MICROSCOPY or not images.anatomy:
         return images.modality
     return f"{images.modality}, {_REGIONS.get(images.anatomy, images.anatomy)}"
 
 
-def kind_names(sets: Iterable[Annotated]) -> tuple[str, ...]:
+def kind_names(sets: Iterable[ImageSet]) -> tuple[str, ...]:
     """The kinds of the images of several sets, in alphabetical order."""
     return tuple(sorted({kind_name(images) for images in sets}))
 
 
-def possible_kinds(sets: Sequence[Annotated]) -> dict[str, frozenset[str]]:
+def possible_kinds(sets: Sequence[ImageSet]) -> dict[str, frozenset[str]]:
     """Class name, in lower case -> the kinds of images in which it can be."""
     parts: dict[str, frozenset[str]] = {}
     for images in sets:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED, bounding_box, largest_component
 from kprism_model.data.ridges import ridges
 from kprism_model.data.superpixels import neighbours
 from kprism_model.data.targets import MINIMUM_PIXELS
@@ -23,7 +24,6 @@ _ATTEMPTS = 6
 _CANDIDATES = 3  # objects of one kind of which the most distinct one is taken
 _FLAT = 2.5  # grey levels: a region that varies less and reaches the border of the image is its surroundings
 _NEAR = 4  # pixels around the surroundings in which edges and thin things are those of the field of view
-_CONNECTED = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _SliceRegions:
         """A ridge of the image, or all of them, in one of its channels: vessels, membranes, fibres."""
         channel = self._image[..., self._rng.integers(self._image.shape[2])].astype(np.float32)
         found: Mask = ridges(channel, self._rng) & ~self._near_surroundings
-        components, count = ndimage.label(found, _CONNECTED)
+        components, count = ndimage.label(found, EIGHT_CONNECTED)
         if count < 2 or self._rng.random() < 0.6:
             return found
         sizes = np.bincount(components.ravel())[1:]
@@ -163,7 +163,7 @@ class _SliceRegions:
         cut = along < np.quantile(along, self._rng.uniform(0.3, 0.8))
         side = np.zeros_like(mask)
         side[tuple(positions[cut].T)] = True
-        return _largest_component(side)
+        return largest_component(side)
 
     def union(self) -> Mask:
         """Regions that are alike and apart: two lungs, some nuclei."""
@@ -218,7 +218,7 @@ class _SliceRegions:
         box = _box(mask)
         piece = ndimage.gaussian_filter(mask[box].astype(np.float32), sigma, mode="nearest", truncate=3) > 0.5
         result = np.zeros_like(mask)
-        piece = _largest_component(_without_specks(piece))
+        piece = largest_component(_without_specks(piece))
         if np.count_nonzero(ndimage.binary_erosion(piece)) >= self._settings.thickness * np.count_nonzero(piece):
             result[box] = piece
         return result
@@ -243,23 +243,14 @@ def _clarity(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     return clarity
 
 
-def _box(mask: Mask) -> tuple[slice, slice]:
-    """The rows and columns of a mask that is not empty, with one more on each side where there is one."""
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    first, last = (rows[0], columns[0]), (rows[-1], columns[-1])
-    row, column = (slice(max(0, int(low) - 1), int(high) + 2) for low, high in zip(first, last, strict=True))
-    return row, column
+def _box(mask: Mask) -> tuple[slice, ...]:
+    """The box of a mask that is not empty, with a margin of one pixel."""
+    box = bounding_box(mask, margin=1)
+    assert box is not None
+    return box
 
 
 def _without_specks(mask: Mask) -> Mask:
     """The mask with its small holes filled; one that takes a fifth of it or more, as in a ring, stays."""
     filled: Mask = ndimage.binary_fill_holes(mask)
     return filled if np.count_nonzero(filled) < 1.2 * np.count_nonzero(mask) else mask
-
-
-def _largest_component(mask: Mask) -> Mask:
-    components, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    largest: Mask = components == 1 + np.bincount(components.ravel())[1:].argmax()
-    return largest

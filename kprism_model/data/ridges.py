@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-_CONNECTED = np.ones((3, 3), dtype=bool)
+from kprism_model.components import EIGHT_CONNECTED
+
 _STRONGEST = 0.998  # the quantile that stands for the strongest line: a line across an image has 0.4 % of its pixels
 _OFF_MIDDLE = 0.67  # pixels: a little more than the middle of a line is away from the nearest pixel
 _LONG = 6.0  # pixels in the middle of a thin structure, at least, over the square of its width
@@ -29,7 +30,7 @@ def ridges(grey: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.bo
     chosen = rng.choice(2, p=peaks**4 / (peaks**4).sum())
     curvature, middle = both[chosen]
     strong = float(peaks[chosen]) * rng.uniform(0.2, 0.6)
-    components, count = ndimage.label(middle > strong / 3, _CONNECTED)
+    components, count = ndimage.label(middle > strong / 3, EIGHT_CONNECTED)
     kept = np.zeros(count + 1, dtype=bool)
     kept[components[middle > strong]] = True
     kept &= np.bincount(components.ravel(), minlength=count + 1) >= _LONG * sigma**2

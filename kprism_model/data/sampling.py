@@ -19,7 +19,7 @@ from torch import Tensor
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
-from kprism_model.data.batch import LACKING, NO_CLASS, Batch
+from kprism_model.data.batch import ABSENT_CLASSES_PER_IMAGE, NO_CLASS, Batch
 from kprism_model.data.device_images import DeviceImages, beside_training
 from kprism_model.data.kinds import kind_name
 from kprism_model.data.region_tasks import RegionSampler
@@ -88,7 +88,7 @@ class _Group(NamedTuple):
     objects: Tensor
     class_index: int
     patients: list[tuple[str, int]]
-    lacking: list[list[int]]
+    absent_classes: list[list[int]]
 
 
 class Sampler:
@@ -159,7 +159,7 @@ class Sampler:
             torch.tensor([group.class_index for group in groups for _ in group.images]),
             _references(groups, count, rng),
             self._joined([group.objects for group in groups]),
-            torch.tensor([lacking for group in groups for lacking in group.lacking]),
+            torch.tensor([absent_classes for group in groups for absent_classes in group.absent_classes]),
             tuple(name for group in groups for name, _ in group.patients),
             tuple(self._kinds[name] for group in groups for name, _ in group.patients),
         ).to(self._device)
@@ -182,8 +182,8 @@ class Sampler:
         pictures = self._draw_pictures(target, count, rng)
         images, masks, objects = self._augment(pictures, size, generator, rng)
         index = self.registry.index(target.name)
-        lacking = [self._draw_lacking(picture, rng) for picture in pictures]
-        return _Group(images, masks, objects, index, [picture.patient for picture in pictures], lacking)
+        absent_classes = [self._draw_absent_classes(picture, rng) for picture in pictures]
+        return _Group(images, masks, objects, index, [picture.patient for picture in pictures], absent_classes)
 
     def _draw_pictures(self, target: Target, count: int, rng: np.random.Generator) -> list[_Picture]:
         """Slices of different cases as far as there are enough, some of which lack the structure."""
@@ -223,7 +223,7 @@ class Sampler:
         part = others[rng.integers(len(others))]
         return _Picture(part, draw_slice(by_case(part, np.arange(len(part))), rng), empty, empty)
 
-    def _draw_lacking(self, picture: _Picture, rng: np.random.Generator) -> list[int]:
+    def _draw_absent_classes(self, picture: _Picture, rng: np.random.Generator) -> list[int]:
         """Classes that a slice lacks: in turn one of its own data set's and one that cannot be in such images."""
         part = picture.part
         own = [
@@ -233,7 +233,9 @@ class Sampler:
         ]
         foreign = self._foreign[part.name] if rng.random() < self._mixture.elsewhere else []
         kinds = [kind for kind in (own, foreign) if kind]
-        return [int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(LACKING)]
+        return [
+            int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(ABSENT_CLASSES_PER_IMAGE)
+        ]
 
     def _augment(
         self, pictures: Sequence[_Picture], size: int, generator: torch.Generator, rng: np.random.Generator
@@ -287,7 +289,7 @@ def _weights(store: SliceStore, given: Mapping[str, float]) -> dict[str, float]:
 def _without_class(images: Tensor, masks: Tensor, name: str) -> _Group:
     """A group that shows no class; each image counts as a patient of its own and has the others as references."""
     patients = [(name, -1 - row) for row in range(len(images))]
-    return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * LACKING] * len(images))
+    return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * ABSENT_CLASSES_PER_IMAGE] * len(images))
 
 
 def _references(groups: Sequence[_Group], count: int, rng: np.random.Generator) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED
 from kprism_model.data.slices import SliceSet
 
 MINIMUM_PIXELS = 20
@@ -20,8 +21,6 @@ MANY_INSTANCES = 4
 
 LARGEST_SHARE = 1 / 3
 """No instance holds more than this share of the structure's pixels; the trunk of a tree of vessels does."""
-
-_CONNECTED = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def component_of(
 
     Second, whether the structure has many instances here, which a person clicks one by one.
     """
-    components, count = ndimage.label(mask, _CONNECTED)
+    components, count = ndimage.label(mask, EIGHT_CONNECTED)
     if count < 2:
         return None, False
     areas = np.bincount(components.ravel())[1:]

@@ -21,14 +21,14 @@ from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import SPLITS, Case, Dataset, read_dataset, slice_counts
 from kprism_model.data.targets import MINIMUM_PIXELS
-from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks, known_classes
+from kprism_model.evaluation.dataset import DatasetEvaluation, EvaluationReferences, encoded_blocks, known_classes
+from kprism_model.evaluation.finished_results import FinishedResults
 from kprism_model.evaluation.instances import INSTANCES_PER_IMAGE, InstanceSampling, instance_classes
 from kprism_model.evaluation.reference_pool import RETRIEVAL_CANDIDATES, ReferencePool
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport
 from kprism_model.evaluation.report_files import save_report
 from kprism_model.evaluation.report_tables import to_markdown
-from kprism_model.evaluation.state import FinishedResults
-from kprism_model.interaction.annotation import CLICKS_SHOWN
+from kprism_model.interaction.click_sessions import CLICKS_SHOWN
 from kprism_model.predictor import Predictor
 
 MODES = ("semantic", "in_context", "interactive", "chained")
@@ -151,12 +151,12 @@ def evaluate_dataset(
         return result
     if unknown := [name for index, name in dataset.classes.items() if index not in known]:
         result.notes.append(f"{dataset.name}: no semantic figures of {', '.join(unknown)}, not a trained class")
-    knowledge = Knowledge()
+    knowledge = EvaluationReferences()
     if "in_context" in protocol.modes or "chained" in protocol.modes:
         pool = ReferencePool(dataset, {case.patient for case in cases})
         drawn = pool.draw(predictor, protocol.references, protocol.draws, protocol.seed, result.notes)
         retrieved = pool.candidates(predictor, protocol.seed) if "in_context" in protocol.modes else None
-        knowledge = Knowledge(drawn, retrieved)
+        knowledge = EvaluationReferences(drawn, retrieved)
     instances = protocol.instance_sampling(dataset)
     if instances is not None and instances.indices and "interactive" in protocol.modes:
         names = ", ".join(dataset.classes[index] for index in instances.indices)
@@ -177,9 +177,9 @@ def evaluate_dataset(
         for block in encoded_blocks(predictor, dataset, cases):
             run.measure(block)
             bar.update(len({part.case for part in block}))
-    result.figures = run.tally.figures()
-    result.curves = run.tally.curves()
-    result.worst = run.tally.worst_by_mode()
+    result.figures = run.accumulator.figures()
+    result.curves = run.accumulator.curves()
+    result.worst = run.accumulator.worst_by_mode()
     return result
 
 

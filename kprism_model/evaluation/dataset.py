@@ -14,20 +14,20 @@ from kprism_model.data.datasets import Case, Dataset, load_case, load_scribble
 from kprism_model.evaluation.instances import InstanceSampling
 from kprism_model.evaluation.protocol import (
     CLICKS_ONLY,
+    ScoreAccumulator,
     Slice,
-    Tally,
     Target,
+    measure_click_sessions,
     measure_masks,
     measure_presence,
-    measure_traces,
     targets_of,
 )
 from kprism_model.evaluation.reference_pool import ReferenceDraws, RetrievedReferences
-from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, predict_batch
 from kprism_model.queries import Query
 from kprism_model.store import ByteStore
-from kprism_model.windowed import answer_queries
+from kprism_model.windowed import predict_batch_in_windows
 
 OTHER_KINDS = "other kinds"
 """Stands for all classes that cannot be in the images of a data set."""
@@ -38,7 +38,7 @@ _ENCODED_TOGETHER = 8  # more in one pass of the encoder cost memory and save no
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class EvaluationReferences:
     """References for one data set: sets drawn by seed, and those to retrieve; empty where none are measured."""
 
     drawn: ReferenceDraws = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Knowledge:
 
 
 class DatasetEvaluation:
-    """Measures one data set, block by block; `tally` holds the scores.
+    """Measures one data set, block by block; `accumulator` holds the scores.
 
     `modes` are some of "semantic", "in_context", "interactive" and "chained"; `limit` clicks at most on each object,
     answered in windows if `window` says so. `foreign` are classes of the network that cannot be in these images.
@@ -59,7 +59,7 @@ class DatasetEvaluation:
         predictor: Predictor,
         dataset: Dataset,
         modes: Sequence[str],
-        knowledge: Knowledge,
+        knowledge: EvaluationReferences,
         limit: int,
         foreign: Sequence[str] = (),
         instances: InstanceSampling | None = None,
@@ -68,7 +68,7 @@ class DatasetEvaluation:
     ) -> None:
         worst = ["semantic", *(f"in_context_{max(knowledge.drawn)}" for _ in knowledge.drawn), CLICKS_ONLY]
         one_by_one = () if instances is None else [dataset.classes[index] for index in instances.indices]
-        self.tally = Tally(dataset.name, worst, one_by_one)
+        self.accumulator = ScoreAccumulator(dataset.name, worst, one_by_one)
         self._predictor = predictor
         self._classes = dataset.classes
         self._modes = modes
@@ -98,9 +98,9 @@ class DatasetEvaluation:
         queries = [Query(target.part.embedding, class_name=target.class_name) for target in targets]
         predictions = self._first_masks(targets, queries)
         if "semantic" in self._modes:
-            measure_masks(self.tally, "semantic", targets, predictions, distances=True)
+            measure_masks(self.accumulator, "semantic", targets, predictions, distances=True)
             if self._instances is not None:
-                measure_presence(self.tally, "semantic", targets, predictions)
+                measure_presence(self.accumulator, "semantic", targets, predictions)
         if "chained" in self._modes:
             self._refine("semantic+interactive", targets, queries, predictions)
 
@@ -109,9 +109,11 @@ class DatasetEvaluation:
         queries = [Query(part.embedding, class_name=name) for part in parts for name in self._foreign]
         for answer in predict_batch(self._predictor, queries, minimum_presence=THRESHOLD):
             if self._instances is None:
-                self.tally.add(OTHER_KINDS, "semantic", "claimed", float(answer.presence >= THRESHOLD))
+                self.accumulator.add(OTHER_KINDS, "semantic", "claimed", float(answer.presence >= THRESHOLD))
             else:
-                self.tally.add(OTHER_KINDS, "semantic", "false_positive_rate", float(answer.served.any()))
+                self.accumulator.add(
+                    OTHER_KINDS, "semantic", "false_positive_rate", float(answer.mask_if_present.any())
+                )
 
     def _drawn(self, targets: Sequence[Target], count: int, draw: int) -> None:
         """One draw of references; clicks follow the first draw of the largest count."""
@@ -122,7 +124,7 @@ class DatasetEvaluation:
         queries = [Query(target.part.embedding, references=by_class[target.index]) for target in targets]
         predictions = self._first_masks(targets, queries)
         if "in_context" in self._modes:
-            measure_masks(self.tally, f"in_context_{count}", targets, predictions, draw=draw)
+            measure_masks(self.accumulator, f"in_context_{count}", targets, predictions, draw=draw)
         if chained:
             self._refine(f"in_context_{count}+interactive", targets, queries, predictions)
 
@@ -135,7 +137,7 @@ class DatasetEvaluation:
             if references is not None:
                 asked.append(target)
                 queries.append(Query(part.embedding, references=references))
-        measure_masks(self.tally, f"retrieved_{count}", asked, self._first_masks(asked, queries))
+        measure_masks(self.accumulator, f"retrieved_{count}", asked, self._first_masks(asked, queries))
 
     def _first_masks(self, targets: Sequence[Target], queries: Sequence[Query]) -> list[Prediction]:
         """Answers without clicks.
@@ -162,13 +164,13 @@ class DatasetEvaluation:
         self._annotate(
             mode,
             [targets[row] for row in rows],
-            [Trace(queries[row], targets[row].mask, predictions[row]) for row in rows],
+            [ClickSession(queries[row], targets[row].mask, predictions[row]) for row in rows],
         )
 
     def _interactive(self, targets: Sequence[Target]) -> None:
         clicked = targets if self._instances is None else self._instances.clicked(targets)
-        traces = [Trace(Query(target.part.embedding), target.mask, None) for target in clicked]
-        self._annotate(CLICKS_ONLY, clicked, traces)
+        sessions = [ClickSession(Query(target.part.embedding), target.mask, None) for target in clicked]
+        self._annotate(CLICKS_ONLY, clicked, sessions)
         self._scribbled(targets)
 
     def _scribbled(self, targets: Sequence[Target]) -> None:
@@ -177,16 +179,16 @@ class DatasetEvaluation:
         asked = [(target, scribbles) for target, scribbles in drawn if scribbles is not None]
         queries = [Query(target.part.embedding, scribbles=scribbles) for target, scribbles in asked]
         answers = predict_batch(self._predictor, queries)
-        traces = [Trace(q, target.mask, a) for q, (target, _), a in zip(queries, asked, answers, strict=True)]
-        self._annotate("scribble+interactive", [target for target, _ in asked], traces)
+        sessions = [ClickSession(q, target.mask, a) for q, (target, _), a in zip(queries, asked, answers, strict=True)]
+        self._annotate("scribble+interactive", [target for target, _ in asked], sessions)
 
-    def _annotate(self, mode: str, targets: Sequence[Target], traces: Sequence[Trace]) -> None:
+    def _annotate(self, mode: str, targets: Sequence[Target], sessions: Sequence[ClickSession]) -> None:
         answer = partial(predict_batch, self._predictor)
         if self._window:
             images = {id(target.part.embedding): target.part.image for target in targets}
-            answer = partial(answer_queries, self._predictor, images, ByteStore(_WINDOWS_KEPT))
-        annotate(answer, traces, self._limit)
-        measure_traces(self.tally, mode, targets, traces, self._limit)
+            answer = partial(predict_batch_in_windows, self._predictor, images, ByteStore(_WINDOWS_KEPT))
+        run_click_sessions(answer, sessions, self._limit)
+        measure_click_sessions(self.accumulator, mode, targets, sessions, self._limit)
 
 
 def known_classes(predictor: Predictor, dataset: Dataset) -> Mapping[int, str]:

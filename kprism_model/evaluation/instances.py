@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED
 from kprism_model.data.datasets import SPLITS, Case, Dataset, load_case
 from kprism_model.data.targets import LARGEST_SHARE, MANY_INSTANCES, MINIMUM_PIXELS
 from kprism_model.evaluation.protocol import Target
@@ -23,7 +24,6 @@ INSTANCES_PER_IMAGE = 4
 """At most so many instances of a class are clicked in one image."""
 
 _CASES_LOOKED_AT = 20
-_CONNECTED = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ def _count_and_share(mask: NDArray[np.bool_]) -> tuple[int, float]:
 
 def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """8-connected components, numbered from 1, and their areas in pixels."""
-    components, _ = ndimage.label(mask, _CONNECTED)
+    components, _ = ndimage.label(mask, EIGHT_CONNECTED)
     return components, np.bincount(components.ravel())[1:]

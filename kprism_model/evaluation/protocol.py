@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.contact_sheet import WorstCase
 from kprism_model.evaluation.report import Curve, Figure
-from kprism_model.interaction.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
+from kprism_model.interaction.click_sessions import CLICKS_SHOWN, NOC_THRESHOLDS, ClickSession
 from kprism_model.metrics import dice, hd95
 from kprism_model.predictor import Prediction
 from kprism_model.queries import ImageEmbedding
@@ -57,7 +57,7 @@ class Target:
 
 
 @dataclass
-class Tally:
+class ScoreAccumulator:
     """The scores of one data set, until they become figures; `draw` tells sets of references apart.
 
     The worst slices are kept for `worst_modes` alone. `instance_classes` are clicked one instance at a time.
@@ -143,7 +143,7 @@ def targets_of(parts: Sequence[Slice], classes: Mapping[int, str]) -> list[Targe
 
 
 def measure_masks(
-    tally: Tally,
+    accumulator: ScoreAccumulator,
     mode: str,
     targets: Sequence[Target],
     predictions: Sequence[Prediction],
@@ -158,21 +158,23 @@ def measure_masks(
     for target, prediction in zip(targets, predictions, strict=True):
         if target.present:
             score = dice(prediction.mask, target.mask)
-            tally.add(target.class_name, mode, "dice_present", score, draw=draw)
+            accumulator.add(target.class_name, mode, "dice_present", score, draw=draw)
             if draw == 0:
-                tally.note_worst(target, mode, score, prediction.mask)
+                accumulator.note_worst(target, mode, score, prediction.mask)
     for pairs in _grouped(targets, predictions, lambda target: (target.part.case, target.index)):
         first = pairs[0][0]
-        predicted = np.stack([prediction.served for _, prediction in pairs])
+        predicted = np.stack([prediction.mask_if_present for _, prediction in pairs])
         true = np.stack([target.mask for target, _ in pairs])
-        tally.add(first.class_name, mode, "dice_case", dice(predicted, true), draw=draw)
+        accumulator.add(first.class_name, mode, "dice_case", dice(predicted, true), draw=draw)
         if distances:
             spacing = first.part.spacing
             distance = hd95(predicted, true, spacing) if spacing else hd95(predicted[0], true[0], (1.0, 1.0))
-            tally.add(first.class_name, mode, "hd95", distance, draw=draw, unit="mm" if spacing else "px")
+            accumulator.add(first.class_name, mode, "hd95", distance, draw=draw, unit="mm" if spacing else "px")
 
 
-def measure_presence(tally: Tally, mode: str, targets: Sequence[Target], predictions: Sequence[Prediction]) -> None:
+def measure_presence(
+    accumulator: ScoreAccumulator, mode: str, targets: Sequence[Target], predictions: Sequence[Prediction]
+) -> None:
     """Score which structures are found, and which are painted where they are not.
 
     A structure of at least `MINIMUM_PIXELS` pixels is found if the mask that a user gets overlaps it; where it is
@@ -180,43 +182,47 @@ def measure_presence(tally: Tally, mode: str, targets: Sequence[Target], predict
     """
     for target, prediction in zip(targets, predictions, strict=True):
         if not target.present:
-            tally.add(target.class_name, mode, "false_positive_rate", float(prediction.served.any()))
+            accumulator.add(target.class_name, mode, "false_positive_rate", float(prediction.mask_if_present.any()))
         elif np.count_nonzero(target.mask) >= MINIMUM_PIXELS:
-            tally.add(target.class_name, mode, "detection_rate", float((prediction.served & target.mask).any()))
+            accumulator.add(
+                target.class_name, mode, "detection_rate", float((prediction.mask_if_present & target.mask).any())
+            )
 
 
-def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: Sequence[Trace], limit: int) -> None:
+def measure_click_sessions(
+    accumulator: ScoreAccumulator, mode: str, targets: Sequence[Target], sessions: Sequence[ClickSession], limit: int
+) -> None:
     """Score the annotator's work: Dice after the first clicks, number of clicks to a Dice, share of failures.
 
     A score is that of a class in a slice: the mean over the instances where several were clicked.
     """
-    for pairs in _grouped(targets, traces, lambda target: (target.part, target.index)):
+    for pairs in _grouped(targets, sessions, lambda target: (target.part, target.index)):
         name = pairs[0][0].class_name
-        scores = [_scores(trace, limit) for _, trace in pairs]
+        scores = [_scores(session, limit) for _, session in pairs]
         for figure in scores[0]:
-            tally.add(name, mode, figure, float(np.mean([score[figure] for score in scores])))
-        curves = [_curve(trace, limit) for _, trace in pairs]
-        tally.add_curve(name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*curves, strict=True)))
-        for target, trace in pairs:
-            tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
+            accumulator.add(name, mode, figure, float(np.mean([score[figure] for score in scores])))
+        curves = [_curve(session, limit) for _, session in pairs]
+        accumulator.add_curve(name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*curves, strict=True)))
+        for target, session in pairs:
+            accumulator.note_worst(target, mode, session.after(CLICKS_SHOWN[-1]), session.shown)
 
 
-def _scores(trace: Trace, limit: int) -> dict[str, float]:
+def _scores(session: ClickSession, limit: int) -> dict[str, float]:
     """The figures of one object."""
-    scores = {} if trace.first is None else {"dice_first": trace.first}
-    scores |= {f"dice_{clicks}": trace.after(clicks) for clicks in CLICKS_SHOWN}
+    scores = {} if session.initial_dice is None else {"dice_first": session.initial_dice}
+    scores |= {f"dice_{clicks}": session.after(clicks) for clicks in CLICKS_SHOWN}
     for threshold in NOC_THRESHOLDS:
         figure = f"noc{100 * threshold:.0f}"
-        scores[figure] = trace.clicks_to(threshold, limit)
-        scores[f"{figure}_failed"] = float(not trace.reached(threshold))
+        scores[figure] = session.clicks_to(threshold, limit)
+        scores[f"{figure}_failed"] = float(not session.reached(threshold))
     return scores
 
 
-def _curve(trace: Trace, limit: int) -> tuple[list[float], list[float]]:
+def _curve(session: ClickSession, limit: int) -> tuple[list[float], list[float]]:
     """Dice after 0, 1, ... clicks, and whether the last NoC threshold is reached by then."""
-    needed = trace.clicks_to(NOC_THRESHOLDS[-1], limit) if trace.reached(NOC_THRESHOLDS[-1]) else limit + 1
+    needed = session.clicks_to(NOC_THRESHOLDS[-1], limit) if session.reached(NOC_THRESHOLDS[-1]) else limit + 1
     reached = [float(clicks >= needed) for clicks in range(limit + 1)]
-    return [trace.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached
+    return [session.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached
 
 
 def _grouped(

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED, bounding_box, largest_component
+
 BoolArray = NDArray[np.bool_]
 
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 _LARGEST_SIDE = 96  # a component longer than this (pixels) is measured on a coarser grid
 _JITTER_DEPTH = 0.5  # jittered clicks stay at least this share of the greatest depth away from the region's edge
 _SCRIBBLE_DEPTH = 0.3
@@ -86,7 +87,7 @@ def simulate_scribble(region: BoolArray, rng: np.random.Generator) -> BoolArray:
     rows, columns = np.rint(curve).astype(np.int64).T
     stroke[rows, columns] = True
     if rng.random() < 0.5:
-        stroke = ndimage.binary_dilation(stroke, _EIGHT_CONNECTED)
+        stroke = ndimage.binary_dilation(stroke, EIGHT_CONNECTED)
     stroke, length, inset = _largest_component(stroke & component)
     if length == 0:  # the curve left a bent region at once: a dot is still a legal stroke
         stroke, inset = np.ones((1, 1), dtype=bool), (int(inner[0, 0]), int(inner[0, 1]))
@@ -112,18 +113,15 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 def _largest_component(mask: BoolArray) -> tuple[BoolArray, int, tuple[int, int]]:
     """The largest 8-connected component: its bounding-box crop, its number of pixels, and the crop's (row, column)."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    box = bounding_box(mask)
+    if box is None:
         return np.zeros((0, 0), dtype=bool), 0, (0, 0)
-    top, left = int(rows[0]), int(columns[0])
-    labels, _ = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1], _EIGHT_CONNECTED)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    largest = int(sizes.argmax())
-    component = labels == largest
-    rows, columns = np.flatnonzero(component.any(axis=1)), np.flatnonzero(component.any(axis=0))
-    crop = component[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return crop, int(sizes[largest]), (top + int(rows[0]), left + int(columns[0]))
+    component = largest_component(mask[box], EIGHT_CONNECTED)
+    inner = bounding_box(component)
+    assert inner is not None  # the mask is not empty
+    crop = component[inner]
+    row, column = (outside.start + inside.start for outside, inside in zip(box, inner, strict=True))
+    return crop, int(np.count_nonzero(crop)), (row, column)
 
 
 def _depth(region: BoolArray) -> NDArray[np.float64]:

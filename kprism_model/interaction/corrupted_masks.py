@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kprism_model.interaction.propagated_masks import MOVED_FAR, moved_mask
+from kprism_model.interaction.propagated_masks import LARGE_MOTION, moved_mask
 
 BoolArray = NDArray[np.bool_]
 
-OWN = 0.5  # chance of the network's own answer, where there is one
-CUT = (0.2, 0.8)  # share of the mask that a cut leaves
-RADIUS = (0.05, 0.3)  # of made-up blobs, in sides of the image
+PREDICTION_CHANCE = 0.5  # chance of the network's own answer, where there is one
+CUT_SHARES = (0.2, 0.8)  # share of the mask that a cut leaves
+BLOB_RADII = (0.05, 0.3)  # of made-up blobs, in sides of the image
 
 
 def corrupted_masks(masks: Tensor, answers: Tensor, rng: np.random.Generator) -> Tensor:
@@ -34,7 +34,7 @@ def corrupted_masks(masks: Tensor, answers: Tensor, rng: np.random.Generator) ->
     true = (masks[:, 0] > 0.5).cpu().numpy()
     own = (answers[:, 0] > 0.5).cpu().numpy()
     found = [
-        answer if answer.any() and rng.random() < OWN else _KINDS[rng.integers(len(_KINDS))](mask, rng)
+        answer if answer.any() and rng.random() < PREDICTION_CHANCE else _KINDS[rng.integers(len(_KINDS))](mask, rng)
         for mask, answer in zip(true, own, strict=True)
     ]
     return torch.from_numpy(np.stack(found)[:, None].astype(np.float32)).to(masks.device)
@@ -42,7 +42,7 @@ def corrupted_masks(masks: Tensor, answers: Tensor, rng: np.random.Generator) ->
 
 def _far(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
     """The mask, moved, turned, stretched and grown or shrunk by much."""
-    return moved_mask(mask, rng, MOVED_FAR)
+    return moved_mask(mask, rng, LARGE_MOTION)
 
 
 def _cut(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
@@ -50,7 +50,7 @@ def _cut(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
     places = np.argwhere(mask)
     angle = rng.uniform(0, 2 * np.pi)
     along = places @ np.array([np.sin(angle), np.cos(angle)])
-    left = places[along <= np.quantile(along, rng.uniform(*CUT))]
+    left = places[along <= np.quantile(along, rng.uniform(*CUT_SHARES))]
     found = np.zeros_like(mask)
     found[tuple(left.T)] = True
     return found
@@ -67,7 +67,7 @@ def _joined(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
 def _blob(mask: BoolArray, rng: np.random.Generator) -> BoolArray:
     """An ellipse anywhere in the image."""
     rows, columns = np.indices(mask.shape)
-    centre, radii = rng.uniform(0, 1, 2) * mask.shape, rng.uniform(*RADIUS, 2) * mask.shape
+    centre, radii = rng.uniform(0, 1, 2) * mask.shape, rng.uniform(*BLOB_RADII, 2) * mask.shape
     angle = rng.uniform(0, np.pi)
     down, right = (rows - centre[0]) / radii[0], (columns - centre[1]) / radii[1]
     x, y = down * np.cos(angle) - right * np.sin(angle), down * np.sin(angle) + right * np.cos(angle)

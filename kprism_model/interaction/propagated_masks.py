@@ -17,12 +17,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from kprism_model.network.prompts import PADDING
-from kprism_model.volumes.shapes import carried_clicks
+from kprism_model.volumes.shapes import propagation_clicks
 
 BoolArray = NDArray[np.bool_]
 
 
-class Motion(NamedTuple):
+class MotionLimits(NamedTuple):
     """By how much a mask changes at most, either way.
 
     `turn` in degrees; `scale` of the logarithm, rows and columns apart; `move` and `thickness` in radii of a disc of
@@ -35,10 +35,10 @@ class Motion(NamedTuple):
     thickness: float
 
 
-NEXT_SLICE = Motion(10.0, 0.2, 0.25, 0.2)
+SLICE_TO_SLICE_MOTION = MotionLimits(10.0, 0.2, 0.25, 0.2)
 """As much as slices of a volume differ."""
 
-MOVED_FAR = Motion(40.0, 0.5, 1.0, 0.5)
+LARGE_MOTION = MotionLimits(40.0, 0.5, 1.0, 0.5)
 """As far as a bad first mask may be from the truth."""
 
 
@@ -57,7 +57,7 @@ class PropagatedMasks(NamedTuple):
 def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks:
     """Made-up masks of the slice before, given the true masks (N, 1, H, W) of this one, none of them empty."""
     before = [moved_mask(mask, rng) for mask in (masks[:, 0] > 0.5).cpu().numpy()]
-    clicks = [carried_clicks(mask) for mask in before]
+    clicks = [propagation_clicks(mask) for mask in before]
     points = torch.zeros(len(clicks), max(map(len, clicks)), 2)
     labels = torch.full(points.shape[:2], PADDING)
     for row, made in enumerate(clicks):
@@ -67,16 +67,16 @@ def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks
     return PropagatedMasks(*(part.to(masks.device) for part in (previous, points, labels)))
 
 
-def moved_mask(mask: BoolArray, rng: np.random.Generator, most: Motion = NEXT_SLICE) -> BoolArray:
-    """A mask (H, W), changed by chance within the limits of `most`; the mask itself where nothing would be left."""
+def moved_mask(mask: BoolArray, rng: np.random.Generator, limits: MotionLimits = SLICE_TO_SLICE_MOTION) -> BoolArray:
+    """A mask (H, W), changed by chance within the limits of `limits`; the mask itself where nothing would be left."""
     radius = np.sqrt(np.count_nonzero(mask) / np.pi)
     centre = np.argwhere(mask).mean(axis=0)
-    angle = np.deg2rad(rng.uniform(-most.turn, most.turn))
+    angle = np.deg2rad(rng.uniform(-limits.turn, limits.turn))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    stretch = np.diag(np.exp(rng.uniform(-most.scale, most.scale, 2)))
+    stretch = np.diag(np.exp(rng.uniform(-limits.scale, limits.scale, 2)))
     back = turn @ stretch  # from the new mask's pixels to the old one's
-    goal = centre + radius * rng.uniform(-most.move, most.move, 2)
+    goal = centre + radius * rng.uniform(-limits.move, limits.move, 2)
     signed = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     moved = ndimage.affine_transform(signed, back, centre - back @ goal, order=1, mode="nearest")
-    found: BoolArray = moved > radius * rng.uniform(-most.thickness, most.thickness)
+    found: BoolArray = moved > radius * rng.uniform(-limits.thickness, limits.thickness)
     return found if found.any() else mask

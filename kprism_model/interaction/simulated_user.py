@@ -27,23 +27,23 @@ from kprism_model.scribbles import SCRIBBLE_POINTS, scribble_points
 _NEGATIVE_REACH = 8  # a negative scribble is drawn within this many pixels outside of the object
 
 
-class Rows(NamedTuple):
+class RowSelection(NamedTuple):
     """Rows of a batch that a task works on: their numbers (N,), and weights (N,) or None where all weigh alike."""
 
     numbers: Tensor
     weight: Tensor | None
 
 
-def rows_where(applies: Tensor) -> Rows | None:
+def select_rows(applies: Tensor) -> RowSelection | None:
     """The rows where `applies` (B,) is true, without weights; None where there is none."""
     numbers = applies.nonzero().flatten()
-    return Rows(numbers, None) if len(numbers) else None
+    return RowSelection(numbers, None) if len(numbers) else None
 
 
 class SimulatedUser(Protocol):
     """What training asks of a user. Masks are (N, 1, H, W) float32 of 0 and 1, answers probabilities of that shape."""
 
-    def rows(self, applies: Tensor) -> Rows | None:
+    def rows(self, applies: Tensor) -> RowSelection | None:
         """The rows that a task works on, `applies` (B,) says which it applies to; None where there is none."""
 
     def clicks(self, answers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,9 +65,9 @@ class RowwiseUser:
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
-    def rows(self, applies: Tensor) -> Rows | None:
+    def rows(self, applies: Tensor) -> RowSelection | None:
         """See `SimulatedUser`."""
-        return rows_where(applies)
+        return select_rows(applies)
 
     def clicks(self, answers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """See `SimulatedUser`."""
@@ -104,9 +104,9 @@ class BatchedUser:
     def __init__(self, rng: np.random.Generator, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
-    def rows(self, applies: Tensor) -> Rows | None:
+    def rows(self, applies: Tensor) -> RowSelection | None:
         """See `SimulatedUser`."""
-        return Rows(torch.arange(len(applies), device=applies.device), applies.float())
+        return RowSelection(torch.arange(len(applies), device=applies.device), applies.float())
 
     def clicks(self, answers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """See `SimulatedUser`."""
@@ -126,7 +126,7 @@ class BatchedUser:
     def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
         """See `SimulatedUser`."""
         before = batched_masks.moved_masks(masks[:, 0] > 0.5, self._chance(masks, MOVE_CHANCES))
-        return PropagatedMasks(before[:, None].float(), *batched_masks.carried_points(before))
+        return PropagatedMasks(before[:, None].float(), *batched_masks.propagation_points(before))
 
     def _chance(self, masks: Tensor, count: int) -> Tensor:
         return torch.rand(len(masks), count, generator=self._generator, device=masks.device)

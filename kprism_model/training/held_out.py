@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.targets import Target, targets
-from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
 from kprism_model.orientation import evenly_spaced
@@ -143,7 +143,7 @@ def _answered(predictor: Predictor, objects: Sequence[_Object], queries: Sequenc
     answers = predict_batch(predictor, [query for query in queries if query is not None], batch=_TOGETHER)
     found: list[float | None] = [None] * len(objects)
     for number, answer in zip(asked, answers, strict=True):
-        found[number] = dice(answer.served, objects[number].mask)
+        found[number] = dice(answer.mask_if_present, objects[number].mask)
     return found
 
 
@@ -151,9 +151,9 @@ def _clicked(
     predictor: Predictor, objects: Sequence[_Object], embedded: dict[int, ImageEmbedding]
 ) -> tuple[list[float | None], list[float | None]]:
     """Dice after one and after five clicks of the simulated annotator."""
-    traces = [Trace(Query(embedded[one.row]), one.mask, None) for one in objects]
-    annotate(partial(predict_batch, predictor, batch=_TOGETHER), traces, 5, together=_TOGETHER)
-    return [trace.after(1) for trace in traces], [trace.after(5) for trace in traces]
+    sessions = [ClickSession(Query(embedded[one.row]), one.mask, None) for one in objects]
+    run_click_sessions(partial(predict_batch, predictor, batch=_TOGETHER), sessions, 5, batch_size=_TOGETHER)
+    return [session.after(1) for session in sessions], [session.after(5) for session in sessions]
 
 
 def _middle_slices(target: Target, count: int) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kprism_model.data.batch import Batch
-from kprism_model.interaction.simulated_user import Rows, SimulatedUser, rows_where, simulated_user
+from kprism_model.interaction.simulated_user import RowSelection, SimulatedUser, select_rows, simulated_user
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts, click_discs
@@ -96,35 +96,35 @@ def training_step(
     return torch.stack(losses).sum(), scores
 
 
-def semantic_prompts(batch: Batch, rows: Rows | None = None) -> Prompts | None:
+def semantic_prompts(batch: Batch, rows: RowSelection | None = None) -> Prompts | None:
     """The classes of the images that `rows` name, by default of all that have one; None where no image has."""
-    rows = rows or rows_where(batch.class_index >= 0)
+    rows = rows or select_rows(batch.class_index >= 0)
     if rows is None:
         return None
     return Prompts(_size(batch), rows.numbers, class_index=batch.class_index[rows.numbers].clamp(min=0))
 
 
-def absent_prompts(batch: Batch, slots: Rows | None = None) -> Prompts | None:
+def absent_prompts(batch: Batch, slots: RowSelection | None = None) -> Prompts | None:
     """The classes that the images are known to lack, to be asked for their presence alone; None where none is known.
 
-    `slots` name places in the flattened `batch.lacking`, by default all that hold a class.
+    `slots` name places in the flattened `batch.absent_classes`, by default all that hold a class.
     """
-    slots = slots or rows_where((batch.lacking >= 0).flatten())
+    slots = slots or select_rows((batch.absent_classes >= 0).flatten())
     if slots is None:
         return None
-    classes = batch.lacking.flatten()[slots.numbers].clamp(min=0)
-    images = slots.numbers // batch.lacking.shape[1]
+    classes = batch.absent_classes.flatten()[slots.numbers].clamp(min=0)
+    images = slots.numbers // batch.absent_classes.shape[1]
     return Prompts(_size(batch), images, class_index=classes, minimum_presence=COARSEST_ONLY)
 
 
 def in_context_prompts(
-    model: KPrism, batch: Batch, features: ImageFeatures, rows: Rows | None = None
+    model: KPrism, batch: Batch, features: ImageFeatures, rows: RowSelection | None = None
 ) -> Prompts | None:
     """The references in the batch of the images that `rows` name, by default of all that have any; None where none has.
 
     `features` are those of the batch's images.
     """
-    rows = rows or rows_where(batch.references[:, 0] >= 0)
+    rows = rows or select_rows(batch.references[:, 0] >= 0)
     if rows is None:
         return None
     return Prompts(_size(batch), rows.numbers, references=_references(model, batch, features, rows.numbers))
@@ -216,7 +216,7 @@ def _applies(batch: Batch, mode: str, course: _Course) -> Tensor:
 
 def _absence_loss(decode: _Decode, batch: Batch, user: SimulatedUser) -> Tensor | None:
     """The presence loss of what the images are known to lack; None where nothing is known."""
-    slots = user.rows((batch.lacking >= 0).flatten())
+    slots = user.rows((batch.absent_classes >= 0).flatten())
     prompts = None if slots is None else absent_prompts(batch, slots)
     if slots is None or prompts is None:
         return None

@@ -15,10 +15,17 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.datasets import read_dataset
 from kprism_model.evaluation.command import PROTOCOLS, Protocol, evaluate
 from kprism_model.evaluation.instances import InstanceSampling, instance_classes
-from kprism_model.evaluation.protocol import CLICKS_ONLY, Slice, Tally, Target, measure_presence, measure_traces
+from kprism_model.evaluation.protocol import (
+    CLICKS_ONLY,
+    ScoreAccumulator,
+    Slice,
+    Target,
+    measure_click_sessions,
+    measure_presence,
+)
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
 from kprism_model.evaluation.report_tables import to_markdown
-from kprism_model.interaction.annotation import Trace
+from kprism_model.interaction.click_sessions import ClickSession
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
@@ -109,21 +116,21 @@ def test_figures_are_means_over_instances_then_over_images(predictor: Predictor)
     first, second = target(predictor, nuclei()), target(predictor, nuclei(), "other")
     sampling = InstanceSampling([1], 0, most=2)
     targets = sampling.clicked([first, second])[:3]
-    traces = []
+    sessions = []
     for one, scores in zip(targets, ([0.5] * 4 + [0.95], [0.95] * 5, [0.87] + [0.95] * 4), strict=True):
-        trace = Trace(Query(one.part.embedding), one.mask, None)
-        trace.scores.extend(scores)
-        traces.append(trace)
-    tally = Tally("set", instance_classes=["nucleus"])
-    measure_traces(tally, CLICKS_ONLY, targets, traces, 20)
-    measure_traces(tally, "semantic+interactive", [first, second], traces[:2], 20)
-    figures = {figure.name: figure for figure in tally.figures() if figure.mode == CLICKS_ONLY}
+        session = ClickSession(Query(one.part.embedding), one.mask, None)
+        session.scores.extend(scores)
+        sessions.append(session)
+    accumulator = ScoreAccumulator("set", instance_classes=["nucleus"])
+    measure_click_sessions(accumulator, CLICKS_ONLY, targets, sessions, 20)
+    measure_click_sessions(accumulator, "semantic+interactive", [first, second], sessions[:2], 20)
+    figures = {figure.name: figure for figure in accumulator.figures() if figure.mode == CLICKS_ONLY}
     assert figures["dice_1"].value == pytest.approx(((0.5 + 0.95) / 2 + 0.87) / 2) and figures["dice_1"].count == 2
     assert figures["noc90"].value == pytest.approx(((5 + 1) / 2 + 2) / 2)
     assert figures["noc85"].value == pytest.approx(((5 + 1) / 2 + 1) / 2)
-    curve = next(curve for curve in tally.curves() if curve.mode == CLICKS_ONLY)
+    curve = next(curve for curve in accumulator.curves() if curve.mode == CLICKS_ONLY)
     assert curve.reached[:6] == pytest.approx([0, 0.25, 0.75, 0.75, 0.75, 1])
-    assert all(figure.name != "clicks_saved" for figure in tally.figures())
+    assert all(figure.name != "clicks_saved" for figure in accumulator.figures())
 
 
 def test_presence_is_found_where_it_overlaps_and_false_where_anything_is_painted(predictor: Predictor) -> None:
@@ -141,10 +148,10 @@ def test_presence_is_found_where_it_overlaps_and_false_where_anything_is_painted
         (0 * box, 0 * far, 0.9, ("false_positive_rate", 0.0)),
     ]
     for true, painted, presence, added in asked:
-        tally = Tally("set")
+        accumulator = ScoreAccumulator("set")
         prediction = Prediction(painted.astype(bool), painted.astype(np.float32), presence)
-        measure_presence(tally, "semantic", [target(predictor, true)], [prediction])
-        assert [(figure.name, figure.value) for figure in tally.figures()] == ([added] if added else [])
+        measure_presence(accumulator, "semantic", [target(predictor, true)], [prediction])
+        assert [(figure.name, figure.value) for figure in accumulator.figures()] == ([added] if added else [])
 
 
 def test_shares_of_questions_are_pooled_over_classes() -> None:

@@ -6,7 +6,7 @@ last click is asking without it.
 
 A click is negative for a label if it is on background, or on another label in a slice where this one is clicked too.
 Where labels of one request overlap, a voxel is the label's that it was clicked as; else one's that is clicked on the
-slice; else the more probable one's; else the one's that the request names first (`kprism_model.volumes.answer`).
+slice; else the more probable one's; else the one's that the request names first (`kprism_model.volumes.prediction`).
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Interactive(KPrismTask):
         known = job.options["use_class"] and label in job.network.registry
         return StructurePrompts(
             clicks=in_turn(label, clicks, job.image),
-            given=before if job.options["follow_mask"] else None,
-            before=before,
+            initial_mask=before if job.options["follow_mask"] else None,
+            previous_mask=before,
             class_name=label if known else None,
         )
 
@@ -111,5 +111,5 @@ def in_turn(label: str, clicks: Clicks, image: MedicalImage) -> Sequence[VoxelCl
 
 def _prompted(prompts: StructurePrompts, image: MedicalImage) -> set[int]:
     """The slices with clicks, or with a mask that is taken as right."""
-    given = [] if prompts.given is None else filled_slices(prompts.given, image)
+    given = [] if prompts.initial_mask is None else filled_slices(prompts.initial_mask, image)
     return {*(image.locate(click.voxel)[0] for click in prompts.clicks), *given}

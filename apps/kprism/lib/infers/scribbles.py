@@ -45,7 +45,7 @@ class Scribbles(KPrismTask):
             raise RequestError(f"the uploaded labelmap holds no scribbles for {name!r}; draw on it and on background")
         before = (labelmap == values.value) & (values.value > 0)
         class_name = name if job.options["use_class"] and name in job.network.registry else None
-        prompts = StructurePrompts(scribbles=scribbles, before=before, class_name=class_name)
+        prompts = StructurePrompts(scribbles=scribbles, previous_mask=before, class_name=class_name)
         extent = extent_of(job.options, job.image, drawn)
         answer = answer_prompts(self.house.engine, job, {name: prompts}, extent)
         answer.labels[scribbles > 0] = 1  # what was drawn is so, whatever the network finds

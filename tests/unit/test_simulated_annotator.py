@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from benchmarks.annotator import Effort, read_truth, worst_voxel
 from benchmarks.effort import check_settings, chosen_cases, configuration, results_table, write_results
+from benchmarks.simulated_annotator import Effort, read_truth, worst_voxel
 
 
 def test_she_clicks_in_the_worst_slice_at_the_deepest_place() -> None:
