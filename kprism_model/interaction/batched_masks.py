@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First masks for a whole batch, computed where the batch is: those of `propagated_masks` and `corrupted_masks`.
+"""Initial masks for a whole batch, computed on its device, as in `propagated_masks` and `corrupted_masks`.
 
-They follow the same rules and limits as the row-wise ones, which serve training on a CPU. Randomness comes in as
-`chance`, tensors of numbers that are uniform in [0, 1). Masks are (N, H, W) booleans; where one is empty, what is made
-of it means nothing but is finite.
+The rules and limits are the same as row by row, which is used for training on a CPU. Randomness is an input: `chance`
+are tensors of numbers that are uniform in [0, 1). Masks are (N, H, W) booleans; the result for an empty mask is finite
+but has no meaning.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from kprism_model.network.prompts import PADDING
 from kprism_model.volumes.shapes import MAXIMUM_PARTS, MINIMUM_PART_SHARE, NEGATIVE_CLICK_DISTANCE, NEGATIVE_CLICKS
 
 MOVE_CHANCES = 6
-"""Random numbers that a moved mask takes."""
+"""Random numbers for one moved mask."""
 
 _BLOB_CHANCES = 5
-_KINDS = 4  # of wrong masks: moved far, cut, joined, blob
+_KINDS = 4  # of corrupted masks: moved far, cut, joined, blob
 
 CORRUPTION_CHANCES = 2 + MOVE_CHANCES + 2 + 1 + 2 * _BLOB_CHANCES
-"""Random numbers that a wrong mask takes."""
+"""Random numbers for one corrupted mask."""
 
 
 def moved_masks(masks: Tensor, chance: Tensor, limits: MotionLimits = SLICE_TO_SLICE_MOTION) -> Tensor:
-    """Each mask turned, stretched, moved and made thicker or thinner within the limits of `limits`.
+    """Each mask rotated, stretched, shifted and made thicker or thinner within `limits`.
 
-    `chance` (N, `MOVE_CHANCES`). The mask itself where nothing would be left of it.
+    `chance` (N, `MOVE_CHANCES`). A mask that would become empty is returned unchanged.
     """
     height, width = masks.shape[-2:]
     turn, down, right, move_down, move_right, thicker = (2 * chance - 1).unbind(1)
@@ -57,14 +57,14 @@ def moved_masks(masks: Tensor, chance: Tensor, limits: MotionLimits = SLICE_TO_S
     grid = torch.stack([2 * from_column / (width - 1) - 1, 2 * from_row / (height - 1) - 1], dim=-1)
     inside, outside = squared_distance(torch.cat([masks, ~masks]), border=False).sqrt().chunk(2)
     signed = F.grid_sample((inside - outside)[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
-    found = signed > (radius * limits.thickness * thicker)[:, None, None]
-    return torch.where(found.flatten(1).any(1)[:, None, None], found, masks)
+    moved = signed > (radius * limits.thickness * thicker)[:, None, None]
+    return torch.where(moved.flatten(1).any(1)[:, None, None], moved, masks)
 
 
-def corrupted_masks(masks: Tensor, answers: Tensor, chance: Tensor) -> Tensor:
-    """A mask to correct for each of the true ones: half of the time its answer, if not empty, else a made-up one.
+def corrupted_masks(masks: Tensor, predictions: Tensor, chance: Tensor) -> Tensor:
+    """A mask to correct for each true mask: half of the time its prediction, if not empty, else a synthetic one.
 
-    `answers` (N, H, W) boolean; `chance` (N, `CORRUPTION_CHANCES`).
+    `predictions` (N, H, W) boolean; `chance` (N, `CORRUPTION_CHANCES`).
     """
     own, kind, moved, cut, blobs, shapes = chance.split([1, 1, MOVE_CHANCES, 2, 1, 2 * _BLOB_CHANCES], dim=1)
     first, second = (_blobs(masks, part) for part in shapes.chunk(2, dim=1))
@@ -72,15 +72,15 @@ def corrupted_masks(masks: Tensor, answers: Tensor, chance: Tensor) -> Tensor:
     kinds = torch.stack([moved_masks(masks, moved, LARGE_MOTION), _cut(masks, cut), joined, first], dim=1)
     number = (kind * _KINDS).long().clamp(max=_KINDS - 1)[..., None, None].expand(-1, 1, *masks.shape[1:])
     made = kinds.gather(1, number)[:, 0]
-    takes_own = answers.flatten(1).any(1) & (own[:, 0] < PREDICTION_CHANCE)
-    return torch.where(takes_own[:, None, None], answers, made)
+    predicted = predictions.flatten(1).any(1) & (own[:, 0] < PREDICTION_CHANCE)
+    return torch.where(predicted[:, None, None], predictions, made)
 
 
 def propagation_points(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (N, 7, 2) and labels (N, 7) that stand for masks, as `kprism_model.volumes.shapes.propagation_clicks`.
+    """Points (N, 7, 2) and labels (N, 7) that describe masks, as `kprism_model.volumes.shapes.propagation_clicks`.
 
-    Up to three positive ones at the deepest pixels of the larger parts, four negative ones around, padding for those
-    that there are not.
+    Up to three positive points on the deepest pixels of the larger components, up to four negative points around, and
+    padding.
     """
     inside, depths = _deepest_of_parts(masks)
     around, there = _around(masks)
@@ -90,7 +90,7 @@ def propagation_points(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _deepest_of_parts(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the deepest pixel of each of the largest parts, and its squared depth, 0 for none: (N, 3)."""
+    """Number of the deepest pixel of each of the largest components, and its squared depth, 0 for none: (N, 3)."""
     labels = component_labels(masks).flatten(1)
     sizes = component_sizes(labels)
     depth = squared_distance(masks, border=True).flatten(1)
@@ -106,7 +106,7 @@ def _deepest_of_parts(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _around(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the pixel beside each mask nearest to each quarter's diagonal, and whether there is one: (N, 4)."""
+    """Number of the pixel beside each mask that is nearest to each quarter's diagonal, and if there is one: (N, 4)."""
     outside = squared_distance(~masks, border=False).sqrt()
     away = (NEGATIVE_CLICK_DISTANCE * _radius(masks) + 2)[:, None, None]
     ring = (outside >= away) & (outside < away + 1.5)
@@ -120,7 +120,7 @@ def _around(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cut(masks: Tensor, chance: Tensor) -> Tensor:
-    """What a straight cut leaves of each mask; `chance` (N, 2)."""
+    """The part of each mask on one side of a straight cut; `chance` (N, 2)."""
     angle, share = 2 * math.pi * chance[:, :1], CUT_SHARES[0] + (CUT_SHARES[1] - CUT_SHARES[0]) * chance[:, 1:]
     rows, columns = pixel_grid(masks)
     along = rows * angle.sin()[..., None] + columns * angle.cos()[..., None]
@@ -142,5 +142,5 @@ def _blobs(masks: Tensor, chance: Tensor) -> Tensor:
 
 
 def _radius(masks: Tensor) -> Tensor:
-    """The radius of a disc of each mask's area: (N,)."""
+    """The radius of a disc with each mask's area: (N,)."""
     return (masks.flatten(1).sum(1) / math.pi).sqrt()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks carried over from the slice before, as following a structure through a volume asks: practised on any image.
+"""Training masks for propagation: the mask of "the slice before", made from the true mask of any image.
 
-The slice before is made up: the true mask, moved, turned, scaled and made thicker or thinner by as much as slices
-differ. The prompts made of it are those of `kprism_model.volumes.propagation`: references, clicks that stand for the
-carried mask, and the mask itself as previous mask.
+The true mask is moved, rotated, scaled and made thicker or thinner by as much as neighbouring slices differ. The
+prompts are those of `kprism_model.volumes.propagation`: references, clicks that describe the propagated mask, and the
+mask itself as previous mask.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BoolArray = NDArray[np.bool_]
 
 
 class MotionLimits(NamedTuple):
-    """By how much a mask changes at most, either way.
+    """The largest change of a mask, in both directions.
 
-    `turn` in degrees; `scale` of the logarithm, rows and columns apart; `move` and `thickness` in radii of a disc of
-    the same area.
+    `turn` in degrees; `scale` in the logarithm, separately for rows and columns; `move` and `thickness` in radii of a
+    disc with the same area.
     """
 
     turn: float
@@ -36,16 +36,16 @@ class MotionLimits(NamedTuple):
 
 
 SLICE_TO_SLICE_MOTION = MotionLimits(10.0, 0.2, 0.25, 0.2)
-"""As much as slices of a volume differ."""
+"""The difference between neighbouring slices of a volume."""
 
 LARGE_MOTION = MotionLimits(40.0, 0.5, 1.0, 0.5)
-"""As far as a bad first mask may be from the truth."""
+"""The difference between a bad initial mask and the truth."""
 
 
 class PropagatedMasks(NamedTuple):
-    """Masks carried over to N rows.
+    """Propagated masks for N rows.
 
-    `masks` (N, 1, H, W) float32 of 0 and 1; `points` (N, K, 2) as (row, column) that stand for them, with `labels`
+    `masks` (N, 1, H, W) float32 of 0 and 1; `points` (N, K, 2) as (row, column) that describe them, with `labels`
     (N, K): 1 positive, 0 negative, -1 padding.
     """
 
@@ -55,7 +55,7 @@ class PropagatedMasks(NamedTuple):
 
 
 def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks:
-    """Made-up masks of the slice before, given the true masks (N, 1, H, W) of this one, none of them empty."""
+    """Simulated masks of the slice before, from the true masks (N, 1, H, W) of this slice; none may be empty."""
     before = [moved_mask(mask, rng) for mask in (masks[:, 0] > 0.5).cpu().numpy()]
     clicks = [propagation_clicks(mask) for mask in before]
     points = torch.zeros(len(clicks), max(map(len, clicks)), 2)
@@ -68,7 +68,7 @@ def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks
 
 
 def moved_mask(mask: BoolArray, rng: np.random.Generator, limits: MotionLimits = SLICE_TO_SLICE_MOTION) -> BoolArray:
-    """A mask (H, W), changed by chance within the limits of `limits`; the mask itself where nothing would be left."""
+    """A mask (H, W), randomly changed within `limits`; a mask that would become empty is returned unchanged."""
     radius = np.sqrt(np.count_nonzero(mask) / np.pi)
     centre = np.argwhere(mask).mean(axis=0)
     angle = np.deg2rad(rng.uniform(-limits.turn, limits.turn))
@@ -78,5 +78,5 @@ def moved_mask(mask: BoolArray, rng: np.random.Generator, limits: MotionLimits =
     goal = centre + radius * rng.uniform(-limits.move, limits.move, 2)
     signed = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     moved = ndimage.affine_transform(signed, back, centre - back @ goal, order=1, mode="nearest")
-    found: BoolArray = moved > radius * rng.uniform(-limits.thickness, limits.thickness)
-    return found if found.any() else mask
+    result: BoolArray = moved > radius * rng.uniform(-limits.thickness, limits.thickness)
+    return result if result.any() else mask

@@ -125,7 +125,7 @@ def _by_reference(
     predictor: Predictor, one: _Object, objects: Sequence[_Object], embedding: ImageEmbedding
 ) -> Query | None:
     """The structure as slices of other patients show it."""
-    part = one.target.part
+    part = one.target.slice_set
     others = [
         other for other in objects if other.target is one.target and part.patient[other.row] != part.patient[one.row]
     ][:_REFERENCES]

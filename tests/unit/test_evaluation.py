@@ -18,12 +18,14 @@ from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import read_dataset
-from kprism_model.evaluation import command as evaluation
-from kprism_model.evaluation.command import Protocol, choose_cases, evaluate, evaluate_dataset
+from kprism_model.evaluation import command
+from kprism_model.evaluation import evaluate as evaluation
 from kprism_model.evaluation.dataset import DatasetEvaluation, EvaluationReferences, encoded_blocks
-from kprism_model.evaluation.protocol import ScoreAccumulator, Slice, measure_masks, targets_of
+from kprism_model.evaluation.evaluate import choose_cases, evaluate, evaluate_dataset
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.reference_pool import ReferencePool
 from kprism_model.evaluation.report_files import load_report, save_report
+from kprism_model.evaluation.scores import ScoreAccumulator, Slice, measure_masks, targets_of
 from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
@@ -109,14 +111,14 @@ def test_a_trace_fails_at_the_limit_and_a_right_mask_gets_no_click(predictor: Pr
 
 def test_dice_per_case_counts_absent_structures(predictor: Predictor) -> None:
     label = rectangle((SIZE, SIZE), slice(0, 10), slice(0, 10))
-    parts = [
+    slices = [
         Slice(case, case, 0, np.zeros((SIZE, SIZE), np.float32), label * here, None, None, embedding(predictor))
         for case, here in (("present", 1), ("empty", 0), ("false", 0))
     ]
     box = label.astype(bool)
     answers = [Prediction(box, box.astype(np.float32), presence) for presence in (0.9, 0.1, 0.9)]
     accumulator = ScoreAccumulator("set", ["semantic"])
-    measure_masks(accumulator, "semantic", targets_of(parts, {1: "box"}), answers, distances=True)
+    measure_masks(accumulator, "semantic", targets_of(slices, {1: "box"}), answers, distances=True)
     figures = {figure.name: figure for figure in accumulator.figures()}
     assert figures["dice_present"].value == 1.0 and figures["dice_present"].count == 1
     assert figures["dice_case"].value == pytest.approx(2 / 3) and figures["dice_case"].count == 3
@@ -264,9 +266,9 @@ def test_clicks_are_answered_in_windows_unless_told_otherwise(repository: Path, 
     first = [report.figure("small", "disc", "interactive", "dice_1") for report in reports]
     assert first[0] == first[1]
     parser = argparse.ArgumentParser()
-    evaluation.add_arguments(parser)
+    command.add_arguments(parser)
     given = ["--checkpoint", str(shipped), "--data", str(data), "--modes", "interactive", "--max-slices", "1"]
-    assert evaluation.run(parser.parse_args([*given, "--out", str(tmp_path), "--no-window"])) == 0
+    assert command.run(parser.parse_args([*given, "--out", str(tmp_path), "--no-window"])) == 0
     assert load_report(tmp_path / "evaluation.json").protocol["window"] is False
 
 

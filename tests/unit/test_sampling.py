@@ -241,7 +241,7 @@ def test_a_single_patient_gives_no_references(tmp_path: Path) -> None:
 def test_wrong_requests_are_refused(store: SliceStore) -> None:
     with pytest.raises(ValueError, match="n must be 1 or more"):
         plain(store).batch(0, step=0, size=32)
-    with pytest.raises(ValueError, match="dataset_weights must give"):
+    with pytest.raises(ValueError, match="dataset_weights must map"):
         plain(store, dataset_weights={"nowhere": 1.0})
     with pytest.raises(ValueError, match="unknown class 'blob'"):
         plain(store, registry=ClassRegistry(["first", "second"]))
