@@ -27,7 +27,7 @@ from kprism_model.data.datasets import Dataset, load_case, read_dataset
 from kprism_model.image_kind import ImageKind
 from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes
-from kprism_model.volumes.predictor import KIND_SLICES
+from kprism_model.volumes.predictor import IMAGE_KIND_SLICES
 
 WEIGHTS = Path("apps/kprism/model/kprism_small")
 MINIMUM_PIXELS = 10  # a present structure of fewer pixels is not counted
@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"{checkpoint.path} knows no kinds of images; see python -m kprism_model fit-kinds")
     predictor = Predictor(checkpoint.model, checkpoint.registry)
     sets = [read_dataset(folder) for folder in given.data]
-    print("| set | looks like | cannot be there, claimed | absent, claimed | present, found |\n|---|---|---|---|---|")
+    print(
+        "| set | recognised as | false positives, cannot be there | false positives, absent | found |\n|---|---|---|---|---|"
+    )
     for dataset in sets:
         tally, foreign = Tally(), {name.casefold() for name in foreign_classes(dataset, sets)}
         for sample in tqdm(drawn(dataset, given.max_slices, predictor), desc=dataset.name, leave=False, disable=None):
@@ -86,7 +88,8 @@ def drawn(dataset: Dataset, most: int, predictor: Predictor) -> Iterator[Sample]
         case = load_case(dataset, cases[number])
         assert case.labels is not None
         looked_at = [
-            np.ascontiguousarray(case.images[place]) for place in evenly_spaced(range(len(case.images)), KIND_SLICES)
+            np.ascontiguousarray(case.images[place])
+            for place in evenly_spaced(range(len(case.images)), IMAGE_KIND_SLICES)
         ]
         kind = predictor.image_kind(predictor.embed(looked_at), [float(image.std()) for image in looked_at])
         assert kind is not None
