@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predictor = Predictor(checkpoint.model, checkpoint.registry)
     sets = [read_dataset(folder) for folder in given.data]
     print(
-        "| set | recognised as | false positives, cannot be there | false positives, absent | found |\n|---|---|---|---|---|"
+        "| set | recognised as | false positives, cannot be there | false positives, absent | found |\n"
+        "|---|---|---|---|---|"
     )
     for dataset in sets:
         tally, foreign = Tally(), {name.casefold() for name in foreign_classes(dataset, sets)}
