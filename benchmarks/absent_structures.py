@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `semantic` claims to see in the sample images of chest and brain that cannot be there.
 
-    python -m benchmarks.absent_structures [--checkpoint apps/kprism/model/kprism_small] [--everything]
+    PYTHONPATH=apps/kprism python -m benchmarks.absent_structures [--checkpoint CHECKPOINT] [--everything]
 
-Nothing is named, so all that the weights know is looked for in every slice, by the code that the server answers with.
-`docs/sample-structures.json` tells what cannot be in an image. `--everything` also asks for what cannot be in the kind
-of image that the weights see, as without them knowing kinds.
+Nothing is named, so all that the weights know is looked for in every slice, by the code that the server answers with:
+hence the app's folder in PYTHONPATH. `results/sample-structures.json` lists what can be in each image. `--everything`
+also asks for what cannot be in the kind of image that the weights see, as without them knowing kinds.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kprism_model.checkpoint import load_checkpoint
+from lib.engine import Engine, network_of
+from lib.infers.class_segmentation import ClassSegmentation, PresentClasses
+from lib.request_statistics import RequestStatistics
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "apps" / "kprism"))
-
-from kprism_model.checkpoint import load_checkpoint  # noqa: E402
-from lib.engine import Engine, network_of  # noqa: E402
-from lib.infers.class_segmentation import DEFAULTS, Searched, search_classes, segment_classes  # noqa: E402
-from lib.request_statistics import RequestStatistics  # noqa: E402
-
 SAMPLES = ROOT / "sample-datastore"
-TABLE = ROOT / "docs" / "sample-structures.json"
+TABLE = ROOT / "benchmarks" / "results" / "sample-structures.json"
 WEIGHTS = ROOT / "apps" / "kprism" / "model" / "kprism_small"
 BUDGET = 2 << 30
 
@@ -62,16 +60,16 @@ def image_file(name: str) -> Path:
     return path
 
 
-def searched(engine: Engine, path: Path, everything: bool) -> Searched:
+def searched(engine: Engine, path: Path, everything: bool) -> PresentClasses:
     """What an unnamed request to `semantic` finds in an image; with `everything`, as for weights that know no kinds."""
     network, image = engine.network(), engine.image(path, path.name)
+    segmentation = ClassSegmentation(engine, network, image, RequestStatistics())
     if not everything:
-        return search_classes(engine, network, image, DEFAULTS, RequestStatistics())
-    names = list(network.registry.names)
-    return Searched(segment_classes(engine, network, image, names, DEFAULTS, RequestStatistics()), names)
+        return segmentation.search()
+    return PresentClasses(segmentation.segment(network.registry.names), network.registry.names)
 
 
-def painted_voxels(found: Searched) -> dict[str, int]:
+def painted_voxels(found: PresentClasses) -> dict[str, int]:
     """Name of each structure that was found -> its voxels."""
     counts = np.bincount(found.labels.ravel(), minlength=len(found.names) + 1)
     return {name: int(count) for name, count in zip(found.names, counts[1:], strict=True) if count}

@@ -41,7 +41,7 @@ from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.evaluation.report_files import load_report, save_report
 from kprism_model.files import write_bytes
-from kprism_model.training.trainer import TrainingPlan
+from kprism_model.training.plan import TrainingPlan
 
 GAMES = ("semantic", "interactive", "in_context")
 

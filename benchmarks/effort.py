@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks.curves import save_curves
+from benchmarks.live_server import LiveServer
 from benchmarks.simulated_annotator import Annotator, Effort, Masks, read_truth
-from tests.live_server import LiveServer
 
 ARMS = {"clicks": "clicks only", "references": "with references", "training": "with references and training"}
 COLOURS = {"clicks": "#555555", "references": "#0072B2", "training": "#D55E00"}
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="end then; the same command goes on later")
     parser.add_argument("--model-path", type=Path, help="other weights than the shipped ones")
     parser.add_argument("--work", type=Path, help="default: var/effort/NAME")
-    parser.add_argument("--out", type=Path, default=Path("docs/effort"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     name = f"{given.data.name}-{given.strategy}"
     work = (given.work or Path("var/effort") / name).resolve()

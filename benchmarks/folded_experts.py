@@ -5,7 +5,7 @@ The last row asks a slice for 15 structures. The plain network decodes all of th
 not there at the coarsest scale. Random weights find any share of structures present, so the threshold is set where four
 remain, and the rows that remain are compared: `difference` is the largest one of their logits.
 
-    python benchmarks/folded_experts.py [--threads 2] [--repeats 5] [--size 512]
+    python -m benchmarks.folded_experts [--threads 2] [--repeats 5] [--size 512]
 
 Prints a table; ratios are of one run. Weights are random: time only.
 """
@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.experts import MixtureCrossAttention

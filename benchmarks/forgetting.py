@@ -31,19 +31,19 @@ from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import TUNED, FinetunePlan, Finetuner, mixed
+from kprism_model.training.finetune import TRAINABLE, FinetunePlan, Finetuner
 from kprism_model.training.validation import SERVING_MODES, mean_dice, validate
-from kprism_model.training.warm_start import CLASS_TABLES
+from kprism_model.training.weights import CLASS_TABLES, interpolate_weights
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "everything": {},
     "no distillation": {"distillation": 0.0},
     "no pull": {"pull": 0.0},
     "neither": {"distillation": 0.0, "pull": 0.0},
-    "mean class as start": {"summary_start": False},
-    "classes alone trained": {"tuned": CLASS_TABLES},
-    "presence trained too": {"tuned": (*TUNED, "decoder.presence")},
-    "whole decoder trained": {"tuned": ("decoder.",)},
+    "mean class as start": {"start_from_references": False},
+    "classes alone trained": {"trainable": CLASS_TABLES},
+    "presence trained too": {"trainable": (*TRAINABLE, "decoder.presence")},
+    "whole decoder trained": {"trainable": ("decoder.",)},
 }
 SHARES = (1.0, 0.7, 0.4)
 PUBLISHED = "published"
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--stop-after", type=float, metavar="MINUTES", help="begin no further variant then")
-    parser.add_argument("--out", type=Path, default=Path("docs/forgetting"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     began = time.monotonic()
     site = annotated(given.site, "training", given.cases), annotated(given.site, "validation", given.validation)
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tuner = tune(given, Path(folder), site[0], VARIANTS[name])
             tuned = tuner.averaged()
         for share in SHARES:
-            candidate = Predictor(mixed(tuner.anchor, tuned, share), tuner.registry, device=given.device)
+            candidate = Predictor(interpolate_weights(tuner.anchor, tuned, share), tuner.registry, device=given.device)
             rows.append(row(name, share, tuner.step, candidate, *site, core))
         write_results(path, settings, rows)
         print(f"{name}: done", flush=True)
@@ -169,7 +169,7 @@ def tune(given: argparse.Namespace, folder: Path, cases: list[AnnotatedCase], ch
     store = builder.store()
     starts = {name: first_references(predictor, cases, name) for name in store.class_names}
     plan = FinetunePlan(minutes=given.minutes, **changes)
-    tuner = Finetuner(published, store, plan, folder / "run", starts=starts, device=given.device)
+    tuner = Finetuner(published, store, plan, folder / "run", class_references=starts, device=given.device)
     for _ in tuner.steps():
         pass
     return tuner

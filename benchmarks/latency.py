@@ -28,8 +28,8 @@ from PIL import Image
 from scipy.ndimage import zoom
 from tqdm import tqdm
 
+from benchmarks.live_server import ROOT, LiveServer
 from benchmarks.waiting import Asked, Table, median, peak_memory
-from tests.live_server import ROOT, LiveServer
 
 SAMPLES = ROOT / "sample-datastore"
 PICTURE, VOLUME, REFERENCE = "lung2_axial17", "pyradiomics_lung2", "pyradiomics_lung1"

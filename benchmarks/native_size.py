@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the working resolution of the small network costs: time of a click, and accuracy on validation images.
 
-    python benchmarks/native_size.py --data FOLDER... [--sizes 128 192 256] [--cases 8] [--threads 2]
+    python -m benchmarks.native_size --data FOLDER... [--sizes 128 192 256] [--cases 8] [--threads 2]
 
 The same weights work at each size. Of each case the slice that shows most of a class is taken. Times are medians.
 """
@@ -9,7 +9,6 @@ The same weights work at each size. Of each case the slice that shows most of a 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset

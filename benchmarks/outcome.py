@@ -34,7 +34,7 @@ from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.training.trainer import TrainingPlan
+from kprism_model.training.plan import TrainingPlan
 
 SHIPPED = Path("apps/kprism/model/kprism_small")
 DICE = {"where present": "dice_present", "per case": "dice_case"}
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-slices", type=int, default=40, help="of each test list (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Net's images (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/effort"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     work = (given.work or Path("var/effort") / f"{given.data.name}-same").resolve()
     try:

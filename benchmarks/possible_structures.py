@@ -25,8 +25,8 @@ from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import Dataset, load_case, read_dataset
 from kprism_model.image_kind import ImageKind
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes
+from kprism_model.preprocess import evenly_spaced
 from kprism_model.volumes.predictor import IMAGE_KIND_SLICES
 
 WEIGHTS = Path("apps/kprism/model/kprism_small")

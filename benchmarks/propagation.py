@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a few clicks go in a volume: accuracy of following a structure, clicks that it saves, and its speed.
 
-    python benchmarks/propagation.py --data FOLDER... [--cases 4] [--seed 0] [--clicks 3] [--checkpoint PATH]
+    python -m benchmarks.propagation --data FOLDER... [--cases 4] [--seed 0] [--clicks 3] [--checkpoint PATH]
 
 Of each drawn test case every structure is annotated by the simulated annotator (`kprism_model.interaction.clicks`):
 
@@ -17,7 +17,6 @@ Speed is the followed slices of the first part over the time that this took, enc
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,8 +26,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short trainings of different recipes: the same data, the same minutes, and what each makes of the validation lists.
 
-    python benchmarks/recipes.py --data FOLDER... --work FOLDER [--minutes 10] [--recipes NAME...] [--slices 60]
+    python -m benchmarks.recipes --data FOLDER... --work FOLDER [--minutes 10] [--recipes NAME...] [--slices 60]
 
 Each recipe differs from "small" in one thing. Finished recipes are kept in the work folder, so a stopped command goes
 on. Prints a Markdown table (docs/training.md holds one) and writes recipes.json.
@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler
@@ -27,8 +24,10 @@ from kprism_model.evaluation.evaluate import evaluate
 from kprism_model.evaluation.protocol import Protocol
 from kprism_model.network.config import KPrismConfig
 from kprism_model.predictor import Predictor
-from kprism_model.training.trainer import Trainer, TrainingPlan
-from kprism_model.training.training_step import StepSettings
+from kprism_model.training.loop import fit
+from kprism_model.training.plan import TrainingPlan
+from kprism_model.training.schedule import StepSettings
+from kprism_model.training.trainer import Trainer
 
 FIGURES = (
     ("semantic", "dice_present"),
@@ -40,12 +39,12 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train: the network's size, the schedule, the rounds and the mixture of a batch."""
+    """One way to train: the network's size, the schedule, the training step and the mixture of a batch."""
 
     what: str
     config: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
-    rounds: StepSettings = field(default_factory=StepSettings)
+    step: StepSettings = field(default_factory=StepSettings)
     mixture: Mixture = field(default_factory=Mixture)
 
 
@@ -62,8 +61,8 @@ RECIPES = {
     "coarse": Recipe("128 px to the end", plan={"sizes": ((0.0, 128),)}),
     "no-synthetic": Recipe("no synthetic tasks", mixture=Mixture(synthetic=0.0)),
     "more-synthetic": Recipe("40 % synthetic tasks", mixture=Mixture(synthetic=0.4)),
-    "never-carried": Recipe("no masks carried over from the slice before", rounds=StepSettings(carried=0.0)),
-    "always-corrected": Recipe("every first mask is corrected by a click", rounds=StepSettings(corrected=1.0)),
+    "never-carried": Recipe("no masks of the slice before", step=StepSettings(propagation_probability=0.0)),
+    "always-corrected": Recipe("every first mask is corrected", step=StepSettings(correction_probability=1.0)),
 }
 
 
@@ -95,9 +94,9 @@ def _try(recipe: Recipe, store: SliceStore, arguments: argparse.Namespace, folde
     """Train one recipe and measure it on the validation lists."""
     sampler = Sampler(store, seed=0, mixture=recipe.mixture)
     config = KPrismConfig.small(num_classes=len(sampler.registry), **recipe.config)
-    plan = replace(TrainingPlan(minutes=arguments.minutes, warmup_steps=50, rounds=recipe.rounds), **recipe.plan)
+    plan = replace(TrainingPlan(minutes=arguments.minutes, warmup_steps=50, step=recipe.step), **recipe.plan)
     trainer = Trainer(config, sampler, plan, folder)
-    model = trainer.run()
+    model = fit(trainer)
     protocol = Protocol(
         modes=("semantic", "in_context", "interactive"),
         split="validation",

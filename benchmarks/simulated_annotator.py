@@ -23,9 +23,9 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.live_server import LiveServer
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
-from tests.live_server import LiveServer
 
 USELESS = 0.5
 """Dice below which a first mask is thrown away, which costs as much as a click."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time the simulated user of training: row by row with SciPy, and a batch at a time in torch.
 
-    python benchmarks/simulated_user.py [--device cpu] [--masks 16] [--sizes 128 192] [--threads 1] [--repeats 5]
+    python -m benchmarks.simulated_user [--device cpu] [--masks 16] [--sizes 128 192] [--threads 1] [--repeats 5]
 
 Prints the median milliseconds of one call for all masks, smooth random blobs, answered by others; on a CPU those of the
 processor, so that other work on the machine does not count.
@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import ndimage
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from kprism_model.interaction.simulated_user import BatchedUser, RowwiseUser, SimulatedUser
 

@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from benchmarks.curves import save_curves
 from benchmarks.effort import best_start, chosen_cases, copy_images, site_configuration, wait_for_training
+from benchmarks.live_server import LiveServer
 from benchmarks.simulated_annotator import Annotator, Masks, masks_in, read_truth
 from kprism_model.metrics import dice
-from tests.live_server import LiveServer
 
 STRATEGIES = ("random", "random again", "first", "uncertainty", "disagreement", "diverse")
 SCORED = ("uncertainty", "disagreement", "diverse")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=1.5, help="of one training (%(default)s)")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--seed", type=int, default=0, help="chooses the cases (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("docs/effort"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     keys = ("cases", "labels", "at", "held_out", "after", "minutes", "seed")
     settings = {"data": given.data.name, **{key: getattr(given, key) for key in keys}}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time training steps: samples a second, and what of a step is data, click search and network.
 
-    python benchmarks/training_speed.py --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
+    python -m benchmarks.training_speed --data FOLDER... --store FOLDER [--preset small] [--size 128] [--batch-size 8]
         [--precision auto] [--threads 2]
 
 A sample is one prompted mask that is learned from: a semantic, an in-context or an interactive one, corrections
@@ -12,7 +12,6 @@ alone, too. Ratios are of one run.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +21,6 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from kprism_model.data.building import build_store
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Mixture, Sampler
@@ -31,8 +28,9 @@ from kprism_model.interaction import simulated_user
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import training_step as training_step_module
-from kprism_model.training.trainer import autocast_type
-from kprism_model.training.training_step import StepSettings, training_step
+from kprism_model.training.plan import autocast_type
+from kprism_model.training.schedule import StepSettings
+from kprism_model.training.training_step import training_step
 
 
 class Stopwatch:

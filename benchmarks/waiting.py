@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.live_server import LiveServer
+from benchmarks.live_server import LiveServer
 
 
 def median(values: Sequence[float]) -> float:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,15 +65,26 @@ class SliceOrientation:
             plane,
         )
 
+    @property
+    def stack_shape(self) -> tuple[int, int, int]:
+        """Number of slices, and rows and columns of each."""
+        slices, rows, columns = (self.shape[axis] for axis in self.axes)
+        return slices, rows, columns
+
     def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """A volume (i, j, k) as a view (slice, row, column)."""
-        self._check(volume.shape, self.shape, "volume")
-        return volume.transpose(self.axes)[self._steps()]
+        """A volume (i, j, k) as a view (slice, row, column); in colour (i, j, k, 3) as (slice, row, column, 3)."""
+        self._check(volume.shape[:3], self.shape, "volume")
+        return volume.transpose(*self.axes, *range(3, volume.ndim))[self._steps()]
 
     def to_volume(self, slices: NDArray[Any]) -> NDArray[Any]:
         """A stack (slice, row, column) as a view (i, j, k); the inverse of `to_slices`."""
-        self._check(slices.shape, tuple(self.shape[axis] for axis in self.axes), "stack of slices")
+        self._check(slices.shape, self.stack_shape, "stack of slices")
         return slices[self._steps()].transpose(np.argsort(self.axes))
+
+    def locate(self, voxel: ArrayLike) -> tuple[int, int, int]:
+        """The (slice, row, column) of one voxel (i, j, k)."""
+        number, row, column = self.points_to_slices(voxel).tolist()
+        return int(number), int(row), int(column)
 
     def points_to_slices(self, points: ArrayLike) -> NDArray[np.float64]:
         """Voxel positions (..., 3) as (i, j, k) -> (slice, row, column)."""
@@ -134,9 +144,3 @@ def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[in
         axis for axis in axes if all(_THIN_RATIO * shape[axis] < shape[other] for other in range(3) if other != axis)
     ]
     return thin or axes
-
-
-def evenly_spaced(numbers: Sequence[int] | NDArray[np.int64], count: int) -> list[int]:
-    """At most `count` of `numbers`, in order: the middle number of each of `count` equal parts."""
-    count = min(count, len(numbers))
-    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ def scale_intensity(
     1. `window` (lower, upper), in the image's own units;
     2. Hounsfield units: `units` is "HU"; or `modality` is "CT" and the values are not 8-bit; or neither is given and
        `looks_like_hounsfield` holds: the window `CT_WINDOWS["wide"]`;
-    3. 8-bit colour (last axis 3 or 4, channels not all equal): divided by 255;
+    3. 8-bit colour (three or four axes, the last of 3 or 4 channels that are not all equal): divided by 255;
     4. anything else: from the 0.5th percentile of all values to the 99.5th of the values above the minimum (a large
        constant background must not set the upper bound).
 
@@ -196,7 +197,7 @@ def _is_hounsfield(image: NDArray[Any], modality: str | None, units: str | None)
 
 
 def _is_colour_8bit(image: NDArray[Any]) -> bool:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in (3, 4):
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in (3, 4):
         return False
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     return not (np.array_equal(red, green) and np.array_equal(red, blue))
@@ -237,3 +238,9 @@ def _rescale(image: NDArray[Any], low: float, high: float, bottom: float, top: f
         values = np.nan_to_num(part.astype(np.float64), nan=bottom, posinf=top, neginf=bottom)
         scaled[index] = (np.clip(values, low, high) / 2 - low / 2) / half_span
     return scaled
+
+
+def evenly_spaced(numbers: Sequence[int] | NDArray[np.int64], count: int) -> list[int]:
+    """At most `count` of `numbers`, in order: the middle ones of as many equal parts."""
+    count = min(count, len(numbers))
+    return [int(numbers[int((place + 0.5) * len(numbers) / count)]) for place in range(count)]

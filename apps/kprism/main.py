@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = str(Path(__file__).resolve().parents[2])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)  # kprism_model lies beside apps and is not installed
+ROOT = Path(__file__).resolve().parents[2]
+if (ROOT / "kprism_model").is_dir() and str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # a checkout: kprism_model lies beside apps; else it is installed
 
 import torch  # noqa: E402
 from monailabel.config import settings  # noqa: E402
@@ -24,15 +24,17 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
 from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
-from lib.dicom.watch import Watch  # noqa: E402
+from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
+from lib.infers.app_context import AppContext  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402
 from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
+from lib.infers.reference_selection import ReferenceSelector  # noqa: E402
+from lib.infers.request import Source  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
-from lib.infers.task import AppContext, Source  # noqa: E402
 from lib.learning.strategies import make_strategies  # noqa: E402
 from lib.learning_loop import LearningLoop  # noqa: E402
 from lib.options import as_bool  # noqa: E402
@@ -43,7 +45,7 @@ apply_monailabel_settings()
 
 
 class KPrismApp(MONAILabelApp):  # type: ignore[misc]
-    """One K-Prism network behind four models: trained classes, reference cases, clicks, scribbles."""
+    """Four models on one K-Prism network: trained classes, references, clicks, scribbles."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.config = AppConfig.parse(conf, Path(app_dir), studies)
@@ -57,7 +59,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> Datastore:
-        """A folder, or the DICOMweb store of an address."""
+        """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
             return open_dicom_store(self.studies)
         return GuardedDatastore(
@@ -68,31 +70,36 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        """All models on one engine, whose weights are loaded here: what is wrong with them ends the start."""
-        self.loop = LearningLoop(self.config, self._datastore)
-        self.engine, self.book, self.versions = self.loop.engine, self.loop.book, self.loop.versions
-        house = AppContext(self.engine, self.book, self._datastore)
-        self._learn_names()
-        in_context = InContext(house, self.loop.submitted_cases)
-        earlier = EarlierReferences(self.loop.earlier_structures, in_context)
-        tasks = [Semantic(house, earlier), in_context, Interactive(house, earlier), Scribbles(house)]
+        """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
+        self.learning_loop = loop = LearningLoop(self.config, self._datastore)
+        self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
+        context = AppContext(self.engine, self.label_registry, self._datastore)
+        self._add_label_names()
+        selector = ReferenceSelector(context, loop.submitted_references)
+        earlier = EarlierReferences(loop.earlier_structures, selector)
+        tasks = [
+            Semantic(context, earlier),
+            InContext(context, selector),
+            Interactive(context, earlier),
+            Scribbles(context),
+        ]
         return {task.name: task for task in tasks}
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """Fine-tuning on the submitted labels."""
-        return dict(self.loop.trainers)
+        return dict(self.learning_loop.trainers)
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """How the next case is chosen."""
-        return make_strategies(self.loop.board, self.config.best_strategy)
+        """The ways to choose the next case."""
+        return make_strategies(self.learning_loop.score_board, self.config.best_strategy)
 
     def info(self) -> dict[str, Any]:
-        """MONAI Label's description, with the names in submitted labels; background comes last.
+        """MONAI Label's description, with the names in submitted labels and background as the last.
 
-        Slicer can send negative clicks only if background is one of the app's labels, and counts labels wrongly if it
-        is not the last.
+        Slicer sends negative clicks only if background is one of the app's labels, and it counts labels wrongly if
+        background is not the last of them.
         """
-        self._learn_names()
+        self._add_label_names()
         meta: dict[str, Any] = super().info()
         meta["labels"] = [*meta["labels"], BACKGROUND]
         return meta
@@ -108,11 +115,11 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         tag = check_tag(request.get("label_tag", DefaultLabelTag.ORIGINAL.value))
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:
-            raise RequestError(f"save_label needs an image of the datastore; {source.name} is none")
-        with self.loop.traffic.request():
+            raise RequestError(f"save_label needs an image of the datastore, but {source.name} is not in it")
+        with self.learning_loop.traffic.request():
             path, result = task({**request, "image": source})
         if source.image_id is not None:
-            self.loop.intake.note_answer(source.image_id, result["weights_version"])
+            self.learning_loop.submissions.note_initial_mask(source.image_id, result["weights_version"])
         label = path
         if save:
             try:
@@ -123,13 +130,13 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         return {"label": label, "tag": tag, "file": path, "params": result}
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Whole-slide images are not served; MONAI Label's own method would open any file of the server."""
+        """Whole-slide images are not supported; MONAI Label's own method would open any file of the server."""
         raise RequestError(f"whole-slide inference is not supported (image {request.get('image')!r}); use /infer")
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        """Answer for many images; an image that cannot be segmented gets a sentence and does not end the batch.
+        """Segment many images. An image that cannot be segmented gets an error message; the batch goes on.
 
-        MONAI Label asks for several GPUs unless told otherwise and fails where there is none.
+        By default MONAI Label uses several GPUs, and fails on a machine without any.
         """
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False, "device": "cpu"}
@@ -140,14 +147,14 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             except RequestError as error:
                 logger.warning("No answer for image %r: %s", request.get("image"), error)
                 return {"error": str(error)}
-            except Exception as error:  # whatever is wrong with one image, the others are answered
+            except Exception as error:  # one image must not end the batch
                 logger.exception("No answer for image %r", request.get("image"))
                 return {"error": f"the server failed ({type(error).__name__}: {error})"}
 
         return self._batch_infer(request, datastore or self.datastore(), infer_or_explain)
 
     def on_init_complete(self) -> None:
-        """In the server, but not in the processes it starts: take over the inference route and warm up the network."""
+        """In the server, but not in the processes that it starts: add the routes and start the learning loop."""
         server = sys.modules.get("monailabel.app")
         if server is not None:
             from lib.api.app import install  # imports MONAI Label's endpoints, which only the server has
@@ -155,25 +162,25 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
             install(server.app, self.config.cache_mb << 20)
             routes.install(server.app)
-            self.loop.start()
+            self.learning_loop.start()
             self._watch_store()
         super().on_init_complete()
 
     def _watch_store(self) -> None:
-        """Notice labels that are removed, or reach a DICOMweb store by another way than this server."""
+        """Notice labels that are removed, and labels that other clients store in the DICOMweb store."""
         datastore = self.datastore()
         if isinstance(datastore, GuardedDatastore | DicomStore):
-            datastore.on_removed = self.loop.withdraw
+            datastore.on_removed = self.learning_loop.withdraw
         if isinstance(datastore, DicomStore):
             datastore.on_label = self.on_save_label
-            Watch(datastore).start()
+            StoreWatcher(datastore).start()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
-        """A label has reached the datastore by another way than a submission over HTTP."""
-        self.loop.adopt(image_id)
+        """MONAI Label's hook for a label that was stored in the datastore, but not submitted over HTTP."""
+        self.learning_loop.adopt(image_id)
 
-    def _learn_names(self) -> None:
+    def _add_label_names(self) -> None:
         try:
-            self.book.add(known_names(self._datastore))
+            self.label_registry.add(known_names(self._datastore))
         except RequestError as error:
-            logger.warning("Names of labels are not known: %s", error)
+            logger.warning("The names of the labels cannot be read: %s", error)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.files import write_bytes
 from kprism_model.training.optimization import MovingAverage
-from kprism_model.training.trainer import TrainingPlan
+from kprism_model.training.plan import TrainingPlan
 
 B = TypeVar("B")
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from kprism_model.data.datasets import Case, Dataset, load_case, read_dataset, slice_counts
 from kprism_model.data.slices import FORMAT_VERSION, INDEX_NAME, STORE_NAME, SliceStore, to_canvas
 from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry
+from kprism_model.progress import progress_bar
 
 
 def build_store(
@@ -95,7 +95,7 @@ def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, 
         images = _new_array(temporary / "images.npy", (*shape, max(channels)))
         labels = _new_array(temporary / "labels.npy", shape)
         rows: list[list[int]] = []
-        for number, case in enumerate(tqdm(cases, desc=f"slices of {dataset.name}", disable=not progress)):
+        for number, case in enumerate(progress_bar(cases, f"slices of {dataset.name}", shown=progress)):
             rows += _add_case(dataset, case, number, images[len(rows) :], labels[len(rows) :])
         images.flush()
         labels.flush()

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from tqdm import tqdm
 
 from kprism_model.data.slices import SliceSet, SliceStore, resize_labels, resize_picture
 from kprism_model.preprocess import Geometry, scale_intensity
+from kprism_model.progress import progress_bar
 
 FORMAT_VERSION = 1
 COLUMNS = ("case", "slice", "content rows", "content columns", "source", "image bytes", "label bytes")
@@ -110,11 +110,9 @@ def read_pack(path: Path, *, progress: bool = True) -> SliceStore:
             raise ValueError(f"its content does not have the SHA-256 {expected}")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not a usable pack; write it again with `pack`: {error}") from error
-    total = sum(len(tensors[f"{number}.slices"]) for number in range(len(about["sets"])))
-    with tqdm(total=total, desc=f"opening {path.name}", unit=" slices", disable=not progress) as bar:
-        sets = tuple(
-            _open_set(entry, number, tensors, about["size"], bar) for number, entry in enumerate(about["sets"])
-        )
+    sets = tuple(
+        _open_set(entry, number, tensors, about["size"], progress) for number, entry in enumerate(about["sets"])
+    )
     return SliceStore(path, about["split"], about["size"], sets)
 
 
@@ -133,7 +131,7 @@ def _digest(about: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> st
 
 
 def _open_set(
-    about: Mapping[str, Any], number: int, tensors: Mapping[str, NDArray[Any]], size: int, bar: Any
+    about: Mapping[str, Any], number: int, tensors: Mapping[str, NDArray[Any]], size: int, progress: bool
 ) -> SliceSet:
     """Decode the slices of one data set, which `about` describes."""
     rows = tensors[f"{number}.slices"].astype(np.int64)
@@ -151,8 +149,9 @@ def _open_set(
             maps[place, :height, :width] = resize_labels(stored, (height, width))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for _ in threads.map(decode, enumerate(files)):
-            bar.update()
+        decoded = threads.map(decode, enumerate(files))
+        for _ in progress_bar(decoded, f"slices of {about['name']}", shown=progress, total=len(rows)):
+            pass
     return SliceSet(
         name=about["name"],
         modality=about["modality"],

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from kprism_model.checkpoint import checkpoint_stem
 from kprism_model.data.building import labelled_datasets
@@ -24,8 +23,8 @@ from kprism_model.data.pack import PackedSet, PackedSlice, encode_image, encode_
 from kprism_model.data.slices import to_canvas
 from kprism_model.files import write_bytes
 from kprism_model.named_values import named_values
-from kprism_model.orientation import evenly_spaced
-from kprism_model.preprocess import Geometry
+from kprism_model.preprocess import Geometry, evenly_spaced
+from kprism_model.progress import progress_bar
 
 PACK_LIMIT = 28_000_000
 """Largest size of a pack in bytes."""
@@ -108,7 +107,7 @@ def pack_set(
     cases = dataset.cases(split)
     prepared = [
         one
-        for number, case in enumerate(tqdm(cases, desc=dataset.name, leave=False))
+        for number, case in enumerate(progress_bar(cases, dataset.name, leave=False))
         for one in _prepare(dataset, case, number, size)
     ]
     chosen = _chosen(prepared, maximum)

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from kprism_model.data.slices import SliceSet, SliceStore, to_canvas
 from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.network.config import SIZE_MULTIPLE
-from kprism_model.orientation import evenly_spaced
-from kprism_model.preprocess import Geometry
+from kprism_model.preprocess import Geometry, evenly_spaced
 
 MAXIMUM_SLICES = 64
 """Largest number of slices of one case that are trained on."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.evaluation.contact_sheet import WorstCase
+from kprism_model.evaluation.monai_metrics import dice, hd95
 from kprism_model.evaluation.report import Curve, Figure
 from kprism_model.interaction.click_sessions import CLICKS_SHOWN, NOC_THRESHOLDS, ClickSession
-from kprism_model.metrics import dice, hd95
 from kprism_model.predictor import Prediction
 from kprism_model.queries import ImageEmbedding
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on several devices, one process each, as `torchrun` starts them; with one process nothing happens here.
+"""Training on several devices, with one process each that `torchrun` starts; a single process needs none of this.
 
-Gradients are averaged after the backward pass, in one message; a wrapper around the module would see only `forward`,
-and training calls the encoders and the decoder apart.
+Gradients are averaged after the backward pass, in one message. DistributedDataParallel would see only `forward`, but
+training calls the encoders and the decoder separately.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
-PATIENCE = timedelta(hours=1)
-"""How long a process waits for another, which may read many files alone; `torchrun` notices sooner if it has died."""
+TIMEOUT = timedelta(hours=1)
+"""How long a process waits for another, which may have many files to read; `torchrun` detects a dead one sooner."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class Workers:
 
     @classmethod
     def join(cls, device: str) -> Workers:
-        """Join the processes that `torchrun` started for `device` ("cuda" or "cpu"); alone where it started none."""
+        """Join the processes that `torchrun` started for `device` ("cuda" or "cpu"); one worker if it started none."""
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if device.startswith("cuda"):
-            torch.cuda.set_device(local_rank)  # where NCCL puts what it exchanges
+            torch.cuda.set_device(local_rank)  # NCCL communicates on the current device
         if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+            distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=TIMEOUT)
         return cls(distributed.get_rank(), count, local_rank)
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have called this."""
         if self.count > 1:
             distributed.barrier()
 
@@ -78,7 +78,7 @@ class Workers:
                 distributed.broadcast(tensor, 0)
 
     def longest(self, seconds: float, device: torch.device) -> float:
-        """The largest of the processes' values, so that all agree on how much time is spent."""
+        """The largest of the values of all processes, so that they agree on the time that is spent."""
         if self.count == 1:
             return seconds
         value = torch.tensor([seconds], dtype=torch.float32, device=device)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning a published network on the cases of one site, without forgetting what it could do before.
 
-Four means against forgetting. Only `TUNED` is trained, the decoder's layers with their mixtures of experts and the rows
-of the classes: what the encoders see and the heads draw serves all classes, a site's few cases can only narrow it, and
-a step costs less. The other three can be switched off: distillation (on the same images, for classes that nobody
-annotated there, the network must answer as the anchor does; arXiv 1606.09282), a pull towards the anchor's weights
-(L2-SP, arXiv 1802.01483), and averaging the anchor's weights and the new ones (WiSE-FT, arXiv 2109.01903), where
-`mixed` makes the candidates from which validation chooses. The anchor are the weights that nothing of may be lost; if
-it stays the same in a row of trainings, what these forget does not add up.
+Four measures prevent forgetting. Only the parameters of `TRAINABLE` are trained: the layers of the decoder with their
+mixtures of experts, and the rows of the classes. The encoders and the mask heads serve all classes; the few cases of a
+site could only make them worse, and without them a step takes less time. The other three can be switched off:
+distillation (for classes that nobody annotated in an image, the network must answer as the anchor does; Learning
+without Forgetting, arXiv 1606.09282), a pull towards the anchor's weights (L2-SP, arXiv 1802.01483), and averaging the
+weights of the anchor and of the tuned network (WiSE-FT, arXiv 2109.01903), for which `interpolate_weights` makes the
+candidates that validation chooses from.
+
+The anchor is the network whose abilities must be kept. If it stays the same over several trainings, the losses of each
+do not add up.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
@@ -29,38 +31,42 @@ from kprism_model.data.batch import Batch
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.encoder import ImageFeatures
-from kprism_model.network.kprism import Decoded, KPrism
+from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.network.references import References
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
-from kprism_model.training.trainer import Trainer, TrainingPlan, coarse_size
-from kprism_model.training.training_step import StepSettings, training_step
-from kprism_model.training.unwaited import Record
-from kprism_model.training.warm_start import CLASS_TABLES
+from kprism_model.training.losses import distillation_loss
+from kprism_model.training.plan import TrainingPlan, coarse_size
+from kprism_model.training.schedule import StepSettings
+from kprism_model.training.step_log import Record
+from kprism_model.training.trainer import Trainer
+from kprism_model.training.training_step import training_step
+from kprism_model.training.weights import CLASS_TABLES, class_from_references, class_tables, descends
 
 logger = logging.getLogger(__name__)
 
 SITE_MIXTURE = Mixture(elsewhere=0.0, synthetic=0.0, regions=0.0)
-"""Images of other data sets may hold a structure without its label here, so they are no example of its absence."""
+"""An image of another data set may show a structure without a label for it, so none serves as an example of absence."""
 
-TUNED = ("decoder.layers.", *CLASS_TABLES)
-"""Beginnings of the names of what is trained.
+TRAINABLE = ("decoder.layers.", *CLASS_TABLES)
+"""Prefixes of the names of the trained parameters.
 
-With the presence head too, what the network knew is soon taken for absent; with the encoders, it is lost altogether.
+With the presence head among them, the network soon reports known structures as absent; with the encoders, it forgets
+them altogether.
 """
 
-_SMALLEST_BATCH = 2  # an image and its reference
+_MIN_BATCH_SIZE = 2  # an image and its reference
 
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """How to fine-tune: `minutes` of budget, and the weights of what keeps the network from forgetting.
+    """Hyperparameters of a fine-tuning: `minutes` is its time budget.
 
-    `distillation` weighs its loss, `pull` is the share of the distance to the anchor's weights that a step at
-    learning rate 1 would take back; 0 switches them off. `tuned` are beginnings of the names of what is trained;
-    never the image encoder, whose features the anchor shares. `summary_start` lets new classes start from the
-    summaries of their first cases, else from the mean class.
+    `distillation` is the weight of its loss; `pull` is the share of the distance to the anchor's weights that a step at
+    learning rate 1 would take back. 0 switches either off. `trainable` are prefixes of the names of the trained
+    parameters; the image encoder must not be among them, because the anchor uses its features. With
+    `start_from_references` a new class starts from the summaries of its first cases, otherwise from the mean class.
     """
 
     minutes: float = 10.0
@@ -68,13 +74,13 @@ class FinetunePlan:
     learning_rate: float = 3e-4
     distillation: float = 5.0
     pull: float = 0.5
-    tuned: tuple[str, ...] = TUNED
-    summary_start: bool = True
+    trainable: tuple[str, ...] = TRAINABLE
+    start_from_references: bool = True
     seed: int = 0
     save_minutes: float = 0.5
 
     def training_plan(self, native: int) -> TrainingPlan:
-        """The plan of the underlying trainer: smaller images for the first half of the budget."""
+        """The plan for a network that works at `native` pixels: smaller images for the first half of the budget."""
         return TrainingPlan(
             minutes=self.minutes,
             batch_size=self.batch_size,
@@ -82,18 +88,19 @@ class FinetunePlan:
             learning_rate=self.learning_rate,
             warmup_steps=20,
             ema_decay=0.99,
-            rounds=StepSettings(kind_weight=0.0),  # the kinds of a site's images are not told
+            step=StepSettings(kind_weight=0.0),  # nobody says of what kind the images of a site are
             seed=self.seed,
             save_minutes=self.save_minutes,
         )
 
 
 class Finetuner(Trainer):
-    """A trainer that starts from a published checkpoint; `identity` says what it trains on.
+    """A trainer that starts from a published checkpoint; `identity` says what it is trained on.
 
-    `anchor` holds the weights that nothing of may be lost: by default the published ones, else some that these descend
-    from, with the first of their classes (ValueError if not). `starts` are encoded references of the classes that are
-    new, by name. Where memory runs out the batch is halved and gradients of two are added up instead.
+    `anchor` is the checkpoint whose abilities must be kept: by default `published`, otherwise one from which it
+    descends. `class_references` are encoded references of the new classes, by name. When memory runs out, the batch is
+    halved and the gradients of twice as many batches are accumulated. ValueError if `published` does not descend from
+    the anchor.
     """
 
     def __init__(
@@ -104,7 +111,7 @@ class Finetuner(Trainer):
         folder: Path,
         *,
         anchor: Checkpoint | None = None,
-        starts: Mapping[str, References] | None = None,
+        class_references: Mapping[str, References] | None = None,
         identity: Mapping[str, Any] | None = None,
         device: str = "cpu",
         workers: Workers | None = None,
@@ -128,52 +135,52 @@ class Finetuner(Trainer):
         )
         self.anchor = anchor.model.to(self.device).eval().requires_grad_(False)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.startswith(plan.tuned))
-        if self.model.kind_head is not None:  # what the site labels can be in its images, whatever their kind
+            parameter.requires_grad_(name.startswith(plan.trainable))
+        if self.model.kind_head is not None:  # what a site labels can be in images of every kind
             labelled = sorted(set().union(*self._annotated.values()))
             self.model.kind_head.possible[labelled] = True
-        self._statistics = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self._batch_norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         if not self.step:
-            self._start_new_classes(published.model.to(self.device), starts or {})
+            self._init_new_classes(published.model.to(self.device), class_references or {})
 
     @property
     def registry(self) -> ClassRegistry:
-        """The classes of the published network and the new ones behind them."""
+        """The classes of the published network, then the new ones."""
         return self.sampler.registry
 
     @torch.no_grad()
-    def _start_new_classes(self, published: KPrism, starts: Mapping[str, References]) -> None:
-        """Rows of classes that the published network lacks: from their references, else the mean of the others."""
+    def _init_new_classes(self, published: KPrism, class_references: Mapping[str, References]) -> None:
+        """Set the rows of classes that the published network lacks: from references, else the mean of its classes."""
         for name in self.registry.names[published.config.num_classes :]:
             row = self.registry.index(name)
-            if self.settings.summary_start and name in starts:
-                rows = class_from_references(published, starts[name])
+            if self.settings.start_from_references and name in class_references:
+                rows = class_from_references(published, class_references[name])
             else:
-                content, position = _class_tables(published)
+                content, position = class_tables(published)
                 rows = content.mean(0), position.mean(0)
-            for key, table, value in zip(CLASS_TABLES, _class_tables(self.model), rows, strict=True):
+            for key, table, value in zip(CLASS_TABLES, class_tables(self.model), rows, strict=True):
                 table[row] = value
                 self.average.state[key][row] = value
 
-    def _steps(self) -> Iterator[dict[str, float]]:
+    def _train(self) -> Iterator[dict[str, float]]:
         while self.share < 1:
             try:
-                yield from super()._steps()
+                yield from super()._train()
             except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._shrink():
+                if not is_out_of_memory(error) or not self._halve_batch():
                     raise
 
-    def _shrink(self) -> bool:
+    def _halve_batch(self) -> bool:
         """Halve the batch; False if it cannot be smaller."""
         size = self.plan.batch_size
-        if size <= _SMALLEST_BATCH or self.workers.count > 1:
+        if size <= _MIN_BATCH_SIZE or self.workers.count > 1:
             return False
         self.optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         parts = self.plan.accumulate * 2
-        self.plan = replace(self.plan, batch_size=max(_SMALLEST_BATCH, size // 2), accumulate=parts)
-        logger.warning("Too little memory for %d images; going on with %d at a time", size, self.plan.batch_size)
+        self.plan = replace(self.plan, batch_size=max(_MIN_BATCH_SIZE, size // 2), accumulate=parts)
+        logger.warning("Not enough memory for batches of %d images; continuing with %d", size, self.plan.batch_size)
         return True
 
     def _train_step(self, batches: Iterator[Batch]) -> Record:
@@ -184,108 +191,43 @@ class Finetuner(Trainer):
 
     @torch.no_grad()
     def _pull_back(self, share: float) -> None:
-        """Go back a share of the way to the anchor's weights; classes that it lacks are free."""
+        """Move a share of the way back to the anchor's weights; classes that it lacks stay where they are."""
         anchors = dict(self.anchor.named_parameters())
         for name, parameter in self.model.named_parameters():
             anchor = anchors[name]
             parameter[: len(anchor)].lerp_(anchor, share) if name in CLASS_TABLES else parameter.lerp_(anchor, share)
 
-    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
-        for module in self._statistics:
+    def _batch_loss(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        for module in self._batch_norms:
             module.eval()
         batch = batch.to(self.device)
         with self._autocast():
             with torch.no_grad():
                 features = self.model.encode_image(batch.images)
             rng = np.random.default_rng([self.plan.seed, self.step, part])
-            loss, scores = training_step(self.model, batch, rng, self.plan.rounds, features)
+            loss, scores = training_step(self.model, batch, rng, self.plan.step, features)
             if self.settings.distillation:
                 rng = np.random.default_rng([self.settings.seed, 3, self.step, part])
-                distilled = self._distil(batch, features, rng)
-                if distilled is not None:
-                    loss = loss + self.settings.distillation * distilled
-                    scores["distillation"] = distilled.detach()
+                distillation = self._distillation_loss(batch, features, rng)
+                if distillation is not None:
+                    loss = loss + self.settings.distillation * distillation
+                    scores["distillation"] = distillation.detach()
         return loss, scores
 
-    def _distil(self, batch: Batch, features: ImageFeatures, rng: np.random.Generator) -> Tensor | None:
-        """How far the answers for a class in each image that is not annotated there are from the anchor's."""
+    def _distillation_loss(self, batch: Batch, features: ImageFeatures, rng: np.random.Generator) -> Tensor | None:
+        """Divergence from the anchor for one class of each image that is not annotated there; None if there is none."""
         chosen: list[tuple[int, int]] = []
         for row, name in enumerate(batch.dataset):
-            free = sorted(set(range(self.anchor.config.num_classes)) - self._annotated[name])
-            if free:
-                chosen.append((row, int(rng.choice(free))))
+            unannotated = sorted(set(range(self.anchor.config.num_classes)) - self._annotated[name])
+            if unannotated:
+                chosen.append((row, int(rng.choice(unannotated))))
         if not chosen:
             return None
         rows, classes = torch.tensor(chosen, device=self.device).unbind(1)
         prompts = Prompts((batch.images.shape[-2], batch.images.shape[-1]), rows, class_index=classes)
         with torch.no_grad():
-            wanted = self.anchor.decode(features, prompts)
-        return distillation_loss(self.model.decode(features, prompts), wanted)
+            teacher = self.anchor.decode(features, prompts)
+        return distillation_loss(self.model.decode(features, prompts), teacher)
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), **self._extra_identity}
-
-
-def distillation_loss(answered: Decoded, wanted: Decoded) -> Tensor:
-    """Divergence of masks (last layer, mean over pixels) and of presence from those that are wanted; 0 if equal."""
-    pairs = [(answered.logits[-1], wanted.logits[-1]), (answered.presence, wanted.presence)]
-    return torch.stack([_divergence(logits.float(), target.float().sigmoid()) for logits, target in pairs]).sum()
-
-
-def _divergence(logits: Tensor, probability: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of Bernoulli distributions: cross-entropy less the target's own entropy."""
-    entropy = F.binary_cross_entropy(probability, probability)
-    return F.binary_cross_entropy_with_logits(logits, probability) - entropy
-
-
-@torch.no_grad()
-def class_from_references(model: KPrism, references: References) -> tuple[Tensor, Tensor]:
-    """Content and position (queries, C) of a class that is known from one row of R references only.
-
-    The tokens that stand for the object of a reference play the part in the decoder that class queries play, so their
-    mean over references and scales is where a class can start; its queries share the tokens out.
-    """
-    decoder = model.decoder
-    half, queries = model.config.summaries // 2, model.config.queries_per_class
-    contents, positions = [], []
-    for summaries in references.summaries:  # (1, R, S, C), the first half of S of the object
-        objects = summaries[0, :, :half].to(decoder.reference_content.device)
-        contents.append((decoder.reference_content[:half] + decoder.summary_to_content(objects)).mean(0))
-        positions.append((decoder.reference_position[:half] + decoder.summary_to_position(objects)).mean(0))
-    groups = [[token % half for token in part] for part in np.array_split(range(max(half, queries)), queries)]
-    content, position = (torch.stack(tokens).mean(0) for tokens in (contents, positions))
-    return torch.stack([content[group].mean(0) for group in groups]), torch.stack(
-        [position[group].mean(0) for group in groups]
-    )
-
-
-def descends(checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
-    """Whether a checkpoint is of the anchor's network and has its classes first, so that their weights compare."""
-    known = anchor.registry.names
-    same = replace(checkpoint.model.config, num_classes=len(known)) == anchor.model.config
-    return same and checkpoint.registry.names[: len(known)] == known
-
-
-@torch.no_grad()
-def mixed(anchor: KPrism, tuned: KPrism, share: float) -> KPrism:
-    """A network whose weights are `share` of the tuned and the rest of the anchor's; new classes are the tuned's.
-
-    ValueError for a share outside [0, 1].
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of the tuned weights must lie in [0, 1], got {share}")
-    old = anchor.state_dict()
-    state = {}
-    for name, new in tuned.state_dict().items():
-        before = old[name].to(new.device)
-        if name in CLASS_TABLES:
-            state[name] = torch.cat([before.lerp(new[: len(before)], share), new[len(before) :]])
-        else:
-            state[name] = before.lerp(new, share) if new.is_floating_point() else new.clone()
-    model = KPrism(tuned.config)
-    model.load_state_dict(state)
-    return model.to(next(tuned.parameters()).device).eval()
-
-
-def _class_tables(model: KPrism) -> tuple[Tensor, Tensor]:
-    return model.decoder.class_content.data, model.decoder.class_position.data

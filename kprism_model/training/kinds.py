@@ -1,50 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kind head fitted to a network's features as they are: a minute, and no other answer of the network changes.
+"""Fitting the kind head to the features of a network: it takes a minute, and changes no other output of the network.
 
-Images of every data set, randomly changed, are encoded once. Centres are the means of sets, and distances are taken in
-the space in which all sets together have unit covariance (Mahalanobis distance, Lee et al., arXiv 1807.03888). How sure
-the head may be is learned from what it has not seen: each set in turn, which is of a known kind while another set is of
-the same, or else of none; and synthetic and broken images, which are of none.
+Augmented images of every data set are encoded once. The centre of a data set is its mean, and distances are measured in
+the space in which all sets together have unit covariance (Mahalanobis distance, Lee et al., arXiv 1807.03888). The
+confidence of the head is calibrated on images that were not used: each set is left out in turn, and counts as a known
+kind if another set is of the same kind, otherwise as none; synthetic and shuffled images count as none.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.augment import Augmentation, augment_batch
+from kprism_model.data.augment import Augmentation
 from kprism_model.data.kinds import kind_name, kind_names, possible_kinds
 from kprism_model.data.slices import SliceSet, SliceStore
-from kprism_model.data.synthetic import synthetic_group
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kinds import KIND_WIDTH, KindHead, kind_logits
 from kprism_model.network.kprism import KPrism
+from kprism_model.progress import progress_bar
+from kprism_model.training.kind_images import BATCH_SIZE, KindImages
 
 logger = logging.getLogger(__name__)
 
 IMAGES = 64
-"""Images of each set that are looked at, and as many broken and synthetic ones."""
+"""Images of each set that the head is fitted to, and as many of no kind."""
 
-_BATCH = 8
 _SHRINKAGE = 0.1  # of the covariance towards a multiple of the unit matrix
-_HELD_OUT = 4  # every fourth image tells how sure the head may be
-_KNOWN_WEIGHT = 200.0  # a known kind that is refused loses all its structures; presence guards what is not refused
+_HELD_OUT_EVERY = 4  # this image of each set is used for calibration
+_KNOWN_WEIGHT = 200.0  # rejecting a known kind loses all its structures; presence still checks what is accepted
 
 
-class Seen(NamedTuple):
-    """What the head sees of N images: `pooled` (N, C), `group` (N,) and `held_out` (N,) bool.
+class KindFeatures(NamedTuple):
+    """Inputs of the head for N images: `pooled` (N, C), `group` (N,) and `held_out` (N,) bool.
 
-    A group is the place of a set among G that are ordered by kind, or G for images of no set.
+    A group is the index of a set among G that are ordered by kind, or G for images of no kind.
     """
 
     pooled: Tensor
@@ -53,7 +52,7 @@ class Seen(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Where distances are taken: `projection` (W, C) and `offset` (W,); `centres` (G, W)."""
+    """Where distances are measured: `projection` (W, C) and `offset` (W,); `centres` (G, W)."""
 
     projection: Tensor
     offset: Tensor
@@ -61,13 +60,8 @@ class Space(NamedTuple):
 
     def distances(self, pooled: Tensor) -> Tensor:
         """Half the squared distances of images (N, C) to the centres: (N, G)."""
-        placed = pooled @ self.projection.T + self.offset
-        return 0.5 * torch.cdist(placed, self.centres).square()
-
-
-def sets_by_kind(sets: Sequence[SliceSet]) -> list[SliceSet]:
-    """The sets in the order of the centres: by kind, those of one kind as given."""
-    return sorted(sets, key=kind_name)
+        projected = pooled @ self.projection.T + self.offset
+        return 0.5 * torch.cdist(projected, self.centres).square()
 
 
 def config_with_kinds(config: KPrismConfig, sets: Sequence[SliceSet]) -> KPrismConfig:
@@ -88,9 +82,9 @@ def with_kinds(model: KPrism, registry: ClassRegistry, store: SliceStore) -> KPr
 
 
 def mark_possible(model: KPrism, registry: ClassRegistry, store: SliceStore) -> None:
-    """Tell the kind head of `model` in place which classes can be in which kinds, by the metadata of the sets.
+    """Set in the kind head of `model` which classes can be in which kinds of images, by the metadata of the sets.
 
-    Classes that no set has can be everywhere.
+    Classes that no set has can be in all kinds.
     """
     assert model.kind_head is not None
     for name, kinds in possible_kinds(store.sets).items():
@@ -109,34 +103,34 @@ def fit_kinds(
 ) -> dict[str, float]:
     """Fit `model.kind_head` in place to the kinds of images in `store`; the network is left in eval mode.
 
-    Returns shares of held-out images that were told right: "known" of known kinds, and "unknown" of broken and
-    synthetic ones and of sets that were kept from the head, whose kind it did not know then. ValueError if the store
-    has other kinds of images, or other numbers of sets of a kind, than the network.
+    Returns the accuracy on held-out images: "known" on known kinds, and "unknown" on synthetic and shuffled images and
+    on sets that were left out. ValueError if the store has other kinds of images, or other numbers of sets of a kind,
+    than the network.
     """
     if model.kind_head is None or config_with_kinds(model.config, store.sets) != model.config:
         raise ValueError(f"the network knows the kinds {list(model.config.kinds)}, not {list(kind_names(store.sets))}")
-    drawer = Drawer(store, model.config.native_size, seed, augmentation or Augmentation())
-    seen = _look(model.eval(), drawer, images, progress)
+    source = KindImages(store, model.config.native_size, seed, augmentation or Augmentation())
+    features = _collect(model.eval(), source, images, progress)
     counts = model.kind_head.counts
-    known, unknown = held_out_distances(seen, counts)
+    known, unknown = held_out_distances(features, counts)
     scale, none = calibrate(known, unknown, counts)
-    labelled = seen.group < sum(counts)
-    space = fit_space(seen.pooled[labelled], seen.group[labelled], range(sum(counts)))
+    labelled = features.group < sum(counts)
+    space = fit_space(features.pooled[labelled], features.group[labelled], range(sum(counts)))
     head, root = model.kind_head, scale**0.5
     with torch.no_grad():
         head.projection.weight.copy_(root * space.projection)
         head.projection.bias.copy_(root * space.offset)
         head.centres.copy_(root * space.centres)
         head.none.fill_(none)
-    found = _shares(known, unknown, counts, scale, none)
-    logger.info("Kinds of images: %s", ", ".join(f"{name} {share:.3f}" for name, share in found.items()))
-    return found
+    accuracy = _accuracy(known, unknown, counts, scale, none)
+    logger.info("Kinds of images: %s", ", ".join(f"{name} {share:.3f}" for name, share in accuracy.items()))
+    return accuracy
 
 
 def fit_space(pooled: Tensor, group: Tensor, groups: Sequence[int]) -> Space:
-    """The space in which the images of `groups` together have unit covariance about their centres.
+    """The space in which the images of `groups` together have unit covariance around their centres.
 
-    `pooled` (N, C), `group` (N,). It has the directions in which the images differ most.
+    `pooled` (N, C), `group` (N,). Its directions are those in which the images differ most.
     """
     rows = [pooled[group == number].double() for number in groups]
     centres = torch.stack([row.mean(dim=0) for row in rows])
@@ -149,144 +143,90 @@ def fit_space(pooled: Tensor, group: Tensor, groups: Sequence[int]) -> Space:
     return Space(projection.float(), offset.float(), (centres @ projection.T + offset).float())
 
 
-class Judged(NamedTuple):
-    """Distances (N, G) of held-out images, and which kind is right: (N,), or K where none is."""
+class HeldOut(NamedTuple):
+    """Distances (N, G) of held-out images, and their true kinds (N,), K for none."""
 
     distances: Tensor
-    right: Tensor
+    true_kind: Tensor
 
 
-def calibrate(known: Judged, unknown: Judged, counts: Sequence[int]) -> tuple[float, float]:
-    """The factor of distances and the logit of "none" that make probabilities right on what was held out.
+def calibrate(known: HeldOut, unknown: HeldOut, counts: Sequence[int]) -> tuple[float, float]:
+    """The factor of distances and the logit of "none" with the least cross-entropy on held-out images.
 
-    `counts` are the numbers of centres of the kinds. The best of a grid by cross-entropy: it is the same wherever it
-    runs, and has an answer where all is told right.
+    `counts` are the numbers of centres of the kinds. The best of a grid: it is the same on every machine, and exists
+    even where every image is classified correctly.
     """
-    reaches = torch.cat([judged.distances.amin(dim=1) for judged in (known, unknown)])
+    reaches = torch.cat([part.distances.amin(dim=1) for part in (known, unknown)])
     best = (torch.inf, 1.0, 0.0)
     for scale in torch.logspace(-2.5, 0, 26).tolist():
         for reach in reaches.quantile(torch.linspace(0, 1, 41)).tolist():
             losses = [
-                float(F.cross_entropy(_logits(judged, counts, scale, -scale * reach), judged.right))
-                for judged in (known, unknown)
+                float(F.cross_entropy(_logits(part, counts, scale, -scale * reach), part.true_kind))
+                for part in (known, unknown)
             ]
             best = min(best, (_KNOWN_WEIGHT * losses[0] + losses[1], scale, -scale * reach))
     return best[1:]
 
 
-def _logits(judged: Judged, counts: Sequence[int], scale: float, none: float) -> Tensor:
-    return kind_logits(scale * judged.distances, counts, torch.tensor(none))
+def _logits(part: HeldOut, counts: Sequence[int], scale: float, none: float) -> Tensor:
+    return kind_logits(scale * part.distances, counts, torch.tensor(none))
 
 
-def held_out_distances(seen: Seen, counts: Sequence[int]) -> tuple[Judged, Judged]:
-    """Held-out images of known kinds, and of none: broken, synthetic, or of a kind that a space does not know.
+def held_out_distances(features: KindFeatures, counts: Sequence[int]) -> tuple[HeldOut, HeldOut]:
+    """Held-out images of known kinds, and of none: shuffled, synthetic, or of a kind without a centre in a space.
 
-    Each set is judged in the space of all sets, in the space of the others, and in that of other kinds. An image of a
-    set that a space does not know tells how far those of another hospital may lie; it counts where another set is of
-    its kind.
+    Distances of each set are measured in the space of all sets, in that of all others, and in that of all other kinds.
+    A set that is left out shows how far images of another hospital can lie from the centres; it counts as known if
+    another set is of its kind.
     """
     kinds, total = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)), sum(counts)
-    fitted = ~seen.held_out & (seen.group < total)
+    fitted = ~features.held_out & (features.group < total)
 
-    def judged(shown: Tensor, groups: list[int]) -> Tensor:
-        space = fit_space(seen.pooled[fitted], seen.group[fitted], groups)
-        distances = torch.full((int(shown.sum()), total), torch.inf)
-        distances[:, groups] = space.distances(seen.pooled[shown])
+    def distances_of(images: Tensor, groups: list[int]) -> Tensor:
+        space = fit_space(features.pooled[fitted], features.group[fitted], groups)
+        distances = torch.full((int(images.sum()), total), torch.inf)
+        distances[:, groups] = space.distances(features.pooled[images])
         return distances
 
     everything = list(range(total))
-    own = seen.held_out & (seen.group < total)
-    known = [(judged(own, everything), kinds[seen.group[own]])]
-    unknown = [judged(seen.group == total, everything)]
+    own = features.held_out & (features.group < total)
+    known = [(distances_of(own, everything), kinds[features.group[own]])]
+    unknown = [distances_of(features.group == total, everything)]
     for kind, count in enumerate(counts):
         members = (kinds == kind).nonzero().flatten().tolist()
         for group in members if count > 1 else ():
-            shown = seen.held_out & (seen.group == group)
+            images = features.held_out & (features.group == group)
             others = [other for other in everything if other != group]
-            known.append((judged(shown, others), torch.full((int(shown.sum()),), kind)))
+            known.append((distances_of(images, others), torch.full((int(images.sum()),), kind)))
         if len(counts) > 2:
-            shown = seen.held_out & torch.isin(seen.group, torch.tensor(members))
-            unknown.append(judged(shown, [other for other in everything if other not in members]))
+            images = features.held_out & torch.isin(features.group, torch.tensor(members))
+            unknown.append(distances_of(images, [other for other in everything if other not in members]))
     none = torch.cat(unknown)
     return (
-        Judged(*(torch.cat(values) for values in zip(*known, strict=True))),
-        Judged(none, torch.full((len(none),), len(counts))),
+        HeldOut(*(torch.cat(values) for values in zip(*known, strict=True))),
+        HeldOut(none, torch.full((len(none),), len(counts))),
     )
 
 
-def _shares(known: Judged, unknown: Judged, counts: Sequence[int], scale: float, none: float) -> dict[str, float]:
-    """Shares of held-out images that are told right, "known", and refused, "unknown"."""
+def _accuracy(known: HeldOut, unknown: HeldOut, counts: Sequence[int], scale: float, none: float) -> dict[str, float]:
+    """Shares of held-out images whose kind is recognized, "known", or that are rejected, "unknown"."""
     return {
-        name: float((_logits(judged, counts, scale, none).argmax(dim=1) == judged.right).float().mean())
-        for name, judged in (("known", known), ("unknown", unknown))
+        name: float((_logits(part, counts, scale, none).argmax(dim=1) == part.true_kind).float().mean())
+        for name, part in (("known", known), ("unknown", unknown))
     }
 
 
 @torch.no_grad()
-def _look(model: KPrism, drawer: Drawer, images: int, progress: bool) -> Seen:
-    """What the head sees of `images` images of each set, and of as many broken and synthetic ones."""
+def _collect(model: KPrism, source: KindImages, images: int, progress: bool) -> KindFeatures:
+    """The inputs of the head for `images` images of each set, and as many of no kind."""
     device = next(model.parameters()).device
-    parts: list[Seen] = []
-    with tqdm(total=(len(drawer.sets) + 1) * images, desc="kinds", disable=not progress) as bar:
-        for group, batch in drawer.batches(images):
-            pooled = KindHead.pooled(model.encode_image(batch.to(device))).cpu()
-            parts.append(Seen(pooled, torch.full((len(batch),), group), torch.zeros(len(batch), dtype=torch.bool)))
-            bar.update(len(batch))
-    seen = Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
-    for group in range(len(drawer.sets)):
-        rows = (seen.group == group).nonzero().flatten()
-        seen.held_out[rows[::_HELD_OUT]] = True
-    return seen
-
-
-class Drawer:
-    """Draws images (n, 3, size, size) from a store, changed at random."""
-
-    def __init__(self, store: SliceStore, size: int, seed: int, augmentation: Augmentation) -> None:
-        self.sets = sets_by_kind(store.sets)
-        self._side, self._size, self._augmentation = store.size, size, augmentation
-        self._rng = np.random.default_rng(seed)
-        self._generator = Generator().manual_seed(seed)
-
-    def batches(self, images: int) -> Iterator[tuple[int, Tensor]]:
-        """Images of each of the G sets, ordered by kind, and of none, with the place of the set, G for none."""
-        for start in range(0, images, _BATCH):
-            count = min(_BATCH, images - start)
-            for group, part in enumerate(self.sets):
-                yield group, self.slices([part] * count)
-            yield len(self.sets), self.nothing(count)
-
-    def slices(self, parts: Sequence[SliceSet]) -> Tensor:
-        """A slice of each set."""
-        side = self._side
-        canvas = np.zeros((len(parts), 3, side, side), dtype=np.uint8)
-        content = np.zeros((len(parts), 2), dtype=np.int64)
-        for place, part in enumerate(parts):
-            row = self._rng.integers(len(part))
-            canvas[place] = part.images[row].transpose(2, 0, 1)
-            content[place] = part.content[row]
-        images, _ = augment_batch(
-            torch.from_numpy(canvas),
-            torch.zeros(len(parts), 1, side, side, dtype=torch.bool),
-            self._generator,
-            size=self._size,
-            content=torch.from_numpy(content),
-            settings=self._augmentation,
-        )
-        return images
-
-    def nothing(self, count: int) -> Tensor:
-        """Images that show nothing: half of them synthetic ones, the others slices whose parts are mixed up."""
-        chosen = self._rng.integers(len(self.sets), size=(count + 1) // 2)
-        broken = break_images(self.slices([self.sets[number] for number in chosen]), self._generator)
-        if count == 1:
-            return broken
-        return torch.cat([broken, synthetic_group(count // 2, self._size, self._generator)[0]])
-
-
-def break_images(images: Tensor, generator: Generator) -> Tensor:
-    """Images (n, 3, S, S) inverted and blurred, their sixteen parts in random order."""
-    blurred = F.avg_pool2d(F.pad(1 - images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    side = images.shape[-1] // 4
-    parts = F.unfold(blurred, side, stride=side)
-    return F.fold(parts[:, :, torch.randperm(16, generator=generator)], images.shape[-2:], side, stride=side)
+    parts: list[KindFeatures] = []
+    passes = (len(source.sets) + 1) * math.ceil(images / BATCH_SIZE)
+    for group, batch in progress_bar(source.batches(images), "kinds", shown=progress, total=passes):
+        pooled = KindHead.pooled(model.encode_image(batch.to(device))).cpu()
+        parts.append(KindFeatures(pooled, torch.full((len(batch),), group), torch.zeros(len(batch), dtype=torch.bool)))
+    features = KindFeatures(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    for group in range(len(source.sets)):
+        rows = (features.group == group).nonzero().flatten()
+        features.held_out[rows[::_HELD_OUT_EVERY]] = True
+    return features

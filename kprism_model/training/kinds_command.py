@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `fit-kinds`: gives a checkpoint a head for kinds of images, without training it again."""
+"""The command `fit-kinds`: add a head for kinds of images to a checkpoint, without training it again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from kprism_model.checkpoint import checkpoint_stem, load_checkpoint, save_checkpoint
-from kprism_model.data.building import build_store
 from kprism_model.training.kinds import IMAGES, fit_kinds, with_kinds
 
 
@@ -22,15 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write a copy of the checkpoint whose network tells kinds of images apart; no mask changes."""
-    checkpoint_stem(arguments.out)  # before the work, not after it
+    """Write a copy of the checkpoint whose network recognizes kinds of images; no mask changes."""
+    checkpoint_stem(arguments.out)  # a bad name is reported before the work
     checkpoint = load_checkpoint(arguments.checkpoint)
     size = max(256, checkpoint.model.config.native_size)
+    # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
+    from kprism_model.data.building import build_store
+
     store = build_store(arguments.data, arguments.slices, split="training", size=size)
     model = with_kinds(checkpoint.model, checkpoint.registry, store)
-    shares = fit_kinds(model, store, seed=arguments.seed, images=arguments.images)
-    metadata = {**checkpoint.metadata, "kinds": shares}
+    accuracy = fit_kinds(model, store, seed=arguments.seed, images=arguments.images)
+    metadata = {**checkpoint.metadata, "kinds": accuracy}
     save_checkpoint(arguments.out, model, checkpoint.registry, metadata=metadata, dtype="float16")
-    told = ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
-    print(f"wrote {arguments.out}.safetensors and {arguments.out}.json; shares of held-out images: {told}")
+    figures = ", ".join(f"{name} {share:.3f}" for name, share in accuracy.items())
+    print(f"wrote {arguments.out}.safetensors and {arguments.out}.json; accuracy on held-out images: {figures}")
     return 0

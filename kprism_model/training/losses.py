@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses: 5 Dice + 5 binary cross-entropy on every decoder layer (K-Prism, training section), and presence."""
+"""Training losses: 5 Dice + 5 binary cross-entropy on every decoder layer (K-Prism, training section), and others.
+
+These are MONAI's losses, written in torch alone for machines without MONAI, and with weights for rows.
+tests/unit/test_losses.py shows that values and gradients are equal within 1e-5: `dice_loss` to DiceLoss(sigmoid=True,
+soft_label=True, smooth_nr=1, smooth_dr=1), and one layer of `mask_loss` to 5 times that plus 5 times BCEWithLogitsLoss,
+which on binary targets is DiceCELoss(sigmoid=True, smooth_nr=1, smooth_dr=1, lambda_dice=5, lambda_ce=5).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kprism_model.network.kprism import Decoded
+
 
 def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0, row_weight: Tensor | None = None) -> Tensor:
     """Mean over N of 1 - soft Dice of sigmoid(`logits`) and `target`, both (N, 1, h, w), target in [0, 1].
 
-    With `row_weight` (N,) the mean is weighted, and 0 where all weights are.
+    With `row_weight` (N,) the mean is weighted; it is 0 if all weights are 0.
 
-    The overlap is the sum of min(p, t). On a binary target that is the usual sum of p * t; on soft targets of coarse
-    layers it keeps the minimum at p = t, where the product would push p to 0 or 1 (Dice semimetric losses,
-    arXiv 2303.16296). `smooth` pixels are added to both sides, so that an empty target has a defined loss.
+    The overlap is the sum of min(p, t). On a binary target that is the usual sum of p * t; on the soft targets of
+    coarse layers it keeps the minimum at p = t, where the product would push p to 0 or 1 (Dice semimetric losses,
+    arXiv 2303.16296). `smooth` pixels are added to numerator and denominator, so that an empty target has a loss.
     """
     _check_shapes(logits, target)
     probability, target = logits.sigmoid().flatten(1), target.flatten(1)
@@ -37,10 +45,9 @@ def mask_loss(
     """Weighted Dice + BCE, averaged over the decoder's layers.
 
     `logits`: one (N, 1, h, w) per layer, the last layer last; `target`: (N, 1, H, W) float in [0, 1]. The last layer is
-    compared at full size (bilinear upsampling); the coarser layers at their own size with the area-averaged target,
-    which costs a small part of upsampling each of them as the paper does. With `row_weight` (N,) the mean over N is
-    weighted, and 0 where all weights are. Raises ValueError for no layers, or a target or weights that do not fit the
-    logits.
+    compared at full size (bilinear upsampling); the coarser layers at their own size with the area-averaged target.
+    The paper upsamples every layer, which costs many times more. With `row_weight` (N,) the mean over N is weighted;
+    it is 0 if all weights are 0. ValueError for an empty list, or a target or weights that do not fit the logits.
     """
     if not logits:
         raise ValueError("mask_loss needs the logits of at least one decoder layer; the list is empty")
@@ -56,9 +63,9 @@ def mask_loss(
 
 
 def presence_loss(logits: Tensor, present: Tensor, *, row_weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the presence logits (N,) with `present` (N,): is the structure in the image at all.
+    """Binary cross-entropy of the presence logits (N,) with `present` (N,): whether the structure is in the image.
 
-    With `row_weight` (N,) the mean over N is weighted, and 0 where all weights are.
+    With `row_weight` (N,) the mean over N is weighted; it is 0 if all weights are 0.
     """
     _check_shapes(logits, present)
     if row_weight is None:
@@ -67,15 +74,31 @@ def presence_loss(logits: Tensor, present: Tensor, *, row_weight: Tensor | None 
 
 
 def kind_loss(logits: Tensor, kinds: Sequence[str], known: Sequence[str]) -> Tensor:
-    """Cross-entropy of logits (N, K + 1) with the kind of each image, by its place among the K `known` ones.
+    """Cross-entropy of logits (N, K + 1) with the kind of each image, by its index among the K `known` kinds.
 
-    An empty kind is none of them, the last logit. Images of a kind that is not known do not count.
+    An empty kind means none of them, the last logit. Images of another kind do not count.
     """
-    places = {"": len(known), **{name: place for place, name in enumerate(known)}}
-    numbers = [places.get(kind, -1) for kind in kinds]
-    if max(numbers, default=-1) < 0:
+    indices = {"": len(known), **{name: index for index, name in enumerate(known)}}
+    targets = [indices.get(kind, -1) for kind in kinds]
+    if max(targets, default=-1) < 0:
         return 0.0 * logits.sum()
-    return F.cross_entropy(logits, torch.tensor(numbers, device=logits.device), ignore_index=-1)
+    return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), ignore_index=-1)
+
+
+def distillation_loss(student: Decoded, teacher: Decoded) -> Tensor:
+    """Kullback-Leibler divergence of a network's masks (last layer, mean over pixels) and presence from a teacher's.
+
+    Learning without forgetting (arXiv 1606.09282); 0 if the answers are equal.
+    """
+    mask = student.logits[-1].float()
+    loss = _divergence(mask, teacher.logits[-1].float().sigmoid())
+    return loss + _divergence(student.presence.float(), teacher.presence.float().sigmoid())
+
+
+def _divergence(logits: Tensor, probability: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of Bernoulli distributions: cross-entropy minus the entropy of the target."""
+    entropy = F.binary_cross_entropy(probability, probability)
+    return F.binary_cross_entropy_with_logits(logits, probability) - entropy
 
 
 def _layer_loss(
@@ -91,7 +114,7 @@ def _layer_loss(
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean of `values` (N,), weighted with `weight` (N,) if there is one; 0 where all weights are 0."""
+    """The mean of `values` (N,), weighted with `weight` (N,) if there is one; 0 if all weights are 0."""
     if weight is None:
         return values.mean()
     if weight.shape != values.shape:

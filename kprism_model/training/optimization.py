@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters learn how fast, and the moving average of the weights."""
+"""Parameter groups of the optimizer, steps that skip broken gradients, and the moving average of the weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kprism_model.network.efficientnet import EfficientNetLiteEncoder
 from kprism_model.network.kprism import KPrism
@@ -21,7 +21,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the model's present state; the first steps move faster."""
+        """Move towards the current state of the model; the first steps move faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
         pairs = [(self.state[name], value) for name, value in model.state_dict().items()]
         averages, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
@@ -32,7 +32,10 @@ class MovingAverage:
 
 
 def parameter_groups(model: KPrism, weight_decay: float, trunk_rate: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms and embeddings do not. "rate" is relative to the learning rate."""
+    """AdamW groups: matrices and kernels get weight decay; biases, norms and embeddings do not.
+
+    The entry "rate" of a group is its learning rate relative to that of the plan: `trunk_rate` for a pretrained trunk.
+    """
     encoder = model.image_encoder
     trunk = encoder.trunk_parameters() if isinstance(encoder, EfficientNetLiteEncoder) else []
     pretrained = {id(parameter) for parameter in trunk}
@@ -50,3 +53,13 @@ def parameter_groups(model: KPrism, weight_decay: float, trunk_rate: float) -> l
         }
         for (is_matrix, is_trunk), parameters in groups.items()
     ]
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """Take a step unless the gradients' `norm` () is infinite or NaN; with a fused optimizer the device decides."""
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
+    elif norm.isfinite():
+        optimizer.step()

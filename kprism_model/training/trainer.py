@@ -1,98 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint training of the three modes, within a budget of minutes, resumable from a kill at any moment."""
+"""Joint training of the three modes within a budget of minutes; a killed training can be resumed."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.data.batch import Batch
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Sampler
-from kprism_model.files import write_bytes
-from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
+from kprism_model.network.config import KPrismConfig
 from kprism_model.network.efficientnet import load_imagenet
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
-from kprism_model.training.optimization import MovingAverage, parameter_groups
-from kprism_model.training.step_times import StepTimes
-from kprism_model.training.training_step import StepSettings, training_step
-from kprism_model.training.unwaited import PendingRecords, Record, step_if_finite
-from kprism_model.training.warm_start import warm_start
+from kprism_model.training.optimization import MovingAverage, parameter_groups, step_if_finite
+from kprism_model.training.plan import TrainingPlan, autocast_type
+from kprism_model.training.run_state import has_state, load_state, optimizer_moments, restore_moments, save_state
+from kprism_model.training.step_log import NOT_SCORES, PendingRecords, Record, append_record, truncate_log
+from kprism_model.training.time_budget import TimeBudget
+from kprism_model.training.training_step import training_step
+from kprism_model.training.weights import warm_start
 
-STATE_NAME = "state"
-LOG_NAME = "log.jsonl"
-
-_FETCHED_EVERY = 10  # steps; a GPU's figures are fetched together, so that it seldom has nothing to do
-
-Precision = Literal["auto", "float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train with and for how long.
-
-    `minutes` is the budget over all resumptions; learning rate and image size follow the share of it that is spent.
-    `sizes` are (share of the budget from which it holds, side in pixels). A step takes the mean gradient of
-    `accumulate` batches of `batch_size` images in each process. `precision` "auto" is bfloat16 autocast where the
-    device computes in it, float32 elsewhere.
-    """
-
-    minutes: float = 90.0
-    batch_size: int = 8
-    accumulate: int = 1
-    sizes: tuple[tuple[float, int], ...] = ((0.0, 128), (0.65, 192))
-    learning_rate: float = 1e-3
-    trunk_rate: float = 0.3
-    weight_decay: float = 0.01
-    warmup_steps: int = 150
-    final_rate: float = 0.02
-    clip_norm: float = 3.0
-    ema_decay: float = 0.998
-    precision: Precision = "auto"
-    seed: int = 0
-    rounds: StepSettings = field(default_factory=StepSettings)
-    save_minutes: float = 3.0
-
-    def size_at(self, share: float) -> int:
-        """Side in pixels of the training images once `share` of the budget is spent."""
-        return next(size for start, size in reversed(self.sizes) if share >= start)
-
-    def rate_at(self, step: int, share: float) -> float:
-        """Learning rate: linear warm-up, then a cosine down to `final_rate` of the peak."""
-        warm = min(1.0, (step + 1) / self.warmup_steps)
-        cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
-        return self.learning_rate * warm * cosine
-
-
-def coarse_size(native: int) -> int:
-    """Side of the first, cheaper part of training: two thirds of the native size, a multiple of 32."""
-    return max(SIZE_MULTIPLE, round(2 * native / 3 / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+_FETCH_EVERY = 10  # steps whose losses are fetched from a GPU together, so that it seldom waits
+_RECENT_STEPS = 50
 
 
 class Trainer:
-    """Trains one network on one sampler; everything that a resumption needs lies in `folder`.
+    """Trains one network on one sampler; `folder` holds everything that is needed to resume.
 
-    With several `workers` each process trains on its own batches, and the first one alone writes. A run that is not
-    resumed starts from the weights of `initial` as far as they fit, and its trunk from the tensors `imagenet`.
-    `after_save` is called after the state is saved, every few minutes and at the end; its time counts as training.
+    With several `workers` each process trains on its own batches, and only the first one writes. A new run starts from
+    the weights of `initial` as far as they fit, and its image encoder from the ImageNet tensors `imagenet`.
+    `after_save` is called whenever the state has been saved: every few minutes and at the end. Its time counts as
+    training. ValueError if `folder` holds the state of another run.
     """
 
     def __init__(
@@ -123,50 +70,44 @@ class Trainer:
         self.average = MovingAverage(self.model, plan.ema_decay)
         groups = parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=self.device.type in ("cpu", "cuda"))
-        self._pending = PendingRecords(_FETCHED_EVERY if self.device.type == "cuda" else 1)
+        self._pending = PendingRecords(_FETCH_EVERY if self.device.type == "cuda" else 1)
         self.step = 0
-        self.seconds = 0.0
-        self._times = StepTimes()
+        self.budget = TimeBudget(plan.minutes)
         self._saved_step = -1
         self.recent: dict[str, deque[float]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / f"{STATE_NAME}.json").exists():
+        if has_state(folder):
             self._load()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the budget that are spent, over all resumptions."""
+        return self.budget.seconds
 
     @property
     def share(self) -> float:
         """Share of the budget that is spent."""
-        return self.seconds / (60 * self.plan.minutes)
+        return self.budget.share
 
-    def run(self, *, progress: bool = True) -> KPrism:
-        """Train until the budget is spent and return the averaged network in evaluation mode."""
-        total = round(60 * self.plan.minutes)
-        hidden = not progress or self.workers.rank != 0
-        with tqdm(total=total, unit="s", disable=hidden, mininterval=10) as bar:
-            bar.update(round(self.seconds))
-            for _ in self.steps():
-                bar.set_postfix_str(self._summary(), refresh=False)
-                bar.update(min(round(self.seconds), total) - bar.n)
+    def run(self) -> KPrism:
+        """Train until the budget is spent; returns the averaged network in evaluation mode.
+
+        `kprism_model.training.loop.fit` does the same with TensorBoard curves and a progress bar.
+        """
+        for _ in self.steps():
+            pass
         return self.averaged()
 
     def steps(self) -> Iterator[dict[str, float]]:
-        """Train while there is budget; yields the record of each step, which is logged already."""
+        """Train until the budget is spent; yields the record of each step, which is in the log already."""
         saved = time.monotonic()
-        with SummaryWriter(str(self.folder / "tensorboard")) if not self.workers.rank else nullcontext() as board:
-            for record in self._steps():
-                self._note(record, board)
-                yield record
-                if time.monotonic() - saved > 60 * self.plan.save_minutes:
-                    self._save_and_tell()
-                    saved = time.monotonic()
-        self._save_and_tell()
-
-    def _save_and_tell(self) -> None:
-        self.save()
-        if self._after_save is not None:
-            start = time.monotonic()
-            self._after_save(self)
-            self.seconds += time.monotonic() - start
+        for record in self._train():
+            self._log(record)
+            yield record
+            if time.monotonic() - saved > 60 * self.plan.save_minutes:
+                self._checkpoint()
+                saved = time.monotonic()
+        self._checkpoint()
 
     def averaged(self) -> KPrism:
         """A copy of the network with the averaged weights, in evaluation mode."""
@@ -174,8 +115,32 @@ class Trainer:
         model.load_state_dict(self.average.state)
         return model.to(self.device).eval()
 
-    def _steps(self) -> Iterator[dict[str, float]]:
-        """Train step by step while there is budget; yields what each step logs."""
+    def recent_means(self) -> dict[str, float]:
+        """Means of the scores of the latest steps, by name; NaN (nothing to score) is left out."""
+        known = {name: [value for value in values if value == value] for name, values in sorted(self.recent.items())}
+        return {name: float(np.mean(values)) for name, values in known.items() if values}
+
+    def save(self) -> None:
+        """Write the state; the first process does it, and only if steps were made since the last time."""
+        if self._saved_step == self.step or self.workers.rank:
+            return  # never rewrite a file that the present state names
+        parts = {
+            "model": self.model.state_dict(),
+            "average": self.average.state,
+            "adam": optimizer_moments(self.optimizer),
+        }
+        save_state(self.folder, self.step, parts, {"seconds": self.seconds, **self._identity()})
+        self._saved_step = self.step
+
+    def _checkpoint(self) -> None:
+        self.save()
+        if self._after_save is not None:
+            start = time.monotonic()
+            self._after_save(self)
+            self.budget.seconds += time.monotonic() - start
+
+    def _train(self) -> Iterator[dict[str, float]]:
+        """Train step by step until the budget is spent; yields the records of steps as they become known."""
         self.model.train()
         self.workers.share_state(self.model)
         spent = 0.0
@@ -185,12 +150,12 @@ class Trainer:
             with Prefetcher(lambda number, size=size: self._draw(number, size), start=first) as batches:  # type: ignore[misc]
                 while self.share < 1 and self.plan.size_at(self.share) == size:
                     start = time.monotonic()
-                    ready = self._pending.add(self._train_step(batches))
+                    records = self._pending.add(self._train_step(batches))
                     spent += time.monotonic() - start
-                    if ready:  # only then is the host as far as the device
-                        self.seconds += self._times.counted(self.workers.longest(spent, self.device))
+                    if records:  # the device has finished these steps, so the time is that of the work
+                        self.budget.add_step(self.workers.longest(spent, self.device))
                         spent = 0.0
-                    yield from ready
+                    yield from records
 
     def _draw(self, number: int, size: int) -> Batch:
         """The batch of this process that is the `number`-th of the run."""
@@ -204,7 +169,7 @@ class Trainer:
         record: dict[str, float | Tensor] = {"step": self.step, "rate": rate, "loss": 0.0}
         for part in range(self.plan.accumulate):
             batch = next(batches)
-            loss, scores = self._practise(batch, part)
+            loss, scores = self._batch_loss(batch, part)
             (loss / self.plan.accumulate).backward()
             record["loss"] += loss.detach() / self.plan.accumulate
             record["size"] = batch.images.shape[-1]
@@ -216,115 +181,36 @@ class Trainer:
         self.step += 1
         return record
 
-    def _practise(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _batch_loss(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and scores of the batch that is the `part`-th of `accumulate` in this step."""
         rng = np.random.default_rng([self.plan.seed, self.step, part])
         with self._autocast():
-            return training_step(self.model, batch.to(self.device), rng, self.plan.rounds)
+            return training_step(self.model, batch.to(self.device), rng, self.plan.step)
 
     def _autocast(self) -> torch.autocast:
         """The context in which the network is trained."""
         kind = self.autocast_type
         return torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None)
 
-    def _note(self, record: Mapping[str, float], board: SummaryWriter | None = None) -> None:
-        """Write a step to the log and to TensorBoard, and remember its scores for the progress bar."""
-        scores = {name: value for name, value in record.items() if name not in ("step", "rate", "loss", "size")}
-        for name, value in scores.items():
-            self.recent.setdefault(name, deque(maxlen=50)).append(value)
-        if self.workers.rank:
-            return
-        with (self.folder / LOG_NAME).open("a") as log:
-            log.write(json.dumps({name: round(value, 6) for name, value in record.items()}) + "\n")
-        if board is not None:
-            curves = {name: record[name] for name in ("loss", "rate")} | {f"dice/{n}": v for n, v in scores.items()}
-            for name, value in curves.items():
-                board.add_scalar(name, value, int(record["step"]))
-
-    def _summary(self) -> str:
-        known = ((name, [value for value in values if value == value]) for name, values in sorted(self.recent.items()))
-        means = (f"{name} {np.mean(values):.3f}" for name, values in known if values)
-        return f"step {self.step}  Dice: " + "  ".join(means)
-
-    def save(self) -> None:
-        """Write the state beside the old one and rename it into place: tensors first, then the JSON that names them."""
-        if self._saved_step == self.step or self.workers.rank:
-            return  # never rewrite a file that the present state names
-        tensors: dict[str, Tensor] = {}
-        for name, value in self.model.state_dict().items():
-            tensors[f"model.{name}"] = value
-        for name, value in self.average.state.items():
-            tensors[f"average.{name}"] = value
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            for name, value in moments.items():
-                tensors[f"adam.{number}.{name}"] = value
-        tensors_name = f"{STATE_NAME}-{self.step}.safetensors"
-        save_file({name: value.contiguous() for name, value in tensors.items()}, self.folder / tensors_name)
-        _sync(self.folder / tensors_name)
-        content = {"step": self.step, "seconds": self.seconds, "tensors": tensors_name}
-        write_bytes(self.folder / f"{STATE_NAME}.json", json.dumps({**content, **self._identity()}).encode())
-        self._saved_step = self.step
-        for old in self.folder.glob(f"{STATE_NAME}-*.safetensors"):
-            if old.name != tensors_name:
-                old.unlink()
+    def _log(self, record: Mapping[str, float]) -> None:
+        """Keep the scores of a step for `recent_means`; the first process writes the step to the log."""
+        for name, value in record.items():
+            if name not in NOT_SCORES:
+                self.recent.setdefault(name, deque(maxlen=_RECENT_STEPS)).append(value)
+        if self.workers.rank == 0:
+            append_record(self.folder, record)
 
     def _load(self) -> None:
-        path = self.folder / f"{STATE_NAME}.json"
-        content: dict[str, Any] = json.loads(path.read_text())
-        for key, value in self._identity().items():
-            if content.get(key) != value:
-                raise ValueError(f"{path} belongs to another run: its {key} is {content.get(key)}, not {value}")
-        try:
-            tensors = load_file(self.folder / content["tensors"])
-        except SafetensorError as error:
-            raise ValueError(f"{self.folder / content['tensors']} is damaged: {error}") from error
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "adam": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
+        content, parts = load_state(self.folder, self._identity())
         self.model.load_state_dict(parts["model"])
         self.average.state = {name: value.to(self.device) for name, value in parts["average"].items()}
-        state = self.optimizer.state_dict()
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for name, value in parts["adam"].items():
-            number, _, moment = name.partition(".")
-            parameter = parameters[int(number)]
-            # The fused optimizer takes moments as they lie in memory: they must lie as their parameter does.
-            laid = value if value.shape != parameter.shape else torch.empty_like(parameter).copy_(value)
-            state["state"].setdefault(int(number), {})[moment] = laid
-        self.optimizer.load_state_dict(state)
-        self.step, self.seconds = content["step"], content["seconds"]
+        restore_moments(self.optimizer, parts["adam"])
+        self.step, self.budget.seconds = content["step"], content["seconds"]
         self._saved_step = self.step
         if self.workers.rank == 0:
-            self._shorten_log()
-
-    def _shorten_log(self) -> None:
-        """Drop the log's lines of steps that came after the saved state: they are made again."""
-        path = self.folder / LOG_NAME
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < self.step]
-            write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+            truncate_log(self.folder, self.step)
 
     def _identity(self) -> dict[str, Any]:
-        """What must not change between the parts of one run: the network, what its class rows mean, the seed."""
+        """What must not change when a run is resumed: the network, the classes of its rows, the seed."""
         classes = self.sampler.registry.to_list()
         return {"config": self.model.config.to_dict(), "classes": classes, "seed": self.plan.seed}
-
-
-def autocast_type(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The autocast type for a device, None for plain float32; ValueError for an unknown precision.
-
-    "auto" takes bfloat16 only where the hardware multiplies in it: CPUs without it emulate it many times slower.
-    """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported()
-    else:
-        able = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and able) else None
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk, so that no rename can come before it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -17,8 +17,8 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import Click, ImageEmbedding, Predictor, Query, predict_batch
+from kprism_model.preprocess import evenly_spaced
 
 SERVING_MODES = ("semantic", "in_context", "interactive")
 """The ways in which the network is asked: by class, by reference, by click."""

@@ -35,12 +35,15 @@ class Volume:
         modality: str | None = None,
         units: str | None = None,
         window: tuple[float, float] | None = None,
+        digest: str | None = None,
     ) -> Volume:
-        """Cut a stored array into slices and scale its intensities, once for the whole volume.
+        """Cut a stored array into slices and scale its intensities, by one range for the whole volume.
 
         `array` is (i, j, k), as nibabel gives it, with the voxel-to-RAS `affine` in mm; in colour (i, j, k, 3), where a
-        fourth channel is left out, or NIfTI's type RGB24. `plane` as in `SliceOrientation.of`, the others as in
-        `scale_intensity`. ValueError for other shapes, unusable affines and what `scale_intensity` refuses.
+        fourth channel is left out, or NIfTI's type RGB24. `plane` as in `SliceOrientation.of`; `modality`,
+        `units` and `window` as in `scale_intensity`, the first two for grey volumes only. `digest` identifies the
+        content; by default it is computed from the slices. ValueError for other shapes, unusable affines and what
+        `scale_intensity` refuses.
         """
         array = _colour_as_axis(np.asarray(array))
         if array.ndim == 4 and array.shape[3] not in (3, 4):
@@ -54,15 +57,14 @@ class Volume:
         if array.ndim == 3:
             images = scale_intensity(orientation.to_slices(array), modality=modality, units=units, window=window)
         else:
-            images = _scaled_colour(array, orientation, window)
-        return cls(images, orientation, digest_of(images))
+            images = scale_intensity(orientation.to_slices(array[..., :3]), window=window)
+        return cls(images, orientation, digest_of(images) if digest is None else digest)
 
     @classmethod
     def of_slices(cls, images: NDArray[np.float32], orientation: SliceOrientation, digest: str) -> Volume:
         """From slices that are cut and scaled already; `digest` must tell them from any others."""
-        expected = tuple(orientation.shape[axis] for axis in orientation.axes)
-        if images.shape[:3] != expected or images.ndim not in (3, 4):
-            raise ValueError(f"slices have shape {images.shape}, the orientation {expected}")
+        if images.shape[:3] != orientation.stack_shape or images.ndim not in (3, 4):
+            raise ValueError(f"slices have shape {images.shape}; the orientation expects {orientation.stack_shape}")
         return cls(images, orientation, digest)
 
     def __len__(self) -> int:
@@ -76,8 +78,7 @@ class Volume:
 
     def locate(self, voxel: ArrayLike) -> tuple[int, int, int]:
         """(slice, row, column) of a voxel (i, j, k)."""
-        number, row, column = self.orientation.points_to_slices(voxel).tolist()
-        return int(number), int(row), int(column)
+        return self.orientation.locate(voxel)
 
     def empty_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """A new index map (i, j, k) of zeros, and its view (slice, row, column) to write to."""
@@ -93,11 +94,3 @@ def _colour_as_axis(array: NDArray[Any]) -> NDArray[Any]:
     if not {"R", "G", "B"} <= set(names):
         raise ValueError(f"voxels have the fields {', '.join(names)}; expected numbers, or R, G and B")
     return np.stack([array[name] for name in "RGB"], axis=-1)
-
-
-def _scaled_colour(
-    array: NDArray[Any], orientation: SliceOrientation, window: tuple[float, float] | None
-) -> NDArray[np.float32]:
-    slices = np.stack([orientation.to_slices(array[..., channel]) for channel in range(3)], axis=-1)
-    flat = slices.reshape(-1, slices.shape[2], 3)  # scaled as one tall picture: the same range for all slices
-    return scale_intensity(flat, window=window).reshape(slices.shape)

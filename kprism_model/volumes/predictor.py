@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from kprism_model.image_kind import ImageKind
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import THRESHOLD, ImageEmbedding, Predictor
+from kprism_model.preprocess import evenly_spaced
 from kprism_model.store import ByteStore, Store
 from kprism_model.volumes.cleanup import fill_holes, keep_largest_component
 from kprism_model.volumes.data import Volume

@@ -24,6 +24,15 @@ class VoxelClick:
     positive: bool
 
 
+@dataclass(frozen=True)
+class LocatedClick(VoxelClick):
+    """A click whose slice, row and column are known already, see `SliceOrientation.locate`."""
+
+    slice: int
+    row: int
+    column: int
+
+
 @dataclass(frozen=True, eq=False)
 class StructurePrompts:
     """All prompts of one structure; arrays are (i, j, k) on the grid of the stored volume.
@@ -132,8 +141,11 @@ def _clicks(name: str, clicks: Sequence[VoxelClick], orientation: SliceOrientati
             raise ValueError(
                 f"a click of {name!r} is at {click.voxel}, outside the volume of shape {orientation.shape}"
             )
-        number, row, column = orientation.points_to_slices(click.voxel).tolist()
-        by_slice.append((int(number), Click(row, column, click.positive)))
+        if isinstance(click, LocatedClick):
+            number, row, column = click.slice, click.row, click.column
+        else:
+            number, row, column = orientation.locate(click.voxel)
+        by_slice.append((number, Click(row, column, click.positive)))
     for number in {number for number, _ in by_slice}:
         count = sum(other == number for other, _ in by_slice)
         if count > MAXIMUM_CLICKS:

@@ -20,12 +20,12 @@ from monailabel.client import MONAILabelClient
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
+from benchmarks.live_server import ROOT, LiveServer
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from tests.contract.viewers import post_as_ohif, read_as_ohif
-from tests.live_server import ROOT, LiveServer
 
 CLASSES = ("tumour", "lungs", "polyp")
 SAMPLES = ROOT / "sample-datastore"

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -18,8 +16,8 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.live_server import LiveServer
 from tests.contract.conftest import BUDGET_MB
-from tests.live_server import LiveServer
 
 IMAGE = "brain_LPS"
 SECRET = "/etc/hostname"
@@ -267,15 +265,12 @@ def test_a_mask_at_another_place_is_refused(server: LiveServer, tmp_path: Path) 
 
 
 def test_failed_requests_leave_no_file(server: LiveServer) -> None:
-    def left() -> set[str]:
-        return {path.name for path in Path(tempfile.gettempdir()).glob("kprism-*") if path.stat().st_uid == os.getuid()}
-
-    before = left()
+    before = set(server.scratch.iterdir())
     for case in ("unknown structure", "click outside", "tag that is a path", "huge image"):
         model, image, params, status, _ = BAD[case]
         upload = {"label": ("x.nii.gz", b"anything")}
         assert server.infer(model, image, params, files=upload).status_code == status
-    assert left() <= before
+    assert set(server.scratch.iterdir()) <= before
 
 
 def test_dicom_seg_needs_a_dicom_server(server: LiveServer) -> None:

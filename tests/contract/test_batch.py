@@ -7,7 +7,7 @@ import time
 
 import requests
 
-from tests.live_server import LiveServer
+from benchmarks.live_server import LiveServer
 
 
 def test_batch_inference_without_a_gpu(server: LiveServer) -> None:

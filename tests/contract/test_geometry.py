@@ -13,8 +13,8 @@ import pytest
 from nibabel.orientations import apply_orientation, io_orientation
 from PIL import Image
 
+from benchmarks.live_server import LiveServer
 from tests.contract.viewers import voxel_in
-from tests.live_server import LiveServer
 
 
 def answer(server: LiveServer, tmp_path: Path, model: str, image: str, params: dict[str, Any], extension: str) -> Path:

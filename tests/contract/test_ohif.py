@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.live_server import LiveServer
 from tests.contract.viewers import post_as_ohif
-from tests.live_server import LiveServer
 
 Ask = Callable[..., np.ndarray]
 IMAGE = "brain_RAS"

@@ -15,7 +15,7 @@ import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from tests.live_server import LiveServer
+from benchmarks.live_server import LiveServer
 
 IMAGE = "brain_LPS"
 ALWAYS = {"result_extension": ".nrrd", "result_dtype": "uint8"}

@@ -19,7 +19,7 @@ import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from tests.live_server import LiveServer
+from benchmarks.live_server import LiveServer
 
 PANELS = {
     "Auto Segmentation": {"segmentation", "detection"},

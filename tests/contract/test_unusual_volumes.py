@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.live_server import LiveServer
+from benchmarks.live_server import LiveServer
 
 IMAGE = "brain_LPS"
 CLICKS: dict[str, Any] = {"thing": [[60, 50, 6], [70, 44, 6]], "background": [[20, 80, 6]]}

@@ -13,7 +13,7 @@ import nrrd
 import numpy as np
 import requests
 
-from tests.live_server import LiveServer
+from benchmarks.live_server import LiveServer
 
 
 def post_as_ohif(server: LiveServer, model: str, image: str, params: dict[str, Any]) -> requests.Response:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.live_server import LiveServer, copy_samples
 from tests.conftest import SHARED
-from tests.live_server import LiveServer, copy_samples
 
 XRAYS = SHARED / "data" / "montgomery_xray"
 

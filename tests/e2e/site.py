@@ -17,11 +17,11 @@ import numpy as np
 import requests
 import torch
 
+from benchmarks.live_server import LiveServer
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from tests.live_server import LiveServer
 
 SHAPE = (64, 64, 3)
 PLACE = np.diag([1.0, 1.0, 4.0, 1.0])

@@ -23,8 +23,8 @@ import psutil
 import pytest
 import requests
 
+from benchmarks.live_server import LiveServer
 from tests.e2e.site import NEW, Site, as_file, block, get, submit, train, version, wait
-from tests.live_server import LiveServer
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -58,7 +58,7 @@ def small_disk(site: Site) -> Iterator[Path | None]:
 @pytest.fixture(scope="module")
 def server(site: Site, order: Path, small_disk: Path | None) -> Iterator[LiveServer]:
     """Trains by itself after three labels."""
-    with site.serve(train_after="3", train_minutes="0.05") as running:
+    with site.serve(train_after="3", train_minutes="0.02") as running:
         yield running
 
 
@@ -76,6 +76,13 @@ def files_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {".lock"}
 
 
+def test_training_on_one_case_says_what_it_needs(server: LiveServer, site: Site) -> None:
+    assert submit(server, "f", site.labels["f"]).status_code == 200
+    train(server)
+    assert trainings(server) == ["ERROR"]
+    assert "training needs 2 labelled cases" in get(server, "/kprism/api/status")["training"]["sentence"]
+
+
 def test_a_trainer_killed_while_it_publishes_is_taken_up_again(server: LiveServer, site: Site, order: Path) -> None:
     shipped = version(server)
     order.write_text("0001.safetensors")
@@ -84,7 +91,7 @@ def test_a_trainer_killed_while_it_publishes_is_taken_up_again(server: LiveServe
     wait(lambda: not order.exists(), server)
     assert not (site.versions / "0001.safetensors").exists()
     wait(lambda: version(server) != shipped, server)
-    wait(lambda: trainings(server) == ["ERROR", "DONE"], server)
+    wait(lambda: trainings(server) == ["ERROR", "ERROR", "DONE"], server)
     assert told(server)["message"].startswith("published as version 1: ")
     assert files_in(site.versions) == {"0001.safetensors", "0001.json", "current.json"}
     last = json.loads((site.studies / ".kprism" / "training" / "last.json").read_text())
@@ -106,11 +113,11 @@ def test_submissions_of_one_case_at_once_leave_one_whole_label(server: LiveServe
     stored = voxels(site.studies / "labels" / "final" / "d.nii")
     assert sum(np.array_equal(stored, label) for label in labels) == 1
     assert np.array_equal(stored, voxels(site.studies / ".kprism" / "intake" / entry["label"]))
-    assert get(server, "/datastore/")["completed"] == 4
+    assert get(server, "/datastore/")["completed"] == 5
 
 
 def entry_of(site: Site, image: str) -> dict[str, Any]:
-    """What the ledger says of a case."""
+    """The submission of a case."""
     return dict(json.loads((site.studies / ".kprism" / "intake" / "cases" / f"{image}.json").read_text()))
 
 
@@ -226,7 +233,7 @@ def test_a_training_ends_with_its_server(server: LiveServer) -> None:
 KILLS = [
     ("e-*.nii", False),  # the file as it was sent: the client gets no answer and knows that it must send again
     ("datastore_v2.json", True),  # kept and noted, with the label in the datastore, but not in its list
-    ("e.json", True),  # all but the ledger's entry
+    ("e.json", True),  # all but the submission's own file
 ]
 """Which file is half written when the server is killed, and whether its next start has the label."""
 
@@ -247,7 +254,7 @@ def test_a_server_killed_during_a_submission_has_all_of_the_label_or_nothing(sit
             assert files_in(intake / "pending") == set()
             for path in (*intake.glob("cases/*.json"), site.studies / "datastore_v2.json"):
                 json.loads(path.read_text())
-            assert get(running, "/datastore/")["completed"] == 3 + min(1, revision)
+            assert get(running, "/datastore/")["completed"] == 4 + min(1, revision)
             if not is_stored:
                 assert not (intake / "cases" / "e.json").exists()
                 continue

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.live_server import LiveServer
 from tests.e2e.conftest import xrays
 from tests.e2e.site import get, submit, train, version
-from tests.live_server import LiveServer
 
 DESTRUCTIVE = {"max_minutes": 0.01, "learning_rate": 1.0, "mix": False, "distillation": False, "pull": False}
 

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from kprism_model.cli.main import LIBRARY_COMMANDS, SERVER_COMMANDS
 
 
 def launch(repository: Path, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -49,3 +54,31 @@ def test_help_names_every_command(repository: Path, tmp_path: Path) -> None:
     ended = launch(repository, "help", folder=tmp_path)
     assert ended.returncode == 0
     assert all(f"./kprism {command}" in ended.stdout for command in ("serve", "test", "help"))
+    assert all(command in ended.stdout for command in {**SERVER_COMMANDS, **LIBRARY_COMMANDS})
+
+
+@pytest.mark.parametrize("command", sorted({**SERVER_COMMANDS, **LIBRARY_COMMANDS}))
+def test_the_script_knows_every_command(command: str, repository: Path) -> None:
+    """It chooses by the command which requirements it installs."""
+    script = (repository / "kprism").read_text()
+    assert re.search(rf"(^ *|\| ){command}( \||\))", script, re.MULTILINE)
+
+
+def test_wrong_arguments_are_named_before_anything_is_installed(repository: Path, tmp_path: Path) -> None:
+    shutil.copy(repository / "kprism", tmp_path)
+    shutil.copytree(repository / "kprism_model", tmp_path / "kprism_model")
+    ended = launch(tmp_path, "serve", "--port", "0", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (1, "kprism: --port: expected a number from 1 to 65535, got '0'.\n")
+    assert launch(tmp_path, "serve", "--help", folder=tmp_path).stdout == launch(repository, folder=tmp_path).stdout
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_the_same_commands_without_the_script(repository: Path) -> None:
+    """`python -m kprism_model`, which is also what an installed `kprism` runs."""
+    for words, status, sentence in (
+        (["info", "nowhere"], 2, "error: there is no checkpoint file nowhere.json"),
+        (["serve", "--host"], 1, "kprism: --host needs a value."),
+    ):
+        command = [sys.executable, "-m", "kprism_model", *words]
+        ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (status, f"{sentence}\n")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks.live_server import ROOT, LiveServer
 from tests.e2e.site import NEW, SHAPE, Site, as_file, block, get, submit, train, version, wait
-from tests.live_server import ROOT, LiveServer
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +59,6 @@ def test_a_label_that_cannot_be_used_is_refused(
     assert answer.status_code == status, answer.text
     assert sentence in answer.json()["detail"]
     assert get(server, "/datastore/")["completed"] == before
-
-
-def test_training_on_one_case_says_what_it_needs(server: LiveServer) -> None:
-    train(server)
-    assert get(server, "/train/")["status"] == "ERROR"
-    assert "training needs 2 labelled cases" in get(server, "/kprism/api/status")["training"]["sentence"]
 
 
 class Asking:

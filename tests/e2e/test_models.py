@@ -13,10 +13,10 @@ import nrrd
 import numpy as np
 import requests
 
+from benchmarks.live_server import LiveServer
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from tests.e2e.conftest import read_picture, read_volume, xrays
-from tests.live_server import LiveServer
 
 JSON_KEYS = {"label_names", "weights_version", "device", "latencies", "model"}
 

@@ -14,8 +14,8 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import generate_uid
 
-from lib.dicom.objects import dicom_series
 from lib.dicom.series import Series, describe_series
+from lib.dicom.series_writer import dicom_series
 from lib.imaging.medical_image import MedicalImage
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

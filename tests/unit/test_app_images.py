@@ -18,6 +18,7 @@ import pytest
 from nibabel.orientations import inv_ornt_aff, ornt_transform
 from PIL import Image
 
+from kprism_model.volumes.data import Volume
 from lib.errors import NotFoundError, RequestError, TooLargeError
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
@@ -248,6 +249,30 @@ def test_cut_images_keep_their_slices_alone(tmp_path: Path) -> None:
     assert slim.nbytes == 4 * 8 * 9 * 5
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colour_is_scaled_over_the_whole_volume(dtype: type) -> None:
+    """The same tissue has the same intensity in all slices: grey stored as RGB, and colour of more than 8 bits."""
+    rng = np.random.default_rng(0)
+    top = np.iinfo(dtype).max
+    grey = rng.integers(0, top // 4, (30, 40, 5, 1))
+    grey[:, :, 4] *= 4  # one slice is much brighter than the others
+    array = np.repeat(grey, 3, axis=3).astype(dtype)
+    if dtype == np.uint16:
+        array[..., 2] //= 2
+    array[7, 9, 1:] = top // 8  # the same tissue in four slices
+    image = MedicalImage("v", array, np.diag([1, 1, 3, 1.0]), 3, ".nii.gz", "digest")
+    tissue = {tuple(image.scaled[image.locate((7, 9, k))]) for k in range(1, 5)}
+    assert len(tissue) == 1
+    np.testing.assert_array_equal(image.scaled, Volume.of(array, image.affine).images)
+
+
+def test_a_grey_slice_of_a_colour_volume_is_scaled_like_the_others() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (30, 40, 5, 3), np.uint8)
+    array[:, :, 2] = array[:, :, 2, :1] // 2
+    image = MedicalImage("v", array, np.diag([1, 1, 3, 1.0]), 3, ".nii.gz", "digest")
+    np.testing.assert_array_equal(image.scaled, image.to_slices(array) / np.float32(255))
+
+
 def test_a_picture_of_another_format_under_a_picture_s_name(tmp_path: Path) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "x.png", format="GIF")
     with pytest.raises(RequestError, match=r"not a readable \.png"):
@@ -290,7 +315,7 @@ def test_a_mask_at_another_place_is_refused(tmp_path: Path, change: np.ndarray, 
 def test_masks_hold_small_integers(tmp_path: Path, value: float) -> None:
     array = np.zeros((5, 4, 3), np.float32)
     array[0, 0, 0] = value
-    with pytest.raises(RequestError, match="the label is no label map"):
+    with pytest.raises(RequestError, match="the label is not a label map"):
         read_mask(save_nifti(tmp_path / "m.nii.gz", array), "the label")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The app in this process, with seeded random weights: one network, caches, first masks, references."""
+"""The app in this process, with seeded random weights: one network, caches, initial masks, references."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib.engine import network_of
 from lib.errors import RequestError
-from lib.infers.class_segmentation import DEFAULTS
-from lib.infers.task import Source
+from lib.infers.request import Source
 
 CLASSES = ("polyp", "lungs")
 IMAGE = "mni152_axial72"
@@ -96,7 +95,7 @@ def test_all_models_share_one_network(app: KPrismApp, everything: Requests) -> N
         ask(app, model, IMAGE, **params)
     gc.collect()
     assert sum(isinstance(thing, KPrism) for thing in gc.get_objects()) == before
-    engines = {id(task.house.engine) for task in app._infers.values()}
+    engines = {id(task.context.engine) for task in app._infers.values()}
     assert engines == {id(app.engine)}
     assert app.engine.network() is app.engine.network()
     assert set(app._infers) == {"semantic", "in_context", "interactive", "scribbles"}
@@ -251,7 +250,7 @@ def test_two_users_at_once_get_their_own_answers(app: KPrismApp, weights: Path) 
 
 
 def test_clicks_start_from_what_semantic_finds(app: KPrismApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DEFAULTS, "presence", 0.0)  # random weights are sure of nothing
+    monkeypatch.setattr("lib.infers.initial_masks.PRESENCE", 0.0)  # random weights are sure of nothing
     automatic, _ = ask(app, "semantic", IMAGE, presence=0)
     value = 1 if (automatic == 1).any() else 2
     name = CLASSES[value - 1]
@@ -271,7 +270,7 @@ def test_clicks_start_from_a_stored_label(app: KPrismApp, tmp_path: Path, start:
     path = drawn(tmp_path / "stored.png", stored).path
     info = {"label_info": [{"name": "thing"}, {"name": "other"}]}
     app.datastore().save_label(IMAGE, str(path), tag, info)
-    with pytest.raises(RequestError, match="no mask to start from"):
+    with pytest.raises(RequestError, match="there is no initial mask under them"):
         ask(app, "interactive", IMAGE, background=[[110, 120]])
     mask, answer = ask(app, "interactive", IMAGE, background=[[110, 120]], start_from=start)
     assert answer["label_names"] == {"other": 1}
@@ -291,6 +290,12 @@ def test_an_uploaded_mask_without_names_is_of_the_clicked_label(app: KPrismApp, 
     assert mask[40, 50] == 0
     with pytest.raises(RequestError, match=r"'mask\.png' comes without label_info.*polyp, lungs"):
         ask(app, "interactive", IMAGE, polyp=[[1, 1]], lungs=[[2, 2]], label_file=upload)
+
+
+def test_an_empty_mask_cannot_be_propagated(app: KPrismApp, tmp_path: Path) -> None:
+    upload = drawn(tmp_path / "mask.png", np.zeros((197, 233)))
+    with pytest.raises(RequestError, match="the mask of 'polyp' is empty"):
+        ask(app, "interactive", IMAGE, follow_mask=True, label="polyp", label_file=upload)
 
 
 def test_a_failure_leaves_no_file_behind(app: KPrismApp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -414,10 +419,10 @@ def test_batch_inference_goes_on_after_a_bad_file(app: KPrismApp, monkeypatch: p
     semantic = app._infers["semantic"]
 
     class Breaks(type(semantic)):  # type: ignore[misc]
-        def answer(self, job: Any) -> Any:
-            if job.source.image_id == IMAGE:
+        def answer(self, request: Any) -> Any:
+            if request.image_id == IMAGE:
                 raise ZeroDivisionError("a defect of the program")
-            return super().answer(job)
+            return super().answer(request)
 
     monkeypatch.setattr(semantic, "__class__", Breaks)
     request = {"model": "semantic", "images": "unlabeled", "result_extension": ".png", "max_workers": 1}

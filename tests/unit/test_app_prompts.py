@@ -11,16 +11,13 @@ import pytest
 from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
-from lib.infers.input_masks import uploaded_values
-from lib.infers.interactive import in_turn
-from lib.infers.prompts import (
-    Clicks,
-    ScribbleValues,
-    read_clicks,
-    read_scribble_values,
-    read_structures,
-    wants_model_numbers,
-)
+from lib.infers.clicks import read_clicks
+from lib.infers.existing_masks import uploaded_values
+from lib.infers.interactive import clicks_for
+from lib.infers.request import Clicks
+from lib.infers.resolve import read_structures
+from lib.infers.result import wants_registry_numbers
+from lib.infers.scribble_map import ScribbleValues, read_scribble_values
 
 OHIF = {
     "result_extension": ".nrrd",
@@ -31,7 +28,7 @@ OHIF = {
 
 
 @pytest.fixture
-def book() -> LabelRegistry:
+def label_registry() -> LabelRegistry:
     return LabelRegistry(["blob", "cube"])
 
 
@@ -40,20 +37,24 @@ def volume() -> MedicalImage:
     return MedicalImage("image 'case'", np.zeros((80, 96, 40), np.int16), np.eye(4), 3, ".nii.gz", "digest")
 
 
-def clicks_of(params: dict[str, Any], book: LabelRegistry, volume: MedicalImage) -> Clicks:
-    return read_clicks(params, book, ["use_class", "start_from"], volume)
+def clicks_of(params: dict[str, Any], label_registry: LabelRegistry, volume: MedicalImage) -> Clicks:
+    return read_clicks(params, label_registry, ["use_class", "start_from"], volume)
 
 
-def test_ohif_deepedit(book: LabelRegistry, volume: MedicalImage) -> None:
+def voxels_of(clicks: Clicks) -> dict[str, list[tuple[int, int, int]]]:
+    return {name: [click.voxel for click in own] for name, own in clicks.labels.items()}
+
+
+def test_ohif_deepedit(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {"background": [[16, 53, 19]], "blob": [[51, 38, 19], [49, 41, 19]], **OHIF}
-    clicks = clicks_of(params, book, volume)
-    assert clicks.labels == {"blob": [(51, 38, 19), (49, 41, 19)]}
-    assert clicks.background == [(16, 53, 19)]
-    assert clicks.edited == ["blob"]
-    assert wants_model_numbers(params)
+    clicks = clicks_of(params, label_registry, volume)
+    assert voxels_of(clicks) == {"blob": [(51, 38, 19), (49, 41, 19)]}
+    assert [click.voxel for click in clicks.background] == [(16, 53, 19)]
+    assert clicks.edited == ("blob",)
+    assert wants_registry_numbers(params)
 
 
-def test_slicer_deepedit_edits_the_current_label_only(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_slicer_deepedit_edits_the_current_label_only(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {
         "blob": [[51, 38, 19]],
         "cube": [[10, 11, 12]],
@@ -66,68 +67,73 @@ def test_slicer_deepedit_edits_the_current_label_only(book: LabelRegistry, volum
         "result_extension": ".nrrd",
         "result_dtype": "uint8",
     }
-    clicks = clicks_of(params, book, volume)
-    assert clicks.edited == ["cube"]
-    assert clicks.of("cube") == ([(10, 11, 12)], [(51, 38, 19)])
-    assert not wants_model_numbers(params)
+    clicks = clicks_of(params, label_registry, volume)
+    assert clicks.edited == ("cube",)
+    assert voxels_of(clicks) == {"blob": [(51, 38, 19)], "cube": [(10, 11, 12)]}
+    assert [click.voxel for click in clicks_for("cube", clicks)] == [(10, 11, 12)]
+    assert not wants_registry_numbers(params)
 
 
-def test_slicer_background_as_current_label_edits_all_clicked(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_slicer_background_as_current_label_edits_all_clicked(
+    label_registry: LabelRegistry, volume: MedicalImage
+) -> None:
     clicks = clicks_of(
-        {"blob": [[1, 2, 3]], "cube": [], "background": [[4, 5, 3]], "label": "background"}, book, volume
+        {"blob": [[1, 2, 3]], "cube": [], "background": [[4, 5, 3]], "label": "background"}, label_registry, volume
     )
-    assert clicks.edited == ["blob"]
-    assert clicks.of("blob") == ([(1, 2, 3)], [])
-    assert clicks.background == [(4, 5, 3)]
+    assert clicks.edited == ("blob",)
+    assert voxels_of(clicks) == {"blob": [(1, 2, 3)]}
+    assert [click.voxel for click in clicks.background] == [(4, 5, 3)]
 
 
-def test_deepgrow_takes_the_name_from_label(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_deepgrow_takes_the_name_from_label(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {"foreground": [[51, 38, 19]], "background": [[16, 53, 19]], "label": "Cyst"}
-    clicks = clicks_of(params, book, volume)
-    assert clicks.labels == {"Cyst": [(51, 38, 19)]}
-    assert clicks.background == [(16, 53, 19)]
+    clicks = clicks_of(params, label_registry, volume)
+    assert voxels_of(clicks) == {"Cyst": [(51, 38, 19)]}
+    assert [click.voxel for click in clicks.background] == [(16, 53, 19)]
 
 
-def test_vista3d_takes_the_name_from_label_prompt(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_vista3d_takes_the_name_from_label_prompt(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {
         "points": [[51, 38, 19], [49, 41, 19], [16, 53, 19]],
         "point_labels": [1, 1, 0],
         "label_prompt": [2],
         **OHIF,
     }
-    clicks = clicks_of(params, book, volume)
-    assert clicks.labels == {"cube": [(51, 38, 19), (49, 41, 19)]}
-    assert clicks.background == [(16, 53, 19)]
+    clicks = clicks_of(params, label_registry, volume)
+    assert voxels_of(clicks) == {"cube": [(51, 38, 19), (49, 41, 19)]}
+    assert [click.voxel for click in clicks.background] == [(16, 53, 19)]
 
 
-def test_stale_prompts_of_another_tab_are_ignored(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_stale_prompts_of_another_tab_are_ignored(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {"blob": [[1, 2, 3]], "background": [], "points": [[9, 9, 9]], "point_labels": [1], "label_prompt": [2]}
-    assert clicks_of(params, book, volume).labels == {"blob": [(1, 2, 3)]}
+    assert voxels_of(clicks_of(params, label_registry, volume)) == {"blob": [(1, 2, 3)]}
 
 
-def test_unknown_names_are_labels_too_and_case_does_not_matter(book: LabelRegistry, volume: MedicalImage) -> None:
-    clicks = clicks_of({"BLOB": [[1, 2, 3]], "new  thing": [[4, 5, 6]]}, book, volume)
+def test_unknown_names_are_labels_too_and_case_does_not_matter(
+    label_registry: LabelRegistry, volume: MedicalImage
+) -> None:
+    clicks = clicks_of({"BLOB": [[1, 2, 3]], "new  thing": [[4, 5, 6]]}, label_registry, volume)
     assert list(clicks.labels) == ["blob", "new thing"]
 
 
-def test_spellings_of_one_name_are_one_label(book: LabelRegistry, volume: MedicalImage) -> None:
-    clicks = clicks_of({"Blob": [[1, 2, 3]], "blob": [[4, 5, 6]], "Background": [[7, 8, 9]]}, book, volume)
-    assert clicks.labels == {"blob": [(1, 2, 3), (4, 5, 6)]}
-    assert clicks.background == [(7, 8, 9)]
+def test_spellings_of_one_name_are_one_label(label_registry: LabelRegistry, volume: MedicalImage) -> None:
+    clicks = clicks_of({"Blob": [[1, 2, 3]], "blob": [[4, 5, 6]], "Background": [[7, 8, 9]]}, label_registry, volume)
+    assert voxels_of(clicks) == {"blob": [(1, 2, 3), (4, 5, 6)]}
+    assert [click.voxel for click in clicks.background] == [(7, 8, 9)]
 
 
 def test_a_structure_may_be_called_foreground(volume: MedicalImage) -> None:
-    book = LabelRegistry(["foreground", "blob"])
+    label_registry = LabelRegistry(["foreground", "blob"])
     params = {"foreground": [[1, 2, 3]], "blob": [[4, 5, 6]], "background": [], "label": "blob"}
-    clicks = clicks_of(params, book, volume)
-    assert clicks.labels == {"foreground": [(1, 2, 3)], "blob": [(4, 5, 6)]}
-    assert clicks.edited == ["blob"]
-    clicks = clicks_of({"foreground": [[1, 2, 3]], "background": [], "label": "foreground"}, book, volume)
-    assert clicks.labels == {"foreground": [(1, 2, 3)]}
+    clicks = clicks_of(params, label_registry, volume)
+    assert voxels_of(clicks) == {"foreground": [(1, 2, 3)], "blob": [(4, 5, 6)]}
+    assert clicks.edited == ("blob",)
+    clicks = clicks_of({"foreground": [[1, 2, 3]], "background": [], "label": "foreground"}, label_registry, volume)
+    assert voxels_of(clicks) == {"foreground": [(1, 2, 3)]}
 
 
-def test_repeated_clicks_count_once(book: LabelRegistry, volume: MedicalImage) -> None:
-    assert clicks_of({"blob": [[1, 2, 3], [1.0, 2, 3]]}, book, volume).labels == {"blob": [(1, 2, 3)]}
+def test_repeated_clicks_count_once(label_registry: LabelRegistry, volume: MedicalImage) -> None:
+    assert voxels_of(clicks_of({"blob": [[1, 2, 3], [1.0, 2, 3]]}, label_registry, volume)) == {"blob": [(1, 2, 3)]}
 
 
 @pytest.mark.parametrize(
@@ -153,22 +159,32 @@ def test_repeated_clicks_count_once(book: LabelRegistry, volume: MedicalImage) -
         ({"points": [[1, 2, 3]], "point_labels": [1]}, "label_prompt is None"),
     ],
 )
-def test_bad_clicks(params: dict[str, Any], named: str | None, book: LabelRegistry, volume: MedicalImage) -> None:
+def test_bad_clicks(
+    params: dict[str, Any], named: str | None, label_registry: LabelRegistry, volume: MedicalImage
+) -> None:
     if named is None:  # 900 + 70 different clicks are allowed
-        assert len(clicks_of(params, book, volume).labels["blob"]) == 900
+        assert len(clicks_of(params, label_registry, volume).labels["blob"]) == 900
         return
     with pytest.raises(RequestError, match=named):
-        clicks_of(params, book, volume)
+        clicks_of(params, label_registry, volume)
 
 
-def test_two_indices_do_for_a_picture(book: LabelRegistry) -> None:
+def test_clicks_are_located_in_their_slices(label_registry: LabelRegistry) -> None:
+    image = MedicalImage("v", np.zeros((8, 9, 5), np.int16), np.diag([1, 1, -3, 1.0]), 3, ".nii.gz", "digest")
+    clicks = clicks_of({"blob": [[1, 2, 3]], "background": [[4, 5, 0]]}, label_registry, image)
+    located = [(click.positive, click.slice, click.row, click.column) for click in clicks]
+    assert located == [(False, *image.locate((4, 5, 0))), (True, *image.locate((1, 2, 3)))]
+    assert {click.slice for click in clicks} == {1, 4}  # slices are counted from below, against k
+
+
+def test_two_indices_do_for_a_picture(label_registry: LabelRegistry) -> None:
     picture = MedicalImage("image 'p'", np.zeros((60, 100, 1), np.uint8), np.eye(4), 2, ".png", "digest")
-    assert clicks_of({"blob": [[59, 99]]}, book, picture).labels == {"blob": [(59, 99, 0)]}
+    assert voxels_of(clicks_of({"blob": [[59, 99]]}, label_registry, picture)) == {"blob": [(59, 99, 0)]}
 
 
-def test_clicks_by_turns(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_clicks_by_turns(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {"blob": [[1, 1, 3], [2, 2, 3], [3, 3, 3]], "background": [[9, 9, 8]], "cube": [[5, 5, 3], [6, 6, 9]]}
-    turn = in_turn("blob", clicks_of(params, book, volume), volume)
+    turn = clicks_for("blob", clicks_of(params, label_registry, volume))
     assert [(click.voxel, click.positive) for click in turn] == [
         ((1, 1, 3), True),
         ((9, 9, 8), False),
@@ -178,10 +194,10 @@ def test_clicks_by_turns(book: LabelRegistry, volume: MedicalImage) -> None:
     ]
 
 
-def test_clicks_in_the_order_that_the_client_tells(book: LabelRegistry, volume: MedicalImage) -> None:
+def test_clicks_in_the_order_that_the_client_tells(label_registry: LabelRegistry, volume: MedicalImage) -> None:
     params = {"blob": [[1, 1, 3], [2, 2, 3]], "background": [[9, 9, 3], [8, 8, 3]]}
     order = [[9, 9, 3], [8, 8, 3], [2, 2, 3], [1, 1, 3]]
-    turn = in_turn("blob", clicks_of({**params, "click_order": order}, book, volume), volume)
+    turn = clicks_for("blob", clicks_of({**params, "click_order": order}, label_registry, volume))
     assert [(list(click.voxel), click.positive) for click in turn] == [
         (voxel, positive) for voxel, positive in zip(order, (False, False, True, True), strict=True)
     ]
@@ -196,33 +212,35 @@ def test_clicks_in_the_order_that_the_client_tells(book: LabelRegistry, volume: 
         ("first to last", "click_order"),
     ],
 )
-def test_an_order_of_other_clicks_is_refused(book: LabelRegistry, volume: MedicalImage, order: Any, named: str) -> None:
+def test_an_order_of_other_clicks_is_refused(
+    label_registry: LabelRegistry, volume: MedicalImage, order: Any, named: str
+) -> None:
     params = {"blob": [[1, 1, 3]], "background": [[9, 9, 3]], "click_order": order}
     with pytest.raises(RequestError, match=named):
-        clicks_of(params, book, volume)
+        clicks_of(params, label_registry, volume)
 
 
-def test_structures_by_name_or_by_number(book: LabelRegistry) -> None:
-    assert read_structures({}, ["CUBE", "blob"], book) == ["cube", "blob"]
-    assert read_structures({"label_prompt": [2]}, [], book) == ["cube"]
-    assert read_structures({"label_prompt": None}, [], book) == []
-    assert read_structures({}, ["Cube", "cube", "CUBE"], book) == ["cube"]
+def test_structures_by_name_or_by_number(label_registry: LabelRegistry) -> None:
+    assert read_structures({}, ["CUBE", "blob"], label_registry) == ["cube", "blob"]
+    assert read_structures({"label_prompt": [2]}, [], label_registry) == ["cube"]
+    assert read_structures({"label_prompt": None}, [], label_registry) == []
+    assert read_structures({}, ["Cube", "cube", "CUBE"], label_registry) == ["cube"]
     with pytest.raises(RequestError, match="3"):
-        read_structures({"label_prompt": [3]}, [], book)
+        read_structures({"label_prompt": [3]}, [], label_registry)
 
 
-def scribble_values(params: dict[str, Any], book: LabelRegistry) -> ScribbleValues:
-    return read_scribble_values(params, uploaded_values(params, book), book)
+def scribble_values(params: dict[str, Any], label_registry: LabelRegistry) -> ScribbleValues:
+    return read_scribble_values(params, uploaded_values(params, label_registry), label_registry)
 
 
-def test_slicer_scribbles(book: LabelRegistry) -> None:
+def test_slicer_scribbles(label_registry: LabelRegistry) -> None:
     info = [
         {"name": "blob", "id": 1},
         {"name": "background_scribbles", "id": 2},
         {"name": "foreground_scribbles", "id": 3},
         {"name": "cube", "id": 4},
     ]
-    values = scribble_values({"label_info": info, "selected_label_name": "Cube", "roi": []}, book)
+    values = scribble_values({"label_info": info, "selected_label_name": "Cube", "roi": []}, label_registry)
     assert (values.label, values.value, values.foreground, values.background) == ("cube", 4, 3, 2)
 
 
@@ -237,6 +255,6 @@ def test_slicer_scribbles(book: LabelRegistry) -> None:
         ({"label_info": [{"name": "foreground_scribbles", "id": 1}]}, "selected_label_name is missing"),
     ],
 )
-def test_bad_scribbles(params: dict[str, Any], named: str, book: LabelRegistry) -> None:
+def test_bad_scribbles(params: dict[str, Any], named: str, label_registry: LabelRegistry) -> None:
     with pytest.raises(RequestError, match=named):
-        scribble_values(params, book)
+        scribble_values(params, label_registry)

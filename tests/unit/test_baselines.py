@@ -34,7 +34,7 @@ from kprism_model.data.slices import SliceStore
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
 from kprism_model.evaluation.report_files import load_report
 from kprism_model.queries import Click, Query
-from kprism_model.training.trainer import TrainingPlan
+from kprism_model.training.plan import TrainingPlan
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64

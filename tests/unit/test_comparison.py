@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kprism_model.__main__ import main
+from kprism_model.cli.main import main
 from kprism_model.evaluation.comparison import COMPARED, CORE, compare
 from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure

@@ -94,7 +94,7 @@ def test_frames_refer_to_the_images_that_they_lie_on(kind: str) -> None:
     if len(series.headers) < len(series.frames):
         assert int(source.ReferencedFrameNumber) == frame.number
     assert segmentation.get("FrameOfReferenceUID") == series.headers[0].get("FrameOfReferenceUID")
-    if series.placed:
+    if series.positioned:
         np.testing.assert_allclose(
             group.PlanePositionSequence[0].ImagePositionPatient, np.array(frame.position), atol=1e-4
         )
@@ -229,9 +229,9 @@ def test_a_segmentation_of_another_place_is_refused_with_a_sentence() -> None:
     with pytest.raises(RequestError, match="lies outside series"):
         read_seg(far, series)
     other = dicom_files.series_of(dicom_files.picture("US"))
-    with pytest.raises(RequestError, match="does not say where"):
+    with pytest.raises(RequestError, match="has no positions for its frames"):
         read_seg(far, other)
-    with pytest.raises(RequestError, match="is no DICOM segmentation"):
+    with pytest.raises(RequestError, match="is not a DICOM segmentation"):
         read_seg(instances[0], series)
 
 
@@ -240,7 +240,7 @@ def test_labels_that_cannot_be_written_are_refused_with_a_sentence() -> None:
     empty = np.zeros(series.grid, np.uint8)
     with pytest.raises(RequestError, match="the label is empty"):
         write_seg(empty, NAMES, series, "K-Prism")
-    with pytest.raises(RequestError, match="holds the value 5, which no name belongs to"):
+    with pytest.raises(RequestError, match="contains the value 5, which has no name"):
         write_seg(np.full(series.grid, 5, np.uint8), NAMES, series, "K-Prism")
     with pytest.raises(RequestError, match="the label has 2 x 2 x 2 voxels"):
         write_seg(np.ones((2, 2, 2), np.uint8), NAMES, series, "K-Prism")

@@ -110,20 +110,20 @@ def test_mixed_orientations_are_pictures_and_mixed_sizes_are_refused() -> None:
     instances = dicom_files.volume()
     instances[0].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
     series = dicom_files.series_of(instances)
-    assert not series.placed
+    assert not series.positioned
     assert "images in 2 orientations" in series.warnings[0]
     assert [frame.instance for frame in series.frames] == [str(instance.SOPInstanceUID) for instance in instances]
 
     instances = dicom_files.volume()
     instances[0].Rows = 5
-    with pytest.raises(RequestError, match="mixes images of 2 sizes"):
+    with pytest.raises(RequestError, match="has images of 2 sizes"):
         dicom_files.series_of(instances)
 
 
 def test_several_phases_at_one_place_are_said() -> None:
     instances = dicom_files.volume()
     instances[1].ImagePositionPatient = instances[0].ImagePositionPatient
-    assert any("lie where others lie" in warning for warning in dicom_files.series_of(instances).warnings)
+    assert any("same position as others" in warning for warning in dicom_files.series_of(instances).warnings)
 
 
 def test_ultrasound_regions_give_the_spacing() -> None:
@@ -139,7 +139,7 @@ def test_ultrasound_regions_give_the_spacing() -> None:
 
 def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
     (tmp_path / "note.dcm").write_text("no DICOM")
-    with pytest.raises(RequestError, match=r"note\.dcm is no readable DICOM file"):
+    with pytest.raises(RequestError, match=r"note\.dcm is not a readable DICOM file"):
         read_headers([tmp_path / "note.dcm"])
-    with pytest.raises(RequestError, match="holds no images"):
+    with pytest.raises(RequestError, match="has no images"):
         describe_series([Dataset()])

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kprism_model.__main__ import main
 from kprism_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.cli.main import main
 from kprism_model.export.check import PROMPT_COMBINATIONS, OnnxKPrism, decoder_inputs
 from kprism_model.export.command import TOLERANCE, export, graphs, write_graph
 from kprism_model.network.config import KPrismConfig
@@ -184,7 +184,7 @@ def test_a_missing_package_is_named(
 
 
 def test_serving_does_not_import_the_packages_of_the_export() -> None:
-    code = "import sys, kprism_model.__main__; print([name for name in sys.modules if name.startswith('onnx')])"
+    code = "import sys, kprism_model.cli.main; print([name for name in sys.modules if name.startswith('onnx')])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -20,13 +20,9 @@ from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.predictor import Predictor
 from kprism_model.store import is_out_of_memory
-from kprism_model.training.finetune import (
-    FinetunePlan,
-    Finetuner,
-    class_from_references,
-    distillation_loss,
-    mixed,
-)
+from kprism_model.training.finetune import FinetunePlan, Finetuner
+from kprism_model.training.losses import distillation_loss
+from kprism_model.training.weights import class_from_references, interpolate_weights
 
 KNOWN = ("liver", "spleen")
 
@@ -188,7 +184,7 @@ def test_trainings_in_a_row_keep_their_anchor(published: Checkpoint, tmp_path: P
     tuner = Finetuner(second, store, plan, tmp_path / "run", anchor=published)
     take(tuner, 2)
     assert tuner.registry.names == (*KNOWN, "tumour", "cyst")
-    kept = mixed(tuner.anchor, tuner.averaged(), 0.0).state_dict()
+    kept = interpolate_weights(tuner.anchor, tuner.averaged(), 0.0).state_dict()
     for name, value in published.model.state_dict().items():
         assert torch.allclose(kept[name][: len(value)] if value.dim() else kept[name], value), name
     with pytest.raises(ValueError, match="does not descend from"):
@@ -206,18 +202,18 @@ def test_mixing_runs_from_the_old_weights_to_the_new_ones(published: Checkpoint,
             model(images, prompts).logits[-1]
             for model in (
                 published.model,
-                mixed(published.model, tuned, 0.0),
-                mixed(published.model, tuned, 0.5),
-                mixed(published.model, tuned, 1.0),
+                interpolate_weights(published.model, tuned, 0.0),
+                interpolate_weights(published.model, tuned, 0.5),
+                interpolate_weights(published.model, tuned, 1.0),
                 tuned,
             )
         )
     assert torch.allclose(none, old, atol=1e-5) and torch.allclose(whole, new, atol=1e-5)
     assert not torch.allclose(half, old, atol=1e-3)
-    middle = mixed(published.model, tuned, 0.25).decoder
+    middle = interpolate_weights(published.model, tuned, 0.25).decoder
     assert torch.equal(middle.class_content[2], tuned.decoder.class_content[2])  # the new class
     with pytest.raises(ValueError, match=r"got 1\.5"):
-        mixed(published.model, tuned, 1.5)
+        interpolate_weights(published.model, tuned, 1.5)
 
 
 def test_a_new_class_starts_where_its_references_are(published: Checkpoint, tmp_path: Path) -> None:
@@ -227,11 +223,15 @@ def test_a_new_class_starts_where_its_references_are(published: Checkpoint, tmp_
     references = predictor.embed_references([c.images[0] for c in cases], [c.mask("tumour")[0] for c in cases])
     content, position = class_from_references(published.model, references)
     assert content.shape == position.shape == published.model.decoder.class_content.shape[1:]
-    tuner = Finetuner(published, store, FinetunePlan(), tmp_path / "run", starts={"tumour": references})
+    tuner = Finetuner(published, store, FinetunePlan(), tmp_path / "run", class_references={"tumour": references})
     assert torch.allclose(tuner.model.decoder.class_content[2], content)
     assert torch.allclose(tuner.averaged().decoder.class_position[2], position)
     plain = Finetuner(
-        published, store, FinetunePlan(summary_start=False), tmp_path / "plain", starts={"tumour": references}
+        published,
+        store,
+        FinetunePlan(start_from_references=False),
+        tmp_path / "plain",
+        class_references={"tumour": references},
     )
     assert torch.allclose(plain.model.decoder.class_content[2], published.model.decoder.class_content.mean(0))
     decoder = published.model.decoder
@@ -244,7 +244,7 @@ def test_the_batch_shrinks_when_memory_runs_out(
     published: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    real = Finetuner._practise
+    real = Finetuner._batch_loss
 
     def training_step(self: Finetuner, batch: Any, part: int) -> Any:
         sizes.append(len(batch.images))
@@ -252,7 +252,7 @@ def test_the_batch_shrinks_when_memory_runs_out(
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return real(self, batch, part)
 
-    monkeypatch.setattr(Finetuner, "_practise", training_step)
+    monkeypatch.setattr(Finetuner, "_batch_loss", training_step)
     tuner = finetuner(published, tmp_path, batch_size=16)
     assert len(take(tuner, 1)) == 1
     assert sizes == [16, 8, *[4] * 4]
@@ -265,7 +265,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(
     def fail(*_: Any) -> Any:
         raise RuntimeError("the weights are on two devices")
 
-    monkeypatch.setattr(Finetuner, "_practise", fail)
+    monkeypatch.setattr(Finetuner, "_batch_loss", fail)
     with pytest.raises(RuntimeError, match="two devices"):
         take(finetuner(published, tmp_path), 1)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")) and is_out_of_memory(MemoryError())

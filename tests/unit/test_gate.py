@@ -87,7 +87,7 @@ def test_what_is_as_good_with_fewer_new_weights_is_preferred(
     predictor: Predictor, candidates: list[tuple[float, bool, float]], share: float
 ) -> None:
     found = [
-        Candidate(predictor.model, part, [], Verdict(passed, ("told",), 0.7, after, 0.0))
+        Candidate(predictor.model, predictor.registry, part, [], Verdict(passed, ("told",), 0.7, after, 0.0))
         for part, passed, after in candidates
     ]
     assert preferred(found).share == share

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.__main__ import main
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.cli.main import main
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation
 from kprism_model.data.building import build_store
@@ -23,10 +23,9 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import mixed
 from kprism_model.training.kinds import fit_kinds, with_kinds
 from kprism_model.training.losses import kind_loss
-from kprism_model.training.warm_start import warm_start
+from kprism_model.training.weights import interpolate_weights, warm_start
 from tests.unit.dataset_files import write_dataset
 
 SIZE = 64
@@ -206,7 +205,7 @@ def test_new_classes_can_be_everywhere_and_old_ones_keep_their_places(fitted: KP
     warm_start(grown, registry.add(["new"]), source)  # type: ignore[arg-type]
     table = grown.state_dict()[POSSIBLE]
     assert table[3].all() and torch.equal(table[:3], fitted.state_dict()[POSSIBLE])
-    assert torch.equal(mixed(fitted, grown, 0.5).state_dict()[POSSIBLE], table)
+    assert torch.equal(interpolate_weights(fitted, grown, 0.5).state_dict()[POSSIBLE], table)
 
 
 def test_the_loss_knows_kinds_and_none() -> None:

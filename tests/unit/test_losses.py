@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from monai.losses.dice import DiceCELoss, DiceLoss
+from torch import nn
 from torch.nn import functional as F
 
 from kprism_model.training.losses import dice_loss, mask_loss, presence_loss
@@ -27,6 +29,44 @@ def test_dice_loss_of_a_known_overlap() -> None:
     logits = torch.full((1, 1, 4, 4), -100.0)
     logits[..., 1:3] = 100.0  # 8 pixels, 4 of them right
     assert dice_loss(logits, target).item() == pytest.approx(1 - (2 * 4 + 1) / (8 + 8 + 1))
+
+
+def seeded(*, soft: bool, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (3, 1, 24, 20) and a target of zeros and ones, or of values between."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(3, 1, 24, 20, generator=generator)
+    target = torch.rand(3, 1, 24, 20, generator=generator)
+    return logits, target if soft else (target > 0.7).float()
+
+
+def assert_equal_values_and_gradients(ours: torch.Tensor, monais: torch.Tensor, logits: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, monais, atol=1e-5, rtol=0)
+    gradients = [torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (ours, monais)]
+    assert gradients[0].abs().max() > 1e-4
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("soft", [False, True])
+def test_dice_loss_is_that_of_monai(soft: bool, seed: int) -> None:
+    logits, target = seeded(soft=soft, seed=seed)
+    logits.requires_grad_()
+    monais = DiceLoss(sigmoid=True, soft_label=True, smooth_nr=1.0, smooth_dr=1.0)
+    assert_equal_values_and_gradients(dice_loss(logits, target), monais(logits, target), logits)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_layer_of_mask_loss_is_that_of_monai(soft: bool) -> None:
+    """MONAI's DiceCELoss has no soft labels, so on a soft target the parts are added up here."""
+    logits, target = seeded(soft=soft, seed=7)
+    logits.requires_grad_()
+    if soft:
+        dice = DiceLoss(sigmoid=True, soft_label=True, smooth_nr=1.0, smooth_dr=1.0)
+        expected = 5 * dice(logits, target) + 5 * nn.BCEWithLogitsLoss()(logits, target)
+    else:
+        both = DiceCELoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0, lambda_dice=5.0, lambda_ce=5.0)
+        expected = both(logits, target)
+    assert_equal_values_and_gradients(mask_loss([logits], target), expected, logits)
 
 
 def test_dice_loss_on_a_binary_target_is_the_product_form() -> None:

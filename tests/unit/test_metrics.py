@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics against values worked out by hand and against MONAI's."""
+"""Metrics against values worked out by hand; those of a report, which MONAI computes, against plain implementations."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from monai.metrics import compute_hausdorff_distance
 from scipy import ndimage
 
-from kprism_model.metrics import clicks_to_reach, dice, hd95
+from benchmarks.metrics_equality import distance_transform_hd95
+from kprism_model.evaluation import monai_metrics
+from kprism_model.evaluation.monai_metrics import hd95
+from kprism_model.metrics import clicks_to_reach, dice
 
 
 def square(top: int, left: int, size: int = 10, shape: tuple[int, int] = (40, 50)) -> np.ndarray:
@@ -47,16 +48,27 @@ def test_hd95_is_the_greater_direction() -> None:
     assert hd95(small, large, (1, 1)) == hd95(large, small, (1, 1)) > 40
 
 
-@pytest.mark.parametrize("shape", [(48, 40), (16, 24, 20)])
-@pytest.mark.parametrize("seed", range(3))
-def test_hd95_agrees_with_monai(shape: tuple[int, ...], seed: int) -> None:
+def random_masks(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Two masks with smooth outlines."""
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.standard_normal((2, *shape)), (0, *(3,) * len(shape)))
-    masks = noise > noise.mean()
-    spacing = (1.5, 0.7, 2.0)[: len(shape)]
-    tensors = [torch.from_numpy(mask)[None, None].float() for mask in masks]
-    expected = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=list(spacing))
-    assert hd95(masks[0], masks[1], spacing) == pytest.approx(expected.item(), rel=1e-5)
+    return noise > noise.mean()
+
+
+@pytest.mark.parametrize("shape", [(48, 40), (16, 24, 20)])
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_of_a_report_equal_plain_implementations(shape: tuple[int, ...], seed: int) -> None:
+    masks, spacing = random_masks(shape, seed), (1.5, 0.7, 2.0)[: len(shape)]
+    assert monai_metrics.dice(*masks) == pytest.approx(dice(*masks), abs=1e-5)
+    assert hd95(*masks, spacing) == pytest.approx(distance_transform_hd95(*masks, spacing), rel=1e-5)
+
+
+def test_dice_of_a_report_on_empty_masks() -> None:
+    empty, full = square(5, 5) & False, square(5, 5)
+    assert monai_metrics.dice(empty, empty) == 1.0
+    assert monai_metrics.dice(full, empty) == monai_metrics.dice(empty, full) == 0.0
+    with pytest.raises(ValueError, match=r"\(40, 50\) and \(3, 3\)"):
+        monai_metrics.dice(full, np.zeros((3, 3), dtype=bool))
 
 
 def test_hd95_of_an_empty_mask_is_not_a_number() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kprism_model.__main__ import main
+from kprism_model.cli.main import main
 from kprism_model.data.building import build_store
 from kprism_model.data.pack import read_pack
 from kprism_model.data.slices import SliceSet

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -14,23 +15,42 @@ import numpy as np
 import pytest
 import torch
 
-from kprism_model.__main__ import main
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.cli.main import main
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from kprism_model.training.held_out import COLUMNS, hold_out, means, measure, to_markdown
-from kprism_model.training.trainer import Trainer, TrainingPlan
+from kprism_model.training.plan import TrainingPlan
+from kprism_model.training.slice_validation import COLUMNS, column_means, split_validation, to_markdown, validate_slices
+from kprism_model.training.trainer import Trainer
 from tests.unit.dataset_files import rectangle, write_dataset
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
 
-BLOCKED = ("nibabel", "monai", "monailabel", "ignite", "psutil", "matplotlib", "pandas", "nrrd", "SimpleITK")
+BLOCKED = [
+    "nibabel",
+    "monai",
+    "monailabel",
+    "ignite",
+    "tqdm",
+    "tensorboard",
+    "torch.utils.tensorboard",
+    "psutil",
+    "matplotlib",
+    "pandas",
+    "nrrd",
+    "SimpleITK",
+    "skimage",
+    "pydicom",
+    "fastapi",
+]
+
+ALLOWED = {"kprism_model", "torch", "numpy", "scipy", "safetensors", "PIL"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +67,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_runs_where_only_the_training_packages_are(packed: Path, tmp_path: Path) -> None:
-    """The very script for a GPU machine, without nibabel, MONAI and plots, from other weights of other classes."""
+    """The very script for a GPU machine, without MONAI, ignite and others, from other weights of other classes."""
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED}))")
     settings = {"DEVICE": "cpu", "PRESET": "tiny", "BATCH_SIZE": "2", "SIZE": str(SIZE), "THREADS": "1"}
@@ -86,6 +106,23 @@ def test_it_runs_where_only_the_training_packages_are(packed: Path, tmp_path: Pa
     assert "| box | box | 1 |" in (kept / "validation.md").read_text()
 
 
+def module_imports(path: Path) -> set[str]:
+    """The packages that a module imports outside of its functions and of `if TYPE_CHECKING`."""
+    packages = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            packages.add(str(node.module).partition(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("package", ["training", "interaction", "network"])
+def test_modules_of_the_training_import_only_what_a_bare_machine_has(package: str) -> None:
+    for path in (ROOT / "kprism_model" / package).glob("*.py"):
+        assert module_imports(path) <= ALLOWED | sys.stdlib_module_names, path.name
+
+
 def make_trainer(store: SliceStore, folder: Path) -> Trainer:
     torch.manual_seed(0)
     plan = TrainingPlan(minutes=0.02, batch_size=2, sizes=((0.0, SIZE),))
@@ -97,22 +134,23 @@ KILLED = """
 import sys
 from pathlib import Path
 from kill_at_rename import kill_before_rename
+from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
-from kprism_model.data.slices import SliceStore
 from kprism_model.network.config import KPrismConfig
-from kprism_model.training.held_out import hold_out
-from kprism_model.training.keeping import Keeper
-from kprism_model.training.trainer import Trainer, TrainingPlan
+from kprism_model.training.slice_validation import split_validation
+from kprism_model.training.snapshots import SnapshotWriter
+from kprism_model.training.plan import TrainingPlan
+from kprism_model.training.trainer import Trainer
 
 folder = Path(sys.argv[2])
-store, held_out = hold_out(read_pack(Path(sys.argv[1]), progress=False))
+store, held_out = split_validation(read_pack(Path(sys.argv[1]), progress=False))
 config = KPrismConfig.tiny(num_classes=2, native_size=64)
 trainer = Trainer(config, Sampler(store, seed=0), TrainingPlan(batch_size=2, sizes=((0.0, 64),)), folder / "run")
-keeper = Keeper(folder / "kept", held_out, lambda trainer: {"step": trainer.step})
-keeper(trainer)
+writer = SnapshotWriter(folder / "kept", held_out, lambda trainer: {"step": trainer.step})
+writer(trainer)
 next(trainer.steps())
 kill_before_rename(int(sys.argv[3]))
-keeper(trainer)
+writer(trainer)
 """
 
 
@@ -139,18 +177,18 @@ def test_a_kill_leaves_whole_files(packed: Path, tmp_path: Path, rename: int) ->
         ]
 
 
-def test_the_time_of_keeping_counts_as_training(packed: Path, tmp_path: Path) -> None:
+def test_the_time_of_snapshots_counts_as_training(packed: Path, tmp_path: Path) -> None:
     store = read_pack(packed, progress=False)
     trainer = make_trainer(store, tmp_path)
     calls: list[int] = []
     trainer._after_save = lambda given: calls.append(given.step)
-    trainer.run(progress=False)
+    trainer.run()
     assert calls == [trainer.step] and trainer.share >= 1
 
 
 def test_every_tenth_patient_is_held_out(packed: Path) -> None:
     store = read_pack(packed, progress=False)
-    kept, held_out = hold_out(store)
+    kept, held_out = split_validation(store)
     assert [len(part) for part in kept.sets] == [9, 4] and [part.name for part in held_out.sets] == ["box"]
     ((part,), whole) = held_out.sets, store.sets[0]
     assert part.case.tolist() == [9]
@@ -164,11 +202,11 @@ def test_held_out_dice_is_that_of_the_masks(packed: Path, tmp_path: Path) -> Non
     torch.manual_seed(0)
     model = KPrism(KPrismConfig.tiny(num_classes=1, native_size=SIZE))
     predictor = Predictor(model, ClassRegistry(["box"]))
-    rows = measure(predictor, store, slices=2)
+    rows = validate_slices(predictor, store, slices=2)
     assert [(row.dataset, row.structure, row.slices) for row in rows] == [("box", "box", 2), ("ring", "ring", 2)]
     assert rows[1].dice[0] is None and all(value is not None for value in rows[0].dice + rows[1].dice[1:])
-    assert measure(predictor, store, slices=2) == rows
-    found = means(rows)
+    assert validate_slices(predictor, store, slices=2) == rows
+    found = column_means(rows)
     assert found["semantic"] == rows[0].dice[0]
     assert found["1 click"] == pytest.approx((rows[0].dice[1] + rows[1].dice[1]) / 2)
     table = to_markdown(rows).splitlines()
@@ -178,7 +216,7 @@ def test_held_out_dice_is_that_of_the_masks(packed: Path, tmp_path: Path) -> Non
 def test_a_network_that_is_too_large_is_refused_before_training(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("kprism_model.training.keeping.KEPT_LIMIT", 1000)
+    monkeypatch.setattr("kprism_model.training.snapshots.MAX_BYTES", 1000)
     words = ["train", "--pack", packed, "--run-folder", tmp_path / "run", "--out", tmp_path / "new", "--minutes", "9"]
     words += ["--preset", "tiny", "--native-size", SIZE, "--keep", tmp_path / "kept", "--device", "cpu"]
     assert main(list(map(str, words))) == 2

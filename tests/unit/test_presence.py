@@ -14,7 +14,7 @@ from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training.presence import Seen, _weights, balanced_accuracy, fit_presence
+from kprism_model.training.presence import PresenceInputs, balanced_accuracy, balanced_weights, fit_presence
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 64
@@ -56,16 +56,16 @@ def test_nothing_to_look_at_leaves_the_head(sampler: Sampler) -> None:
     assert torch.equal(model.decoder.presence[0].weight, before)
 
 
-def test_present_and_absent_rows_of_each_kind_weigh_the_same() -> None:
+def test_present_and_absent_rows_of_each_group_weigh_the_same() -> None:
     present = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 0.0])
-    kind = torch.tensor([0, 0, 0, 0, 3, 3])
-    weights = _weights(Seen(torch.zeros(6, 2), present, kind))
+    group = torch.tensor([0, 0, 0, 0, 3, 3])
+    weights = balanced_weights(PresenceInputs(torch.zeros(6, 2), present, group))
     assert weights.tolist() == pytest.approx([0.5, 0.5, 0.5, 1.5, 1.5, 1.5])
 
 
-def test_accuracy_is_balanced_over_kinds_that_have_both() -> None:
+def test_accuracy_is_balanced_over_groups_that_have_both() -> None:
     head = nn.Linear(1, 1)
     nn.init.ones_(head.weight), nn.init.zeros_(head.bias)
     inputs = torch.tensor([[1.0], [1.0], [1.0], [-1.0], [2.0], [5.0]])
-    seen = Seen(inputs, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 1.0]), torch.tensor([0, 0, 0, 0, 0, 1]))
-    assert balanced_accuracy(head, seen) == pytest.approx((1.0 + 0.5) / 2)
+    rows = PresenceInputs(inputs, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 1.0]), torch.tensor([0, 0, 0, 0, 0, 1]))
+    assert balanced_accuracy(head, rows) == pytest.approx((1.0 + 0.5) / 2)

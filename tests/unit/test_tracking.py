@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MLflow: what it is told; what is said where it is missing or cannot be reached."""
+"""MLflow: what is logged, and the messages if it is missing or cannot be reached."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from benchmarks.live_server import free_port
 from lib.trainers.tracking import EXPERIMENT, check_tracking, track
-from tests.live_server import free_port
 
-FACTS: dict[str, Any] = {
+METADATA: dict[str, Any] = {
     "trained_on": ["a", "b"],
     "skipped": {"c": "image 'c' is not in this datastore"},
     "parent": 3,
@@ -47,23 +47,23 @@ def test_addresses_that_cannot_be_used_are_refused_by_name(tmp_path: Path, monke
         check_tracking("http://host:5000")
 
 
-def test_what_goes_wrong_is_told_and_does_no_harm(files: tuple[Path, Path]) -> None:
-    assert track("", {}, FACTS, *files) == ""
+def test_a_failure_is_reported_and_does_no_harm(files: tuple[Path, Path]) -> None:
+    assert track("", {}, METADATA, *files) == ""
     nobody = f"http://127.0.0.1:{free_port()}"
-    assert track(nobody, {}, FACTS, *files).startswith(f"MLflow at {nobody} could not be told about it: ")
+    assert track(nobody, {}, METADATA, *files).startswith(f"it could not be logged to MLflow at {nobody}: ")
 
 
-def test_mlflow_is_told_about_a_training(tmp_path: Path, files: tuple[Path, Path]) -> None:
+def test_a_training_is_logged_as_a_run(tmp_path: Path, files: tuple[Path, Path]) -> None:
     uri = check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert track(uri, {"learning_rate": 3e-4, "mix": True}, FACTS, *files) == ""
-    assert track(uri, {"learning_rate": 3e-4, "mix": True}, FACTS, *files) == ""  # the experiment is there by now
+    assert track(uri, {"learning_rate": 3e-4, "mix": True}, METADATA, *files) == ""
+    assert track(uri, {"learning_rate": 3e-4, "mix": True}, METADATA, *files) == ""  # the experiment is there by now
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     run = runs[0]
     assert run.info.run_name == "version-4"
     assert (run.data.params["learning_rate"], run.data.params["parent"]) == ("0.0003", "3")
-    assert run.data.tags["gate"] == FACTS["gate"] and run.data.tags["cases"] == "2"
+    assert run.data.tags["gate"] == METADATA["gate"] and run.data.tags["cases"] == "2"
     assert run.data.metrics["dice before/semantic/left lung"] == 0.5
     assert run.data.metrics["dice after/semantic/left lung"] == 0.52
     losses = client.get_metric_history(run.info.run_id, "train/loss")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: rounds of annotation, learning at all, resuming, the schedule."""
+"""Training: simulated interaction, learning at all, resuming, the schedules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
 from kprism_model.data.augment import Augmentation
@@ -24,9 +26,13 @@ from kprism_model.interaction.simulated_user import simulate_scribbles
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
+from kprism_model.training.loop import fit
 from kprism_model.training.optimization import MovingAverage
-from kprism_model.training.trainer import Precision, Trainer, TrainingPlan, autocast_type
-from kprism_model.training.training_step import MODES, StepSettings, training_step
+from kprism_model.training.plan import Precision, TrainingPlan, autocast_type
+from kprism_model.training.schedule import MODES, StepSettings
+from kprism_model.training.step_log import NOT_SCORES
+from kprism_model.training.trainer import Trainer
+from kprism_model.training.training_step import training_step
 from tests.unit.dataset_files import rectangle, store_of_boxes
 
 SIZE = 64
@@ -56,11 +62,18 @@ ONLY = {
 }
 
 
+CLICKS_ONLY: dict[str, Any] = {
+    "scribble_probability": 0.0,
+    "propagation_probability": 0.0,
+    "corrupted_mask_probability": 0.0,
+}
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: str) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = StepSettings(weights=ONLY[mode], corrected=1.0, scribbled=0.0, carried=0.0, wrong=0.0)
+    settings = StepSettings(weights=ONLY[mode], correction_probability=1.0, **CLICKS_ONLY)
     loss, scores = training_step(model, batch, np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -75,7 +88,7 @@ def test_a_batch_gives_gradients_to_what_its_mode_uses(sampler: Sampler, mode: s
 def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    settings = StepSettings(corrected=0.0, scribbled=0.0, carried=0.0, wrong=0.0, unseen_clicks=0)
+    settings = StepSettings(correction_probability=0.0, clicks_without_gradient=0, **CLICKS_ONLY)
     alone = []
     for weights in ONLY.values():
         loss, _ = training_step(model, batch, np.random.default_rng(0), replace(settings, weights=weights))
@@ -89,7 +102,7 @@ def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
     assert (batch.absent_classes == -1).all()  # there is one class, and all images show it
-    only = StepSettings(weights=ONLY["semantic"], corrected=0.0)
+    only = StepSettings(weights=ONLY["semantic"], correction_probability=0.0)
     before, _ = training_step(model, batch, np.random.default_rng(0), only)
     batch.absent_classes[:, 0] = 0
     after, _ = training_step(model, batch, np.random.default_rng(0), only)
@@ -101,14 +114,14 @@ def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
 
 def test_scribbles_are_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = StepSettings(weights=ONLY["interactive"], scribbled=1.0, carried=0.0, wrong=0.0)
+    settings = StepSettings(weights=ONLY["interactive"], **{**CLICKS_ONLY, "scribble_probability": 1.0})
     loss, scores = training_step(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     assert loss.isfinite() and 0 <= scores["interactive"] <= 1
 
 
 def test_a_mask_of_the_slice_before_is_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = StepSettings(weights=ONLY["interactive"], carried=1.0)
+    settings = StepSettings(weights=ONLY["interactive"], propagation_probability=1.0)
     loss, scores = training_step(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -130,7 +143,7 @@ def test_the_slice_before_shows_about_the_same_mask() -> None:
 
 def test_a_wrong_mask_is_a_first_prompt_too(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
-    settings = StepSettings(weights=ONLY["interactive"], carried=0.0, wrong=1.0)
+    settings = StepSettings(weights=ONLY["interactive"], propagation_probability=0.0, corrupted_mask_probability=1.0)
     loss, scores = training_step(model, sampler.batch(4, step=0, size=SIZE), np.random.default_rng(0), settings)
     loss.backward()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -231,20 +244,22 @@ def test_two_processes_keep_the_same_weights(store: SliceStore, tmp_path: Path) 
 _TWO_PROCESSES = """
 from pathlib import Path
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.distributed import Workers
 from kprism_model.data.sampling import Sampler
 from kprism_model.data.slices import SliceStore
-from kprism_model.training.trainer import Trainer, TrainingPlan
+from kprism_model.training.plan import TrainingPlan
+from kprism_model.training.trainer import Trainer
 
 torch.set_num_threads(1)
 workers = Workers.join("cpu")
 sampler = Sampler(SliceStore.open(Path("{store}")), seed=0)
 plan = TrainingPlan(minutes=1e9, batch_size=2, sizes=((0.0, 32),))
 trainer = Trainer(KPrismConfig.tiny(num_classes=1), sampler, plan, Path("{out}/run"), workers=workers)
-for record, _ in zip(trainer._steps(), range(2)):
-    trainer._note(record)
+for record, _ in zip(trainer._train(), range(2)):
+    trainer._log(record)
 torch.save(
     {{"weights": trainer.model.state_dict(), "images": float(trainer._draw(0, 32).images.sum())}},
     f"{out}/{{workers.rank}}.pt",
@@ -277,11 +292,34 @@ def test_a_state_of_another_size_is_refused(sampler: Sampler, tmp_path: Path) ->
 def test_a_budget_of_time_is_kept(sampler: Sampler, tmp_path: Path) -> None:
     plan = TrainingPlan(minutes=0.02, batch_size=2, sizes=((0.0, 32), (0.5, 64)))
     trainer = Trainer(_config(), sampler, plan, tmp_path)
-    model = trainer.run(progress=False)
+    model = trainer.run()
     assert trainer.share >= 1 and not model.training
     sizes = [json.loads(line)["size"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sizes[0] == 32 and sizes == sorted(sizes)
     assert Trainer(_config(), sampler, plan, tmp_path).seconds == pytest.approx(trainer.seconds)
+
+
+def test_an_ignite_engine_makes_the_same_steps_and_writes_their_curves(sampler: Sampler, tmp_path: Path) -> None:
+    """Curves carry on in a resumed run; what is logged does not depend on the engine."""
+    plan = TrainingPlan(minutes=1e9, batch_size=2, sizes=((0.0, 32),))
+    first = Trainer(_config(), sampler, plan, tmp_path)
+    _take(first, 2)
+    first.save()
+    trainer = Trainer(_config(), sampler, plan, tmp_path)
+
+    def spend_all_at_the_fifth_step(_: float) -> None:
+        trainer.budget.seconds = 1e12 * (trainer.step == 5)
+
+    trainer.budget.add_step = spend_all_at_the_fifth_step  # type: ignore[method-assign]
+    model = fit(trainer)
+    assert trainer.step == 5 and not model.training
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [0, 1, 2, 3, 4]
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    names = {f"dice/{name}" for record in records[2:] for name in record if name not in NOT_SCORES}
+    assert set(curves.Tags()["scalars"]) == {"loss", "rate", *names}
+    losses = [(event.step, event.value) for event in curves.Scalars("loss")]
+    assert losses == [(record["step"], pytest.approx(record["loss"], rel=1e-5)) for record in records[2:]]
 
 
 def test_schedule() -> None:
@@ -303,5 +341,5 @@ def test_the_moving_average_ends_near_a_model_that_stands_still() -> None:
 
 
 def _take(trainer: Trainer, steps: int) -> None:
-    for _, record in zip(range(steps), trainer._steps(), strict=False):
-        trainer._note(record)
+    for _, record in zip(range(steps), trainer._train(), strict=False):
+        trainer._log(record)

@@ -20,7 +20,8 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib import files
-from lib.learning.versions import SHIPPED, VersionError, Versions
+from lib.learning.version_files import SHIPPED, VersionError
+from lib.learning.versions import Versions
 from tools.versions import main
 
 REGISTRY = ClassRegistry(["liver", "spleen", "left kidney", "right kidney"])
@@ -43,15 +44,15 @@ def versions(tmp_path: Path) -> Versions:
     return Versions(tmp_path / "versions", tmp_path / "shipped.safetensors")
 
 
-def publish(versions: Versions, value: float, **note: object) -> int:
-    return versions.publish(network(value), REGISTRY, note=note)
+def publish(versions: Versions, value: float, **metadata: object) -> int:
+    return versions.publish(network(value), REGISTRY, metadata=metadata)
 
 
 def test_the_shipped_weights_serve_until_something_is_published(versions: Versions) -> None:
     served = versions.load()
     assert (served.number, served.warning, value_of(served.checkpoint.model)) == (SHIPPED, None, 0.0)
     assert [version.number for version in versions.known()] == [SHIPPED]
-    assert versions.current().note == {"run": "first"}
+    assert versions.current().metadata == {"run": "first"}
 
 
 def test_a_published_version_serves_with_all_that_was_said_of_it(versions: Versions) -> None:
@@ -62,7 +63,7 @@ def test_a_published_version_serves_with_all_that_was_said_of_it(versions: Versi
     assert (served.number, value_of(served.checkpoint.model)) == (1, 1.0)
     version = versions.current()
     assert version.parent == SHIPPED
-    assert version.note == {"trained_on": ["case1", "case2"], "metrics": {"semantic": 0.5}}
+    assert version.metadata == {"trained_on": ["case1", "case2"], "metrics": {"semantic": 0.5}}
     assert version.weights_version == served.checkpoint.weights_version
     assert abs(version.made - time.time()) < 60
 
@@ -200,7 +201,7 @@ from kill_at_rename import kill_before_rename
 versions = Versions(Path(sys.argv[1]), Path(sys.argv[2]))
 kill_before_rename(int(sys.argv[3]))
 shipped = load_checkpoint(versions.shipped)
-versions.publish(shipped.model, shipped.registry, note={})
+versions.publish(shipped.model, shipped.registry, metadata={})
 """
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from kprism_model.image_kind import NONE
+from tests.conftest import lacking
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,7 @@ def node() -> str:
     """Node.js; without it the tests are skipped, and fail where CI=true."""
     found = shutil.which("node")
     if found is None:
-        message = "The tests of the viewer's modules need Node.js 18 or later, which is not installed (node)."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking("the tests of the viewer's modules need Node.js 18 or later, which is not installed (node)")
     return found
 
 

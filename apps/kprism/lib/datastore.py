@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the app asks of MONAI Label's datastore: images by id and nothing else, and labelled cases with their names."""
+"""MONAI Label's datastore, made safe for many threads; images by id, and labelled cases with their names."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def check_id(image_id: Any) -> str:
-    """The image id, or NotFoundError if it can be no id: ids are single names, never paths."""
+    """The image id, or NotFoundError if it is not a valid id: ids are single names, never paths."""
     if not isinstance(image_id, str) or not _ID.fullmatch(image_id):
-        raise NotFoundError(f"image {image_id!r} is no image id of this datastore")
+        raise NotFoundError(f"{image_id!r} is not an image id of this datastore")
     return image_id
 
 
 def check_tag(tag: Any) -> str:
-    """The label tag, or RequestError if it is not a plain word (MONAI Label makes a folder of it)."""
+    """The label tag, or RequestError if it is not a plain word (MONAI Label uses it as a folder name)."""
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
         raise RequestError(f"label tag {tag!r} is not a plain word like 'final' or 'original'")
     return str(getattr(tag, "value", tag))
@@ -51,26 +51,26 @@ def check_info(info: Any) -> dict[str, Any]:
 
 
 def stored_at(info: Mapping[str, Any]) -> float:
-    """When an image or label was stored (`ts`), in seconds since 1970; 0 where a client wrote something else there."""
-    moment = info.get("ts")
-    known = isinstance(moment, int | float) and not isinstance(moment, bool) and math.isfinite(moment)
-    return float(moment) if known else 0.0  # type: ignore[arg-type]
+    """When an image or label was stored (`ts`), in seconds since 1970; 0 if `ts` is not a number."""
+    seconds = info.get("ts")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
+    return float(seconds) if is_number else 0.0  # type: ignore[arg-type]
 
 
-UNSAFE = (
+UNSAFE_METHODS = (
     *("name", "set_name", "description", "set_description", "status", "json", "refresh", "datalist", "list_images"),
     *("get_labeled_images", "get_unlabeled_images", "get_labels_by_image_id", "get_label_by_image_id"),
     *("get_image", "get_image_uri", "get_image_info", "add_image", "remove_image", "update_image_info"),
     *("get_label", "get_label_uri", "get_label_info", "save_label", "remove_label", "update_label_info"),
     *("get_dataset_archive", "_init_from_datastore_file", "_update_datastore_file", "_reconcile_datastore"),
 )
-"""Methods of MONAI Label's datastore that iterate over or change what other threads change."""
+"""Methods of MONAI Label's datastore that read or change what other threads change at the same time."""
 
 Store = TypeVar("Store", bound=type)
 
 
 def locked(store: Store) -> Store:
-    """Class decorator: `UNSAFE` methods of a datastore run one at a time, under the lock `_lock` of the object."""
+    """Class decorator: `UNSAFE_METHODS` of a datastore run one at a time, under the lock `_lock` of the object."""
 
     def under_lock(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
@@ -80,17 +80,17 @@ def locked(store: Store) -> Store:
 
         return call
 
-    for name in UNSAFE:
+    for name in UNSAFE_METHODS:
         setattr(store, name, under_lock(getattr(store, name)))
     return store
 
 
 @locked
 class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
-    """MONAI Label's folder of images, for many threads; ids and tags from clients cannot lead out of it.
+    """MONAI Label's folder of images, for many threads; ids and tags from clients cannot lead out of the folder.
 
-    A kill halves no file: labels and the list of all are written beside and renamed. `on_removed` hears of images whose
-    submitted label was removed.
+    Labels and the index are written to a new file and renamed, so a kill leaves no partial file. `on_removed` is called
+    with the id of an image whose submitted label was removed.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -98,10 +98,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         self.on_removed: Callable[[str], object] | None = None
         super().__init__(*arguments, **named)
         if self._auto_reload:
-            self._handler.on_moved = self._take_over
+            self._handler.on_moved = self._on_moved
 
-    def _take_over(self, event: FileSystemEvent) -> None:
-        """A file has been put in its place by renaming, as this class does, in this process or another."""
+    def _on_moved(self, event: FileSystemEvent) -> None:
+        """Handle a file that was put in its place by renaming, as this class does, in this process or another."""
         if event.dest_path == self._datastore_config_path:
             self._init_from_datastore_file()
         else:
@@ -113,7 +113,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         return str(super().add_image(checked, image_filename, check_info(image_info)))
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Store a label under a checked id and tag; one that was there before is replaced in one step."""
+        """Store a label under a checked id and tag; it replaces an earlier one in one step."""
         entry = self._datastore.objects.get(check_id(image_id))
         tag, info = check_tag(label_tag), check_info(label_info)
         if entry is None:
@@ -138,7 +138,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
             self.on_removed(label_id)
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        """Write the list of images and labels in one step."""
+        """Write the index of images and labels in one step."""
         path = Path(self._datastore_config_path)
         text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
         with FileLock(self._lock_file) if lock else nullcontext():
@@ -146,34 +146,34 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
             self._config_ts = path.stat().st_mtime
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """A copy; MONAI Label writes into `strategy`, so what a client may have left there must be an object."""
+        """A copy, without a `strategy` that is not an object: MONAI Label writes into it."""
         info = dict(super().get_image_info(image_id))
         if not isinstance(info.get("strategy", {}), dict):
             del info["strategy"]
         return info
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """A copy, which does not change under its reader."""
+        """A copy, which other threads do not change."""
         return copy.deepcopy(dict(super().get_label_info(label_id, label_tag)))
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Change what is known of an image."""
+        """Change the information about an image."""
         super().update_image_info(image_id, check_info(info))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Change what is known of a label."""
+        """Change the information about a label."""
         super().update_label_info(label_id, label_tag, check_info(info))
 
 
 def image_path(datastore: Datastore, image_id: Any) -> Path:
-    """The file of an image of the datastore; NotFoundError for all else, existing files of the server too."""
+    """The file of an image of the datastore; NotFoundError for anything else, including other files of the server."""
     check_id(image_id)
     try:
         uri = datastore.get_image_uri(image_id)
-    except RequestError:  # says already what is wrong, such as a store that is down
+    except RequestError:  # it has a message already, such as a store that is down
         raise
     except Exception as error:  # remote stores raise whatever their client raises
-        raise NotFoundError(f"image {image_id!r} cannot be had from this datastore: {error}") from error
+        raise NotFoundError(f"image {image_id!r} cannot be read from this datastore: {error}") from error
     if not uri:
         raise NotFoundError(f"image {image_id!r} is not in this datastore")
     return Path(uri)
@@ -181,7 +181,7 @@ def image_path(datastore: Datastore, image_id: Any) -> Path:
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A case with a submitted label (tag final): its files and what names the label's values."""
+    """A case with a submitted label (tag final): its files and the names of the label's values."""
 
     image_id: str
     info: Mapping[str, Any]
@@ -190,7 +190,7 @@ class LabelledCase:
 
     @property
     def names(self) -> list[str]:
-        """Names of the structures that the label may hold; empty if nothing names its values."""
+        """Names of the structures that the label may contain; empty if nothing names its values."""
         return list(stored_names(self.info) or self.by_hand)
 
     @property
@@ -206,13 +206,13 @@ class LabelledCase:
 
 
 def hand_names(datastore: Datastore) -> HandNames:
-    """What `labels.json` in the datastore's folder says; nothing for other datastores."""
+    """The content of `labels.json` in the datastore's folder; empty for other datastores."""
     local = isinstance(datastore, LocalDatastore)
     return HandNames.read(Path(datastore._datastore_path)) if local else HandNames({}, {})
 
 
 def labelled_cases(datastore: Datastore) -> list[LabelledCase]:
-    """All cases with a label of tag final, in the order of their ids."""
+    """All cases with a label of tag final, sorted by id."""
     by_hand = hand_names(datastore)
     cases = []
     for image_id in sorted(datastore.get_labeled_images()):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one network of a device, shared by all models, and what is kept between requests to save computing it again.
+"""The one network of a device, shared by all models, and a cache of images, masks and features.
 
 Requests run in several threads. Passes through the network hold the engine's lock, one pass at a time; reading files
-and composing answers do not. A request takes a `Network` once and uses it to its end, so it is answered by one version
-of the weights whatever happens meanwhile. Everything in the cache can be computed again from files and weights, and its
-key names both, so an answer never depends on what was asked before.
+and composing answers do not. A request takes a `Network` once and keeps it to its end, so one version of the weights
+answers it, even if new weights come in the meantime. Everything in the cache can be computed again from files and
+weights, and its key names both, so an answer never depends on earlier requests.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class Network:
 
 
 def network_of(checkpoint: Checkpoint, device: str) -> Network:
-    """Loaded weights as the engine holds them."""
+    """Loaded weights on a device, as the engine uses them."""
     predictor = Predictor(checkpoint.model, checkpoint.registry, device=device)
     return Network(predictor, checkpoint.registry, checkpoint.weights_version, device, checkpoint.path)
 
 
 class Engine:
-    """A network, and images, masks and features within `budget` bytes, which is also the most that an image may take.
+    """A network and a cache of `budget` bytes, which is also the limit for one image.
 
-    `use` exchanges the network for another version.
+    `use` replaces the network by another version.
     """
 
     def __init__(self, network: Network, budget: int) -> None:
@@ -68,11 +68,11 @@ class Engine:
         return self._network
 
     def use(self, network: Network) -> None:
-        """Answer requests that come from now on with `network`; requests on their way keep the one they have."""
+        """Answer new requests with `network`; requests that have started keep the network that they have."""
         self._network = network
 
     def warm_up(self) -> None:
-        """Run the network once, so that the first request does not wait for what PyTorch prepares."""
+        """Run the network once, so that the first request does not wait for PyTorch's preparations."""
         predictor = self._network.predictor
         side = predictor.model.config.native_size
         blank = np.zeros((side, side), np.float32)
@@ -83,58 +83,58 @@ class Engine:
 
         self.run("warm up", RequestStatistics(), ask)
 
-    def image(self, path: Path, name: str, report: RequestStatistics | None = None) -> MedicalImage:
+    def image(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """An image file; read again if it changed."""
-        return self._file(path, name, read_image, report or RequestStatistics())
+        return self._file(path, name, read_image, statistics or RequestStatistics())
 
-    def mask(self, path: Path, name: str, report: RequestStatistics | None = None) -> MedicalImage:
+    def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """A label file; read again if it changed."""
-        return self._file(path, name, read_mask, report or RequestStatistics())
+        return self._file(path, name, read_mask, statistics or RequestStatistics())
 
     def _file(
-        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], report: RequestStatistics
+        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], statistics: RequestStatistics
     ) -> MedicalImage:
         if not path.is_file():
-            return read(path, name, self.cache.budget)  # raises, with a sentence
+            return read(path, name, self.cache.budget)  # raises an error that names the file
         state = path.stat()
         key = (read.__name__, str(path), name, state.st_mtime_ns, state.st_size)
 
         def load() -> MedicalImage:
-            report.files_read += 1
+            statistics.files_read += 1
             image = read(path, name, self.cache.budget)
             return image.cut() if read is read_image else image
 
         return self.cached(key, load)
 
     def cached(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The value of `key`, computed if it is not kept."""
+        """The value of `key` in the cache; computed if it is not there."""
         return cached(self.cache, key, compute)
 
-    def volume(self, network: Network, image: MedicalImage, report: RequestStatistics) -> VolumePredictor:
-        """Answers about an image with one version of the weights, sharing the cache and the device with all others."""
-        lock = Pass(self, "network", report)
+    def volume(self, network: Network, image: MedicalImage, statistics: RequestStatistics) -> VolumePredictor:
+        """A predictor of one image with one version of the weights; all predictors share the cache and the device."""
+        lock = Pass(self, "network", statistics)
         predictor = VolumePredictor(network.predictor, store=self.cache, version=network.version, lock=lock)
         predictor.use_volume(image.volume)
         return predictor
 
     def run(
-        self, step: str, report: RequestStatistics, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs
+        self, step: str, statistics: RequestStatistics, compute: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """Run passes through the network, alone on the device; counted as time of `step`."""
-        with Pass(self, step, report):
+        """Run passes through the network, alone on the device; the time counts for `step`."""
+        with Pass(self, step, statistics):
             return compute(*arguments, **named)
 
 
 class Pass:
-    """A context, to be entered any number of times, in which the device is this request's alone.
+    """A context in which only this request uses the device; it can be entered any number of times.
 
-    Where memory runs out, the cache is emptied and OutOfMemoryError says so.
+    If memory runs out, the cache is emptied and OutOfMemoryError is raised.
     """
 
-    def __init__(self, engine: Engine, step: str, report: RequestStatistics) -> None:
+    def __init__(self, engine: Engine, step: str, statistics: RequestStatistics) -> None:
         self._engine = engine
         self._step = step
-        self._report = report
+        self._statistics = statistics
         self._started = 0.0
 
     def __enter__(self) -> None:
@@ -142,7 +142,7 @@ class Pass:
         self._started = time.perf_counter()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._report.add(self._step, time.perf_counter() - self._started)
+        self._statistics.add(self._step, time.perf_counter() - self._started)
         self._engine.passes.release()
         if error is not None and is_out_of_memory(error):
             self._engine.cache.clear()

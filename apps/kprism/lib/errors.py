@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client did wrong, as an exception that carries its HTTP status."""
+"""Errors that a client gets: exceptions with an HTTP status and a message for the user."""
 
 from __future__ import annotations
 
 
 class RequestError(ValueError):
-    """A request that cannot be answered; the message is a sentence for the user and names the offending value."""
+    """A request that cannot be answered; the message names the wrong value and what was expected."""
 
     status = 400
 
@@ -17,18 +17,18 @@ class NotFoundError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """What the request asks for is never done over HTTP."""
+    """The request asks for something that the server never does over HTTP."""
 
     status = 403
 
 
 class TooLargeError(RequestError):
-    """The request, or the image that it is about, is larger than the server's memory budget."""
+    """The request or its image is larger than the server's memory budget."""
 
     status = 413
 
 
 class OutOfMemoryError(RequestError):
-    """The request is sound, but this machine has too little memory for it."""
+    """The request is valid, but this machine has too little memory for it."""
 
     status = 503

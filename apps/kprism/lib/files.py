@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON files, sums, locks, and what interrupted writes leave behind; how files are written: `kprism_model.files`."""
+"""JSON files, checksums, locks, and temporary files of interrupted writes. `kprism_model.files` writes the files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kprism_model.files import PART, write_bytes
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Put a JSON value tree at `path` in one step."""
+    """Write a JSON value to `path` in one step: readers see the old file or the new one."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where there is no file; ValueError names a file that holds something else."""
+    """The object in a JSON file, None if there is no file; ValueError names a file with other content."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -42,7 +42,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone in `folder` among all processes and threads; the lock goes with its holder, however that ends."""
+    """A lock on `folder` among all processes and threads; it is released even if its holder is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -50,7 +50,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether somebody is alone in `folder` at this moment, see `locked`."""
+    """Whether some process or thread holds the lock on `folder`, see `locked`."""
     try:
         with (folder / ".lock").open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -62,9 +62,9 @@ def is_locked(folder: Path) -> bool:
 
 
 def remove_parts(folder: Path, *, age: float = 0.0) -> None:
-    """Delete what interrupted writes have left `age` seconds ago or earlier.
+    """Delete temporary files of interrupted writes that are at least `age` seconds old.
 
-    With age 0 nobody else may be writing there.
+    With age 0, no other process may be writing to the folder.
     """
     for part in folder.glob(f".*{PART}"):
         with suppress(FileNotFoundError):

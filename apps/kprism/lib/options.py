@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a model: shown by both viewers from MONAI Label's `config`, and read back from requests.
+"""Options of a model: both viewers show them from MONAI Label's `config`, and requests send their values.
 
-A bool is shown as a check box, a list as a choice whose first item is the default, everything else as a text field.
+Viewers show a bool as a check box, a list as a choice whose first item is the default, all else as a text field.
 OHIF sends only what the user changed, Slicer sends every option; either may send a choice as a string or as a list.
 """
 
@@ -20,7 +20,7 @@ Value = bool | int | float | str | list[str]
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its default, the choices (strings) or the allowed range of a number.
+    """One option: its default, and the choices of a string or the range of a number.
 
     A text option with `names` is read as a list of names, see `names_in`.
     """
@@ -32,11 +32,11 @@ class Option:
     names: bool = False
 
     def shown(self) -> Value:
-        """The entry of MONAI Label's `config`."""
+        """The option as an entry of MONAI Label's `config`."""
         return list(self.choices) if self.choices else self.default
 
     def read(self, name: str, value: Any) -> Value:
-        """The value a client sent, checked; RequestError names the option and the value."""
+        """The value that a client sent, checked; RequestError names the option and the value."""
         if isinstance(self.default, bool):
             return as_bool(name, value)
         if self.choices:
@@ -67,7 +67,7 @@ class Option:
 
 
 def read_options(options: Mapping[str, Option], params: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every option: what the request says, else its default."""
+    """The value of every option: from the request, else the default."""
     return {
         name: option.read(name, option.default if params.get(name) is None else params[name])
         for name, option in options.items()
@@ -86,14 +86,14 @@ def as_bool(name: str, value: Any) -> bool:
 
 
 def as_text(name: str, value: Any) -> str:
-    """A text field's value; a number is its text."""
+    """A text field's value; a number becomes text."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RequestError(f"option {name} is {value!r}; expected text")
     return str(value)
 
 
 def as_names(name: str, value: Any) -> list[str]:
-    """Names from a text field (see `names_in`) or from a list, whose items are taken as they are."""
+    """Names from a text field (see `names_in`), or from a list, whose items may contain commas."""
     if isinstance(value, list | tuple):
         if not all(isinstance(item, str) for item in value):
             raise RequestError(f"option {name} is {value!r}; expected names")
@@ -105,7 +105,7 @@ def as_names(name: str, value: Any) -> list[str]:
 
 
 def names_in(text: str) -> list[str]:
-    """The names in a comma-separated list, without empty and repeated ones; a name with a comma stands in "quotes"."""
+    """The names in a comma-separated list, without empty and repeated ones; a name with a comma is in "quotes"."""
     return _cleaned(part for line in csv.reader([" ".join(text.split())], skipinitialspace=True) for part in line)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one request cost, for the JSON of its answer."""
+"""The time and the passes through the network that one request takes, for the JSON of its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kprism_model.volumes.predictor import VolumePredictor
 
 @dataclass
 class RequestStatistics:
-    """Seconds spent on each step, files read, slices encoded and answers decoded; what is kept costs none of these."""
+    """Seconds spent on each step, files read, slices encoded and masks decoded; what comes from the cache adds none."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     files_read: int = 0
@@ -35,7 +35,7 @@ class RequestStatistics:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def count(self, volume: VolumePredictor) -> None:
-        """Add what answers about a volume took."""
+        """Add the passes that a predictor made since its volume was set."""
         self.encoder_passes += volume.encoded_slices
         self.decoder_passes += volume.decoded_rows
 

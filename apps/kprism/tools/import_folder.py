@@ -16,21 +16,21 @@ import requests
 from pydicom.dataset import Dataset
 from tqdm import tqdm
 
-from lib.dicom.objects import SOP_CLASSES, dicom_series, guess_modality
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import describe_series
+from lib.dicom.series_writer import SOP_CLASSES, dicom_series, guess_modality
 from lib.dicom.web import DicomWeb, as_bytes
 from lib.errors import RequestError
 from lib.imaging.label_registry import HandNames, label_values
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import SUFFIXES, read_image, read_mask, suffix_of
 
-STORE = "http://127.0.0.1:8042/dicom-web"
-STORED_AT_ONCE = 32
-"""Instances in one request; a series of many large slices would else be held in memory several times."""
+DEFAULT_STORE = "http://127.0.0.1:8042/dicom-web"
+INSTANCES_PER_REQUEST = 32
+"""Instances in one request, so that a series of many large slices is not in memory several times."""
 
-# Words of a dataset.json's `modality` and the modality that fits; the first that occurs counts.
-WORDS = {
+# Words in the `modality` of a dataset.json and the DICOM modality; the first that occurs counts.
+MODALITY_WORDS = {
     "ct": "CT",
     "mri": "MR",
     "mr": "MR",
@@ -52,7 +52,7 @@ def files_in(path: Path) -> list[Path]:
         raise RequestError(f"there is no file or folder {str(path)!r}")
     files = sorted(file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith("."))
     if not files:
-        raise RequestError(f"folder {str(path)!r} holds no image; expected files of type {', '.join(SUFFIXES)}")
+        raise RequestError(f"folder {str(path)!r} has no images; expected files of type {', '.join(SUFFIXES)}")
     return files
 
 
@@ -64,14 +64,14 @@ def described_modality(path: Path) -> str | None:
             words = " ".join(json.loads(candidate.read_bytes())["modality"].values()).lower()
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
             continue
-        return next((modality for word, modality in WORDS.items() if word in words.split()), None)
+        return next((modality for word, modality in MODALITY_WORDS.items() if word in words.split()), None)
     return None
 
 
 def label_of(path: Path, name: str, image: MedicalImage, instances: list[Dataset]) -> list[Dataset]:
     """The submitted label of an image in a folder that MONAI Label has served, as a SEG; empty if it has none.
 
-    RequestError if the label cannot be read, does not fit, or nothing names its values.
+    RequestError if the label cannot be read, has another shape, or nothing names its values.
     """
     info = _label_info(path.parent, name)
     file = path.parent / "labels" / "final" / str(info.get("name", ""))
@@ -92,7 +92,7 @@ def label_of(path: Path, name: str, image: MedicalImage, instances: list[Dataset
 
 
 def _label_info(folder: Path, name: str) -> dict[str, Any]:
-    """What MONAI Label's index of the folder says of an image's submitted label."""
+    """The information about an image's submitted label in MONAI Label's index of the folder."""
     try:
         index = json.loads((folder / "datastore_v2.json").read_bytes())
         label = index["objects"][name]["labels"]["final"]
@@ -102,7 +102,7 @@ def _label_info(folder: Path, name: str) -> dict[str, Any]:
 
 
 def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> int:
-    """Convert one file and store it; the number of instances. RequestError says why it cannot be."""
+    """Convert one file and store it; returns the number of instances. RequestError if that is not possible."""
     image = read_image(path, path.name)
     name = path.name[: -len(suffix_of(path))]
     chosen = modality or guess_modality(image)
@@ -118,18 +118,18 @@ def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> int
             partial.write_bytes(as_bytes(instance))
             os.replace(partial, folder / f"{number:04}.dcm")
         return len(instances)
-    for start in range(0, len(instances), STORED_AT_ONCE):
-        store.store(instances[start : start + STORED_AT_ONCE])
+    for start in range(0, len(instances), INSTANCES_PER_REQUEST):
+        store.store(instances[start : start + INSTANCES_PER_REQUEST])
     return len(instances)
 
 
 def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Path) -> Iterator[str]:
-    """Import every file under `paths`; yields a sentence for each that could not be."""
+    """Import every file under `paths`; yields a message for each that could not be imported."""
     for path in paths:
-        fitting = modality or described_modality(path)
+        chosen = modality or described_modality(path)
         for file in tqdm(files_in(path), desc=path.name, unit="file", disable=not sys.stderr.isatty()):
             try:
-                import_file(file, fitting, store)
+                import_file(file, chosen, store)
             except RequestError as error:
                 if getattr(error, "status", 400) == 503:
                     raise
@@ -140,11 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status is 1 if anything was left out."""
     parser = argparse.ArgumentParser(prog="./kprism import", description=__doc__)
     parser.add_argument("paths", nargs="+", type=Path, metavar="FOLDER", help="folder of images, or one image file")
-    parser.add_argument("--to", default=STORE, metavar="URL|FOLDER", help=f"DICOMweb server or folder ({STORE})")
+    parser.add_argument(
+        "--to", default=DEFAULT_STORE, metavar="URL|FOLDER", help=f"DICOMweb server or folder ({DEFAULT_STORE})"
+    )
     parser.add_argument(
         "--modality",
         choices=sorted(SOP_CLASSES),
-        help="what the images are; without it a dataset.json says so, else CT or MR for volumes by their values, "
+        help="modality of the images; by default that of a dataset.json, else CT or MR for volumes by their values, "
         "XC for colour and OT (secondary capture) for grey pictures",
     )
     options = parser.parse_args(arguments)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches the OHIF viewer, once: npm's prebuilt `@ohif/app`, checked against a fixed checksum, unpacked for our path.
+"""Fetching the OHIF viewer once: npm's prebuilt `@ohif/app`, checked against a fixed checksum, unpacked for our path.
 
-The package expects to be served under "/"; its few absolute addresses are rewritten here, in one place, for `BASE`.
-Source maps, the ONNX runtime and the slide viewer (160 of 204 MB) are left out: the K-Prism mode uses none of them.
-Loading modes by address is not a documented interface of OHIF, so the version is fixed; tests/e2e notices a change.
+The package expects to be served under "/"; its few absolute addresses are rewritten for `BASE_PATH`. Source maps, the
+ONNX runtime and the slide viewer (160 of 204 MB) are left out: the K-Prism mode uses none of them. Loading modes by
+address is not a documented interface of OHIF, so the version is fixed; tests/e2e notices a change.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ VERSION = "3.13.2"
 CHECKSUM = "WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="
 """SHA-512 of the package, base64, as the npm registry states it."""
 
-ADDRESS = f"https://registry.npmjs.org/@ohif/app/-/app-{VERSION}.tgz"
-BASE = "/viewer/"
-"""Where the server serves it."""
+PACKAGE_URL = f"https://registry.npmjs.org/@ohif/app/-/app-{VERSION}.tgz"
+BASE_PATH = "/viewer/"
+"""The path under which the server serves the viewer."""
 
-LEFT_OUT = re.compile(r"(^|/)(ort|dicom-microscopy-viewer)/|\.map$|(^|/)(sw|init-service-worker)\.js$")
-TEXTS = (".js", ".html", ".css", ".json")
+EXCLUDED_FILES = re.compile(r"(^|/)(ort|dicom-microscopy-viewer)/|\.map$|(^|/)(sw|init-service-worker)\.js$")
+TEXT_SUFFIXES = (".js", ".html", ".css", ".json")
 _ABSOLUTE = re.compile(r"""(["'(])/((?:assets/|[\w.-]+\.(?:js|css|woff2|json|wasm)\b))""")
 
 
 def ensure_ohif(folder: Path) -> Path:
-    """The unpacked viewer in `folder`, fetched first if it is not there; RequestError says why it cannot be had."""
+    """The unpacked viewer in `folder`, fetched first if it is missing; RequestError if it cannot be fetched."""
     place = folder / f"ohif-{VERSION}"
     if (place / "index.html").is_file():
         return place
@@ -55,7 +55,7 @@ def ensure_ohif(folder: Path) -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """With npm where it is installed, because it knows the user's proxies and mirrors; else from its registry."""
+    """Download with npm if it is installed, because it uses the user's proxies and mirrors; else from its registry."""
     if npm := shutil.which("npm"):
         done = subprocess.run(
             [npm, "pack", "--silent", f"@ohif/app@{VERSION}"], cwd=folder, capture_output=True, text=True, check=False
@@ -65,10 +65,10 @@ def _download(folder: Path) -> Path:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise RequestError(f"npm could not fetch @ohif/app {VERSION}: {reason[0]}")
     try:
-        answer = requests.get(ADDRESS, timeout=300)
+        answer = requests.get(PACKAGE_URL, timeout=300)
         answer.raise_for_status()
     except requests.RequestException as error:
-        raise RequestError(f"the OHIF viewer could not be fetched from {ADDRESS}: {error}") from error
+        raise RequestError(f"the OHIF viewer could not be fetched from {PACKAGE_URL}: {error}") from error
     path = folder / f"app-{VERSION}.tgz"
     path.write_bytes(answer.content)
     return path
@@ -78,31 +78,31 @@ def _check(package: Path) -> None:
     with package.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha512").digest()
     if base64.b64encode(digest).decode() != CHECKSUM:
-        raise RequestError(f"{package.name} is not the package that it should be: its checksum differs")
+        raise RequestError(f"{package.name} is not the expected package: its checksum differs")
 
 
 def unpack(package: Path, place: Path) -> None:
-    """Unpack `dist/` of the package to `place`, for serving under `BASE`."""
+    """Unpack `dist/` of the package to `place`, for serving under `BASE_PATH`."""
     root = "package/dist/"
     with tarfile.open(package) as archive:
         for member in archive:
             name = member.name.removeprefix(root)
-            if not member.isfile() or name == member.name or LEFT_OUT.search(name) or ".." in name:
+            if not member.isfile() or name == member.name or EXCLUDED_FILES.search(name) or ".." in name:
                 continue
             stream = archive.extractfile(member)
             content = stream.read() if stream else b""
             path = place / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(rebase(content) if path.suffix in TEXTS else content)
+            path.write_bytes(rebase(content) if path.suffix in TEXT_SUFFIXES else content)
 
 
 def rebase(content: bytes) -> bytes:
-    """A text of the viewer with its absolute addresses under `BASE`."""
+    """A text of the viewer with its absolute addresses under `BASE_PATH`."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
         return content
-    text = text.replace('__webpack_require__.p = "/"', f'__webpack_require__.p = "{BASE}"')
-    text = text.replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL="{BASE}"')
+    text = text.replace('__webpack_require__.p = "/"', f'__webpack_require__.p = "{BASE_PATH}"')
+    text = text.replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL="{BASE_PATH}"')
     text = re.sub(r'<script rel="preload"[^>]*init-service-worker[^>]*></script>', "", text)
-    return _ABSOLUTE.sub(rf"\g<1>{BASE}\g<2>", text).encode()
+    return _ABSOLUTE.sub(rf"\g<1>{BASE_PATH}\g<2>", text).encode()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOMweb store of one's own: Orthanc, as the system has it installed, else from docker compose.
+"""A local DICOMweb store: the system's Orthanc, or one from docker compose.
 
-Debian's Orthanc 1.10.1 listens on all network addresses whatever it is told (`HttpBindAddresses` is newer), so it is
-closed by two other locks: it answers nobody but this machine (`RemoteAccessAllowed`), and its DICOM port is off.
+Debian's Orthanc 1.10.1 always listens on all network addresses (`HttpBindAddresses` is newer), so it is protected in
+two other ways: it answers requests of this machine only (`RemoteAccessAllowed`), and its DICOM port is off.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lib.errors import RequestError
 
 COMPOSE = Path(__file__).with_name("orthanc-compose.yaml")
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
-START_LIMIT = 60.0  # seconds
+START_TIMEOUT_SECONDS = 60.0
 
 
 class Orthanc:
@@ -66,7 +66,7 @@ class Orthanc:
         return self._process
 
     def stop(self) -> None:
-        """End Orthanc as a terminal does, by force if that takes longer than 20 s."""
+        """End Orthanc with SIGTERM, or by force if that takes longer than 20 s."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -109,14 +109,14 @@ class Orthanc:
             return ["docker", "compose", "-f", str(COMPOSE), "-p", f"kprism-{self.port}", "up"]
         raise RequestError(
             "there is no DICOMweb store: install Orthanc (Debian, Ubuntu: apt install orthanc orthanc-dicomweb; "
-            "macOS, Windows: https://www.orthanc-server.com) or Docker, or name a store of yours: --store URL"
+            "macOS, Windows: https://www.orthanc-server.com) or Docker, or use your own store: --store URL"
         )
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "KPRISM_ORTHANC_PORT": str(self.port), "KPRISM_ORTHANC_STORAGE": str(self.folder)}
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 log = (self.folder / "orthanc.log").read_text(errors="replace")[-2000:]
@@ -126,7 +126,7 @@ class Orthanc:
                 return
             except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.1)
-        raise RequestError(f"Orthanc did not answer at {self.url} within {START_LIMIT:.0f} s")
+        raise RequestError(f"Orthanc did not answer at {self.url} within {START_TIMEOUT_SECONDS:.0f} s")
 
 
 if __name__ == "__main__":

@@ -17,20 +17,20 @@ from types import FrameType
 
 import requests
 
+from kprism_model.locations import checkout, data_folder
 from lib.dicom.web import DicomWeb
 from lib.errors import RequestError
 from tools.import_folder import import_all
 from tools.ohif import ensure_ohif
 from tools.orthanc import Orthanc
 
-ROOT = Path(__file__).resolve().parents[3]
-VIEWERS = ROOT / "var" / "viewer"
+VIEWERS = data_folder() / "viewer"
 STORE_PORT = 8042
-START_LIMIT = 300.0  # seconds
+START_TIMEOUT_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start everything, say where to look, and end it all together."""
+    """Start everything, print the addresses, and end everything together."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = nullcontext() if options.store else Orthanc(options.folder / "orthanc", _free_port(options.store_port))
         with store as own:
             url = options.store or own.url
-            _fill(url, options.studies)
+            if options.studies is not None:
+                _fill(url, options.studies)
             with _server(url, viewer, options) as server:
                 _announce(options.port, url)
                 _watch(server, own)
@@ -52,19 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    root = checkout()
     parser = argparse.ArgumentParser(prog="./kprism viewer", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of the server (8000)")
-    parser.add_argument("--store", metavar="URL", help="a DICOMweb store of yours instead of an Orthanc started here")
+    parser.add_argument("--store", metavar="URL", help="your own DICOMweb store instead of an Orthanc started here")
     parser.add_argument("--store-port", type=int, default=STORE_PORT, metavar="N", help=f"its port ({STORE_PORT})")
     parser.add_argument(
         "--studies",
         type=Path,
-        default=ROOT / "sample-datastore",
+        default=None if root is None else root / "sample-datastore",
         metavar="FOLDER",
         help="images to put into an empty store (the sample studies)",
     )
     parser.add_argument(
-        "--folder", type=Path, default=VIEWERS, metavar="FOLDER", help="for the store, caches and logs (var/viewer)"
+        "--folder", type=Path, default=VIEWERS, metavar="FOLDER", help="for the store, caches and logs (%(default)s)"
     )
     parser.add_argument("--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as for serve")
     return parser
@@ -75,7 +77,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _free_port(wanted: int) -> int:
-    """The wanted port, or any other if somebody listens there."""
+    """The wanted port, or any free one if it is in use."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,8 +101,8 @@ def _fill(url: str, studies: Path) -> None:
 
 @contextmanager
 def _server(url: str, viewer: Path, options: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
-    """The server, from its first answer to the end."""
-    command = [str(ROOT / "kprism"), "serve", "--studies", url, "--port", str(options.port)]
+    """A context with the running server, from its first answer on."""
+    command = [sys.executable, "-m", "kprism_model", "serve", "--studies", url, "--port", str(options.port)]
     for key, value in options.conf:
         command += ["--conf", key, value]
     environment = {
@@ -127,7 +129,7 @@ def _server(url: str, viewer: Path, options: argparse.Namespace) -> Iterator[sub
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RequestError(f"the server ended with status {process.returncode}; the end of {log}:\n{_tail(log)}")
@@ -136,7 +138,7 @@ def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
             return
         except requests.RequestException:
             time.sleep(0.2)
-    raise RequestError(f"the server did not answer within {START_LIMIT:.0f} s; see {log}")
+    raise RequestError(f"the server did not answer within {START_TIMEOUT_SECONDS:.0f} s; see {log}")
 
 
 def _tail(log: Path) -> str:
@@ -144,13 +146,13 @@ def _tail(log: Path) -> str:
 
 
 def _watch(server: subprocess.Popen[bytes], store: Orthanc | None) -> None:
-    """Wait for the server to end, which is an error; a store of our own that has ended is started again."""
+    """Wait until the server ends, which is an error; restart our own store if it ends."""
     while server.poll() is None:
         if store is not None and store.process.poll() is not None:
             print("The store has ended; starting it again.", file=sys.stderr)
             store.start()
         time.sleep(1)
-    raise RequestError(f"the server ended with status {server.returncode}; its log says why")
+    raise RequestError(f"the server ended with status {server.returncode}; see its log")
 
 
 def _announce(port: int, url: str) -> None:

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from benchmarks.live_server import LiveServer
 from kprism_model.checkpoint import Checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
@@ -35,7 +36,6 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.finetune import FinetunePlan, Finetuner
 from tests.e2e.site import get, train
-from tests.live_server import LiveServer
 
 ARCHIVE = Path(__file__).parent / "old_site.tar.xz"
 
@@ -90,7 +90,7 @@ def teach(config: KPrismConfig, path: Path, *, minutes: float) -> None:
             grey, label = picture(rng, rng.permutation(GREYS).tolist())
             images = grey[None].astype(np.float32) / 255
             builder.add(AnnotatedCase(f"{number}", f"{number}", images, label[None], {"liver": 1, "spleen": 2}))
-        plan = FinetunePlan(minutes=minutes, learning_rate=3e-3, distillation=0.0, pull=0.0, tuned=("",))
+        plan = FinetunePlan(minutes=minutes, learning_rate=3e-3, distillation=0.0, pull=0.0, trainable=("",))
         tuner = Finetuner(random, builder.store(), plan, Path(folder) / "run")
         for _ in tuner.steps():
             pass

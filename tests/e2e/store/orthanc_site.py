@@ -15,8 +15,8 @@ from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from benchmarks.live_server import LiveServer
 from tests.e2e.store.planes import Mask
-from tests.live_server import LiveServer
 from tools.orthanc import Orthanc
 
 
@@ -74,7 +74,7 @@ class Site:
         return requests.get(f"{self.server.url}{address}", params=params, timeout=120)
 
     def submission(self, image: str) -> dict[str, Any] | None:
-        """The label that counts as submitted, by the server's ledger; looking here asks the server nothing."""
+        """The submission of an image, read from the state folder without a request to the server."""
         path = self.state / "intake" / "cases" / f"{image}.json"
         try:
             return dict(json.loads(path.read_text()))

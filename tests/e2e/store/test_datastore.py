@@ -32,8 +32,8 @@ class Listening:
         store.on_removed = lambda image: self.heard.append((image, False))
 
 
-def opened(site: Site, folder: Path, *, follow: bool = True) -> DicomStore:
-    return DicomStore(DICOMwebClientX(site.orthanc.url), folder, follow=follow)
+def opened(site: Site, folder: Path, *, auto_sync: bool = True) -> DicomStore:
+    return DicomStore(DICOMwebClientX(site.orthanc.url), folder, auto_sync=auto_sync)
 
 
 def labelled(site: Site, name: str) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def test_a_process_beside_the_server_leaves_its_index_alone(site: Site, tmp_path
     opened(site, tmp_path).sync(force=True)
     index = (tmp_path / "datastore_v2.json").read_bytes()
     site.delete(series)
-    beside = opened(site, tmp_path, follow=False)
+    beside = opened(site, tmp_path, auto_sync=False)
     assert beside.sync(force=True) == []
     assert image in [Path(entry["image"]).name.removesuffix(".nii.gz") for entry in beside.datalist()]
     assert (tmp_path / "datastore_v2.json").read_bytes() == index

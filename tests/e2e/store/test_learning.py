@@ -10,7 +10,7 @@ import pytest
 import requests
 from pydicom.dataset import Dataset
 
-from lib.dicom.objects import dicom_series
+from lib.dicom.series_writer import dicom_series
 from tests.e2e.site import wait
 from tests.e2e.store import foreign
 from tests.e2e.store.orthanc_site import Site

@@ -110,10 +110,10 @@ def several_times() -> list[Dataset]:
 
 
 ODD: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
-    "no pixel spacing": (without_spacing, "carry no pixel spacing"),
+    "no pixel spacing": (without_spacing, "have no pixel spacing"),
     "missing slices": (with_a_gap, "Slices seem to be missing: after slice 2"),
     "mixed orientations": (turned_over, "images in 2 orientations"),
-    "several times": (several_times, "1 images lie where others lie"),
+    "several times": (several_times, "1 images have the same position as others"),
 }
 
 
@@ -143,7 +143,7 @@ def test_a_series_of_mixed_sizes_is_no_volume(site: Site) -> None:
     image = site.put([*instances, other])
     for answer in (site.server.infer("interactive", image, CLICKS), site.get(f"/kprism/api/case/{image}")):
         told = sentence(answer, 400)
-        assert "2 sizes (20 x 20, 36 x 28); it can be no volume" in told
+        assert "2 sizes (20 x 20, 36 x 28); it cannot be a volume" in told
     offered = requests.post(f"{site.server.url}/activelearning/first", json={}, timeout=60)
     assert offered.status_code == 200 and offered.json().get("id") != image  # nobody gets it as the next case
 

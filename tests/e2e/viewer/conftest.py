@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from benchmarks.live_server import ROOT
 from lib.errors import RequestError
-from tests.conftest import SHARED
+from tests.conftest import SHARED, lacking
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import PATIENCE, Site, running
-from tests.live_server import ROOT
 from tools.ohif import ensure_ohif
 
 XRAYS = SHARED / "data" / "montgomery_xray"
@@ -37,19 +37,12 @@ FLAGS = [
 ]
 
 
-def lacking(message: str) -> None:
-    """Skip, or fail where CI=true: there a test must not pass by being left out."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
-
-
 def program(*names: str, package: str) -> str:
     """Path of an installed program."""
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        lacking(f"The browser tests need {names[0]}, which is not installed (Debian, Ubuntu: apt install {package}).")
-    return str(found)
+        lacking(f"the browser tests need {names[0]}, which is not installed (Debian, Ubuntu: apt install {package}).")
+    return found
 
 
 def xrays(count: int) -> list[dict[str, str]]:
@@ -69,7 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Site]
     try:
         ensure_ohif(ROOT / "var" / "viewer")
     except RequestError as error:
-        lacking(f"The browser tests need the OHIF viewer: {error}")
+        lacking(f"the browser tests need the OHIF viewer: {error}")
     with running(tmp_path_factory.mktemp("viewer"), [XRAYS / entry["image"] for entry in xrays(4)]) as found:
         yield found
 

@@ -20,8 +20,8 @@ import requests
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from benchmarks.live_server import ROOT, free_port
 from lib.dicom.web import DicomWeb
-from tests.live_server import ROOT, free_port
 from tools.import_folder import import_all
 from tools.orthanc import Orthanc
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
+from benchmarks.live_server import ROOT
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
@@ -21,7 +22,6 @@ from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import Site, serving
-from tests.live_server import ROOT
 
 SHIPPED = ROOT / "apps" / "kprism" / "model" / "kprism_small.safetensors"
 KIND, LUNGS = "X-ray, chest", "lungs"
@@ -110,7 +110,7 @@ def test_what_was_not_looked_for_is_said_and_can_be_asked_for(mode: Mode) -> Non
 
 def test_an_image_unlike_all_others_is_said_to_be_so(mode: Mode, kinds: Site) -> None:
     versions = Versions(kinds.state / "versions", kinds.state.parent / "weights.safetensors")
-    versions.publish(*weights_that_see(known=False), note={"dice": 0.75})
+    versions.publish(*weights_that_see(known=False), metadata={"dice": 0.75})
     mode.open("xray3")
     answer, labels = mode.answer(lambda: mode.button(ALL))
     assert answer["label_names"] == {} and not labels.any()

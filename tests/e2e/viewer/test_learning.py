@@ -8,12 +8,12 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from benchmarks.live_server import ROOT
 from kprism_model.checkpoint import load_checkpoint
 from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import PATIENCE, Site
-from tests.live_server import ROOT
 
 LIMIT = PATIENCE * 1000
 SHIPPED = ROOT / "apps" / "kprism" / "model" / "kprism_small.safetensors"
@@ -25,7 +25,7 @@ def published(site: Site) -> Site:
     versions = Versions(site.state / "versions", SHIPPED)
     if len(versions.known()) < 2:
         shipped = load_checkpoint(SHIPPED)
-        versions.publish(shipped.model, shipped.registry, note={"dice": 0.75})
+        versions.publish(shipped.model, shipped.registry, metadata={"dice": 0.75})
     return site
 
 

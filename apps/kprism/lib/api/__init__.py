@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP: routes, uploads, and errors as sentences. May import every other room; nothing imports it but `main`."""
+"""HTTP: routes, uploads, and error messages. May import every other package of `lib`; only `main` imports it."""

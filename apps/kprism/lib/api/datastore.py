@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PUT /datastore/image, /datastore/label and their information in place of MONAI Label's own routes.
+"""PUT /datastore/image, /datastore/label and their metadata, in place of MONAI Label's own routes.
 
-Those work inside the event loop, leave the uploaded file behind when storing it fails, and answer a client's broken
-JSON as an error of the server.
+MONAI Label's routes block the event loop, leave the uploaded file behind if it cannot be stored, and answer broken JSON
+of a client as an error of the server.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def add_routes(router: APIRouter) -> None:
 def add_image(
     user: Annotator, file: Annotated[UploadFile, File()], image: str = "", params: Annotated[str, Form()] = "{}"
 ) -> dict[str, str]:
-    """Store an image under the id `image`, or under the name of its file."""
-    info = _info(params, "params", user)
+    """Store an image under the id `image`, by default the name of its file."""
+    info = _metadata(params, "params", user)
     name = Path(file.filename or "")
     image_id = image or name.name.removesuffix(name.name[len(name.name) - len(suffix_of(name)) :])
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
@@ -54,34 +54,31 @@ def save_label(
     params: Annotated[str, Form()] = "{}",
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> dict[str, Any]:
-    """Store a label of an image; one with the tag `final` is a submission, from which the app learns."""
-    info = _info(params, "params", user)
-    app = app_instance()
+    """Store a label of an image; one with the tag `final` is a submission, and the app learns from it."""
+    info = _metadata(params, "params", user)
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path = store_upload(label, Path(folder) / "label")
-        app.loop.intake.submit(
-            check_id(image), path, info, tag=check_tag(tag or DefaultLabelTag.FINAL.value), by=_who(info, user)
-        )
-    app.loop.submitted()
+        tag = check_tag(tag or DefaultLabelTag.FINAL.value)
+        app_instance().learning_loop.submit(check_id(image), path, info, tag=tag, by=_submitter(info, user))
     return {"image": image, "label": image}
 
 
 def update_image_info(user: Annotator, image: str, info: Annotated[str, Form()] = "{}") -> None:
-    """Add to what is known of an image."""
-    app_instance().datastore().update_image_info(image, _info(info, "info", user))
+    """Add to the metadata of an image."""
+    app_instance().datastore().update_image_info(image, _metadata(info, "info", user))
 
 
 def update_label_info(user: Annotator, label: str, tag: str, info: Annotated[str, Form()] = "{}") -> None:
-    """Add to what is known of a label."""
-    app_instance().datastore().update_label_info(label, tag, _info(info, "info", user))
+    """Add to the metadata of a label."""
+    app_instance().datastore().update_label_info(label, tag, _metadata(info, "info", user))
 
 
-def _who(info: dict[str, Any], user: User) -> str:
-    """Who submits a label: the user who has logged in or, where nobody has to, what the client calls itself."""
+def _submitter(info: dict[str, Any], user: User) -> str:
+    """Who submits a label: the user who has logged in, or without logins the name that the client sends."""
     named = str(info.get("client_id") or "")
     return user.username or named if settings.MONAI_LABEL_AUTH_ENABLE else named or user.username
 
 
-def _info(text: str, what: str, user: User) -> dict[str, Any]:
+def _metadata(text: str, what: str, user: User) -> dict[str, Any]:
     info = read_object(text, what)
     return {**info, "user": user.username} if user.username else info

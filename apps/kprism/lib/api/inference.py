@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """POST /infer/{model} and PUT /session/ in place of MONAI Label's own.
 
-MONAI Label's route runs a request inside the event loop, where one inference blocks every other user and the viewer's
-images; it also lets the form's `params` replace the image, so that a client could name any file of the server. This one
-is a plain function, which FastAPI runs in a thread, and takes images only by id, session or upload.
+MONAI Label's route runs a request inside the event loop, where one inference blocks all other users and the viewer's
+images. It also lets the form's `params` replace the image, so a client could name any file of the server. This route is
+a plain function, which FastAPI runs in a thread, and it takes images only by id, session or upload.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lib.dicom.seg_writer import write_seg
 from lib.dicom.volumes import read_labels
 from lib.dicom.web import as_bytes
 from lib.errors import NotFoundError, RequestError
-from lib.infers.task import Source
+from lib.infers.request import Source
 
 RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "description")
-"""What a request is about; `params` must not say otherwise."""
+"""Keys that the server sets itself; `params` must not hold them."""
 
-RAW = (".nrrd", ".nii")
-"""Masks of these types are compressed on the way; the others are in themselves."""
+UNCOMPRESSED = (".nrrd", ".nii")
+"""Masks of these types are compressed for the transfer; other types are compressed already."""
 
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -68,25 +68,14 @@ def infer(
     if output == ResultType.dicom_seg:
         _check_dicom(app.datastore(), image, session_id, file)
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
-        asked = {**read_params(params), "model": model, "image": image}
-        if session_id:
-            asked["image"] = _session_image(app, session_id)
-        elif file is not None:
-            path = store_upload(file, Path(folder) / "image")
-            asked["image"] = Source(path, f"the uploaded file {file.filename!r}")
-        elif not image:
-            raise RequestError(
-                "the request names no image; expected the query parameter image or session_id, or a file"
-            )
-        if label is not None:
-            path = store_upload(label, Path(folder) / "label")
-            asked["label_file"] = Source(path, f"the uploaded label {label.filename!r}")
-        result = app.infer(asked)
+        request_params = {**read_params(params), "model": model}
+        request_params |= _input_files(app, image, session_id, file, label, Path(folder))
+        result = app.infer(request_params)
     try:
         if output == ResultType.json:
             return result["params"]
         if output == ResultType.dicom_seg:
-            return _dicom_seg(app.datastore(), image, result, asked)
+            return _dicom_seg(app.datastore(), image, result, request_params)
         if output == ResultType.image:
             return _file_answer(Path(result["file"]), request.headers.get("accept-encoding", ""))
         return _multipart_answer(Path(result["file"]), result["params"])
@@ -94,18 +83,34 @@ def infer(
         Path(result["file"]).unlink(missing_ok=True)
 
 
+def _input_files(
+    app: Any, image: str, session_id: str, file: UploadFile | None, label: UploadFile | None, folder: Path
+) -> dict[str, Any]:
+    """The image and the labelmap of a request as its parameters; uploads are written to `folder`."""
+    inputs: dict[str, Any] = {"image": image}
+    if session_id:
+        inputs["image"] = _session_image(app, session_id)
+    elif file is not None:
+        inputs["image"] = Source(store_upload(file, folder / "image"), f"the uploaded file {file.filename!r}")
+    elif not image:
+        raise RequestError("the request names no image; expected the query parameter image or session_id, or a file")
+    if label is not None:
+        inputs["label_file"] = Source(store_upload(label, folder / "label"), f"the uploaded label {label.filename!r}")
+    return inputs
+
+
 def _file_answer(path: Path, accepts: str = "") -> Response:
-    """A file's content, compressed on the way for clients that read gzip: OHIF's NRRD must be raw in itself."""
+    """A file's content, compressed for clients that read gzip: the NRRD that OHIF reads must be raw itself."""
     content = path.read_bytes()
     headers = {"Content-Disposition": f'attachment; filename="{path.name}"', "Vary": "Accept-Encoding"}
-    if "gzip" in accepts and path.suffix in RAW:
+    if "gzip" in accepts and path.suffix in UNCOMPRESSED:
         content = gzip.compress(content, compresslevel=1, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return Response(content, headers=headers, media_type=get_mime_type(str(path)))
 
 
 def _multipart_answer(path: Path, params: Mapping[str, Any]) -> Response:
-    """The JSON and the mask in one answer, as 3D Slicer reads them."""
+    """The JSON and the mask in one response, as 3D Slicer reads them."""
     with path.open("rb") as stream:
         fields = {
             "params": (None, json.dumps(params), "application/json"),
@@ -122,7 +127,7 @@ def create_session(
     uncompress: bool = False,
     expiry: int = 0,
 ) -> Any:
-    """MONAI Label's sessions, without archives: Python 3.11 unpacks one to wherever its members' paths point."""
+    """MONAI Label's sessions, but no archives: Python 3.11 unpacks their members to any path that they name."""
     if uncompress:
         raise RequestError(f"archives are not unpacked (uncompress, {files[0].filename!r}); send the image itself")
     return session.create_session(background_tasks, False, expiry, files)
@@ -139,14 +144,14 @@ def read_params(text: str) -> dict[str, Any]:
 
 def _session_image(app: Any, session_id: str) -> Source:
     sessions = app.sessions()
-    known = sessions.get_session(session_id) if sessions is not None and _SESSION.fullmatch(session_id) else None
-    if known is None:
+    stored = sessions.get_session(session_id) if sessions is not None and _SESSION.fullmatch(session_id) else None
+    if stored is None:
         raise NotFoundError(f"session {session_id!r} does not exist or has expired")
-    return Source(Path(known.image), f"the image of session {session_id!r}")
+    return Source(Path(stored.image), f"the image of session {session_id!r}")
 
 
 def _check_dicom(datastore: Any, image: str, session_id: str, file: UploadFile | None) -> None:
-    """RequestError where no DICOM series is there to which a segmentation could refer."""
+    """RequestError if there is no DICOM series that a segmentation can refer to."""
     if not isinstance(datastore, DicomStore):
         raise RequestError("output 'dicom_seg' needs studies in a DICOMweb server; this datastore is a folder")
     if session_id or file is not None or not image:
@@ -154,11 +159,11 @@ def _check_dicom(datastore: Any, image: str, session_id: str, file: UploadFile |
 
 
 def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Response:
-    """The answer as DICOM SEG; `label_info` of the request may give the structures other names, in their order."""
+    """The answer as DICOM SEG; `label_info` of the request may rename the structures, in their order."""
     series = datastore.series(image)
     labels = read_labels(Path(result["file"]), series)
     if not labels.any():
-        raise RequestError(f"nothing was found in image {image!r}, and DICOM SEG cannot hold an empty mask")
+        raise RequestError(f"the mask of image {image!r} is empty, and DICOM SEG cannot hold an empty mask")
     info = request if request.get("label_info") else result["params"]
     model = str(request["model"])
     segmentation = write_seg(labels, names_of(labels, info), series, f"K-Prism {model}", model)

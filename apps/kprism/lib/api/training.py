@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POST and DELETE /train/ in place of MONAI Label's own routes, which put trainings behind one another.
+"""POST and DELETE /train/ in place of MONAI Label's own routes, which put trainings in a queue.
 
-A second training is refused with a sentence while one is running, wrong options are refused before a process is
-started, and `run_sync` waits in a thread instead of keeping the whole server waiting.
+Here a second training is refused while one is running, and wrong options are refused before a process starts.
+`run_sync` waits in a thread and does not block the server.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ def add_routes(router: APIRouter) -> None:
 
 
 def start_all(user: Admin, params: Params = None, run_sync: bool = False) -> dict[str, Any]:
-    """Start the trainings of all trainers, of which the app has one; `params` are options by name of the trainer."""
-    told = {}
-    for model in app_instance().loop.trainers:
+    """Start the training of every trainer (the app has one); `params` holds options by name of the trainer."""
+    results = {}
+    for model in app_instance().learning_loop.trainers:
         task = _start(model, (params or {}).get(model) or {}, run_sync)
-        told[model] = {"result": task, "detail": None if task else tasks.REFUSED}
-    return told
+        results[model] = {"result": task, "detail": None if task else tasks.ALREADY_RUNNING}
+    return results
 
 
 def start(user: Admin, model: str, params: Params = None, run_sync: bool = False) -> dict[str, Any]:
-    """Start a training; 429 while one is running, 400 for options that make no sense."""
+    """Start a training; 429 while one is running, 400 for invalid options."""
     task = _start(model, params or {}, run_sync)
     if task is None:
-        raise HTTPException(429, tasks.REFUSED)
+        raise HTTPException(429, tasks.ALREADY_RUNNING)
     return task
 
 
 def stop(user: Admin) -> dict[str, Any] | None:
-    """Stop the training that is running."""
+    """Stop the running training."""
     return tasks.stop()
 
 
 def _start(model: str, options: dict[str, Any], wait: bool) -> dict[str, Any] | None:
-    trainers = app_instance().loop.trainers
+    trainers = app_instance().learning_loop.trainers
     if model not in trainers:
         raise NotFoundError(f"trainer {model!r} is unknown; expected one of {', '.join(trainers)}")
     trainers[model].check(options)

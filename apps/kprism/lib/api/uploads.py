@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that clients send: written to a folder of the request, which goes with it, and never larger than the limit."""
+"""Files that clients send: no larger than the limit, and kept in a folder that is removed after the request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 def store_upload(upload: UploadFile, stem: Path) -> Path:
-    """Write an upload beside `stem`, keeping only the extension of the client's file name."""
+    """Write an upload to `stem` with the extension of the client's file name."""
     path = stem.with_name(stem.name + (suffix_of(Path(upload.filename)) if upload.filename else ".nii.gz"))
     with path.open("wb") as stream:
         shutil.copyfileobj(upload.file, stream)
@@ -30,7 +30,7 @@ def store_upload(upload: UploadFile, stem: Path) -> Path:
 
 
 def read_object(text: str, what: str) -> dict[str, Any]:
-    """A form's JSON object; RequestError if it is something else. Nothing counts as an empty object."""
+    """A form's JSON object; empty text is an empty object. RequestError, which calls it `what`, for anything else."""
     try:
         content = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as error:
@@ -41,20 +41,20 @@ def read_object(text: str, what: str) -> dict[str, Any]:
 
 
 class UploadLimit:
-    """ASGI middleware: a request whose body is longer than `limit` bytes is answered 413 and kept nowhere."""
+    """ASGI middleware: a request whose body is longer than `limit` bytes is answered by 413 and not stored."""
 
     def __init__(self, app: Any, limit: int) -> None:
         self.app = app
         self.limit = limit
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass the request on and count what it brings, for it may claim no length, or a wrong one."""
+        """Pass the request on and count its bytes, because its content-length may be missing or wrong."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         claimed = dict(scope["headers"]).get(b"content-length", b"")
         if claimed.isdigit() and int(claimed) > self.limit:
-            while (await receive()).get("more_body"):  # a client that is still sending would not see the answer
+            while (await receive()).get("more_body"):  # a client that is still sending does not read the answer
                 pass
             await JSONResponse({"detail": self._sentence}, TooLargeError.status)(scope, receive, send)
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `--conf KEY VALUE` may say, and those settings of MONAI Label whose defaults do not suit the app."""
+"""The settings `--conf KEY VALUE`, and those settings of MONAI Label whose defaults do not suit the app."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from monailabel.config import settings
 
 from lib.errors import RequestError
 from lib.imaging.reading import NIFTI, NRRD, PICTURES
-from lib.learning.submission_service import ADD, REFUSE
-from lib.learning.training_schedule import AFTER
-from lib.learning.versions import KEPT
+from lib.learning.submitted_label import ADD, REFUSE
+from lib.learning.training_schedule import NEW_LABELS_PER_TRAINING
+from lib.learning.versions import KEPT_VERSIONS
 from lib.options import names_in
-from lib.trainers.active_learner import MINUTES
-from lib.trainers.processes import EACH_GPU
+from lib.trainers.active_learner import TRAINING_MINUTES
+from lib.trainers.processes import ONE_PER_GPU
 from lib.trainers.tracking import check_tracking
 
 WEIGHTS = "kprism_small.safetensors"
@@ -40,17 +40,21 @@ MONAI_LABEL_SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AppConfig:
-    """`model_path`: weights file; `device`: "cpu", "cuda" or "cuda:N"; `cache_mb`: memory for images and what is
-    computed from them, and the most that one image or one request may take; `labels`: names to offer for clicks beside
-    those that the weights and the datastore know.
+    """The settings; each has the name of its `--conf` key.
 
-    `state`: folder of submitted labels, versions of the weights, trainings and scores; `train_after`: new labels that
-    start a training (0: only the Train button does); `train_minutes`: how long one lasts unless the viewer says
-    otherwise; `train_processes`: in how many processes it computes (0: one on each GPU); `tracking_uri`: the MLflow
-    server or database that is told about trainings ("": none); `unknown_structures`: "add" makes a new name in a label
-    a structure, "refuse" refuses the label; `patients`: pattern that finds the patient in an image id; `best_strategy`:
-    what is meant by the strategy "random", the only one that OHIF asks for; `keep_versions`: versions of the weights
-    that are kept.
+    - `model_path`: weights file.
+    - `device`: "cpu", "cuda" or "cuda:N".
+    - `cache_mb`: memory for images and what is computed from them; also the limit for one image and for one request.
+    - `labels`: names to offer for clicks in addition to those that the weights and the datastore know.
+    - `state`: folder of submitted labels, versions of the weights, trainings and scores.
+    - `train_after`: new labels that start a training (0: only the Train button does).
+    - `train_minutes`: how long a training lasts by default.
+    - `train_processes`: processes of one training (0: one on each GPU).
+    - `tracking_uri`: MLflow server or database that trainings are logged to ("": none).
+    - `unknown_structures`: "add" makes a new name in a label a structure, "refuse" refuses the label.
+    - `patients`: pattern that finds the patient in an image id.
+    - `best_strategy`: the strategy behind the name "random", the only one that OHIF asks for.
+    - `keep_versions`: versions of the weights that are kept.
     """
 
     model_path: Path
@@ -86,15 +90,15 @@ class AppConfig:
             device=device,
             cache_mb=_count(conf, "cache_mb", 2048, "a whole number of megabytes"),
             labels=tuple(names_in(conf.get("labels", ""))),
-            state=Path(conf.get("state") or _state_of(studies, app_dir)).resolve(),
-            train_after=_count(conf, "train_after", AFTER, "a whole number of labels"),
+            state=Path(conf.get("state") or _state_folder(studies, app_dir)).resolve(),
+            train_after=_count(conf, "train_after", NEW_LABELS_PER_TRAINING, "a whole number of labels"),
             train_minutes=_minutes(conf),
-            train_processes=_count(conf, "train_processes", EACH_GPU, "a whole number of processes"),
+            train_processes=_count(conf, "train_processes", ONE_PER_GPU, "a whole number of processes"),
             tracking_uri=check_tracking(conf.get("tracking_uri", "")),
             unknown_structures=unknown,
             patients=_pattern(conf.get("patients", "")),
             best_strategy=conf.get("best_strategy", "random"),
-            keep_versions=_count(conf, "keep_versions", KEPT, "a whole number of versions"),
+            keep_versions=_count(conf, "keep_versions", KEPT_VERSIONS, "a whole number of versions"),
         )
 
 
@@ -106,9 +110,9 @@ def _count(conf: Mapping[str, str], key: str, default: int, expected: str) -> in
 
 
 def _minutes(conf: Mapping[str, str]) -> float:
-    text = conf.get("train_minutes", str(MINUTES.default))
+    text = conf.get("train_minutes", str(TRAINING_MINUTES.default))
     try:
-        return float(MINUTES.read("train_minutes", text))  # type: ignore[arg-type]
+        return float(TRAINING_MINUTES.read("train_minutes", text))  # type: ignore[arg-type]
     except RequestError as error:
         raise ValueError(f"--conf train_minutes {text}: {error}") from error
 
@@ -120,8 +124,8 @@ def _pattern(text: str) -> re.Pattern[str] | None:
         raise ValueError(f"--conf patients {text}: expected a regular expression ({error})") from error
 
 
-def _state_of(studies: str, app_dir: Path) -> Path:
-    """Beside the images, or under the app for a server of images and for studies that must not be written to."""
+def _state_folder(studies: str, app_dir: Path) -> Path:
+    """In the folder of studies, or in the app's folder for a DICOMweb server and for studies that are read-only."""
     is_url = studies.startswith(("http://", "https://"))
     if not is_url and not settings.MONAI_LABEL_DATASTORE_READ_ONLY:
         return Path(studies) / ".kprism"
@@ -129,7 +133,7 @@ def _state_of(studies: str, app_dir: Path) -> Path:
 
 
 def apply_monailabel_settings() -> None:
-    """Set what nobody has set, here and for the processes that MONAI Label starts."""
+    """Set what the user has not set, here and for the processes that MONAI Label starts."""
     fields = type(settings).model_fields
     for name, value in MONAI_LABEL_SETTINGS.items():
         if getattr(settings, name) == fields[name].default:

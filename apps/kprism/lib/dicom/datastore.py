@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI Label's DICOMweb datastore, with every kind of image and with every SEG of the server as a submitted label.
+"""MONAI Label's DICOMweb datastore, for every kind of image; every SEG on the server counts as a submitted label.
 
-Of the newest segmentation of a series a label map is kept on the series' grid: cropped frames are put back, names come
-from the segments. Segmentations are noticed whoever stored or deleted them (`sync`).
+The newest segmentation of a series is kept as a label map on the series' grid: cropped frames are put back, and the
+names are those of the segments. `sync` notices segmentations that anybody stored or deleted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from monailabel.utils.others.generic import md5_digest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from lib.dicom.arrivals import Arrivals
-from lib.dicom.images import FRESH, DicomImages
-from lib.dicom.seg_index import Found, SegIndex, Unusable, content_time
+from lib.dicom.arrival_times import ArrivalTimes
+from lib.dicom.images import LISTING_SECONDS, DicomImages
+from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
@@ -41,30 +41,30 @@ logger = logging.getLogger(__name__)
 FINAL = DefaultLabelTag.FINAL
 
 Listener = Callable[[str, str], Any]
-"""Called with (image id, label id) for labels that came by another way than `save_label`."""
+"""Called with (image id, label id) for labels that were not stored with `save_label`."""
 
 
 class DicomStore(DicomImages):
     """A DICOMweb server as a datastore.
 
-    `on_label` hears of labels that others stored, `on_removed` of images whose label is gone; what happens before both
-    are there is told later. A store that does not `follow` takes nothing over: processes that the server starts believe
-    what the server has noted, and never write over it.
+    `on_label` is called for labels that others stored, `on_removed` for images whose label was deleted; changes before
+    both are set are reported later. A store without `auto_sync` never looks for changes: processes that the server
+    starts use what the server has noted, and never overwrite it.
 
     The lock `_syncing` is taken before those of `DicomImages`.
     """
 
     def __init__(
-        self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None, *, follow: bool = True
+        self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None, *, auto_sync: bool = True
     ) -> None:
         super().__init__(client, folder, filters)
         self.on_label: Listener | None = None
-        self._follow = follow
+        self._auto_sync = auto_sync
         self._syncing = RLock()
         self._synced = -1e9
         self._changed: list[str] = []
-        self._arrivals = Arrivals(folder / "segmentations.json")
-        self._index = SegIndex(self.web, self._arrivals, lambda image_id: image_id in self._entries())
+        self._arrival_times = ArrivalTimes(folder / "segmentations.json")
+        self._index = SegIndex(self.web, self._arrival_times, lambda image_id: image_id in self._entries())
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of series with a segmentation."""
@@ -73,12 +73,12 @@ class DicomStore(DicomImages):
         return [image for image in super().get_labeled_images() if image in listed]
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Ids of series without a segmentation, as far as they can be segmented."""
+        """Ids of series without a segmentation that can be segmented."""
         labelled = set(self.get_labeled_images())
         return [image for image in self.list_images() if image not in labelled and self.is_usable(image)]
 
     def status(self) -> dict[str, Any]:
-        """How many images there are, and how many have labels."""
+        """The numbers of images and of labels."""
         self.sync()  # before the lock of the index is taken
         with self._lock:
             tags = [tag for entry in self._datastore.objects.values() for tag in entry.labels]
@@ -86,7 +86,7 @@ class DicomStore(DicomImages):
         return {"total": len(self.list_images()), "completed": len(self.get_labeled_images()), "label_tags": counts}
 
     def _forget(self, image_id: str) -> None:
-        """Remove the local copy of a series, and of its label, which was made for the copy's grid."""
+        """Remove the local copies of a series and of its label, which is on the grid of the series."""
         self._drop_label(image_id)
         super()._forget(image_id)
 
@@ -102,9 +102,9 @@ class DicomStore(DicomImages):
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Keep a label; one with the tag `final` goes to the server as a SEG first, and is kept only if that succeeds.
+        """Keep a label; with the tag `final` it is stored on the server as a SEG first, and kept only if that succeeds.
 
-        `.bin` files are raw voxels (uint8, column fastest). Names are those of `label_info`, in the order of values.
+        `.bin` files are raw voxels (uint8, column fastest). The names are those of `label_info` in the order of values.
         """
         self.get_image_uri(image_id)
         series = self.series(image_id)
@@ -117,7 +117,7 @@ class DicomStore(DicomImages):
         segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
         with self._syncing:
             self.web.store([segmentation])
-            self._arrivals.note([str(segmentation.SeriesInstanceUID)])
+            self._arrival_times.note([str(segmentation.SeriesInstanceUID)])
             info |= {"label_names": names, **_identity(segmentation)}
             return self._keep(image_id, labels, series, label_tag, info)
 
@@ -126,12 +126,12 @@ class DicomStore(DicomImages):
         return str(super().get_label_uri(label_id, label_tag))
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a draft; ForbiddenError for a submitted label, which is the server's."""
+        """Remove a draft; ForbiddenError for a submitted label, which belongs to the server."""
         if label_tag == FINAL:
             series = self.get_label_info(label_id, FINAL).get("SeriesInstanceUID", "none")
             raise ForbiddenError(
                 f"the label of image {label_id!r} is segmentation {series} of {self.name()}; delete it there, "
-                "and it is forgotten here within seconds"
+                "and it is removed here within seconds"
             )
         super().remove_label(label_id, label_tag)
 
@@ -142,17 +142,17 @@ class DicomStore(DicomImages):
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of all images and labels."""
-        return str(LocalDatastore.get_dataset_archive(self, limit_cases))  # no lock while the server is asked
+        return str(LocalDatastore.get_dataset_archive(self, limit_cases))  # without the lock while the server answers
 
     def sync(self, force: bool = False) -> list[str]:
-        """Take over segmentations that others stored or removed; ids of the images whose label changed.
+        """Adopt segmentations that others stored or deleted; returns the ids of the images whose label changed.
 
-        What the server says is believed for `FRESH` seconds. Segmentations that cannot be used are `unusable`.
+        The server's answer is used again for `LISTING_SECONDS`. Segmentations that cannot be used are `unusable`.
         """
-        if not self._follow or not self._syncing.acquire(blocking=force or self._synced < 0):
-            return []  # somebody is looking already
+        if not self._auto_sync or not self._syncing.acquire(blocking=force or self._synced < 0):
+            return []  # another thread is syncing
         try:
-            if not force and time.monotonic() - self._synced < FRESH:
+            if not force and time.monotonic() - self._synced < LISTING_SECONDS:
                 return []
             self._synced = time.monotonic()
             changed = self._update_labels(self.web.search(Modality="SEG"))
@@ -162,15 +162,15 @@ class DicomStore(DicomImages):
             return []
         finally:
             self._syncing.release()
-        self._tell()
+        self._notify()
         return changed
 
-    def unusable(self) -> list[Unusable]:
-        """Segmentations on the server that could not be used when they were looked at."""
+    def unusable(self) -> list[UnusableSegmentation]:
+        """Segmentations on the server that cannot be used, with the reason."""
         return self._index.unusable()
 
-    def _tell(self) -> None:
-        """Tell the listeners, once they are there, whose labels changed."""
+    def _notify(self) -> None:
+        """Call the listeners, if both are set, for the images whose labels changed."""
         if self.on_label is None or self.on_removed is None:
             return
         with self._syncing:
@@ -183,7 +183,7 @@ class DicomStore(DicomImages):
 
     def _update_labels(self, entries: list[SeriesEntry]) -> list[str]:
         newest = self._index.newest(entries)
-        changed = [image for image, found in newest.items() if self._take(image, found)]
+        changed = [image for image, stored in newest.items() if self._adopt(image, stored)]
         there = {entry.series for entry in entries}
         for image_id in super().get_labeled_images():
             current = self.get_label_info(image_id, FINAL)
@@ -193,23 +193,23 @@ class DicomStore(DicomImages):
                 changed.append(image_id)
         return changed
 
-    def _take(self, image_id: str, found: Found) -> bool:
+    def _adopt(self, image_id: str, stored: StoredSegmentation) -> bool:
         """Make a segmentation the label of its image, unless it is that already or cannot be used."""
-        if self.get_label_info(image_id, FINAL).get("SOPInstanceUID") == found.instance:
+        if self.get_label_info(image_id, FINAL).get("SOPInstanceUID") == stored.instance:
             return False
         try:
             self.get_image_uri(image_id)
             series = self.series(image_id)
-            instances = self.web.fetch(found.entry.study, found.entry.series)
-            instance = next(item for item in instances if item.SOPInstanceUID == found.instance)
-            read = read_seg(instance, series)
+            instances = self.web.fetch(stored.entry.study, stored.entry.series)
+            instance = next(item for item in instances if item.SOPInstanceUID == stored.instance)
+            seg = read_seg(instance, series)
         except StoreDownError:
             raise
         except (RequestError, ValueError, AttributeError, KeyError, NotImplementedError, StopIteration) as error:
-            self._index.leave_out(found.entry, str(error))
+            self._index.mark_unusable(stored.entry, str(error))
             return False
-        info = {"label_names": read.names, "description": found.entry.description, **_identity(instance)}
-        self._keep(image_id, read.labels, series, FINAL, info)
+        info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
+        self._keep(image_id, seg.labels, series, FINAL, info)
         return True
 
     def _keep(self, image_id: str, labels: NDArray[np.uint8], series: Series, tag: str, info: dict[str, Any]) -> str:
@@ -238,14 +238,14 @@ def open_dicom_store(url: str) -> DicomStore:
     )
     cache = (settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or "").strip()
     folder = Path(cache or Path.home() / ".cache" / "monailabel" / "dicom") / md5_digest(client.base_url)
-    is_server = "monailabel.app" in sys.modules  # not a training or another process of its own
-    return DicomStore(client, folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, follow=is_server)
+    is_server = "monailabel.app" in sys.modules  # a training is another process
+    return DicomStore(client, folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, auto_sync=is_server)
 
 
 def names_of(labels: NDArray[np.uint8], info: Mapping[str, Any]) -> dict[str, int]:
     """Name -> value of a label map whose information is `info`; RequestError if names and values do not fit.
 
-    Values that nothing names are called by their number.
+    Without any names, the names are "segment 1", "segment 2" and so on, by the values.
     """
     present = [int(value) for value in np.unique(labels) if value]
     try:
@@ -255,7 +255,7 @@ def names_of(labels: NDArray[np.uint8], info: Mapping[str, Any]) -> dict[str, in
 
 
 def _identity(segmentation: Dataset) -> dict[str, str]:
-    """What identifies a segmentation on the server."""
+    """The identifiers of a segmentation on the server."""
     return {
         "SeriesInstanceUID": str(segmentation.SeriesInstanceUID),
         "StudyInstanceUID": str(segmentation.StudyInstanceUID),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The images of a DICOMweb server, of every modality: listed, fetched when they are needed, kept as volumes.
 
-An image is a series, its id the series' identifier. The local copy of a series is one volume on the series' own grid.
+An image is a series, and its id is the series' identifier. The local copy of a series is one volume on its own grid.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.datastore import GuardedDatastore, check_id
-from lib.dicom.copies import Copies
 from lib.dicom.series import Series
+from lib.dicom.series_cache import SeriesCache
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 
 logger = logging.getLogger(__name__)
 
-FRESH = 2.0
-"""Seconds for which an answer of the server about what it holds is used again."""
+LISTING_SECONDS = 2.0
+"""Seconds for which a listing of the server is used again."""
 
 
 class DicomImages(GuardedDatastore):
     """MONAI Label's datastore over the images of a server; `folder` holds the copies and an index of them.
 
-    Locks are taken in this order: that of a series (`Copies`), `_listing`, that of the index (`_lock`).
+    Locks are taken in this order: that of a series (`SeriesCache`), `_listing`, that of the index (`_lock`).
     """
 
     def __init__(self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None) -> None:
@@ -39,45 +39,45 @@ class DicomImages(GuardedDatastore):
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
         self._listing = Lock()
         self._is_listed = False
-        self._unusable: dict[str, int] = {}  # series that can be no volume, with their numbers of instances
+        self._unusable: dict[str, int] = {}  # series that cannot be a volume, with their numbers of instances
         super().__init__(str(folder), extensions=("*.nii.gz",), auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
-        self._copies = Copies(self.web, folder, self._entry)
-        self._listed: tuple[float, dict[str, SeriesEntry]] = (-1e9, self._remembered())
+        self._series_cache = SeriesCache(self.web, folder, self._entry)
+        self._listed: tuple[float, dict[str, SeriesEntry]] = (-1e9, self._stored_entries())
 
     def name(self) -> str:
         """The server's address."""
         return str(self.web.client.base_url)
 
     def list_images(self) -> list[str]:
-        """Ids of all series with pictures; while the server is down the last answer, at first what is here."""
+        """Ids of all series with images; while the server is down, those of the last listing or of the local copies."""
         return sorted(self._entries())
 
-    def _entries(self, *, fresh: bool = False) -> dict[str, SeriesEntry]:
-        """Series -> entry, by an answer of the server that is at most `FRESH` seconds old, with `fresh` a new one."""
+    def _entries(self, *, refresh: bool = False) -> dict[str, SeriesEntry]:
+        """Series -> entry, from a listing that is at most `LISTING_SECONDS` old, or a new one with `refresh`."""
         with self._listing:
             asked, known = self._listed
-            if fresh or time.monotonic() - asked > FRESH:
+            if refresh or time.monotonic() - asked > LISTING_SECONDS:
                 try:
-                    found = self.web.search(**self._filters)
-                    known, self._is_listed = {entry.series: entry for entry in found if entry.holds_images}, True
+                    listed = self.web.search(**self._filters)
+                    known, self._is_listed = {entry.series: entry for entry in listed if entry.holds_images}, True
                 except StoreDownError as error:
                     logger.warning("%s", error)
                     self._is_listed = False
                 self._listed = (time.monotonic(), known)
             return known
 
-    def _remembered(self) -> dict[str, SeriesEntry]:
-        """The series that have been fetched, by the index of local copies."""
-        found = {}
+    def _stored_entries(self) -> dict[str, SeriesEntry]:
+        """The series that were fetched, from the index of local copies."""
+        entries = {}
         for image_id, entry in self._datastore.objects.items():
             info = {key: str(value) for key, value in entry.image.info.items()}
             if info.get("SeriesInstanceUID") == image_id:
                 study, modality, patient = (info.get(key, "") for key in ("StudyInstanceUID", "Modality", "PatientID"))
-                found[image_id] = SeriesEntry(study, image_id, modality, "", patient, 0)
-        return found
+                entries[image_id] = SeriesEntry(study, image_id, modality, "", patient, 0)
+        return entries
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is known of a series; before it is fetched, what the server's list says."""
+        """Information about a series; before it is fetched, what the server's listing contains."""
         info = super().get_image_info(image_id)
         entry = self._entries().get(image_id)
         if entry is not None:
@@ -91,20 +91,20 @@ class DicomImages(GuardedDatastore):
     def get_image_uri(self, image_id: str) -> str:
         """The local volume of a series, fetched on first use.
 
-        NotFoundError if the server has no such series; StoreDownError if that cannot be told now.
+        NotFoundError if the server has no such series; StoreDownError if the server does not answer.
         """
-        entry = self._entries().get(check_id(image_id)) or self._entries(fresh=True).get(image_id)
+        entry = self._entries().get(check_id(image_id)) or self._entries(refresh=True).get(image_id)
         if entry is None and self._is_listed:
             raise NotFoundError(f"image {image_id!r} is not in this datastore")
-        with self._copies.lock(image_id):
-            if entry is not None and self._copies.is_outdated(entry):
-                logger.info("Series %s has another number of images now; it is fetched again", image_id)
+        with self._series_cache.lock(image_id):
+            if entry is not None and self._series_cache.is_outdated(entry):
+                logger.info("Series %s has another number of images now and is fetched again", image_id)
                 self._forget(image_id)
             path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
             if not (path.is_file() and super().get_image_uri(image_id)):
                 entry = entry or self._entry(image_id)
                 try:
-                    series = self._copies.write_volume(image_id, path)
+                    series = self._series_cache.write_volume(image_id, path)
                 except RequestError as error:
                     if not isinstance(error, StoreError):
                         self._unusable[image_id] = entry.instances
@@ -113,16 +113,16 @@ class DicomImages(GuardedDatastore):
             return str(path)
 
     def is_usable(self, image_id: str) -> bool:
-        """False for a series that has proved to be no volume, unless the server has other images of it by now."""
+        """False for a series that could not be read as a volume, unless its number of images has changed since."""
         entry = self._entries().get(image_id)
         return image_id not in self._unusable or entry is None or self._unusable[image_id] != entry.instances
 
     def series(self, image_id: str) -> Series:
-        """How a series lies in space and which image is which slice; fetched on first use."""
-        return self._copies.series(image_id)
+        """The geometry of a series and the order of its slices; fetched on first use."""
+        return self._series_cache.series(image_id)
 
     def _register(self, entry: SeriesEntry, series: Series) -> None:
-        """Enter a local volume into the index; labels of it that are there stay."""
+        """Add a local volume to the index; its labels stay."""
         info = {**_image_info(entry, series, self.name()), "ts": int(time.time()), "name": f"{entry.series}.nii.gz"}
         with self._lock:
             known = self._datastore.objects.setdefault(entry.series, ImageLabelModel(image=DataModel()))
@@ -131,18 +131,18 @@ class DicomImages(GuardedDatastore):
 
     def _forget(self, image_id: str) -> None:
         """Remove the local copy of a series."""
-        self._copies.forget(image_id)
+        self._series_cache.forget(image_id)
         (Path(self._datastore.image_path()) / f"{image_id}.nii.gz").unlink(missing_ok=True)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """ForbiddenError: images are the server's."""
+        """ForbiddenError: the images belong to the server."""
         raise ForbiddenError(
             f"image {image_id!r} cannot be added over HTTP: the studies are in {self.name()}; "
             "./kprism import turns files into DICOM and stores them there"
         )
 
     def remove_image(self, image_id: str) -> None:
-        """ForbiddenError: images are the server's."""
+        """ForbiddenError: the images belong to the server."""
         raise ForbiddenError(f"image {image_id!r} is kept by {self.name()}; delete it there")
 
     def _entry(self, image_id: str) -> SeriesEntry:
@@ -150,12 +150,12 @@ class DicomImages(GuardedDatastore):
         if entry is None:
             raise NotFoundError(f"image {image_id!r} is not in this datastore: {self.name()} has no such series")
         if not entry.holds_images:
-            raise NotFoundError(f"series {image_id!r} ({entry.modality}) holds no image")
+            raise NotFoundError(f"series {image_id!r} ({entry.modality}) has no images")
         return entry
 
 
 def _image_info(entry: SeriesEntry, series: Series, url: str) -> dict[str, Any]:
-    """What MONAI Label and its clients want to know of an image."""
+    """The information about an image that MONAI Label and its clients use."""
     first = series.headers[0]
     return {
         "SeriesInstanceUID": entry.series,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOM Segmentation of any origin as a label map on the grid of its series, with the names of its segments.
+"""Reading a DICOM Segmentation of any origin as a label map on the grid of its series, with the segments' names.
 
-Viewers store only the slices, and some only the rectangle, that hold something. Frames that name their image and have
-its size and place are copied; all others are put back by their place in the patient, to the nearest voxel. Where
-segments overlap the one with the higher number is kept, as viewers draw it on top.
+Viewers store only the slices that contain a segment, and some only a rectangle around it. Frames that name their image
+and have its size and position are copied; all others are resampled by their position in the patient, to the nearest
+voxel. If segments overlap, the one with the higher number is kept, as viewers draw it on top.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lib.imaging.reading import LPS_TO_RAS
 SEG_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
 
-SAME_PLACE = 0.01
-"""Frames whose corners lie closer than this part of a pixel to an image's are on its grid."""
+GRID_TOLERANCE = 0.01
+"""A frame is on an image's grid if its corners differ by less than this share of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class SegLabels:
 
 @dataclass(frozen=True)
 class Plane:
-    """One frame of the segmentation: its mask (row, column), segment, image that it names, and place."""
+    """One frame of the segmentation: its mask (row, column), segment, the image that it names, and its position."""
 
     mask: NDArray[np.bool_]
     segment: int
     source: tuple[str, int] | None
-    place: Frame
+    frame: Frame
 
 
 def referenced_series(header: Dataset) -> list[str]:
@@ -50,12 +50,12 @@ def referenced_series(header: Dataset) -> list[str]:
 
 
 def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
-    """The label map; RequestError if it is none, names too many segments, or cannot be placed on the series."""
+    """The label map; RequestError if it is not a SEG, has too many segments, or does not fit on the series' grid."""
     if str(segmentation.get("SOPClassUID")) not in SEG_SOP_CLASSES:
-        raise RequestError(f"instance {segmentation.get('SOPInstanceUID')} is no DICOM segmentation")
+        raise RequestError(f"instance {segmentation.get('SOPInstanceUID')} is not a DICOM segmentation")
     names = segment_names(segmentation)
     if len(names) > 255:
-        raise RequestError(f"the segmentation has {len(names)} segments; a label map holds 255")
+        raise RequestError(f"the segmentation has {len(names)} segments; a label map can have 255")
     value = {number: row for row, number in enumerate(names, 1)}
     labels = np.zeros(series.grid, np.uint8, order="F")
     index = series.index()
@@ -74,16 +74,16 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
 
 def segment_names(segmentation: Dataset) -> dict[int, str]:
     """Segment number -> name, in the order of numbers."""
-    found = {}
+    names = {}
     for item in segmentation.get("SegmentSequence") or []:
         number = int(item.SegmentNumber)
         if number > 0:
-            found[number] = " ".join(str(item.get("SegmentLabel", "")).split()) or f"segment {number}"
-    return {number: name for number, name in sorted(found.items()) if name.casefold() != "background"}
+            names[number] = " ".join(str(item.get("SegmentLabel", "")).split()) or f"segment {number}"
+    return {number: name for number, name in sorted(names.items()) if name.casefold() != "background"}
 
 
 def _unique(names: dict[int, str]) -> dict[str, int]:
-    """Name -> value; a repeated name gets its number behind it, so that none hides another."""
+    """Name -> value; the segment number is appended to a repeated name."""
     values: dict[str, int] = {}
     for row, (number, name) in enumerate(names.items(), 1):
         values[f"{name} {number}" if name in values else name] = row
@@ -99,7 +99,7 @@ def _planes(segmentation: Dataset, wanted: set[int]) -> list[Plane]:
         threshold = float(segmentation.get("MaximumFractionalValue") or 255) / 2
     planes = []
     for number, frame in enumerate(pixels):
-        source, place = _source(segmentation, number), _place(segmentation, number)
+        source, place = _source(segmentation, number), _frame(segmentation, number)
         if labelmap:
             for segment in sorted({int(value) for value in np.unique(frame)} & wanted):
                 planes.append(Plane(frame == segment, segment, source, place))
@@ -120,37 +120,39 @@ def _source(segmentation: Dataset, number: int) -> tuple[str, int] | None:
     return None
 
 
-def _place(segmentation: Dataset, number: int) -> Frame:
+def _frame(segmentation: Dataset, number: int) -> Frame:
     position = functional(segmentation, number, "PlanePositionSequence")
-    turn = functional(segmentation, number, "PlaneOrientationSequence")
+    orientation = functional(segmentation, number, "PlaneOrientationSequence")
     return Frame(
         "",
         number + 1,
         numbers(position, "ImagePositionPatient", 3) if position else None,
-        numbers(turn, "ImageOrientationPatient", 6) if turn else None,
+        numbers(orientation, "ImageOrientationPatient", 6) if orientation else None,
     )
 
 
 def _on_grid(plane: Plane, series: Series, row: int, spacing: tuple[float, float]) -> bool:
-    """Whether a frame covers its image pixel by pixel: the same size and, if both have one, the same place."""
+    """Whether a frame covers its image pixel by pixel: the same size and, if both have one, the same position."""
     columns, rows, _ = series.grid
     if plane.mask.shape != (rows, columns):
         return False
     image = series.frames[row]
-    if None in (plane.place.position, plane.place.orientation, image.position, image.orientation):
+    if None in (plane.frame.position, plane.frame.orientation, image.position, image.orientation):
         return True
-    tolerance = SAME_PLACE * min(spacing)
+    tolerance = GRID_TOLERANCE * min(spacing)
     corners = ((0, 0), (columns - 1, 0), (0, rows - 1))
     step = np.linalg.norm(series.affine[:3, :2], axis=0)
     ours = [_corner(image, at, (step[1], step[0])) for at in corners]
-    theirs = [_corner(plane.place, at, spacing) for at in corners]
+    theirs = [_corner(plane.frame, at, spacing) for at in corners]
     return bool(np.abs(np.array(ours) - theirs).max() < max(tolerance, 1e-3))
 
 
 def _corner(frame: Frame, at: tuple[int, int], spacing: tuple[float, float]) -> NDArray[np.float64]:
-    """The place (LPS, mm) of the pixel at (column, row)."""
-    turn = np.array(frame.orientation)
-    return np.asarray(np.array(frame.position) + turn[:3] * at[0] * spacing[1] + turn[3:] * at[1] * spacing[0])
+    """The position (LPS, mm) of the pixel at (column, row)."""
+    orientation = np.array(frame.orientation)
+    return np.asarray(
+        np.array(frame.position) + orientation[:3] * at[0] * spacing[1] + orientation[3:] * at[1] * spacing[0]
+    )
 
 
 def _depth(segmentation: Dataset) -> float:
@@ -163,13 +165,15 @@ def _depth(segmentation: Dataset) -> float:
 
 
 def _resampled(planes: list[Plane], series: Series, spacing: tuple[float, float], depth: float) -> NDArray[np.bool_]:
-    """The mask on the series' grid of frames that lie elsewhere, by their place, to the nearest voxel."""
-    if not series.placed or any(plane.place.position is None or plane.place.orientation is None for plane in planes):
-        raise RequestError(f"the segmentation does not say where on series {series.uid} its frames belong")
-    first = planes[0].place
+    """The mask of frames that are not on the series' grid, resampled onto it to the nearest voxel."""
+    if not series.positioned or any(
+        plane.frame.position is None or plane.frame.orientation is None for plane in planes
+    ):
+        raise RequestError(f"the segmentation has no positions for its frames on series {series.uid}")
+    first = planes[0].frame
     along, down = np.array(first.orientation)[:3], np.array(first.orientation)[3:]
     normal = np.cross(along, down)
-    depths = np.array([plane.place.position for plane in planes], np.float64) @ normal
+    depths = np.array([plane.frame.position for plane in planes], np.float64) @ normal
     gaps = np.diff(np.unique(np.round(depths, 3)))
     step = depth or (float(gaps.min()) if len(gaps) else float(np.linalg.norm(series.affine[:3, 2])))
     layers = np.rint((depths - depths.min()) / step).astype(int)
@@ -178,7 +182,7 @@ def _resampled(planes: list[Plane], series: Series, spacing: tuple[float, float]
         volume[:, :, layer] |= plane.mask.T
     affine = np.eye(4)
     affine[:3, :3] = np.stack([along * spacing[1], down * spacing[0], normal * step], axis=1)
-    affine[:3, 3] = planes[int(np.argmin(depths))].place.position
+    affine[:3, 3] = planes[int(np.argmin(depths))].frame.position
     mask = _sample(volume, np.linalg.inv(LPS_TO_RAS @ affine) @ series.affine, series.grid)
     if volume.any() and not mask.any():
         raise RequestError(f"the segmentation lies outside series {series.uid}")
@@ -193,8 +197,8 @@ def _sample(volume: NDArray[np.bool_], change: NDArray[np.float64], grid: tuple[
         index = np.stack([columns, rows, np.full(columns.shape, k), np.ones(columns.shape)])
         i, j, layer = np.floor(change[:3] @ index + 0.5 - 1e-6).astype(int)
         inside = np.ones(columns.shape, bool)
-        for values, side in zip((i, j, layer), volume.shape, strict=True):
-            inside &= (values >= 0) & (values < side)
+        for values, size in zip((i, j, layer), volume.shape, strict=True):
+            inside &= (values >= 0) & (values < size)
         plane = result[:, :, k].reshape(-1)
         plane[inside] = volume[i[inside], j[inside], layer[inside]]
         result[:, :, k] = plane.reshape(grid[:2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A label map on the grid of a series as a DICOM Segmentation (PS3.3, A.51), of any kind of image."""
+"""Writing a label map on the grid of a series as a DICOM Segmentation (PS3.3, A.51), for any kind of image."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pydicom.valuerep import DSfloat
 
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
-from lib.dicom.unplaced import place_anywhere, unplace
+from lib.dicom.synthetic_positions import add_synthetic_positions, remove_synthetic_positions
 from lib.errors import RequestError
 from lib.imaging.medical_image import describe
 
-# Names without a caret are common and none of our business.
+# Names without a caret are common.
 warnings.filterwarnings("ignore", ".*unlikely to represent the intended person name", UserWarning)
 
 MANUFACTURER = "K-Prism"
 SERIES_NUMBER = 300
 
-# What a segmentation takes over from its images; scanners and exporters leave some of it out.
-EXPECTED = (
+# Attributes that highdicom copies from the images; some scanners and exporters omit them.
+REQUIRED_ATTRIBUTES = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
@@ -40,32 +40,23 @@ EXPECTED = (
 def write_seg(
     labels: NDArray[np.uint8], names: Mapping[str, int], series: Series, description: str, algorithm: str = ""
 ) -> Dataset:
-    """A SEG of `labels` (column, row, slice), whose values `names` name; segments are numbered in the order of names.
+    """A SEG of `labels` (column, row, slice) with the values `names`; segments are numbered in the order of names.
 
-    `description` becomes the series description; `algorithm`, if given, names what drew it and marks the segments as
-    semi-automatic. Names without a voxel are left out. RequestError if nothing is left, if a value has no name, or if
-    the labels are not on the series' grid.
+    `description` becomes the series description. `algorithm`, if given, is the name of the algorithm, and the segments
+    are marked as semi-automatic. Names without a voxel are left out. RequestError if no voxel is labelled, a value has
+    no name, or the labels are not on the series' grid.
     """
     if labels.shape != series.grid:
         raise RequestError(
             f"the label has {describe(labels.shape)} voxels, series {series.uid} {describe(series.grid)}"
         )
-    present = [int(value) for value in np.unique(labels) if value]
-    unnamed = set(present) - set(names.values())
-    if unnamed:
-        raise RequestError(f"the label holds the value {min(unnamed)}, which no name belongs to")
-    kept = [(name, value) for name, value in names.items() if value in present]
-    if not kept:
-        raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
-    table = np.zeros(256, np.uint8)
-    for number, (_, value) in enumerate(kept, 1):
-        table[value] = number
-    order, is_placed = _order(series), _has_places(series)
+    segments, kept = _numbered(labels, names)
+    order, is_positioned = _order(series), _has_positions(series)
     segmentation = Segmentation(
-        source_images=_sources(series, order, is_placed),
-        pixel_array=np.ascontiguousarray(table[labels].transpose(2, 1, 0)[order]),
+        source_images=_sources(series, order, is_positioned),
+        pixel_array=np.ascontiguousarray(segments.transpose(2, 1, 0)[order]),
         segmentation_type="BINARY",
-        segment_descriptions=[_segment(number, name, algorithm) for number, (name, _) in enumerate(kept, 1)],
+        segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(kept, 1)],
         series_instance_uid=generate_uid(),
         series_number=SERIES_NUMBER,
         sop_instance_uid=generate_uid(),
@@ -78,13 +69,28 @@ def write_seg(
         content_description=description[:64],
         series_description=description[:64],
     )
-    for item, (name, _) in zip(segmentation.SegmentSequence, kept, strict=True):
+    for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
-    if not is_placed:
-        unplace(segmentation)
+    if not is_positioned:
+        remove_synthetic_positions(segmentation)
     now = datetime.now()
     segmentation.SeriesDate, segmentation.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
     return segmentation
+
+
+def _numbered(labels: NDArray[np.uint8], names: Mapping[str, int]) -> tuple[NDArray[np.uint8], list[str]]:
+    """Segment numbers 1, 2, ... in place of the label's values, and the names of these segments."""
+    present = [int(value) for value in np.unique(labels) if value]
+    unnamed = set(present) - set(names.values())
+    if unnamed:
+        raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
+    kept = [name for name, value in names.items() if value in present]
+    if not kept:
+        raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
+    table = np.zeros(256, np.uint8)
+    for number, name in enumerate(kept, 1):
+        table[names[name]] = number
+    return table[labels], kept
 
 
 def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
@@ -106,11 +112,11 @@ def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
 
 
 def _order(series: Series) -> list[int]:
-    """The slices in the order of the images' own frames, which highdicom wants: instance by instance."""
+    """The slices in the order of the images' frames, instance by instance, as highdicom expects them."""
     instances = list(dict.fromkeys(frame.instance for frame in series.frames))
     if len(instances) > 1 and len(instances) != len(series.frames):
         raise RequestError(
-            f"series {series.uid} holds {len(instances)} images of several frames each; "
+            f"series {series.uid} has {len(instances)} images of several frames each; "
             "DICOM SEG can refer to one of them only"
         )
     return sorted(
@@ -119,19 +125,19 @@ def _order(series: Series) -> list[int]:
     )
 
 
-def _has_places(series: Series) -> bool:
-    """Whether every frame has a place of its own; images of one place at several times are told apart by number."""
-    return series.placed and len({frame.position for frame in series.frames}) == len(series.frames)
+def _has_positions(series: Series) -> bool:
+    """Whether every frame has its own position; frames at one position at several times are distinguished by number."""
+    return series.positioned and len({frame.position for frame in series.frames}) == len(series.frames)
 
 
-def _sources(series: Series, order: list[int], is_placed: bool) -> list[Dataset]:
-    """The images in that order, completed; if they have no places of their own, on a made-up grid (see `unplace`)."""
+def _sources(series: Series, order: list[int], is_positioned: bool) -> list[Dataset]:
+    """The images in that order, completed; without own positions they get synthetic ones, see `synthetic_positions`."""
     by_instance = {str(header.SOPInstanceUID): header for header in series.headers}
     sources = []
     for instance in dict.fromkeys(series.frames[row].instance for row in order):
         source = Dataset()
         source.update(by_instance[instance])
-        for name in EXPECTED:
+        for name in REQUIRED_ATTRIBUTES:
             if name not in source:
                 setattr(source, name, "")
         if source.get("LossyImageCompression") == "01":
@@ -139,22 +145,22 @@ def _sources(series: Series, order: list[int], is_placed: bool) -> list[Dataset]
                 setattr(source, name, source.get(name))
         if int(source.get("NumberOfFrames") or 1) == 1 and "PerFrameFunctionalGroupsSequence" not in source:
             source.pop("NumberOfFrames", None)  # highdicom would look for functional groups
-        if is_placed:
-            _complete_place(source, series)
+        if is_positioned:
+            _complete_geometry(source, series)
         sources.append(source)
-    if not is_placed:
-        place_anywhere(sources)
+    if not is_positioned:
+        add_synthetic_positions(sources)
     return sources
 
 
-def _complete_place(source: Dataset, series: Series) -> None:
-    """Put the spacing and orientation where highdicom looks for them; a spacing that is missing counts as 1 mm."""
+def _complete_geometry(source: Dataset, series: Series) -> None:
+    """Put spacing and orientation where highdicom expects them; a missing spacing is 1 mm."""
     if "FrameOfReferenceUID" not in source:
         source.FrameOfReferenceUID = generate_uid(entropy_srcs=[series.uid, "frame of reference"])
     column, row, depth = (float(step) for step in np.linalg.norm(series.affine[:3, :3], axis=0))
-    measures, turn = Dataset(), Dataset()
+    measures, orientation = Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [_decimal(row), _decimal(column)], _decimal(depth)
-    turn.ImageOrientationPatient = list(series.frames[0].orientation or ())
+    orientation.ImageOrientationPatient = list(series.frames[0].orientation or ())
     if "NumberOfFrames" not in source:
         for name in ("PixelSpacing", "SliceThickness"):
             if not source.get(name):
@@ -165,7 +171,7 @@ def _complete_place(source: Dataset, series: Series) -> None:
     if "PixelMeasuresSequence" not in shared:
         shared.PixelMeasuresSequence = DicomSequence([measures])
     if "PlaneOrientationSequence" not in shared:
-        shared.PlaneOrientationSequence = DicomSequence([turn])
+        shared.PlaneOrientationSequence = DicomSequence([orientation])
     source.SharedFunctionalGroupsSequence = DicomSequence([shared])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a structure appears in DICOM SEG and in the viewer: its code and its colour, from its name alone."""
+"""The code of a structure in DICOM SEG and its colour in the viewer, from its name alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FINDINGS = {
 
 
 def codes_of(name: str) -> tuple[Code, Code]:
-    """(category, type) of a structure; a name without a code gets one of our own that keeps the name."""
+    """(category, type) of a structure; a name without a SNOMED code gets a private code with the name as meaning."""
     plain = " ".join(name.lower().split())
     finding = FINDINGS.get(plain.rsplit(" ", 1)[-1])
     if finding is not None:
@@ -65,7 +65,7 @@ def codes_of(name: str) -> tuple[Code, Code]:
 
 
 def colour_of(name: str) -> tuple[int, int, int]:
-    """Red, green, blue (0 to 255) of a structure: the same for the same name, told apart for most others."""
+    """Red, green, blue (0 to 255) of a structure: always the same for a name, and different for most other names."""
     digest = hashlib.blake2b(" ".join(name.lower().split()).encode(), digest_size=4).digest()
     hue = int.from_bytes(digest[:2], "big") / 65536
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.55 + digest[2] / 637.5, 0.8 + digest[3] / 1275)

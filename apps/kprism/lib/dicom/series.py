@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DICOM series as a volume: which image is which slice, the grid in space, and the voxels.
+"""A DICOM series as a volume: the order of its slices, the grid in space, and the voxels.
 
-The order of slices is the order of `frames` and nothing else: it is what viewers are told, so that a click and a mask
-name a slice by its image and can never be mirrored. Single-frame and multi-frame images, with and without a place in
-the patient. What is unusual but can be worked with is a warning, a sentence for the user.
+The order of slices is the order of `frames`, and viewers get the same order: a click and a mask name a slice by its
+image, so they are never mirrored. Images may be single-frame or multi-frame, with and without a position in the
+patient. Unusual properties that do no harm give a warning, a message for the user.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pydicom.errors import InvalidDicomError
 from lib.errors import RequestError
 from lib.imaging.reading import LPS_TO_RAS
 
-SAME_DIRECTION = 1e-3
+DIRECTION_TOLERANCE = 1e-3
 """Largest difference of direction cosines that count as equal."""
 
-EVEN = 0.05
-"""Slice distances that differ by less than this part of their median count as even."""
+SPACING_TOLERANCE = 0.05
+"""Slice distances that differ by less than this share of their median count as equal."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One plane: its SOP instance, its number in it from 1, and the place of its first pixel (LPS, mm) if known."""
+    """One plane: its SOP instance, its frame number from 1, and the position of its first pixel (LPS, mm) if known."""
 
     instance: str
     number: int
@@ -42,14 +42,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Series:
-    """A series in slice order. `affine` maps (column, row, slice, 1) to millimetres in RAS+."""
+    """A series in slice order. `affine` maps (column, row, slice, 1) to millimetres in RAS+.
+
+    `grid` is (columns, rows, slices). `positioned`: the images have positions in the patient.
+    """
 
     uid: str
     headers: tuple[Dataset, ...] = field(repr=False)
     frames: tuple[Frame, ...] = field(repr=False)
     grid: tuple[int, int, int]
     affine: NDArray[np.float64] = field(repr=False)
-    placed: bool
+    positioned: bool
     warnings: tuple[str, ...] = ()
 
     def index(self) -> dict[tuple[str, int], int]:
@@ -58,41 +61,43 @@ class Series:
 
 
 def read_headers(files: Iterable[Path]) -> dict[Path, Dataset]:
-    """Headers of DICOM files, without pixels; RequestError names a file that is none."""
+    """Headers of DICOM files, without pixels; RequestError names a file that is not DICOM."""
     headers: dict[Path, Dataset] = {}
     for path in sorted(files):
         try:
             headers[path] = dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, OSError, ValueError) as error:
-            raise RequestError(f"{path.name} is no readable DICOM file: {error}") from error
+            raise RequestError(f"{path.name} is not a readable DICOM file: {error}") from error
     return headers
 
 
 def describe_series(headers: Sequence[Dataset]) -> Series:
-    """The order, grid and place of a series; RequestError if its images have different sizes or none has pixels."""
+    """The order, grid and position of a series; RequestError if its images differ in size or none has pixels."""
     headers = [header for header in headers if "Rows" in header and "Columns" in header]
     if not headers:
-        raise RequestError("the series holds no images")
+        raise RequestError("the series has no images")
     uid = str(headers[0].SeriesInstanceUID)
     sizes = sorted({(int(header.Columns), int(header.Rows)) for header in headers})
     if len(sizes) > 1:
         shown = ", ".join(f"{columns} x {rows}" for columns, rows in sizes)
-        raise RequestError(f"series {uid} mixes images of {len(sizes)} sizes ({shown}); it can be no volume")
+        raise RequestError(f"series {uid} has images of {len(sizes)} sizes ({shown}); it cannot be a volume")
     frames = [frame for header in sorted(headers, key=_number) for frame in _frames(header)]
     frames, warnings = _ordered(frames)
     columns, rows = sizes[0]
     spacing = pixel_spacing(headers[0])
     if spacing is None:
-        warnings.append("The images carry no pixel spacing: sizes in millimetres are not known.")
-    affine, placed, gaps = _affine(frames, spacing or (1.0, 1.0), headers[0])
-    return Series(uid, tuple(headers), tuple(frames), (columns, rows, len(frames)), affine, placed, (*warnings, *gaps))
+        warnings.append("The images have no pixel spacing: sizes in millimetres are not known.")
+    affine, positioned, gaps = _affine(frames, spacing or (1.0, 1.0), headers[0])
+    return Series(
+        uid, tuple(headers), tuple(frames), (columns, rows, len(frames)), affine, positioned, (*warnings, *gaps)
+    )
 
 
 def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
     """The voxels (column, row, slice) or (column, row, slice, 3), rescaled; `files` maps SOP instances to files.
 
-    Every transfer syntax that GDCM decodes can be read: JPEG, JPEG-LS, JPEG 2000, RLE, uncompressed. Images in which
-    white is low (MONOCHROME1) are inverted by it.
+    Every transfer syntax that GDCM decodes can be read: JPEG, JPEG-LS, JPEG 2000, RLE, uncompressed. GDCM inverts
+    images in which low values are white (MONOCHROME1).
     """
     columns, rows, slices = series.grid
     decoded = {instance: _decode(path) for instance, path in files.items()}
@@ -133,7 +138,7 @@ def _number(header: Dataset) -> tuple[int, str]:
 
 
 def functional(header: Dataset, frame: int, group: str) -> Dataset | None:
-    """A functional group of a multi-frame image: of the frame, else shared."""
+    """A functional group of a multi-frame image: that of the frame, else the shared one."""
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
     groups = [per_frame[frame]] if frame < len(per_frame) else []
     groups += list(header.get("SharedFunctionalGroupsSequence") or [])
@@ -141,18 +146,18 @@ def functional(header: Dataset, frame: int, group: str) -> Dataset | None:
 
 
 def _frames(header: Dataset) -> list[Frame]:
-    """The frames of an image with their places."""
+    """The frames of an image with their positions."""
     uid = str(header.SOPInstanceUID)
     frames = []
     for number in range(int(header.get("NumberOfFrames") or 1)):
         place = functional(header, number, "PlanePositionSequence") or header
-        turn = functional(header, number, "PlaneOrientationSequence") or header
+        orientation = functional(header, number, "PlaneOrientationSequence") or header
         frames.append(
             Frame(
                 uid,
                 number + 1,
                 numbers(place, "ImagePositionPatient", 3),
-                numbers(turn, "ImageOrientationPatient", 6),
+                numbers(orientation, "ImageOrientationPatient", 6),
             )
         )
     return frames
@@ -180,26 +185,30 @@ def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
 
 
 def _ordered(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
-    """The frames along the normal of their planes; in the order of numbers where they do not lie in parallel."""
+    """The frames along the normal of their planes; in the order of numbers if they are not parallel. And warnings."""
     if any(frame.position is None or frame.orientation is None for frame in frames):
         return frames, []
-    turns = np.array([frame.orientation for frame in frames])
-    if np.abs(turns - turns[0]).max() > SAME_DIRECTION:
-        count = len(np.unique(np.round(turns, 2), axis=0))
+    orientations = np.array([frame.orientation for frame in frames])
+    if np.abs(orientations - orientations[0]).max() > DIRECTION_TOLERANCE:
+        count = len(np.unique(np.round(orientations, 2), axis=0))
         return [Frame(f.instance, f.number) for f in frames], [
-            f"The series holds images in {count} orientations: each is treated as a picture of its own."
+            f"The series has images in {count} orientations: each is treated as a separate picture."
         ]
-    depths = np.array([frame.position for frame in frames]) @ np.cross(turns[0, :3], turns[0, 3:])
+    depths = np.array([frame.position for frame in frames]) @ np.cross(orientations[0, :3], orientations[0, 3:])
     order = np.argsort(depths, kind="stable")
     repeated = len(frames) - len(np.unique(np.round(depths, 3)))
-    warnings = [f"{repeated} images lie where others lie (several times or phases in one series)."] if repeated else []
+    warnings = (
+        [f"{repeated} images have the same position as others (several times or phases in one series)."]
+        if repeated
+        else []
+    )
     return [frames[row] for row in order], warnings
 
 
 def _affine(
     frames: list[Frame], spacing: tuple[float, float], header: Dataset
 ) -> tuple[NDArray[np.float64], bool, list[str]]:
-    """(affine (RAS+), whether the place in the patient is known, warnings)."""
+    """(affine (RAS+), whether the position in the patient is known, warnings)."""
     first, last = frames[0], frames[-1]
     affine = np.diag([spacing[1], spacing[0], _thickness(header), 1.0])
     if first.position is None or first.orientation is None:
@@ -213,7 +222,7 @@ def _affine(
     distances = np.linalg.norm(steps, axis=1)
     if len(frames) > 1 and distances.max() > 0:
         usual = float(np.median(distances[distances > 0]))
-        missing = [row for row, distance in enumerate(distances, 1) if distance > usual * (1 + EVEN)]
+        missing = [row for row, distance in enumerate(distances, 1) if distance > usual * (1 + SPACING_TOLERANCE)]
         affine[:3, 2] = (np.array(last.position) - first.position) / (len(frames) - 1)
         if missing:
             affine[:3, 2] *= usual / np.linalg.norm(affine[:3, 2])

@@ -21,7 +21,7 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
 def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, lightly compressed: it is read on this machine."""
+    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, with little compression, because the file stays here."""
     if array.ndim == 4:
         array = np.ascontiguousarray(array.astype(np.uint8)).view(RGB)[..., 0]
     elif array.dtype.kind == "f" and array.dtype != np.float32:
@@ -39,7 +39,7 @@ def read_labels(path: Path, series: Series) -> NDArray[np.uint8]:
     if path.suffix == ".bin":
         raw = np.fromfile(path, np.uint8)
         if raw.size != np.prod(series.grid):
-            raise RequestError(f"the label holds {raw.size} voxels, series {series.uid} {describe(series.grid)}")
+            raise RequestError(f"the label has {raw.size} voxels, series {series.uid} {describe(series.grid)}")
         return raw.reshape(series.grid, order="F")
     mask = read_mask(path, "the label").array
     if mask.shape != series.grid:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a DICOMweb server (PS3.18): list series, fetch one, store instances. Failures are sentences."""
+"""Requests to a DICOMweb server (PS3.18): list series, fetch one, store instances. Failures have clear messages."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from lib.errors import RequestError
 
 SERIES_FIELDS = ("SeriesDescription", "SeriesDate", "SeriesTime", "PatientID", "NumberOfSeriesRelatedInstances")
 
-NO_IMAGES = {
+NON_IMAGE_MODALITIES = {
     *("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "AU", "ECG", "EPS"),
     *("HD", "PLAN", "RWV", "SMR", "STAIN", "M3D", "ANN"),
 }
-"""Modalities of series that hold no picture to segment."""
+"""Modalities of series without images to segment."""
 
 
 class StoreError(RequestError):
-    """The DICOMweb server refuses, or answers what it should not."""
+    """The DICOMweb server refuses, or its answer is not DICOMweb."""
 
     status = 502
 
 
 class StoreDownError(StoreError):
-    """The DICOMweb server does not answer, or fails, for now; nothing is wrong with the request."""
+    """The DICOMweb server does not answer or fails at the moment; the request is correct."""
 
     status = 503
 
 
-TIMEOUT = (5, 120)
-"""Seconds to connect, and between two pieces of an answer."""
+TIMEOUT_SECONDS = (5, 120)
+"""Seconds to connect, and between two parts of an answer."""
 
 
-class _Impatient(HTTPAdapter):
-    """Waits for `TIMEOUT` only; the client knows no limit of its own, and a store that hangs would hang its users."""
+class _TimeoutAdapter(HTTPAdapter):
+    """Adds `TIMEOUT_SECONDS` to every request: the client has no timeout, so a hanging server would block requests."""
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **named: Any) -> requests.Response:
-        """Send a request, with the limits of time."""
-        return super().send(request, *arguments, **{**named, "timeout": named.get("timeout") or TIMEOUT})
+        """Send a request with the timeout."""
+        return super().send(request, *arguments, **{**named, "timeout": named.get("timeout") or TIMEOUT_SECONDS})
 
 
 @dataclass(frozen=True)
 class SeriesEntry:
-    """A series as a search lists it."""
+    """A series in a listing of the server."""
 
     study: str
     series: str
@@ -62,21 +62,21 @@ class SeriesEntry:
 
     @property
     def holds_images(self) -> bool:
-        """Whether the series holds pictures."""
-        return self.modality not in NO_IMAGES
+        """Whether the series has images."""
+        return self.modality not in NON_IMAGE_MODALITIES
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> SeriesEntry:
         """From one item of a QIDO-RS answer."""
-        found = Dataset.from_json(dict(answer))
-        text = {name: str(found.get(name, "")) for name in ("SeriesDescription", "PatientID", "Modality")}
+        dataset = Dataset.from_json(dict(answer))
+        text = {name: str(dataset.get(name, "")) for name in ("SeriesDescription", "PatientID", "Modality")}
         return cls(
-            str(found.StudyInstanceUID),
-            str(found.SeriesInstanceUID),
+            str(dataset.StudyInstanceUID),
+            str(dataset.SeriesInstanceUID),
             text["Modality"],
             text["SeriesDescription"],
             text["PatientID"],
-            int(found.get("NumberOfSeriesRelatedInstances") or 0),
+            int(dataset.get("NumberOfSeriesRelatedInstances") or 0),
         )
 
 
@@ -84,9 +84,9 @@ class DicomWeb:
     """A DICOMweb server through `client`."""
 
     def __init__(self, client: DICOMwebClient) -> None:
-        client.set_http_retry_params(retry=False)  # half a minute of trying again; users do that better
+        client.set_http_retry_params(retry=False)  # it would retry for half a minute; the user can retry
         for scheme in ("http://", "https://"):
-            client._session.mount(scheme, _Impatient())
+            client._session.mount(scheme, _TimeoutAdapter())
         self.client = client
 
     @classmethod
@@ -96,7 +96,7 @@ class DicomWeb:
 
     def search(self, **filters: str) -> list[SeriesEntry]:
         """Series that match all filters, such as Modality="SEG"."""
-        with self._sentences():
+        with self._translated_errors():
             return [
                 SeriesEntry.of(item)
                 for item in self.client.search_for_series(search_filters=filters, fields=list(SERIES_FIELDS))
@@ -107,18 +107,18 @@ class DicomWeb:
         return next((entry for entry in self.search(SeriesInstanceUID=series) if entry.series == series), None)
 
     def fetch(self, study: str, series: str) -> Iterator[Dataset]:
-        """The instances of a series, complete, as the server has them: not every server can decompress them all."""
-        with self._sentences():
+        """The complete instances of a series, as the server has them: not every server can decompress them all."""
+        with self._translated_errors():
             yield from self.client.iter_series(study, series, media_types=(("application/dicom", "*"),))
 
     def headers(self, study: str, series: str) -> list[Dataset]:
         """The instances of a series, without pixels."""
-        with self._sentences():
+        with self._translated_errors():
             return [Dataset.from_json(item) for item in self.client.retrieve_series_metadata(study, series)]
 
     def store(self, instances: Iterable[Dataset]) -> None:
         """Store instances (STOW-RS); StoreError if the server refuses one."""
-        with self._sentences():
+        with self._translated_errors():
             answer = self.client.store_instances(list(instances))
         failed = answer.get("FailedSOPSequence") or []
         if failed:
@@ -126,7 +126,7 @@ class DicomWeb:
             raise StoreError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
 
     @contextmanager
-    def _sentences(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         server = f"the DICOMweb server {self.client.base_url}"
         try:
             yield
@@ -135,8 +135,8 @@ class DicomWeb:
             kind = StoreDownError if status >= 500 else StoreError
             raise kind(f"{server} answered with status {status}; nothing was changed") from error
         except requests.JSONDecodeError as error:
-            raise StoreError(f"{server} answered with something else than DICOM JSON; is the address right?") from error
-        except requests.RequestException as error:  # it is off, hangs, or ended in the middle of an answer
+            raise StoreError(f"{server} did not answer with DICOM JSON; is the address right?") from error
+        except requests.RequestException as error:  # it is off, hangs, or ended during the answer
             raise StoreDownError(f"{server} does not answer; nothing was changed") from error
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files to arrays and back: images, label maps, and the names of labels. Imports `errors`, `options`, `files`."""
+"""Files to arrays and back: images, label maps, and the names of labels. Imports `errors`, `options`, `files`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Index maps (i, j, k), looked at a plane at a time: whole volumes at once would take eight bytes a voxel."""
+"""Index maps (i, j, k), processed plane by plane: a whole volume at once would take eight bytes for each voxel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 def values_in(labels: NDArray[np.uint8]) -> set[int]:
     """The values of an index map other than 0."""
-    seen = np.zeros(256, bool)
+    present = np.zeros(256, bool)
     for k in _filled_planes(labels):
-        seen |= np.bincount(labels[:, :, k].ravel(order="K"), minlength=256) > 0
-    return {int(value) for value in np.flatnonzero(seen) if value}
+        present |= np.bincount(labels[:, :, k].ravel(order="K"), minlength=256) > 0
+    return {int(value) for value in np.flatnonzero(present) if value}
 
 
 def renumbered(labels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:

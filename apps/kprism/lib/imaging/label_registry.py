@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of structures: which value of a label file means what, and which number a name has in our answers.
+"""Names of structures: the meaning of the values in a label file, and the number of a name in our answers.
 
-A saved label names its values in one of three ways; the first that is there counts:
+The values of a saved label are named in one of three ways; the first that exists is used:
 
-1. `label_names`, name -> value, as our own answers carry it (also in `params`, where MONAI Label stores answers);
+1. `label_names`, name -> value, as in our own answers (also in `params`, where MONAI Label stores answers);
 2. `label_info`, a list of `{"name": ...}` in the order of the values, as 3D Slicer sends it;
-3. `labels.json` in the datastore's folder, written by hand. `labels` holds for every label file, `cases` for those
+3. `labels.json` in the datastore's folder, written by hand. `labels` applies to every label file, `cases` to those
    whose image id matches the pattern:
 
        {"labels": {"1": "liver", "2": "spleen"}, "cases": {"brain*": {"1": "tumour"}}}
@@ -25,13 +25,13 @@ from kprism_model.classes import ClassRegistry
 from lib.errors import RequestError
 
 BACKGROUND = "background"
-"""Never a label of its own: the list of negative clicks."""
+"""Not a label: the name of the list of negative clicks."""
 
 LABEL_FILE = "labels.json"
 
 
 class LabelRegistry:
-    """The number of every name, for answers and MONAI Label's `labels`; it never changes, new names are appended.
+    """The number of every name, for answers and MONAI Label's `labels`. Numbers never change; new names are appended.
 
     The names that the weights know come first, so a class has the same number in every model.
     """
@@ -49,7 +49,7 @@ class LabelRegistry:
                     self._names = self._names.add([name])
 
     def numbers(self, names: Sequence[str]) -> dict[str, int]:
-        """The numbers of names, from 1; those that are not in the book follow behind it, for this answer only."""
+        """The numbers of names, from 1; names that are not registered get the next numbers, for this answer only."""
         known = self._names
         unknown = [name for name in names if name not in known]
         return {
@@ -57,11 +57,11 @@ class LabelRegistry:
         }
 
     def canonical(self, name: str) -> str:
-        """The name as it was first written; unknown names are returned without surplus white space."""
+        """The name as it was first written; an unknown name without surplus white space."""
         return self._names.names[self._names.index(name)] if name in self._names else " ".join(name.split())
 
     def name(self, number: Any) -> str:
-        """The name of a number; RequestError if there is none."""
+        """The name of a number; RequestError for a number without a name."""
         names = self._names.names
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(names):
             raise RequestError(f"label_prompt holds {number!r}; expected label numbers from 1 to {len(names)}")
@@ -73,11 +73,11 @@ class LabelRegistry:
 
 
 def label_values(info: Mapping[str, Any], by_hand: Mapping[str, int], present: Sequence[int]) -> dict[str, int]:
-    """Name -> value for a label file whose information is `info` and whose non-zero values are `present`, ascending.
+    """Name -> value for a label file with the metadata `info` and the non-zero values `present`, ascending.
 
-    Slicer's `idx` counts segments that it did not save, so it is not trusted: names belong to values in their order, to
-    those that occur if there are as many, else to 1, 2, ... (a segment may be empty). Empty if nothing names them.
-    RequestError if there are fewer names than values.
+    Slicer's `idx` also counts segments that it did not save, so it is not used. Names belong to values in their order:
+    to the values that occur if there are as many, else to 1, 2, ... (a segment may be empty). The result is empty if
+    nothing names the values. RequestError if there are fewer names than values.
     """
     names = stored_names(info)
     if isinstance(names, Mapping):
@@ -94,7 +94,7 @@ def label_values(info: Mapping[str, Any], by_hand: Mapping[str, int], present: S
 
 
 def stored_names(info: Mapping[str, Any]) -> Mapping[str, int] | list[str] | None:
-    """The names in a label's information: name -> value, names in the order of values, or None if it has none."""
+    """The names in a label's metadata: name -> value, names in the order of values, or None if there are no names."""
     params = info.get("params")
     for source in (info, params if isinstance(params, Mapping) else {}):
         names = source.get("label_names")
@@ -120,7 +120,7 @@ class HandNames:
 
     @classmethod
     def read(cls, folder: Path) -> HandNames:
-        """Read the folder's file, if there is one; RequestError names the file and the entry if it cannot be used."""
+        """Read the folder's file, if it exists; RequestError names the file and the entry that cannot be used."""
         path = folder / LABEL_FILE
         if not path.is_file():
             return cls({}, {})
@@ -134,7 +134,7 @@ class HandNames:
         return cls(_parse_entry(content.get("labels", {})), cases)
 
     def of(self, image_id: str) -> Mapping[str, int]:
-        """Name -> value in the label of an image; the first pattern that matches counts."""
+        """Name -> value in the label of an image, by the first pattern that matches."""
         return next((names for pattern, names in self.cases.items() if fnmatchcase(image_id, pattern)), self.labels)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image as it is stored, and the one place that turns its voxel indices into slices with rows and columns.
+"""An image as it is stored, and its place in space; `kprism_model.volumes.data.Volume` cuts and scales it.
 
-Stored arrays are indexed (i, j, k) with i the fastest in the file, as viewers count voxels and NIfTI and NRRD store
-them. A 2-D picture is a volume of one slice: i is its column, j its row, k is 0.
+Stored arrays are indexed (i, j, k), i fastest, as viewers count voxels and as NIfTI and NRRD store them. A 2-D picture
+is a volume of one slice: i is its column, j its row, k is 0.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from kprism_model.orientation import SliceOrientation
-from kprism_model.preprocess import scale_intensity
 from kprism_model.volumes.data import Volume
 from lib.errors import RequestError
 
 Voxel = tuple[int, int, int]
 """(i, j, k) of a voxel of the stored image."""
 
-MISPLACED = 0.1
-"""A mask may lie this part of a voxel beside its image: files round their affines."""
+MAX_OFFSET = 0.1
+"""A mask may lie this fraction of a voxel beside its image, because files round their affines."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class MedicalImage:
     """A picture or volume with everything needed to write a mask on the same grid.
 
     `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
-    `dimensions` is 2 where the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
-    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file: pictures, and
-    volumes whose file gives no usable one, are compared by their number of voxels alone.
+    `dimensions` is 2 if the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
+    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file. Pictures, and
+    volumes whose file has no usable affine, are compared by their number of voxels alone.
     """
 
     name: str
@@ -55,7 +54,7 @@ class MedicalImage:
 
     @property
     def is_colour(self) -> bool:
-        """Whether voxels have red, green and blue."""
+        """Whether voxels have the channels red, green and blue."""
         return self.array.ndim == 4
 
     @cached_property
@@ -65,70 +64,61 @@ class MedicalImage:
 
     @cached_property
     def orientation(self) -> SliceOrientation:
-        """How this image is cut into slices."""
+        """How this image is cut into slices; known without scaling it."""
         return SliceOrientation.of(self.affine, self.grid)
 
     @property
     def slices(self) -> int:
         """Number of slices."""
-        return self.grid[self.orientation.axes[0]]
+        return self.orientation.stack_shape[0]
 
     @property
     def slice_shape(self) -> tuple[int, int]:
         """Rows and columns of a slice."""
-        _, row_axis, column_axis = self.orientation.axes
-        return self.grid[row_axis], self.grid[column_axis]
+        return self.orientation.stack_shape[1:]
 
     def to_slices(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """A view (slice, row, column) of an array (i, j, k) on this image's grid."""
+        """A view (slice, row, column[, 3]) of an array (i, j, k[, 3]) on this image's grid."""
         return self.orientation.to_slices(volume)
 
     @cached_property
-    def scaled(self) -> NDArray[np.float32]:
-        """Intensities in [0, 1] as (slice, row, column) or (slice, row, column, 3), scaled once for the whole image."""
-        if not self.is_colour:
-            return scale_intensity(self.to_slices(self.array))
-        channels = [self.to_slices(self.array[..., channel]) for channel in range(3)]
-        return np.stack([scale_intensity(np.stack(planes, -1)) for planes in zip(*channels, strict=True)])
-
-    @cached_property
     def volume(self) -> Volume:
-        """The slices as the network looks at them."""
-        return Volume.of_slices(self.scaled, self.orientation, self.digest)
+        """The image cut into slices and scaled to [0, 1], as the network sees it."""
+        return Volume.of(self.array, self.affine, digest=self.digest)
+
+    @property
+    def scaled(self) -> NDArray[np.float32]:
+        """Intensities in [0, 1] as (slice, row, column) or (slice, row, column, 3): the slices of `volume`."""
+        return self.volume.images
 
     def cut(self) -> MedicalImage:
-        """This image with its slices made; its stored values are let go, and `array` tells only their shape and type.
+        """This image with its slices computed and its stored values dropped; `array` keeps only their shape and type.
 
-        They are needed no more, and both together would take half as much memory again.
+        Only the slices are used after reading. Both together would take half as much memory again.
         """
         slim = replace(self, array=np.broadcast_to(self.array.dtype.type(0), self.array.shape))
-        slim.__dict__.update(orientation=self.orientation, scaled=self.scaled)
+        slim.__dict__["volume"] = self.volume
         return slim
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes: of the slices where they are made, else of the stored values."""
-        scaled = self.__dict__.get("scaled")
-        return self.array.nbytes if scaled is None else int(scaled.nbytes)
+        """Memory in bytes: of the slices if they are computed, else of the stored values."""
+        volume: Volume | None = self.__dict__.get("volume")
+        return self.array.nbytes if volume is None else volume.images.nbytes
 
     def locate(self, voxel: Voxel) -> tuple[int, int, int]:
         """The (slice, row, column) of a voxel."""
-        number, row, column = self.orientation.points_to_slices(voxel)
-        return int(number), int(row), int(column)
+        return self.orientation.locate(voxel)
 
-    def number_of(self, index: int) -> int:
-        """The slice with this index along its axis of the stored image."""
+    def slice_at(self, index: int) -> int:
+        """The number of the slice that has this index along its axis of the stored image."""
         return self.slices - 1 - index if self.orientation.flips[0] else index
 
-    def empty_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A new index map (i, j, k) of zeros on this grid, and its view (slice, row, column) to write to."""
-        labels = np.zeros(self.grid, np.uint8, order="F")
-        return labels, self.to_slices(labels)
-
     def on_grid(self, mask: MedicalImage, what: str) -> NDArray[Any]:
-        """The values of `mask` on this image's grid; axes in another order or direction are turned.
+        """The values of `mask` on this image's grid; axes in another order or direction are reordered.
 
-        RequestError, which names the difference, for a mask of another number of voxels or at another place.
+        `what` stands for the mask in messages. RequestError names the difference if the mask has another number of
+        voxels or lies at another place.
         """
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
             raise RequestError(
@@ -138,29 +128,29 @@ class MedicalImage:
             if mask.grid != self.grid:
                 raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {self.name} {describe(self.grid)}")
             return mask.array
-        turned = _turned(mask, self.affine)
-        away = np.inf if turned.array.shape != self.grid else _distance(turned.affine, self.affine, self.grid)
-        if away > MISPLACED * min(self.spacing):
+        reordered = _reordered(mask, self.affine)
+        away = np.inf if reordered.array.shape != self.grid else _distance(reordered.affine, self.affine, self.grid)
+        if away > MAX_OFFSET * min(self.spacing):
             raise RequestError(
                 f"{what} lies elsewhere than {self.name}: their affines are {_rounded(mask.affine)} and "
                 f"{_rounded(self.affine)}; resample it to the image's grid"
             )
-        return turned.array
+        return reordered.array
 
 
-class _Turned(NamedTuple):
+class _Reordered(NamedTuple):
     array: NDArray[Any]
     affine: NDArray[np.float64]
 
 
-def _turned(mask: MedicalImage, affine: NDArray[np.float64]) -> _Turned:
+def _reordered(mask: MedicalImage, affine: NDArray[np.float64]) -> _Reordered:
     """The mask with its axes in the order and direction of the axes of `affine`."""
     change = ornt_transform(io_orientation(mask.affine), io_orientation(affine))
-    return _Turned(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
+    return _Reordered(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
 
 
 def _distance(one: NDArray[np.float64], other: NDArray[np.float64], grid: tuple[int, ...]) -> float:
-    """Millimetres between the places that two affines give to a corner of the grid, at the corner where it is most."""
+    """Largest distance in mm between the positions that two affines give to a corner of the grid."""
     corners = np.array(list(product(*((0, side - 1) for side in grid), (1,))), np.float64)
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
@@ -170,5 +160,5 @@ def _rounded(affine: NDArray[np.float64]) -> list[list[float]]:
 
 
 def describe(shape: tuple[int, ...]) -> str:
-    """A shape as people write it, for messages: 256 x 256 x 23."""
+    """A shape for messages, like 256 x 256 x 23."""
     return " x ".join(str(side) for side in shape)

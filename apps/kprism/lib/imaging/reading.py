@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading NIfTI, NRRD and pictures into one structure; what cannot be segmented is refused with a sentence.
+"""Reads NIfTI, NRRD and pictures as `MedicalImage`; RequestError says why a file cannot be segmented.
 
-A file says in its header how much memory its voxels take. It is refused before they are read if that is more than the
-limit, and compressed data are inflated only as far as the header promises.
+The header of a file says how much memory its voxels take. A file that needs more than the limit is refused before its
+voxels are read, and compressed data are decompressed only up to the size in the header.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ SUFFIXES = NIFTI + NRRD + PICTURES
 """Extensions of the files that can be read."""
 
 LIMIT = 4 << 30
-"""Bytes that the voxels of one file may take in memory unless the caller says otherwise."""
+"""Bytes that the voxels of one file may take in memory, by default."""
 
 MAX_HEADER = 16 << 20
-"""Bytes before the voxels of a NIfTI file; more is a damaged header."""
+"""Bytes before the voxels of a NIfTI file; a header that claims more is damaged."""
 
-SCALED = 4
-"""Bytes of a value of an image once it is scaled for the network."""
+SCALED_BYTES = 4
+"""Bytes of a value after scaling for the network: float32."""
 
 RAS = ("right-anterior-superior", "ras")
 """Names of NIfTI's axes in NRRD headers."""
 
-FLAT = 1e-6
-"""Axes whose directions span less than this lie in a plane."""
+MIN_DETERMINANT = 1e-6
+"""Axes lie in a plane if the determinant of their directions is smaller."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""NRRD and DICOM count towards left and posterior, NIfTI towards right and anterior."""
+"""The axes of NRRD and DICOM run to left and posterior, those of NIfTI to right and anterior."""
 
 _UNREADABLE = (
     ImageFileError,
@@ -73,7 +73,7 @@ _UNREADABLE = (
 
 
 class Stored(NamedTuple):
-    """Values of a file (i, j[, k][, ...]), affine (RAS+), NIfTI header, whether colours are on the last axis."""
+    """Values (i, j[, k][, ...]), affine (RAS+), NIfTI header, whether colours are on the last axis, and `placed`."""
 
     array: NDArray[Any]
     affine: NDArray[Any]
@@ -89,12 +89,12 @@ def suffix_of(path: Path) -> str:
 
 
 def read_image(path: Path, name: str, limit: int = LIMIT) -> MedicalImage:
-    """Read the image file `path`, which takes at most `limit` bytes in memory; `name` stands for it in messages.
+    """Read the image file `path`, which may take at most `limit` bytes in memory; `name` stands for it in messages.
 
-    RequestError (NotFoundError where there is no file) for folders, unknown types, empty, damaged and too large files,
-    more than three axes, other than real numbers, NaN or infinity, and images of one single value.
+    RequestError (NotFoundError if there is no file) for folders, unknown types, empty, damaged and too large files,
+    more than three axes, values that are not real numbers, NaN or infinity, and images with a single value.
     """
-    image = _read(path, name, Limit(limit, SCALED))
+    image = _read(path, name, Limit(limit, SCALED_BYTES))
     _check_intensities(image)
     return image
 
@@ -106,7 +106,7 @@ def read_mask(path: Path, name: str, limit: int = LIMIT) -> MedicalImage:
     if values.dtype == bool:
         values = values.view(np.uint8)
     elif image.is_colour or not _are_labels(values):
-        raise RequestError(f"{name} is no label map: it must hold one integer from 0 to 255 a voxel")
+        raise RequestError(f"{name} is not a label map; expected one integer from 0 to 255 for each voxel")
     return replace(image, array=values.astype(np.uint8, copy=False))
 
 
@@ -118,7 +118,7 @@ def _are_labels(values: NDArray[Any]) -> bool:
 
 def _read(path: Path, name: str, limit: Limit) -> MedicalImage:
     if not path.exists():
-        raise NotFoundError(f"{name}: there is no such file")
+        raise NotFoundError(f"{name}: the file does not exist")
     if path.is_dir():
         raise RequestError(f"{name} is a folder; expected one file of type {', '.join(SUFFIXES)}")
     suffix = suffix_of(path)
@@ -141,7 +141,7 @@ def _read(path: Path, name: str, limit: Limit) -> MedicalImage:
 
 
 DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
-"""NRRD fields that take voxels from another file, or from elsewhere than behind the header: any file of the server."""
+"""NRRD fields that take voxels from another file, which could be any file of the server, or from another offset."""
 
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
@@ -155,7 +155,7 @@ def content_digest(path: Path) -> str:
 def _read_nifti(path: Path, limit: Limit) -> Stored:
     _check_nifti_header(path, limit)
     image: Any = nibabel.load(path)  # typed as the base class, which has no voxels
-    if not isinstance(image, nibabel.Nifti1Image):  # of which NIfTI-2 is a kind, CIFTI is not
+    if not isinstance(image, nibabel.Nifti1Image):  # includes NIfTI-2, but not CIFTI
         raise RequestError(f"is {type(image).__name__}; expected a NIfTI volume")
     placed = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     array = _voxels(image.dataobj)
@@ -166,7 +166,7 @@ def _read_nifti(path: Path, limit: Limit) -> Stored:
 
 
 def _check_nifti_header(path: Path, limit: Limit) -> None:
-    """Before nibabel reads the file: it takes in as much of it as the header says."""
+    """Check the header before nibabel reads the file, because nibabel reads as much as the header says."""
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
         start = stream.read(540)
     size = int.from_bytes(start[:4], "little")
@@ -182,9 +182,9 @@ def _check_nifti_header(path: Path, limit: Limit) -> None:
 
 
 def _voxels(stored: Any) -> NDArray[Any]:
-    """The values of a NIfTI file; with a slope or an intercept in float32, for nibabel's float64 is twice as large."""
+    """The values of a NIfTI file; with a slope or an intercept in float32, half the size of nibabel's float64."""
     slope, inter = stored.slope, stored.inter
-    raw = np.asanyarray(stored.get_unscaled())
+    raw: NDArray[Any] = np.asanyarray(stored.get_unscaled())
     if (slope, inter) == (1.0, 0.0):
         return raw
     scaled = np.empty(raw.shape, np.float32, order="F")
@@ -236,7 +236,7 @@ _INFLATERS: dict[str, Callable[[], Any]] = {
 
 
 def _nrrd_voxels(header: dict[str, Any], stream: IO[bytes], size: int) -> NDArray[Any]:
-    """The voxels behind a header; pynrrd itself would inflate compressed ones to whatever they become."""
+    """The voxels after a header; pynrrd itself would decompress data of any size."""
     encoding = header["encoding"].lower()
     if encoding in _INFLATERS:
         inflated = _INFLATERS[encoding]().decompress(stream.read(), size)
@@ -245,7 +245,7 @@ def _nrrd_voxels(header: dict[str, Any], stream: IO[bytes], size: int) -> NDArra
 
 
 def _read_picture(path: Path, limit: Limit) -> Stored:
-    # Pillow goes by content, not by name: only what the names promise, for other formats run other decoders.
+    # Pillow chooses the decoder by content, not by name; other decoders must not run.
     with Image.open(path, formats=PICTURE_FORMATS) as picture:
         frames = getattr(picture, "n_frames", 1)
         if frames > 1:
@@ -257,14 +257,14 @@ def _read_picture(path: Path, limit: Limit) -> Stored:
 
 
 class Limit(NamedTuple):
-    """The bytes that a file may take, if each of its values takes at least `value` bytes."""
+    """The bytes that a file may take, if each of its values takes at least `value` bytes in memory."""
 
     size: int
     value: int
 
 
 def _check_size(shape: tuple[int, ...], voxel: int, limit: Limit) -> None:
-    """Refuse a file whose header claims more than the limit, at `voxel` bytes each."""
+    """TooLargeError for a file whose header claims more than the limit, at `voxel` bytes for each value."""
     if min(shape, default=0) < 1:
         raise RequestError(f"claims {describe(shape)} voxels; expected at least 1 along each axis")
     size = math.prod(int(side) for side in shape) * max(voxel, limit.value)
@@ -276,7 +276,7 @@ def _check_size(shape: tuple[int, ...], voxel: int, limit: Limit) -> None:
 
 
 def _as_volume(stored: Stored, name: str) -> tuple[NDArray[Any], int]:
-    """The array as (i, j, k) or (i, j, k, 3), and how many axes of space the file had."""
+    """The array as (i, j, k) or (i, j, k, 3), and the number of spatial axes in the file."""
     array = stored.array
     if array.dtype.kind not in "buif":
         raise RequestError(f"{name} holds values of type {array.dtype}; expected real numbers")
@@ -294,17 +294,17 @@ def _as_volume(stored: Stored, name: str) -> tuple[NDArray[Any], int]:
 
 
 def _usable(affine: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
-    """The affine and True, or voxels of 1 mm and False where the file gives none that can be inverted."""
+    """The affine and True; if it cannot be inverted, an affine of 1 mm voxels and False."""
     affine = np.asarray(affine, np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.isfinite(affine).all() and spacing.all() and abs(np.linalg.det(affine[:3, :3] / spacing)) > FLAT:
+    if np.isfinite(affine).all() and spacing.all() and abs(np.linalg.det(affine[:3, :3] / spacing)) > MIN_DETERMINANT:
         return affine, True
     return LPS_TO_RAS.copy(), False
 
 
 def _check_intensities(image: MedicalImage) -> None:
     values = image.array
-    if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):  # a sum takes no memory
+    if values.dtype.kind == "f" and not np.isfinite(values.sum(dtype=np.float64)):  # a sum needs no memory
         broken = ~np.isfinite(values)
         if broken.any():
             first = tuple(int(index) for index in np.argwhere(broken)[0][:3])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing an index map on the grid of its image, lossless, in the format that the client asks for."""
+"""Writes an index map on the grid of its image, lossless, in the format that the client requests."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PNG_DTYPES = ("uint8", "uint16")
 
 @dataclass(frozen=True)
 class ResultFormat:
-    """File extension, value type and whether NRRD files are compressed (`.nii.gz` and `.png` always are).
+    """File extension, value type, and whether NRRD files are compressed (`.nii.gz` and `.png` always are).
 
-    NRRD files are compressed unless the client asks for raw ones, as OHIF does.
+    NRRD files are compressed by default; OHIF requests raw ones.
     """
 
     extension: str
@@ -41,7 +41,7 @@ class ResultFormat:
     def parse(cls, params: Mapping[str, Any], image: MedicalImage) -> ResultFormat:
         """From MONAI Label's `result_extension`, `result_dtype` and `result_compress`.
 
-        Without `result_extension` the answer has the image's own type, or PNG where that type is lossy.
+        Without `result_extension` the answer has the image's own type, or PNG if that type is lossy.
         """
         extension = params.get("result_extension") or (image.suffix if image.suffix in EXTENSIONS else ".png")
         dtype = params.get("result_dtype") or "uint8"
@@ -96,7 +96,7 @@ def _write_nifti(path: Path, values: NDArray[Any], image: MedicalImage) -> None:
 
 
 def _write_nrrd(path: Path, values: NDArray[Any], image: MedicalImage, compress: bool) -> None:
-    """x is the fastest axis; OHIF copies the bytes behind the header as they are."""
+    """Write NRRD with i as the fastest axis: OHIF copies the bytes after the header unchanged."""
     lps = LPS_TO_RAS @ image.affine
     header: dict[str, Any] = {"encoding": "gzip" if compress else "raw", "endian": "little"}
     if image.dimensions == 2:

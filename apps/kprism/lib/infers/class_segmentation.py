@@ -1,71 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation of whole images by class, which `semantic` answers with and clicks may start from.
+"""Segmentation of whole images by class: the answer of `semantic`, and an initial mask for clicks.
 
-Structures that only an earlier network of the site knew (`lib.learning.earlier_structures`) are segmented
-after labelled cases.
+Structures that only an earlier network of the site knew (`lib.learning.earlier_structures`) are segmented from
+references instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.image_kind import NONE, ImageKind
+from kprism_model.volumes.predictor import Extent
 from lib.engine import Engine, Network
 from lib.imaging.medical_image import MedicalImage
-from lib.infers.scope import CLEAN_UP, SLICES, range_of, to_clean
+from lib.infers.request import InferRequest
+from lib.infers.scope import CLEAN_UP, SLICES
 from lib.infers.structure_references import StructureReferences
-from lib.options import Option, read_options
+from lib.options import Option
 from lib.request_statistics import RequestStatistics
 
-WHOLE: dict[str, Option] = {"presence": Option(0.5, low=0.0, high=1.0), **SLICES, **CLEAN_UP}
-"""Options: how probable a structure must be in a slice to be looked for there, which slices, and cleaning up."""
+PRESENCE = 0.5
+"""Default of the option `presence`."""
 
-DEFAULTS: dict[str, Any] = read_options(WHOLE, {})
-
-
-def image_kind(engine: Engine, network: Network, image: MedicalImage, report: RequestStatistics) -> ImageKind | None:
-    """What kind of image it is; None for weights that know no kinds."""
-    if network.predictor.model.kind_head is None:
-        return None
-
-    def look() -> ImageKind | None:
-        volume = engine.volume(network, image, report)
-        kind = volume.image_kind()
-        report.count(volume)
-        return kind
-
-    return engine.cached(("kind", network.version, image.digest), look)
+WHOLE_IMAGE: dict[str, Option] = {"presence": Option(PRESENCE, low=0.0, high=1.0), **SLICES, **CLEAN_UP}
+"""Options of models without prompts: a structure is segmented in a slice only if it is at least so probable to be in
+it; which slices; and cleaning up."""
 
 
-@dataclass(frozen=True)
-class Searched:
-    """An index map (i, j, k), read-only, whose value n is the n-th of `names`; the kind of image where it is known.
+@dataclass(frozen=True, eq=False)
+class PresentClasses:
+    """An index map (i, j, k), read-only, whose value n is the n-th of `names`; the kind of image, if it is known.
 
     `not_asked` are the other classes of the weights: they cannot be in such an image.
     """
 
     labels: NDArray[np.uint8]
-    names: list[str]
+    names: tuple[str, ...]
     kind: ImageKind | None = None
-    not_asked: list[str] = field(default_factory=list)
+    not_asked: tuple[str, ...] = ()
 
-    def told(self) -> dict[str, Any]:
-        """What the JSON of an answer says of the kind of image and of what was not asked for."""
+    def metadata(self) -> dict[str, Any]:
+        """What the JSON of an answer says about the kind of image and the structures that were not looked for."""
         if self.kind is None:
             return {}
-        told: dict[str, Any] = {"image_kind": self.kind.name, "not_asked": self.not_asked}
+        metadata: dict[str, Any] = {"image_kind": self.kind.name, "not_asked": list(self.not_asked)}
         if self.not_asked:
-            told["message"] = _message(self.kind.name, self.not_asked)
-        return told
+            metadata["message"] = _message(self.kind.name, self.not_asked)
+        return metadata
 
 
 def _message(kind: str, not_asked: Sequence[str]) -> str:
-    """Which structures were not looked for in an image of this kind, why, and what can be done about it."""
+    """Which structures were not looked for in an image of this kind, why, and what a user can do about it."""
     names = ", ".join(not_asked)
     if kind == NONE:
         return (
@@ -78,60 +68,92 @@ def _message(kind: str, not_asked: Sequence[str]) -> str:
     )
 
 
-def search_classes(
-    engine: Engine,
-    network: Network,
-    image: MedicalImage,
-    options: Mapping[str, Any],
-    report: RequestStatistics,
-    shown: Mapping[str, StructureReferences] | None = None,
-) -> Searched:
-    """All classes of the weights that can be in an image, where they are present. `options` are those of `WHOLE`.
+@dataclass(frozen=True, eq=False)
+class ClassSegmentation:
+    """Segments one image by class; the network runs only for what is not in the cache.
 
-    `shown` are references of other structures, which are looked for too.
+    presence: the least probability to be in a slice. clean_up: whether each structure is cleaned up. extent: "volume",
+    or the first and last slice to look at.
     """
-    known, kind = list(network.registry.names), image_kind(engine, network, image, report)
-    possible = dict.fromkeys(known, 1.0) if kind is None else kind.possible(known)
-    names = [*possible, *(shown or {})]
-    if names:
-        labels = segment_classes(engine, network, image, names, options, report, possible, shown)
-    else:
-        labels, _ = image.empty_labels()
-    return Searched(labels, names, kind, [name for name in known if name not in possible])
 
+    engine: Engine
+    network: Network
+    image: MedicalImage
+    statistics: RequestStatistics
+    presence: float = PRESENCE
+    clean_up: bool = False
+    extent: Extent = "volume"
 
-def segment_classes(
-    engine: Engine,
-    network: Network,
-    image: MedicalImage,
-    names: Sequence[str],
-    options: Mapping[str, Any],
-    report: RequestStatistics,
-    priors: Mapping[str, float] | None = None,
-    shown: Mapping[str, StructureReferences] | None = None,
-) -> NDArray[np.uint8]:
-    """Index map (i, j, k), read-only: value n is the n-th name. `options` are those of `WHOLE`.
-
-    `priors` are the probabilities that the classes can be in the image at all, 1 by default. `shown` are references for
-    those of the names that the weights do not know.
-    """
-    slices, shown, priors = range_of(options, image), shown or {}, priors or {}
-    named = tuple((name, shown[name].key if name in shown else None, priors.get(name)) for name in names)
-    key = ("classes", network.version, image.digest, named, slices, options["presence"], options["clean_up"])
-
-    def segment() -> NDArray[np.uint8]:
-        volume, clean = engine.volume(network, image, report), to_clean(options, names)
-        labels = volume.predict_classes(
-            names,
-            references={name: references.encode() for name, references in shown.items()},
-            minimum_presence=options["presence"],
-            slices=slices,
-            largest=clean,
-            fill=clean,
-            priors=priors,
+    @classmethod
+    def of(cls, engine: Engine, request: InferRequest) -> ClassSegmentation:
+        """For a request of a model with the options `WHOLE_IMAGE`."""
+        options = request.options
+        return cls(
+            engine,
+            request.network,
+            request.image,
+            request.statistics,
+            presence=options["presence"],
+            clean_up=options["clean_up"],
+            extent=request.extent,
         )
-        report.count(volume)
-        labels.flags.writeable = False
-        return labels
 
-    return engine.cached(key, segment)
+    def image_kind(self) -> ImageKind | None:
+        """The kind of the image; None for weights that know no kinds."""
+        if self.network.predictor.model.kind_head is None:
+            return None
+
+        def predict() -> ImageKind | None:
+            volume = self.engine.volume(self.network, self.image, self.statistics)
+            kind = volume.image_kind()
+            self.statistics.count(volume)
+            return kind
+
+        return self.engine.cached(("kind", self.network.version, self.image.digest), predict)
+
+    def search(self, references: Mapping[str, StructureReferences] | None = None) -> PresentClasses:
+        """All classes of the weights that can be in the image, where they are present.
+
+        `references` are those of other structures, which are looked for too.
+        """
+        known, kind = self.network.registry.names, self.image_kind()
+        possible = dict.fromkeys(known, 1.0) if kind is None else kind.possible(known)
+        names = (*possible, *(references or {}))
+        if names:
+            labels = self.segment(names, references, possible)
+        else:
+            labels, _ = self.image.volume.empty_labels()
+        return PresentClasses(labels, names, kind, tuple(name for name in known if name not in possible))
+
+    def segment(
+        self,
+        names: Sequence[str],
+        references: Mapping[str, StructureReferences] | None = None,
+        priors: Mapping[str, float] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Index map (i, j, k), read-only: value n is the n-th name.
+
+        `references` are those of the names that the weights do not know. `priors` are the probabilities that classes
+        can be in the image at all, 1 by default.
+        """
+        references, priors = references or {}, priors or {}
+        named = tuple((name, references[name].key if name in references else None, priors.get(name)) for name in names)
+        clean = tuple(names) if self.clean_up else ()
+
+        def predict() -> NDArray[np.uint8]:
+            volume = self.engine.volume(self.network, self.image, self.statistics)
+            labels = volume.predict_classes(
+                names,
+                references={name: own.encode() for name, own in references.items()},
+                minimum_presence=self.presence,
+                slices=None if isinstance(self.extent, str) else self.extent,
+                largest=clean,
+                fill=clean,
+                priors=priors,
+            )
+            self.statistics.count(volume)
+            labels.flags.writeable = False
+            return labels
+
+        settings = (self.extent, self.presence, self.clean_up)
+        return self.engine.cached(("classes", self.network.version, self.image.digest, named, *settings), predict)

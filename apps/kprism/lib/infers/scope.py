@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,45 +21,45 @@ SCOPE: dict[str, Option] = {
     "scope": Option(SLICE, choices=(SLICE, RANGE, VOLUME)),
     "slices_around": Option(5, low=1, high=1000),
 }
-"""Options of models with prompts: where to answer. `slices_around` counts on either side of the prompted slices."""
+"""Options of models with prompts: where to segment. `slices_around` counts on either side of the prompted slices."""
 
 SLICES: dict[str, Option] = {"slices": Option("")}
-"""Option of models without prompts: the first and last slice to look at, as the file counts them; empty: all."""
+"""Option of models without prompts: the first and last slice to look at, numbered as in the file; empty: all."""
 
 CLEAN_UP: dict[str, Option] = {"clean_up": Option(False)}
-"""Keep the largest part of each structure (and those that are clicked) and fill its holes, in three dimensions."""
+"""Option: keep the largest part of each structure (and clicked parts) and fill its holes, in three dimensions."""
 
 _RANGE = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
 
 
-def extent_of(options: Mapping[str, Any], image: MedicalImage, prompted: Iterable[int]) -> Extent:
-    """What `scope` means with prompts on these slices."""
+def extent_of(options: Mapping[str, Any], image: MedicalImage, prompted: Sequence[int]) -> Extent:
+    """What the option `scope` means with prompts on the slices `prompted`, of which there is at least one."""
     if options["scope"] == SLICE:
         return "slice"
     if options["scope"] == VOLUME:
         return "volume"
-    numbers, around = list(prompted), options["slices_around"]
-    return max(0, min(numbers) - around), min(image.slices - 1, max(numbers) + around)
+    around = options["slices_around"]
+    return max(0, min(prompted) - around), min(image.slices - 1, max(prompted) + around)
 
 
-def range_of(options: Mapping[str, Any], image: MedicalImage) -> tuple[int, int] | None:
-    """The slices that `slices` names, "12" or "10-25", as (first, last); None for all of them."""
+def slices_of(options: Mapping[str, Any], image: MedicalImage) -> Extent:
+    """The slices that the option `slices` names, "12" or "10-25", as (first, last); "volume" if it is empty."""
     text = options["slices"]
     if not text.strip():
-        return None
-    found, last = _RANGE.fullmatch(text), image.slices - 1
-    ends = sorted(int(end) for end in found.groups() if end) if found else []
+        return "volume"
+    match, last = _RANGE.fullmatch(text), image.slices - 1
+    ends = sorted(int(end) for end in match.groups() if end) if match else []
     if not ends or ends[-1] > last:
         raise RequestError(f"slices is {text!r}; expected a slice like '12' or slices like '10-25', from 0 to {last}")
-    numbers = [image.number_of(end) for end in ends]
+    numbers = [image.slice_at(end) for end in ends]
     return min(numbers), max(numbers)
 
 
-def to_clean(options: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Those of the structures `names` that are to be cleaned up: all or none."""
-    return list(names) if options["clean_up"] else []
+def labels_to_clean(options: Mapping[str, Any], labels: Sequence[str]) -> Sequence[str]:
+    """The labels to clean up by the option `clean_up`: all or none."""
+    return labels if options["clean_up"] else ()
 
 
 def filled_slices(mask: NDArray[Any], image: MedicalImage) -> list[int]:
-    """The slices on which a map (i, j, k) holds something."""
+    """The slices on which a map (i, j, k) is not empty."""
     return [int(number) for number in np.flatnonzero(image.to_slices(mask).any(axis=(1, 2)))]

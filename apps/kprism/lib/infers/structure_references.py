@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The references that a structure is segmented after, encoded only when the answer is not kept already."""
+"""The references from which a structure is segmented; they are encoded only if the answer is not in the cache."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class StructureReferences(NamedTuple):
     """References of a structure: a key that names their content, their entries in the answer's JSON, their encoding."""
 
     key: Hashable
-    used: list[dict[str, Any]]
+    entries: list[dict[str, Any]]
     encode: Callable[[], References]
 
 
-def told(found: Mapping[str, StructureReferences]) -> dict[str, list[dict[str, Any]]]:
+def references_metadata(references: Mapping[str, StructureReferences]) -> dict[str, list[dict[str, Any]]]:
     """References by structure, as entries of the answer's JSON."""
-    return {name: references.used for name, references in found.items()}
+    return {name: own.entries for name, own in references.items()}

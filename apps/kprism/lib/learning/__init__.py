@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the app learns from: submissions, versions of the weights, references, scores, strategies, and reloading.
+"""Learning: submissions, versions of the weights, the reference cache, scores, strategies, and reloading of weights.
 
-Imports the modules beside the rooms and `imaging`; the trainings themselves are `trainers`.
+Imports the modules beside the rooms and `imaging`. The training itself is in `trainers`.
 """

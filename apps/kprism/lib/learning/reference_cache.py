@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bank of references: every labelled case, encoded once for each version of the weights.
+"""The reference cache: every labelled case, encoded once for each version of the weights.
 
-A case gives up to `SLICES` slices for each structure. What the network keeps of a slice (object summaries, features of
-image and mask) goes to disk and, within a budget, memory; a prototype of the object, the mean of the image features
-under its mask, stays in memory to choose by: references are those whose object is most like something in the query.
+A case has up to `SLICES_PER_STRUCTURE` slices for each structure. The encoded slice (object summaries, features of
+image and mask) is kept on disk and, within a budget, in memory. A prototype of the object, the mean of the image
+features under its mask, always stays in memory: the references of a query are the entries whose prototype is most
+similar to something in it.
 """
 
 from __future__ import annotations
@@ -28,29 +29,19 @@ from torch.nn import functional as F
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import ImageEmbedding, Predictor
-from kprism_model.preprocess import Geometry
 from kprism_model.store import ByteStore
 from lib.errors import RequestError
+from lib.learning.reference_encoding import chosen_slices, encode_slices
 from lib.learning.submission_store import Submission
 
 logger = logging.getLogger(__name__)
 
-SLICES = 4
-"""Slices of a case that are kept for each structure."""
+MAX_REFERENCES = 5
+"""The most references that one prediction can use."""
 
-MOST = 5
-"""References that one answer can use."""
-
-SMALL = 0.2
-"""Slices with less than this part of the largest area of a structure show too little of it."""
-
-BATCH = 8
-"""Slices that are encoded in one pass."""
-
-_NEAREST = 5  # the query's pixels (stride 16) that are most like the object
-_KEPT_VERSIONS = 2  # the serving one, and the one before for requests that are on their way
+_NEAREST_PIXELS = 5  # of the query, at stride 16
+_KEPT_VERSIONS = 2  # the serving one, and the one before for requests that still use it
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +59,7 @@ class Entry:
 
 
 class ReferenceCache:
-    """References by structure. `load` reads a submission's case; `run` is how the network may be called."""
+    """References by structure. `load` reads a submission's case, `run` calls the network, `budget` is in bytes."""
 
     def __init__(
         self,
@@ -79,7 +70,7 @@ class ReferenceCache:
         budget: int = 256 << 20,
     ) -> None:
         self._folder, self._load, self._run = folder, load, run
-        self._cache = ByteStore(budget)
+        self._memory = ByteStore(budget)
         self._entries: dict[str, dict[str, list[Entry]]] = {}
         self._submissions: dict[str, Submission] = {}
         self._lock = RLock()
@@ -89,9 +80,9 @@ class ReferenceCache:
     def update(
         self, predictor: Predictor, version: str, submissions: Iterable[Submission], *, limit: int | None = None
     ) -> int:
-        """Encode what is new among `submissions` and forget what is not among them; returns how many were encoded.
+        """Encode new `submissions` and remove all others; returns how many were encoded.
 
-        With `limit` only so many are encoded, the newest. A case that cannot be read is left out until its label
+        With `limit` at most this many are encoded, the newest. A case that cannot be read is left out until its label
         changes; `faults` says why, by image id.
         """
         submissions = list(submissions)
@@ -121,15 +112,15 @@ class ReferenceCache:
             entries = self._encode(predictor, version, submission)
         except (ValueError, OSError) as error:
             self.faults[submission.image_id] = str(error)
-            logger.warning("Image %r is no reference: %s", submission.image_id, error)
+            logger.warning("Image %r cannot be a reference: %s", submission.image_id, error)
             return []
         self.faults.pop(submission.image_id, None)
         return entries
 
     def structures(self, version: str, *, image_id: str = "", patient: str | None = None) -> list[str]:
         """Names of the structures that have references for an image, in the order of their first submission."""
-        fit = self._candidates(version, None, image_id, patient)
-        return list(dict.fromkeys(entry.structure for entry in fit))
+        entries = self._candidates(version, None, image_id, patient)
+        return list(dict.fromkeys(entry.structure for entry in entries))
 
     def find(
         self,
@@ -142,10 +133,10 @@ class ReferenceCache:
         patient: str | None = None,
         exclude: Collection[str] = (),
     ) -> list[Entry]:
-        """The best references for a structure in a slice, at most `count` and `MOST`; of different cases if possible.
+        """The best references for a structure in a slice or slices, of different cases if possible.
 
-        Of several slices the one that an object is most like counts. Never of the image itself, of its patient, where
-        that is known, nor of the images `exclude`. Empty if there is none.
+        At most `count` and at most `MAX_REFERENCES`. With several slices the most similar one counts. Never from the
+        image itself, its patient (if known) or the images `exclude`. Empty if there is none.
         """
         if count < 1:
             raise ValueError(f"at least one reference must be asked for, got {count}")
@@ -155,14 +146,14 @@ class ReferenceCache:
         if not candidates:
             return []
         queries = [query] if isinstance(query, ImageEmbedding) else query
-        likeness = np.max([object_likeness(one.features.stride16[0], candidates) for one in queries], axis=0)
-        order = [candidates[row] for row in np.argsort(-likeness, kind="stable")]
+        similarity = np.max([object_similarity(one.features.stride16[0], candidates) for one in queries], axis=0)
+        order = [candidates[row] for row in np.argsort(-similarity, kind="stable")]
         first_of_case = list({entry.image_id: entry for entry in reversed(order)}.values())[::-1]
         others = [entry for entry in order if entry not in first_of_case]
-        return [*first_of_case, *others][: min(count, MOST)]
+        return [*first_of_case, *others][: min(count, MAX_REFERENCES)]
 
     def references(self, predictor: Predictor, version: str, entries: Sequence[Entry]) -> References:
-        """What the network keeps of `entries`, for one row of R references; float32, on the CPU."""
+        """The encoded `entries` as one row of R references; float32, on the CPU."""
         parts = [(self._read(predictor, version, entry.key), entry.row) for entry in entries]
 
         def stacked(name: str) -> Tensor:
@@ -181,7 +172,7 @@ class ReferenceCache:
         ]
 
     def _version(self, version: str) -> dict[str, list[Entry]]:
-        """Entries by key of one version; all but the latest few versions are forgotten, on disk as well."""
+        """Entries of a version by key; all but the latest few versions are removed, on disk as well."""
         if version not in self._entries:
             self._entries[version] = {}
             for old in list(self._entries)[:-_KEPT_VERSIONS]:
@@ -195,8 +186,8 @@ class ReferenceCache:
     def _encode(self, predictor: Predictor, version: str, submission: Submission) -> list[Entry]:
         """The entries of a case, from its file or by encoding it."""
         path = self._path(version, submission.key)
-        found = _read_file(path)
-        if found is None:
+        stored = _read_file(path)
+        if stored is None:
             case = self._load(submission)
             rows = [(name, number) for name in case.structures for number in chosen_slices(case.mask(name))]
             if not rows:
@@ -204,9 +195,9 @@ class ReferenceCache:
             tensors = encode_slices(predictor, case, rows, self._run)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, save(tensors, metadata={"rows": json.dumps(rows)}))
-            found = tensors, rows
-        tensors, rows = found
-        self._remember(version, submission.key, tensors)
+            stored = tensors, rows
+        tensors, rows = stored
+        self._keep_in_memory(version, submission.key, tensors)
         return [
             Entry(
                 submission.key, submission.image_id, submission.patient, name, number, row,
@@ -216,83 +207,41 @@ class ReferenceCache:
         ]  # fmt: skip
 
     def _read(self, predictor: Predictor, version: str, key: str) -> dict[str, Tensor]:
-        """The tensors of a case, from memory, its file, or encoded again where that is damaged."""
-        kept = self._cache.get((version, key))
-        if kept is None:
-            found = _read_file(self._path(version, key))
-            if found is None:
+        """The tensors of a case, from memory or its file; encoded again if that is damaged."""
+        tensors = self._memory.get((version, key))
+        if tensors is None:
+            stored = _read_file(self._path(version, key))
+            if stored is None:
                 self._encode(predictor, version, self._submissions[key])
-                found = _read_file(self._path(version, key))
-            if found is None:
-                raise RequestError(f"what is kept of reference {self._submissions[key].image_id!r} cannot be read")
-            kept = found[0]
-            self._remember(version, key, kept)
-        return kept
+                stored = _read_file(self._path(version, key))
+            if stored is None:
+                raise RequestError(f"the encoded reference {self._submissions[key].image_id!r} cannot be read")
+            tensors = stored[0]
+            self._keep_in_memory(version, key, tensors)
+        return tensors
 
-    def _remember(self, version: str, key: str, tensors: dict[str, Tensor]) -> None:
-        self._cache.put((version, key), tensors, sum(tensor.nbytes for tensor in tensors.values()))
+    def _keep_in_memory(self, version: str, key: str, tensors: dict[str, Tensor]) -> None:
+        self._memory.put((version, key), tensors, sum(tensor.nbytes for tensor in tensors.values()))
 
     def _path(self, version: str, key: str) -> Path:
         return self._folder / f"{version}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
 
-def chosen_slices(mask: NDArray[np.bool_], count: int = SLICES) -> list[int]:
-    """At most `count` slices of a mask (slice, row, column), spread evenly over those that show enough of it."""
-    areas = mask.sum(axis=(1, 2))
-    return evenly_spaced(np.flatnonzero(areas >= max(1, SMALL * areas.max())), count)
+def object_similarity(features: Tensor, candidates: Sequence[Entry]) -> NDArray[np.float64]:
+    """Similarity of each candidate's object to something in the query, (n,): the mean cosine of the nearest pixels.
 
-
-@torch.inference_mode()
-def encode_slices(
-    predictor: Predictor,
-    case: AnnotatedCase,
-    rows: Sequence[tuple[str, int]],
-    run: Callable[[Callable[[], Any]], Any],
-) -> dict[str, Tensor]:
-    """Summaries, keys and values (float16), prototypes and mean features (float32) of slices with a structure."""
-    parts: list[dict[str, Tensor]] = []
-    for start in range(0, len(rows), BATCH):
-        chosen = rows[start : start + BATCH]
-        images = [case.picture(number) for _, number in chosen]
-        masks = [case.mask(name)[number] for name, number in chosen]
-        encoded = run(lambda images=images, masks=masks: predictor.embed_references(images, masks))
-        keys = encoded.keys[0].float().cpu()
-        inside = object_shares(masks, predictor.model.config.native_size, (keys.shape[-2], keys.shape[-1]))
-        weights = inside / inside.sum((1, 2), keepdim=True).clamp(min=1e-6)
-        part = {f"summary{level}": summary[0] for level, summary in enumerate(encoded.summaries)}
-        part |= {"keys": keys, "values": encoded.values[0]}
-        part = {name: tensor.half().cpu() for name, tensor in part.items()}
-        part["prototype"] = torch.einsum("nchw,nhw->nc", keys, weights)
-        part["mean"] = keys.mean((2, 3))
-        parts.append(part)
-    return {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
-
-
-def object_shares(masks: Sequence[NDArray[np.bool_]], native: int, size: tuple[int, int]) -> Tensor:
-    """How much of each pixel of the coarsest features an object covers, (n, h, w), on the references' square canvas."""
-    canvas = torch.zeros(len(masks), 1, native, native)
-    for number, mask in enumerate(masks):
-        geometry = Geometry.fit((mask.shape[0], mask.shape[1]), native)
-        rows, columns = geometry.padded
-        canvas[number, :, :rows, :columns] = geometry.mask_to_model(mask)
-    return F.interpolate(canvas, size, mode="area")[:, 0]
-
-
-def object_likeness(features: Tensor, candidates: Sequence[Entry]) -> NDArray[np.float64]:
-    """How like the candidates' objects something in the query is: the mean cosine of its nearest pixels, (n,).
-
-    `features` (C, h, w) are the query's at stride 16. Features of all images share a large constant part, which is
-    taken off first: the mean of the candidates' images.
+    `features` (C, h, w) are the query's at stride 16. Features of all images share a large constant part, so the mean
+    of the candidates' images is subtracted first.
     """
     centre = torch.stack([entry.mean for entry in candidates]).mean(0)
     prototypes = F.normalize(torch.stack([entry.prototype for entry in candidates]) - centre, dim=1)
     pixels = F.normalize(features.float().cpu().flatten(1) - centre[:, None], dim=0)
-    nearest = (prototypes @ pixels).topk(min(_NEAREST, pixels.shape[1]), dim=1).values
+    nearest = (prototypes @ pixels).topk(min(_NEAREST_PIXELS, pixels.shape[1]), dim=1).values
     return nearest.mean(1).double().numpy()  # type: ignore[no-any-return]
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], list[tuple[str, int]]] | None:
-    """Tensors and rows of a case's file, None if there is none or it is damaged."""
+    """Tensors and rows of a case's file; None if there is no file or it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             rows = [(str(name), int(number)) for name, number in json.loads(file.metadata()["rows"])]

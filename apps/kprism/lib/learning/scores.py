@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What speaks for labelling a case next, computed in the background for every image and kept for each version.
+"""Scores of every image for choosing the next case to label, computed in the background for each version.
 
-Of a few slices of an image: how unsure the network is of each structure, how far what it learned and what the labelled
-cases show disagree, and an embedding by which images that are like no labelled one can be found.
+The scores of an image are computed on a few of its slices: the network's uncertainty about each structure, the
+disagreement between its semantic and its in-context prediction, and an embedding that tells which images differ from
+all labelled ones.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ from numpy.typing import NDArray
 
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.orientation import evenly_spaced
 from kprism_model.predictor import ImageEmbedding, Prediction, Predictor
+from kprism_model.preprocess import evenly_spaced
 from lib.files import read_json, write_json
 from lib.imaging.medical_image import MedicalImage
 
 logger = logging.getLogger(__name__)
 
-SLICES = 3
-"""Slices of an image that are looked at, spread evenly."""
+SLICES_PER_IMAGE = 3
+"""Slices of an image that are scored, spread evenly."""
 
-_TOGETHER = 4  # structures in one pass
-_SAVED_EVERY = 20  # images between two writes of the file
-_PAUSE = 1.0  # seconds between two looks for something to do
+_CLASSES_PER_PASS = 4
+_IMAGES_PER_SAVE = 20
+_POLL_SECONDS = 1.0
 
 FindReferences = Callable[[str, ImageEmbedding], References | None]
-"""References for a structure in a slice, None where there are none."""
+"""References for a structure in a slice, None if there are none."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one image: uncertainty (nats) and disagreement (1 - Dice) of each structure, and its embedding."""
+    """The scores of an image: uncertainty (nats) and disagreement (1 - Dice) by structure, and its embedding."""
 
     uncertainty: Mapping[str, float]
     disagreement: Mapping[str, float]
@@ -53,8 +54,10 @@ def score_image(
     *,
     run: Callable[[Callable[[], Any]], Any] = lambda compute: compute(),
 ) -> Scores:
-    """Score an image with the network of `predictor`; `run` is how the network may be called."""
-    pixels = [np.ascontiguousarray(image.scaled[number]) for number in evenly_spaced(range(image.slices), SLICES)]
+    """Score an image with the network of `predictor`; `run` calls the network."""
+    pixels = [
+        np.ascontiguousarray(image.scaled[number]) for number in evenly_spaced(range(image.slices), SLICES_PER_IMAGE)
+    ]
     embeddings: list[ImageEmbedding] = [run(lambda p=p: predictor.embed([p])[0]) for p in pixels]
     names = list(predictor.registry.names)
     answers = [_answer(predictor, names, embedding, run) for embedding in embeddings]
@@ -76,18 +79,18 @@ def score_image(
 def _answer(
     predictor: Predictor, names: Sequence[str], embedding: ImageEmbedding, run: Callable[[Callable[[], Any]], Any]
 ) -> dict[str, Prediction]:
-    """The semantic answer for a slice, in passes that are short, so that a user's request need not wait long."""
-    found: dict[str, Prediction] = {}
-    for start in range(0, len(names), _TOGETHER):
-        part = names[start : start + _TOGETHER]
-        found |= run(lambda part=part: predictor.predict_classes(part, embeddings=[embedding])[0])
-    return found
+    """The semantic predictions for a slice, in short passes, so that a user's request does not wait long."""
+    predictions: dict[str, Prediction] = {}
+    for start in range(0, len(names), _CLASSES_PER_PASS):
+        part = names[start : start + _CLASSES_PER_PASS]
+        predictions |= run(lambda part=part: predictor.predict_classes(part, embeddings=[embedding])[0])
+    return predictions
 
 
 def entropy(prediction: Prediction) -> float:
-    """Entropy of a binary mask in nats, summed over pixels, by the size of the object; and of its presence.
+    """Entropy in nats of the mask, summed over pixels and divided by the object's size, plus that of its presence.
 
-    A sure outline of a large object has as many unsure pixels as that of many small ones, hence the division.
+    The division is there because a longer outline has more uncertain pixels, even if it is as certain.
     """
     pixels = _entropy(prediction.probability).sum() / max(float(prediction.probability.sum()), 1.0)
     present = float(prediction.presence)
@@ -100,26 +103,26 @@ def _entropy(probability: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def calibrated(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """One figure an image from figures for each structure: each is divided by the structure's mean over all images.
+    """Image -> mean over its structures of each value divided by the structure's mean over all images.
 
-    Some structures have blurred edges in every image; what counts is which image is worse than usual.
+    Some structures have blurred edges in every image; the quotient shows which image is worse than others.
     """
     by_structure: dict[str, list[float]] = {}
     for figures in values.values():
         for name, value in figures.items():
             by_structure.setdefault(name, []).append(value)
-    usual = {name: max(float(np.mean(found)), 1e-9) for name, found in by_structure.items()}
+    means = {name: max(float(np.mean(figures)), 1e-9) for name, figures in by_structure.items()}
     return {
-        image: float(np.mean([value / usual[name] for name, value in figures.items()]))
+        image: float(np.mean([value / means[name] for name, value in figures.items()]))
         for image, figures in values.items()
         if figures
     }
 
 
 def distances(pool: Mapping[str, Sequence[float]], labelled: Iterable[Sequence[float]]) -> dict[str, float]:
-    """How far each image of the pool is from the nearest labelled one: 1 - cosine after taking off the common mean.
+    """Distance of each image of the pool from the nearest labelled one: 1 - cosine, after subtracting the common mean.
 
-    Without labelled images: from the mean of the pool, so that the most typical one comes last.
+    Without labelled images: the distance from the mean of the pool, so the most typical image comes last.
     """
     known = [np.asarray(vector, np.float64) for vector in labelled]
     vectors = {image: np.asarray(vector, np.float64) for image, vector in pool.items()}
@@ -137,10 +140,10 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class ScoreBoard:
-    """Scores of the present version, kept in `folder`; a thread computes those that are missing, one at a time.
+    """Scores with the current version, kept in `folder`; a thread computes the missing ones, one image at a time.
 
-    `version` is the present version of the weights, `images` are the ids to score, `score` scores one of them, and
-    while `busy` nothing is computed.
+    `version` gives the current version of the weights, `images` the ids to score; `score` scores one image. Nothing is
+    computed while `busy`.
     """
 
     def __init__(
@@ -154,23 +157,23 @@ class ScoreBoard:
     ) -> None:
         self._folder, self._version, self._images, self._score, self._busy = folder, version, images, score, busy
         self._scores: dict[str, Scores] = {}
-        self._of = ""
+        self._scored_version = ""
         self._failed: set[str] = set()
         self._lock = Lock()
         self._stop = Event()
         self._thread: Thread | None = None
 
     def scores(self) -> dict[str, Scores]:
-        """What is known of the present version by now, by image id."""
-        self._follow()
+        """The scores with the current version so far, by image id."""
+        self._load_version()
         with self._lock:
             return dict(self._scores)
 
     def step(self) -> bool:
         """Score one image that has no score yet; False if there is none."""
-        self._follow()
+        self._load_version()
         with self._lock:
-            version, known = self._of, {*self._scores, *self._failed}
+            version, known = self._scored_version, {*self._scores, *self._failed}
         missing = next((image for image in self._images() if image not in known), None)
         if missing is None:
             return False
@@ -181,16 +184,16 @@ class ScoreBoard:
             self._failed.add(missing)
             return True
         with self._lock:
-            if version == self._of:  # else the weights were exchanged meanwhile
+            if version == self._scored_version:  # else other weights serve by now
                 self._scores[missing] = scores
-                saved = len(self._scores) % _SAVED_EVERY == 0
+                saved = len(self._scores) % _IMAGES_PER_SAVE == 0
         if saved:
             self.save()
         return True
 
     def start(self) -> None:
-        """Compute what is missing, in the background, until `stop`."""
-        self._thread = Thread(target=self._work, name="scores", daemon=True)
+        """Compute missing scores in the background until `stop`."""
+        self._thread = Thread(target=self._run, name="scores", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -200,16 +203,16 @@ class ScoreBoard:
             self._thread.join()
 
     def save(self) -> None:
-        """Write the scores of the present version; those of others are deleted."""
+        """Write the scores of the current version, and delete those of others."""
         with self._lock:
-            version, content = self._of, {image: asdict(scores) for image, scores in self._scores.items()}
+            version, content = self._scored_version, {image: asdict(scores) for image, scores in self._scores.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._path(version), content)
         for old in self._folder.glob("scores-*.json"):
             if old != self._path(version):
                 old.unlink(missing_ok=True)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         unsaved = False
         while not self._stop.is_set():
             if not self._busy() and self.step():
@@ -218,18 +221,18 @@ class ScoreBoard:
             if unsaved:
                 self.save()
                 unsaved = False
-            self._stop.wait(_PAUSE)
+            self._stop.wait(_POLL_SECONDS)
 
-    def _follow(self) -> None:
-        """Scores belong to one version of the weights: another one starts with those that were kept of it."""
+    def _load_version(self) -> None:
+        """If the version changed, continue with the scores that were saved for the new one."""
         version = self._version()
         with self._lock:
-            if version == self._of:
+            if version == self._scored_version:
                 return
-            self._of, self._failed, self._scores = version, set(), {}
+            self._scored_version, self._failed, self._scores = version, set(), {}
             try:
-                kept = read_json(self._path(version)) or {}
-                self._scores = {image: Scores(**scores) for image, scores in kept.items()}
+                stored = read_json(self._path(version)) or {}
+                self._scores = {image: Scores(**scores) for image, scores in stored.items()}
             except (ValueError, TypeError) as error:
                 logger.warning("Scores are computed again: %s", error)
 

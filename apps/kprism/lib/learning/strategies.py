@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which case to label next; both viewers ask for `random` unless told otherwise.
+"""Which case to label next; both viewers ask for `random` by default.
 
-A strategy answers None when every case is labelled. Those that go by scores take what has been computed by now, and a
-random case as long as nothing has.
+A strategy answers None if every case is labelled. Strategies that use scores rank the cases that have one so far, and
+choose a random case as long as none has.
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ from lib.learning.scores import ScoreBoard, Scores, calibrated, distances
 
 logger = logging.getLogger(__name__)
 
-EMPTY = "every case has a submitted label; there is no next one"
-"""What is said when there is nothing left to label."""
+NO_CASE_LEFT = "every case has a submitted label; there is no next one"
+"""The message if no case is left."""
 
-RESERVED = 600.0
-"""Seconds for which a case that was given out is given to nobody else, as long as there are others."""
+RESERVATION_SECONDS = 600.0
+"""Seconds for which a case that was assigned is not assigned again, as long as there are others."""
 
-CURRENT = "current"
-"""Key of a request for the case that is open in the viewer: it comes next only if there is no other."""
+CURRENT_IMAGE = "current"
+"""Key of a request for the case that is open in the viewer; it is chosen only if there is no other."""
 
 Rank = Callable[[Mapping[str, Scores], set[str]], dict[str, float]]
-"""From scores of all images and the ids of unlabelled ones to a figure for those; the highest comes next."""
+"""Scores of all images, and the ids of unlabelled ones -> a rank of each of these; the highest comes first."""
 
 
 def by_uncertainty(scores: Mapping[str, Scores], pool: set[str]) -> dict[str, float]:
-    """Entropy of the semantic answer, compared with what is usual for each structure."""
-    ranks = calibrated({image: found.uncertainty for image, found in scores.items()})
+    """Entropy of the semantic prediction, relative to the structure's mean."""
+    ranks = calibrated({image: entry.uncertainty for image, entry in scores.items()})
     return {image: rank for image, rank in ranks.items() if image in pool}
 
 
 def by_disagreement(scores: Mapping[str, Scores], pool: set[str]) -> dict[str, float]:
-    """How far the semantic and the in-context answer differ, compared with what is usual for each structure."""
-    ranks = calibrated({image: found.disagreement for image, found in scores.items()})
+    """Difference between the semantic and the in-context prediction, relative to the structure's mean."""
+    ranks = calibrated({image: entry.disagreement for image, entry in scores.items()})
     return {image: rank for image, rank in ranks.items() if image in pool}
 
 
 def by_distance(scores: Mapping[str, Scores], pool: set[str]) -> dict[str, float]:
     """Distance from the nearest labelled image."""
-    known = [found.embedding for image, found in scores.items() if image not in pool]
-    return distances({image: found.embedding for image, found in scores.items() if image in pool}, known)
+    known = [entry.embedding for image, entry in scores.items() if image not in pool]
+    return distances({image: entry.embedding for image, entry in scores.items() if image in pool}, known)
 
 
 class RandomCase(Strategy):  # type: ignore[misc]
-    """A case without a submitted label, drawn at random; one that was given out lately is less likely."""
+    """A case without a submitted label, drawn at random; a case that was assigned lately is less likely."""
 
     def __init__(self) -> None:
         super().__init__("A random case without a submitted label")
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id}, or None if every case is labelled."""
-        images = others(request, unlabelled(request, datastore))
+        images = without_current(request, unlabelled(request, datastore))
         if not images:
             return None
         now = time.time()
-        ages = [now - given_out(datastore, image) for image in images]
+        ages = [now - last_assigned(datastore, image) for image in images]
         return {"id": random.choices(images, [max(age, 1.0) for age in ages])[0]}
 
 
@@ -76,45 +76,45 @@ class FirstCase(Strategy):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id}, or None if every case is labelled."""
-        images = others(request, unlabelled(request, datastore))
+        images = without_current(request, unlabelled(request, datastore))
         return {"id": images[0]} if images else None
 
 
 class ScoredCase(Strategy):  # type: ignore[misc]
-    """The case without a submitted label that ranks highest; one that was given out lately waits."""
+    """The case without a submitted label that ranks highest; a case that was assigned lately comes later."""
 
-    def __init__(self, description: str, board: ScoreBoard, rank: Rank) -> None:
+    def __init__(self, description: str, score_board: ScoreBoard, rank: Rank) -> None:
         super().__init__(description)
-        self._board, self._rank, self._otherwise = board, rank, RandomCase()
+        self._score_board, self._rank, self._fallback = score_board, rank, RandomCase()
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id, "weight": its rank}, or None if every case is labelled."""
         images = unlabelled(request, datastore)
-        ranks = self._rank(self._board.scores(), set(images))
+        ranks = self._rank(self._score_board.scores(), set(images))
         if not ranks:
             if images:
-                logger.info("No case has a score yet; a random one is taken")
-            return self._otherwise(request, datastore)
+                logger.info("No case has a score yet; a random case is chosen")
+            return self._fallback(request, datastore)
         now = time.time()
-        ranked = others(request, list(ranks))
-        free = [image for image in ranked if now - given_out(datastore, image) > RESERVED] or ranked
+        ranked = without_current(request, list(ranks))
+        free = [image for image in ranked if now - last_assigned(datastore, image) > RESERVATION_SECONDS] or ranked
         best = max(sorted(free), key=lambda image: ranks[image])
         return {"id": best, "weight": round(ranks[best], 4)}
 
 
-def make_strategies(board: ScoreBoard, best: str = "random") -> dict[str, Strategy]:
-    """All strategies by name; `best` names the one that is meant by `random`, the only name that OHIF asks for.
+def make_strategies(score_board: ScoreBoard, best: str = "random") -> dict[str, Strategy]:
+    """All strategies by name; `best` names the one behind the name `random`, the only one that OHIF asks for.
 
-    ValueError for a name that is none.
+    ValueError if there is no such strategy.
     """
     strategies: dict[str, Strategy] = {
         "random": RandomCase(),
         "first": FirstCase(),
-        "uncertainty": ScoredCase("The case of which the network is least sure", board, by_uncertainty),
+        "uncertainty": ScoredCase("The case that the network is least sure of", score_board, by_uncertainty),
         "disagreement": ScoredCase(
-            "The case where trained classes and labelled cases contradict each other most", board, by_disagreement
+            "The case where trained classes and labelled cases disagree most", score_board, by_disagreement
         ),
-        "diverse": ScoredCase("The case that is least like any labelled one", board, by_distance),
+        "diverse": ScoredCase("The case that is least like any labelled one", score_board, by_distance),
     }
     if best not in strategies:
         raise ValueError(f"strategy {best!r} is unknown; expected one of {', '.join(strategies)}")
@@ -126,13 +126,13 @@ def unlabelled(request: Mapping[str, Any], datastore: Datastore) -> list[str]:
     return sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
 
 
-def others(request: Mapping[str, Any], images: list[str]) -> list[str]:
-    """The images but the one that is open already (`CURRENT`), unless it is the only one."""
-    return [image for image in images if image != request.get(CURRENT)] or images
+def without_current(request: Mapping[str, Any], images: list[str]) -> list[str]:
+    """The images without the one that is open already (`CURRENT_IMAGE`), unless it is the only one."""
+    return [image for image in images if image != request.get(CURRENT_IMAGE)] or images
 
 
-def given_out(datastore: Datastore, image: str) -> float:
-    """When a strategy last chose a case, in seconds since 1970; 0 if none ever did."""
+def last_assigned(datastore: Datastore, image: str) -> float:
+    """When a strategy last chose a case, in seconds since 1970; 0 if none has."""
     chosen = datastore.get_image_info(image).get("strategy")
     entries = chosen.values() if isinstance(chosen, Mapping) else ()
     return max((stored_at(entry) for entry in entries if isinstance(entry, Mapping)), default=0.0)

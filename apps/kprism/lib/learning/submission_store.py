@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger of submitted labels: what was submitted for which case, by whom, and on which side of the split it stands.
+"""The store of submitted labels: which label of a case counts, who submitted it, and which split the case belongs to.
 
-One JSON file a case, in `cases/`, names the case's label in `labels/` (our own numbering, on the image's grid) and the
-file as it was sent, in `raw/`, where every one that was ever sent is kept. The JSON is written last, so a case has
-either its old label or its new one. `rejected.json` says which stored labels could not be used, and why.
+Each case has one JSON file in `cases/`. It names the label in `labels/` (our own numbering, on the image's grid) and
+the file as it was sent, in `raw/`. `raw/` keeps every file that was ever sent. The JSON is written last, so a case has
+either its old label or its new one. `rejected.json` lists stored labels that cannot be used, with the reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +22,32 @@ from lib.files import locked, read_json, remove_parts, write_json
 logger = logging.getLogger(__name__)
 
 TRAINING, VALIDATION = "training", "validation"
-"""The sides of the split."""
+"""The two splits of the cases."""
 
 VALIDATION_SHARE = 0.2
-"""Share of the patients that are kept for validation."""
+"""Share of the patients whose cases are used for validation."""
 
-_ABANDONED = 3600.0  # seconds after which nobody is still writing a file
-_SETTLED = 2_000_000_000  # nanoseconds after which a folder's time of change tells of every further change
+_PARTIAL_FILE_SECONDS = 3600.0  # a partial file that is older than this was left by a kill
+_MTIME_RESOLUTION_NS = 2_000_000_000  # two changes within this time may give a folder the same modification time
+
+_JSON_KEYS = {"split": "side", "initial_mask_version": "first_mask"}
+"""Fields of `Submission` that have another name in the JSON files: files of all versions of the app are alike."""
 
 
 @dataclass(frozen=True)
 class Submission:
     """The label of one case that counts.
 
-    `structures`: name -> value in the file `label` (relative to the ledger's folder, as is `raw`, the file as sent).
-    `sha256` is that of the file as sent, `content` that of the labelled voxels and their names. `by` and `at` (seconds
-    since 1970): who submitted it, and when; `first_mask`: version of the weights that made the mask which was
-    corrected, None if it is not known. `revision` counts the different labels of this case from 1.
+    `structures`: name -> value in the file `label`. `label` and `raw` (the file as it was sent) are paths relative to
+    the store's folder. `sha256` is the checksum of the file as it was sent, `content` that of the labelled voxels and
+    their names. `by` and `at` (seconds since 1970): who submitted it, and when. `initial_mask_version`: the version of
+    the weights that made the mask which the annotator corrected, None if it is not known. `revision` counts the
+    different labels of this case from 1.
     """
 
     image_id: str
     patient: str
-    side: str
+    split: str
     structures: Mapping[str, int]
     label: str
     raw: str
@@ -51,7 +55,7 @@ class Submission:
     content: str
     by: str
     at: float
-    first_mask: str | None = None
+    initial_mask_version: str | None = None
     revision: int = 1
 
     @property
@@ -59,9 +63,21 @@ class Submission:
         """Changes whenever the case has another label."""
         return f"{self.image_id}:{self.content[:16]}"
 
+    def to_json(self) -> dict[str, Any]:
+        """The object in the case's JSON file."""
+        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Submission:
+        """From the object in a case's JSON file; ValueError if its keys are not those that `to_json` writes."""
+        keys = {_JSON_KEYS.get(field.name, field.name): field.name for field in fields(cls)}
+        if set(content) != set(keys):
+            raise ValueError(f"a submission has the keys {', '.join(keys)}; got {', '.join(content)}")
+        return cls(**{keys[key]: value for key, value in content.items()})
+
 
 class SubmissionStore:
-    """The files of the ledger in `folder`; any number of processes may read it, writers take turns."""
+    """The submissions in `folder`. Any number of processes may read them; writers take turns."""
 
     def __init__(self, folder: Path, *, validation_share: float = VALIDATION_SHARE) -> None:
         if not 0 <= validation_share < 1:
@@ -71,60 +87,60 @@ class SubmissionStore:
         self._known: tuple[int, list[Submission]] | None = None
         for part in ("cases", "labels", "raw", "pending"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-            remove_parts(folder / part, age=_ABANDONED)
+            remove_parts(folder / part, age=_PARTIAL_FILE_SECONDS)
 
     def submissions(self) -> list[Submission]:
-        """All cases with a label, in the order of their ids; a damaged entry is left out with a warning.
+        """All cases with a label, sorted by id. A damaged file is skipped with a warning.
 
-        The files are read again only if one was added, exchanged or removed.
+        The files are read again only after one was added, replaced or removed.
         """
         changed = (self.folder / "cases").stat().st_mtime_ns
         if self._known is not None and self._known[0] == changed:
             return list(self._known[1])
-        found = [entry for entry in map(self._read, sorted(self._files())) if entry is not None]
-        if time.time_ns() - changed > _SETTLED:  # a later change may have the same time of change
-            self._known = changed, found
-        return list(found)
+        entries = [entry for entry in map(self._read, sorted(self._files())) if entry is not None]
+        if time.time_ns() - changed > _MTIME_RESOLUTION_NS:  # else a later change could go unnoticed
+            self._known = changed, entries
+        return list(entries)
 
     def get(self, image_id: str) -> Submission | None:
-        """The label of a case that counts, or None."""
+        """The label that counts for a case, or None."""
         path = self._entry(image_id)
         return self._read(path) if path.exists() else None
 
     def record(self, submission: Submission) -> Submission:
-        """Make `submission` the label that counts; its side and revision are filled in here, once and for all."""
+        """Make `submission` the label that counts. Its split and revision are set here; the split never changes."""
         with locked(self.folder):
             before = self.get(submission.image_id)
             others = [entry for entry in self.submissions() if entry.image_id != submission.image_id]
-            side = choose_side(submission.patient, {entry.patient: entry.side for entry in others}, self._share)
+            split = choose_split(submission.patient, {entry.patient: entry.split for entry in others}, self._share)
             if before is not None and before.patient == submission.patient:
-                side = before.side
+                split = before.split
             revision = 1 if before is None else before.revision + int(before.content != submission.content)
-            entry = Submission(**{**asdict(submission), "side": side, "revision": revision})
-            write_json(self._entry(entry.image_id), asdict(entry))
+            entry = replace(submission, split=split, revision=revision)
+            write_json(self._entry(entry.image_id), entry.to_json())
             if before is not None and before.label != entry.label:
                 (self.folder / before.label).unlink(missing_ok=True)
-            self._forget_rejection(entry.image_id)
+            self._remove_rejection(entry.image_id)
         return entry
 
     def withdraw(self, image_id: str) -> None:
-        """The case has no label any more; the files that were sent stay."""
+        """Remove the label of a case. The files that were sent stay."""
         with locked(self.folder):
             self._entry(image_id).unlink(missing_ok=True)
-            self._forget_rejection(image_id)
+            self._remove_rejection(image_id)
 
     def reject(self, image_id: str, sha256: str, reason: str) -> None:
-        """Remember that a stored label cannot be used; an earlier one of the case counts on."""
+        """Record that a stored label cannot be used. An earlier label of the case still counts."""
         with locked(self.folder):
             write_json(
                 self.folder / "rejected.json", {**self.rejected(), image_id: {"sha256": sha256, "reason": reason}}
             )
 
     def rejected(self) -> dict[str, dict[str, str]]:
-        """Image id -> SHA-256 of the stored label and the sentence why it cannot be used."""
+        """Image id -> SHA-256 of the stored label, and why it cannot be used."""
         return self._read_object(self.folder / "rejected.json") or {}
 
-    def _forget_rejection(self, image_id: str) -> None:
+    def _remove_rejection(self, image_id: str) -> None:
         rejected = self.rejected()
         if rejected.pop(image_id, None) is not None:
             write_json(self.folder / "rejected.json", rejected)
@@ -136,11 +152,11 @@ class SubmissionStore:
         return self.folder / "cases" / f"{image_id}.json"
 
     def _read(self, path: Path) -> Submission | None:
-        content = self._read_object(path)
-        if content is None or set(content) != {field.name for field in fields(Submission)}:
-            logger.warning("%s is no entry of the ledger and left out", path)
+        try:
+            return Submission.from_json(self._read_object(path) or {})
+        except ValueError as error:
+            logger.warning("%s is not a submission and is skipped: %s", path, error)
             return None
-        return Submission(**content)
 
     @staticmethod
     def _read_object(path: Path) -> dict[str, Any] | None:
@@ -151,28 +167,28 @@ class SubmissionStore:
             return None
 
 
-def choose_side(patient: str, sides: Mapping[str, str], share: float = VALIDATION_SHARE) -> str:
-    """The side of a patient's cases: that of earlier ones, else by the hash of the patient.
+def choose_split(patient: str, splits: Mapping[str, str], share: float = VALIDATION_SHARE) -> str:
+    """The split of a patient's cases: that of earlier cases, else a hash of the patient decides.
 
-    With few patients the hash alone might leave a side empty, so the first one trains, and if the third comes while
-    nobody validates, that one does (unless `share` is 0). What is chosen here is kept in the ledger for good.
+    With few patients the hash alone could leave a split empty. So the first patient is for training, and the third one
+    is for validation if no other is (unless `share` is 0). `splits` are those of the patients so far.
     """
-    if patient in sides:
-        return sides[patient]
-    taken = list(sides.values())
-    if TRAINING not in taken:
+    if patient in splits:
+        return splits[patient]
+    used = list(splits.values())
+    if TRAINING not in used:
         return TRAINING
-    wants_validation = int(hashlib.sha256(patient.encode()).hexdigest()[:12], 16) < share * 16**12
-    alone = share > 0 and VALIDATION not in taken and len(taken) >= 2
-    return VALIDATION if wants_validation or alone else TRAINING
+    drawn = int(hashlib.sha256(patient.encode()).hexdigest()[:12], 16) < share * 16**12
+    is_missing = share > 0 and VALIDATION not in used and len(used) >= 2
+    return VALIDATION if drawn or is_missing else TRAINING
 
 
 def patient_of(image_id: str, info: Mapping[str, Any], pattern: re.Pattern[str] | None) -> str:
-    """Who is seen in an image: its PatientID, else what `pattern` finds in the id, else the id itself."""
+    """The patient in an image: its PatientID, else the match of `pattern` in the id, else the id itself."""
     if isinstance(info.get("PatientID"), str) and info["PatientID"].strip():
         return str(info["PatientID"]).strip()
-    found = pattern.search(image_id) if pattern else None
-    return (found[1] if found.re.groups else found[0]) if found else image_id
+    match = pattern.search(image_id) if pattern else None
+    return (match[1] if match.re.groups else match[0]) if match else image_id
 
 
 def new_since(submissions: Collection[Submission], trained_on: Collection[str]) -> list[Submission]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References from the bank for one request: those whose object is most like something in the image asked about."""
+"""References for one request from the submitted cases: those whose object is most similar to the image."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from lib.imaging.medical_image import MedicalImage
 from lib.learning.reference_cache import Entry, ReferenceCache
 from lib.learning.submission_service import SubmissionService
 
-NEW = 8
-"""Labels that a request encodes itself, the newest; the server's own thread encodes the others."""
+MAX_ENCODED_PER_REQUEST = 8
+"""A request encodes at most this many labels, the newest; the server's thread encodes the others."""
 
 
 class SubmittedReferences:
-    """The submitted cases, as far as they may be references: never the image itself, nor others of its patient."""
+    """The submitted cases as references: never the image itself, nor another image of its patient."""
 
-    def __init__(self, bank: ReferenceCache, intake: SubmissionService, engine: Engine) -> None:
-        self._bank, self._intake, self._engine = bank, intake, engine
+    def __init__(self, reference_cache: ReferenceCache, submissions: SubmissionService, engine: Engine) -> None:
+        self._reference_cache, self._submissions, self._engine = reference_cache, submissions, engine
 
     def update(self, network: Network) -> None:
-        """Make references of the labels that have just come."""
-        self._bank.update(network.predictor, network.version, self._intake.ledger.submissions(), limit=NEW)
+        """Encode the labels that were submitted just now."""
+        submissions = self._submissions.store.submissions()
+        self._reference_cache.update(network.predictor, network.version, submissions, limit=MAX_ENCODED_PER_REQUEST)
 
     def structures(self, network: Network, image_id: str | None) -> list[str]:
-        """Names of the structures that other cases show."""
-        patient = self._intake.patient(image_id) if image_id else None
-        return self._bank.structures(network.version, image_id=image_id or "", patient=patient)
+        """Names of the structures in other cases."""
+        patient = self._submissions.patient(image_id) if image_id else None
+        return self._reference_cache.structures(network.version, image_id=image_id or "", patient=patient)
 
     def find(
         self,
@@ -45,47 +46,47 @@ class SubmittedReferences:
         slices: Sequence[ImageEmbedding],
         count: int,
     ) -> list[Entry]:
-        """At most `count` references for a structure in an image that looks like `slices`; empty if there is none.
+        """At most `count` references for a structure in an image with these slices; empty if there is none.
 
-        Of images that are the same picture under another name none is taken.
+        The same picture under another name is never a reference.
         """
-        patient = self._intake.patient(image_id) if image_id else None
+        patient = self._submissions.patient(image_id) if image_id else None
         same: set[str] = set()
         while True:
-            found = self._bank.find(
+            entries = self._reference_cache.find(
                 network.version, structure, slices, count=count, image_id=image_id or "", patient=patient, exclude=same
             )
-            copies = {entry.image_id for entry in found if not self._is_another(entry.image_id, image)}
+            copies = {entry.image_id for entry in entries if not self._is_another(entry.image_id, image)}
             if not copies:
-                return found
+                return entries
             same |= copies
 
     def encoded(self, network: Network, entries: Sequence[Entry]) -> References:
-        """What the network keeps of references, where the network is."""
-        return on_device(self._bank.references(network.predictor, network.version, entries), network.device)
+        """The encoded references, on the network's device."""
+        return on_device(self._reference_cache.references(network.predictor, network.version, entries), network.device)
 
     def _is_another(self, image_id: str, image: MedicalImage) -> bool:
         try:
-            path = image_path(self._intake.datastore, image_id)
+            path = image_path(self._submissions.datastore, image_id)
             return self._engine.image(path, f"image {image_id!r}").digest != image.digest
         except RequestError:
             return False
 
 
 def on_device(references: References, device: str) -> References:
-    """References where the network is."""
+    """The references on a device."""
     place = torch.device(device)
     summaries = tuple(summary.to(place) for summary in references.summaries)
     return References(summaries, references.keys.to(place), references.values.to(place))  # type: ignore[arg-type]
 
 
 def key_of(entries: Sequence[Entry]) -> Hashable:
-    """What the references are: the labels and slices."""
+    """A cache key of references: their labels and slices."""
     return tuple((entry.key, entry.structure, entry.slice) for entry in entries)
 
 
 def used(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Images with the slices that serve, as the answer's JSON tells them."""
+    """The images of the references with their slices, for the answer's JSON."""
     slices: dict[str, list[int]] = {}
     for entry in entries:
         slices.setdefault(entry.image_id, []).append(entry.slice)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether somebody is being answered: work in the background waits for quiet, so that no click waits for it."""
+"""Whether requests are being answered: background work waits until there are none, so that it delays no click."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-QUIET = 5.0
-"""Seconds after the last answer in which the next request is likely."""
+QUIET_SECONDS = 5.0
+"""Seconds after an answer in which the next request is likely."""
 
 
 class Traffic:
@@ -22,7 +22,7 @@ class Traffic:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """While a request is being answered."""
+        """A context around the answering of a request."""
         with self._lock:
             self._answering += 1
         try:
@@ -34,6 +34,6 @@ class Traffic:
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered, or has been within the last `QUIET` seconds."""
+        """Whether a request is being answered, or has been within the last `QUIET_SECONDS` seconds."""
         with self._lock:
-            return self._answering > 0 or time.monotonic() - self._last < QUIET
+            return self._answering > 0 or time.monotonic() - self._last < QUIET_SECONDS

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to train: after so many new labels, one training at a time, and again after one that was killed.
+"""When to train: after a number of new labels, one training at a time, and again after a training that was killed.
 
-`last.json` says which labels the last training was given and how it ended. Labels that come during a training count
-for the next one, so that many submissions in a row make one training, not many.
+`last.json` says which labels the last training used and how it ended. Labels that are submitted during a training count
+for the next one, so many submissions in a row start one training, not many.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lib.learning.submission_store import Submission, new_since
 logger = logging.getLogger(__name__)
 
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
-"""How a training can stand in `last.json`."""
+"""States of a training in `last.json`."""
 
-AFTER = 5
-"""New labels that make a training due by default."""
+NEW_LABELS_PER_TRAINING = 5
+"""New labels that start a training, by default."""
 
-ATTEMPTS = 3
-"""How often a training is begun that ends without a word (killed, out of power)."""
+MAX_ATTEMPTS = 3
+"""A training that ends without a result (killed, power cut) is started this many times."""
 
-_STOPPED_BY_USER = "STOPPED"  # MONAI Label's word; a training that is killed otherwise has the status ERROR
+_STOPPED_BY_USER = "STOPPED"  # MONAI Label's status; a training that was killed has the status ERROR
 
 
 class TrainingLog:
@@ -43,31 +43,31 @@ class TrainingLog:
             logger.warning("%s", error)
             return {}
 
-    def pass_over(self, cases: Sequence[str]) -> None:
-        """Labels that make no training due: the next one uses them, but nobody waits for it."""
+    def mark_as_seen(self, cases: Sequence[str]) -> None:
+        """Do not count these labels as new ones. The next training uses them, but they do not start one."""
         last = {"cases": [], "state": FINISHED, "attempts": 0, **self.read()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, {**last, "cases": [*last["cases"], *cases]})
 
     def begin(self, cases: Sequence[str]) -> None:
-        """A training on these cases has begun; the same cases again are another attempt."""
+        """Record that a training on these cases has started. The same cases again are another attempt."""
         last = self.read()
         again = last.get("state") == RUNNING and last.get("cases") == list(cases)
         attempts = int(last.get("attempts", 0)) + 1 if again else 1
         write_json(self._path, {"cases": list(cases), "state": RUNNING, "attempts": attempts})
 
     def end(self, state: str) -> None:
-        """The training has ended."""
+        """Record how the training has ended."""
         last = self.read()
         if last:
             write_json(self._path, {**last, "state": state})
 
 
-class Schedule:
-    """Starts a training when one is due; `poll` is called again and again by one thread of the server.
+class TrainingSchedule:
+    """Starts a training when one is due; one thread of the server calls `poll` periodically.
 
-    `start` starts a training, `status` is the status of the newest one as MONAI Label tells it (None if there was none
-    since the server started), `every` the number of new labels that make a training due (0: only by hand).
+    `start` starts a training. `status` is MONAI Label's status of the newest one (None if there was none since the
+    server started). `every` is the number of new labels that start a training (0: only by hand).
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Schedule:
         *,
         start: Callable[[], object],
         status: Callable[[], str | None],
-        every: int = AFTER,
+        every: int = NEW_LABELS_PER_TRAINING,
     ) -> None:
         if every < 0:
-            raise ValueError(f"a training is due after a number of labels of 0 or more, got {every}")
+            raise ValueError(f"the number of new labels that start a training must be 0 or more, got {every}")
         self._log, self._submissions, self._start, self._status, self._every = log, submissions, start, status, every
 
     def poll(self) -> bool:
@@ -99,13 +99,13 @@ class Schedule:
         return True
 
     def pending(self) -> int:
-        """Labels that the last training has not seen."""
+        """The number of labels that the last training did not use."""
         return len(new_since(self._submissions(), self._log.read().get("cases", ())))
 
     def is_due(self, last: dict[str, Any]) -> bool:
-        """Whether there are enough new labels, or the last training was cut off."""
+        """Whether there are enough new labels, or the last training was killed."""
         if not self._every:
             return False
-        if last.get("state") == RUNNING and int(last.get("attempts", 0)) < ATTEMPTS:
+        if last.get("state") == RUNNING and int(last.get("attempts", 0)) < MAX_ATTEMPTS:
             return True
         return len(new_since(self._submissions(), last.get("cases", ()))) >= self._every

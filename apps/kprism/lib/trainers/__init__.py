@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning on submissions, in a process of its own. Imports `learning`, `imaging` and what lies beside the rooms."""
+"""Fine-tuning on submissions, in its own process. Imports `learning`, `imaging` and the modules beside the rooms."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From tuned weights to what may be published: mixtures with the anchor's, what validation says, what is told of it."""
+"""Candidates for publication: interpolations of the tuned and the anchor's weights, their validation, the metadata."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from typing import Any
 import numpy as np
 
 from kprism_model.checkpoint import Checkpoint
+from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import Finetuner, mixed
+from kprism_model.training.finetune import Finetuner
 from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
+from kprism_model.training.weights import interpolate_weights
 from lib.learning.versions import Served
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.gate import Verdict, judge
 
 logger = logging.getLogger(__name__)
 
-SHARES = (1.0, 0.7, 0.4)
-"""Shares of the new weights in the candidates that validation chooses from."""
+NEW_WEIGHT_SHARES = (1.0, 0.7, 0.4)
+"""Shares of the new weights in the candidates that validation chooses from (WiSE-FT, arXiv 2109.01903)."""
 
-AS_GOOD = 0.01
-"""Dice by which a candidate may be worse than the best one and still be preferred for holding fewer new weights."""
+DICE_TOLERANCE = 0.01
+"""A candidate with fewer new weights is preferred if its Dice is at most this much below the best one."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Tuned weights mixed with the anchor's, and what the gate says of them."""
+    """Weights that are the share `share` of the tuned and the rest of the anchor's, their scores and the verdict."""
 
     model: KPrism
+    registry: ClassRegistry
     share: float
     scores: list[Score]
     verdict: Verdict
@@ -41,54 +44,54 @@ class Candidate:
 
 def best_candidate(
     tuner: Finetuner,
-    material: FinetuneDataset,
+    dataset: FinetuneDataset,
     before: Sequence[Score],
     shares: Sequence[float],
     *,
     device: str,
     settings: ValidationSettings,
 ) -> Candidate:
-    """The mixture with one of these shares of the new weights that is `preferred`; it may still fail the gate.
+    """The `preferred` one of the candidates with these shares of the new weights; it may still fail the gate.
 
     `before` are the scores of the serving weights.
     """
     tuned = tuner.averaged()
-    found = []
+    candidates = []
     for share in shares:
-        model = mixed(tuner.anchor, tuned, share)
+        model = interpolate_weights(tuner.anchor, tuned, share)
         predictor = Predictor(model, tuner.registry, device=device)
-        scores = validate(predictor, material.validation, material.examples, settings=settings)
-        found.append(Candidate(model, share, scores, judge(before, scores)))
-        logger.info("With %.0f %% of the new weights: %s", 100 * share, found[-1].verdict)
-    return preferred(found)
+        scores = validate(predictor, dataset.validation, dataset.reference_cases, settings=settings)
+        candidates.append(Candidate(model, tuner.registry, share, scores, judge(before, scores)))
+        logger.info("With %.0f %% of the new weights: %s", 100 * share, candidates[-1].verdict)
+    return preferred(candidates)
 
 
 def preferred(candidates: Sequence[Candidate]) -> Candidate:
-    """Of those that pass the gate, the one with the fewest new weights that is as good as the best (`AS_GOOD`).
+    """Of those that pass the gate and are as good as the best (`DICE_TOLERANCE`), the one with the fewest new weights.
 
-    It has kept most of what no case here tells of. Where none passes, the one with the highest mean.
+    It has kept most of what the cases here do not test. If none passes, the one with the highest mean.
     """
     passed = [one for one in candidates if one.verdict.passed]
     if not passed:
         return max(candidates, key=lambda one: (one.verdict.after, one.verdict.margin))
     best = max(one.verdict.after for one in passed)
-    return min((one for one in passed if one.verdict.after >= best - AS_GOOD), key=lambda one: one.share)
+    return min((one for one in passed if one.verdict.after >= best - DICE_TOLERANCE), key=lambda one: one.share)
 
 
-def facts_of(
+def version_metadata(
     served: Served,
     start: Checkpoint,
-    material: FinetuneDataset,
+    dataset: FinetuneDataset,
     tuner: Finetuner,
     before: Sequence[Score],
     chosen: Candidate,
 ) -> dict[str, Any]:
-    """What is told of a version: where it comes from, what it was trained on, what it can do."""
+    """The metadata of a version: its parent, what it was trained on, its metrics."""
     return {
-        "trained_on": [submission.image_id for submission in material.used],
-        "labels": [submission.key for submission in material.used],
-        "skipped": material.skipped,
-        "not_judged": material.not_judged(served.checkpoint.registry),
+        "trained_on": [submission.image_id for submission in dataset.used],
+        "labels": [submission.key for submission in dataset.used],
+        "skipped": dataset.skipped,
+        "not_judged": dataset.not_judged(served.checkpoint.registry),
         "parent": served.number,
         "start": start.weights_version,
         "steps": tuner.step,
@@ -109,5 +112,5 @@ def overall(scores: Sequence[Score]) -> float:
 
 
 def rounded(scores: Sequence[Score]) -> dict[str, float]:
-    """Mean Dice by mode and structure, in one text: "semantic liver"."""
+    """Mean Dice by mode and structure, with keys like "semantic liver"."""
     return {f"{mode} {structure}": round(value, 4) for (mode, structure), value in sorted(mean_dice(scores).items())}

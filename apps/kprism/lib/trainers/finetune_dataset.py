@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training has to work with: the submitted labels that can be used, on their sides, and why others cannot."""
+"""The fine-tuning data set: the submitted labels that can be used, in their splits, and why others cannot be used."""
 
 from __future__ import annotations
 
@@ -21,53 +21,53 @@ from lib.learning.submission_store import TRAINING, Submission
 
 logger = logging.getLogger(__name__)
 
-FEWEST = 2
-"""Training cases that it takes: one is the reference of the other."""
+MIN_TRAINING_CASES = 2
+"""A training needs this many training cases: one is the reference of the other."""
 
-MOST_VALIDATED = 24
-"""Validation cases that are looked at; the first by name, so that more cases do not change the yardstick often."""
+MAX_VALIDATION_CASES = 24
+"""Validation cases that are used, the first by name: so new cases seldom change what versions are compared on."""
 
-LEAST_VALIDATED = 3
-"""Validation cases of each structure that are looked at however many there are of others, where there are so many."""
+MIN_VALIDATION_CASES = 3
+"""Validation cases of each structure that are used in any case, if there are so many."""
 
-MOST_EXAMPLES = 6
-"""Training cases of a structure that serve as references in validation and as the start of a new class."""
+MAX_REFERENCE_CASES = 6
+"""Training cases of a structure that are references in validation and the start of a new class."""
 
 
 @dataclass
 class FinetuneDataset:
-    """Slices to train on, cases to validate on, cases to be references, and what was left out (image id -> why).
+    """Slices to train on, validation cases, cases that are references, and skipped submissions (image id -> reason).
 
-    `note` says which structures are judged on cases that were trained on, for want of validation cases.
+    `warning` names the structures without a validation case, which are judged on training cases.
     """
 
     store: SliceStore
     validation: list[AnnotatedCase]
-    examples: list[AnnotatedCase]
+    reference_cases: list[AnnotatedCase]
     used: list[Submission]
     skipped: dict[str, str] = field(default_factory=dict)
-    note: str = ""
+    warning: str = ""
 
     def not_judged(self, registry: ClassRegistry) -> list[str]:
-        """Structures that the network knows and no label here shows: distillation alone keeps them."""
+        """Structures that the network knows but no label here shows."""
         return [name for name in registry.names if not any(name in case.structures for case in self.validation)]
 
-    def starts(self, predictor: Predictor, registry: ClassRegistry) -> dict[str, References]:
+    def class_references(self, predictor: Predictor, registry: ClassRegistry) -> dict[str, References]:
         """Encoded references of the structures that the network does not know yet."""
-        found: dict[str, References] = {}
+        references: dict[str, References] = {}
         for name in self.store.class_names:
-            cases = [case for case in self.examples if name in case.structures and len(case.shown(name))]
+            cases = [case for case in self.reference_cases if name in case.structures and len(case.shown(name))]
             if name in registry or not cases:
                 continue
             numbers = [int(case.mask(name).sum(axis=(1, 2)).argmax()) for case in cases]
-            found[name] = predictor.embed_references(
+            references[name] = predictor.embed_references(
                 [case.picture(number) for case, number in zip(cases, numbers, strict=True)],
                 [case.mask(name)[number] for case, number in zip(cases, numbers, strict=True)],
             )
-        return found
+        return references
 
 
-def gather(
+def build_dataset(
     submissions: Sequence[Submission],
     load: Callable[[Submission], AnnotatedCase],
     folder: Path,
@@ -75,42 +75,63 @@ def gather(
     size: int,
     settings: ValidationSettings,
 ) -> FinetuneDataset:
-    """Read every submission once; RequestError if fewer than `FEWEST` training cases can be used.
+    """Read every submission once; RequestError if fewer than `MIN_TRAINING_CASES` training cases can be used.
 
-    The validation cases are those of all structures that were ever labelled here, also of those that earlier versions
-    have learned. A structure that no validation case shows is judged on training cases, which `note` says.
+    `folder` is for the training slices, whose longer side is `size` pixels. The validation cases show all structures
+    that were ever labelled here, including those that earlier versions have learned.
     """
-    builder = StoreBuilder(folder, size)
-    skipped: dict[str, str] = {}
-    used: list[Submission] = []
-    validation: list[AnnotatedCase] = []
-    examples: list[AnnotatedCase] = []
-    training = 0
+    builder = _DatasetBuilder(folder, size, settings)
     for submission in sorted(submissions, key=lambda entry: entry.image_id):
         try:
-            case = load(submission)
-            if submission.side == TRAINING:
-                builder.add(case)
-                training += 1
-                if _is_wanted(case, examples, MOST_EXAMPLES):
-                    examples.append(_for_validation(case, settings))
-            elif len(validation) < MOST_VALIDATED or _is_wanted(case, validation, LEAST_VALIDATED):
-                validation.append(_for_validation(case, settings))
+            builder.add(submission, load(submission))
         except (ValueError, OSError) as error:
-            skipped[submission.image_id] = str(error)
+            builder.skipped[submission.image_id] = str(error)
             logger.warning("Left out: %s", error)
-            continue
-        used.append(submission)
-    if training < FEWEST:
-        reasons = f" ({'; '.join(skipped.values())})" if skipped else ""
-        raise RequestError(
-            f"training needs {FEWEST} labelled cases that can be learned from; there is {training}{reasons}"
+    return builder.dataset()
+
+
+class _DatasetBuilder:
+    """Sorts cases into training slices, validation cases and reference cases."""
+
+    def __init__(self, folder: Path, size: int, settings: ValidationSettings) -> None:
+        self._slices, self._settings = StoreBuilder(folder, size), settings
+        self._training = 0
+        self._validation: list[AnnotatedCase] = []
+        self._reference_cases: list[AnnotatedCase] = []
+        self._used: list[Submission] = []
+        self.skipped: dict[str, str] = {}
+
+    def add(self, submission: Submission, case: AnnotatedCase) -> None:
+        """Add a case to its split."""
+        if submission.split == TRAINING:
+            self._slices.add(case)
+            self._training += 1
+            if _is_wanted(case, self._reference_cases, MAX_REFERENCE_CASES):
+                self._reference_cases.append(_for_validation(case, self._settings))
+        elif len(self._validation) < MAX_VALIDATION_CASES or _is_wanted(case, self._validation, MIN_VALIDATION_CASES):
+            self._validation.append(_for_validation(case, self._settings))
+        self._used.append(submission)
+
+    def dataset(self) -> FinetuneDataset:
+        """The data set of the cases so far; RequestError if there are too few to train on."""
+        if self._training < MIN_TRAINING_CASES:
+            reasons = f" ({'; '.join(self.skipped.values())})" if self.skipped else ""
+            raise RequestError(
+                f"training needs {MIN_TRAINING_CASES} labelled cases that can be learned from; "
+                f"there is {self._training}{reasons}"
+            )
+        substitutes = _substitutes(self._validation, self._reference_cases)
+        names = dict.fromkeys(name for case in substitutes for name in case.structures)
+        shows = f" shows {', '.join(names)}" if self._validation else ""
+        warning = f"no validation case{shows} yet: judged on cases that it was trained on" if substitutes else ""
+        return FinetuneDataset(
+            store=self._slices.store(),
+            validation=[*self._validation, *substitutes],
+            reference_cases=self._reference_cases,
+            used=self._used,
+            skipped=self.skipped,
+            warning=warning,
         )
-    borrowed = _borrowed(validation, examples)
-    names = dict.fromkeys(name for case in borrowed for name in case.structures)
-    shows = f" shows {', '.join(names)}" if validation else ""
-    note = f"no validation case{shows} yet: judged on cases that it was trained on" if borrowed else ""
-    return FinetuneDataset(builder.store(), [*validation, *borrowed], examples, used, skipped, note)
 
 
 def _is_wanted(case: AnnotatedCase, chosen: Sequence[AnnotatedCase], count: int) -> bool:
@@ -118,15 +139,15 @@ def _is_wanted(case: AnnotatedCase, chosen: Sequence[AnnotatedCase], count: int)
     return any(sum(name in other.structures for other in chosen) < count for name in case.structures)
 
 
-def _borrowed(validation: Sequence[AnnotatedCase], examples: Sequence[AnnotatedCase]) -> list[AnnotatedCase]:
-    """Training cases, annotated only for the structures that no validation case shows."""
+def _substitutes(validation: Sequence[AnnotatedCase], reference_cases: Sequence[AnnotatedCase]) -> list[AnnotatedCase]:
+    """Training cases in place of missing validation cases, with only the structures that no validation case shows."""
     judged = {name for case in validation for name in case.structures}
-    found = []
-    for case in examples:
+    substitutes = []
+    for case in reference_cases:
         structures = {name: value for name, value in case.structures.items() if name not in judged}
         if structures:
-            found.append(replace(case, structures=structures))
-    return found
+            substitutes.append(replace(case, structures=structures))
+    return substitutes
 
 
 def _for_validation(case: AnnotatedCase, settings: ValidationSettings) -> AnnotatedCase:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training on several GPUs: MONAI Label's process for it becomes `torchrun`, which starts one like it for each GPU.
+"""A training on several GPUs: MONAI Label's training process becomes `torchrun`, which starts one process on each GPU.
 
-Every process makes the same material of the same labels and trains on its own batches; the first one alone judges,
-publishes and tells about it. Where one of them dies, `torchrun` ends the others.
+Every process builds the same data set from the same labels and trains on its own batches. Only the first one validates,
+publishes and reports. If one of them dies, `torchrun` ends the others.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-EACH_GPU = 0
-"""Number of processes that stands for one on each GPU, or one where there is none."""
+ONE_PER_GPU = 0
+"""Setting for one process on each GPU, or a single process without a GPU."""
 
 
-def count_of(wanted: int, device: str) -> int:
-    """How many processes a training has; on a certain GPU ("cuda:1") it is one, whatever is wanted."""
+def process_count(wanted: int, device: str) -> int:
+    """How many processes a training has: `wanted`, but always one on a certain GPU ("cuda:1")."""
     if device.startswith("cuda:"):
         return 1
     return wanted or (torch.cuda.device_count() if device == "cuda" else 1)
 
 
-def spread_out(count: int, request: Mapping[str, Any]) -> None:
-    """Become `count` processes of the same training, unless this is one of them; does not return if it does."""
+def relaunch_distributed(count: int, request: Mapping[str, Any]) -> None:
+    """Replace this process by `count` processes of the same training, unless it is one of them already.
+
+    Does not return if it replaces the process.
+    """
     if count < 2 or "WORLD_SIZE" in os.environ:
         return
     logger.info("The training goes on in %d processes", count)
@@ -46,19 +49,21 @@ def spread_out(count: int, request: Mapping[str, Any]) -> None:
     os.execv(sys.executable, [sys.executable, *launch, *train])
 
 
-def share(workers: Workers, value: Value | None) -> Value:
-    """The first process's value, in every process."""
-    shared = [value]
+def broadcast(workers: Workers, value: Value | None) -> Value:
+    """The value of the first process, in every process."""
+    values = [value]
     if workers.count > 1:
-        distributed.broadcast_object_list(shared, 0)
-    return shared[0]  # type: ignore[return-value]
+        distributed.broadcast_object_list(values, 0)
+    return values[0]  # type: ignore[return-value]
 
 
-def agree(workers: Workers, what: str) -> None:
-    """Go on when all processes have come here with the same value of `what`; RuntimeError if they differ."""
+def check_same_inputs(workers: Workers, inputs: str) -> None:
+    """Wait for all processes; RuntimeError if they do not have the same `inputs`."""
     if workers.count == 1:
         return
-    found: list[Any] = [None] * workers.count
-    distributed.all_gather_object(found, what)
-    if len(set(found)) > 1:
-        raise RuntimeError("a label or the version changed while the training's processes read it; start it again")
+    gathered: list[Any] = [None] * workers.count
+    distributed.all_gather_object(gathered, inputs)
+    if len(set(gathered)) > 1:
+        raise RuntimeError(
+            "a label or the serving version changed while the training read it; start the training again"
+        )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the training is, in a file: the training process writes it, the server reads it for /info/.
+"""Progress of the training in a file: the training process writes it, the server reads it for /info/.
 
-Both viewers read `epoch`, `total_epochs`, `best_metric` and, at the end, `total_time`; people read `message`. `curve`
-is [epoch, mean Dice in training] for each epoch.
+Both viewers read `epoch`, `total_epochs`, `best_metric` and, at the end, `total_time`; users read `message`. `curve` is
+[epoch, mean Dice in training] for each epoch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kprism_model.training.validation import SERVING_MODES
 from lib.files import read_json, write_json
 
 EPOCHS = 20
-"""The time budget in equal parts, so that `epoch` of `total_epochs` is a percentage of time."""
+"""Equal parts of the time budget: `epoch` of `total_epochs` is the share of the time that is spent."""
 
 
 class Progress:
@@ -31,25 +31,28 @@ class Progress:
 
     @staticmethod
     def read(folder: Path) -> dict[str, Any]:
-        """What was written last; empty if nothing was, or the file is damaged."""
+        """What was written last; empty if there is no file or it is damaged."""
         try:
             return read_json(folder / "train_stats.json") or {}
         except ValueError:
             return {}
 
-    def begin(self, message: str, **facts: Any) -> None:
-        """A new training."""
+    def begin(self, message: str, **stats: Any) -> None:
+        """Start a new training."""
         self._epoch = 0
-        self._stats = {"epoch": 0, "total_epochs": EPOCHS, "best_metric": 0.0, "train": {}, "eval": {}, **facts}
-        self.tell(message)
+        self._stats = {"epoch": 0, "total_epochs": EPOCHS, "best_metric": 0.0, "train": {}, "eval": {}, **stats}
+        self.update(message)
 
-    def tell(self, message: str, **facts: Any) -> None:
-        """Say what is being done."""
-        self._stats |= {"message": message, "current_time": self._elapsed(), **facts}
+    def update(self, message: str, **stats: Any) -> None:
+        """Write what the training is doing now."""
+        self._stats |= {"message": message, "current_time": self._elapsed(), **stats}
         write_json(self._path, self._stats)
 
     def advance(self, share: float, scores: Mapping[str, float]) -> None:
-        """A share of the time budget is spent; written when the next epoch is reached."""
+        """Note that a share of the time budget is spent; the file is written when the next epoch is reached.
+
+        `scores` are the mean losses and Dice values of the latest steps by name.
+        """
         epoch = min(EPOCHS, int(share * EPOCHS))
         if epoch > self._epoch:
             self._epoch = epoch
@@ -57,12 +60,12 @@ class Progress:
             dice = [value for name, value in known.items() if name in SERVING_MODES]
             if dice:
                 self._stats["curve"] = [*self._stats.get("curve", []), [epoch, round(sum(dice) / len(dice), 4)]]
-            self.tell("training", epoch=epoch, train=known)
+            self.update("training", epoch=epoch, train=known)
 
-    def end(self, message: str, **facts: Any) -> None:
-        """The training is over."""
+    def end(self, message: str, **stats: Any) -> None:
+        """End the training."""
         self._stats.pop("current_time", None)
-        self._stats |= {"epoch": EPOCHS, "message": message, "total_time": self._elapsed(), **facts}
+        self._stats |= {"epoch": EPOCHS, "message": message, "total_time": self._elapsed(), **stats}
         write_json(self._path, self._stats)
 
     def _elapsed(self) -> str:

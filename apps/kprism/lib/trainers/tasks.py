@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting and stopping a training in the server: one at a time, whoever asks.
+"""Starting and stopping a training in the server, one at a time.
 
-MONAI Label would put a second training behind the first, where it cannot be stopped and keeps the server from ending.
-Here it is refused; labels that come during a training count for the next one.
+MONAI Label would queue a second training behind the first, where it cannot be stopped and keeps the server from ending.
+Here it is refused; labels that are submitted during a training count for the next one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import psutil
 from monailabel.utils.async_tasks.task import AsyncTask
 
 SUBMITTED, RUNNING, STOPPED = "SUBMITTED", "RUNNING", "STOPPED"
-"""MONAI Label's words for what a task is doing; it ends as STOPPED, DONE or ERROR."""
+"""Status of a task in MONAI Label's words; a task ends as STOPPED, DONE or ERROR."""
 
-REFUSED = "a training is running; labels that have come since it began count for the next one"
+ALREADY_RUNNING = "a training is running; labels submitted since it began count for the next one"
 
-_BEGINNING = 60.0  # seconds that a process may take to be started
+_START_TIMEOUT_SECONDS = 60.0
 _METHOD = "train"
 _lock = RLock()
 
@@ -32,12 +32,12 @@ def status() -> str | None:
 
 
 def is_running() -> bool:
-    """Whether a training is running or about to."""
+    """Whether a training is running or about to start."""
     return status() in (SUBMITTED, RUNNING)
 
 
 def start(request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Start a training in a process of its own; its task, or None while another one is running."""
+    """Start a training in a process of its own; returns its task, or None if another one is running."""
     with _lock:
         if is_running():
             return None
@@ -46,20 +46,20 @@ def start(request: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def stop() -> dict[str, Any] | None:
-    """Kill the training's processes and return its task; None if there is none."""
+    """Kill the processes of the training; returns its task, or None if none is running."""
     with _lock:
-        deadline = time.monotonic() + _BEGINNING
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while status() == SUBMITTED and time.monotonic() < deadline:
             time.sleep(0.01)
         task = _newest()
         if task is None or task["status"] != RUNNING:
             return None
-        task["status"] = STOPPED  # before the process ends, so that nobody takes it for one that failed
+        task["status"] = STOPPED  # before the process ends, so that it does not look like a failure
         while True:
             try:
                 AsyncTask.stop(_METHOD)
                 return dict(task)
-            except psutil.NoSuchProcess:  # one of its children has just ended by itself; the others are still there
+            except psutil.NoSuchProcess:  # one of its child processes has just ended; stop the others
                 continue
 
 

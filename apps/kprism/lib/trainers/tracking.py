@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling MLflow about a training, if the conf key `tracking_uri` names a server or database of it.
+"""Logging a training to MLflow, if the conf key `tracking_uri` names an MLflow server or database.
 
-MLflow is no requirement of the app: whoever wants it installs it beside it (`pip install mlflow-skinny`, and for a
-database `sqlalchemy alembic`). It is told at the end, in one run: options, curves, Dice before and after, the verdict,
-the report page. If it cannot be reached the training counts all the same.
+MLflow is not a requirement of the app. Who wants it installs it in addition (`pip install mlflow-skinny`, and for a
+database `sqlalchemy alembic`). A training is logged at its end, as one run: options, curves, Dice before and after, the
+verdict, the report page. If MLflow cannot be reached, the training is published all the same.
+
+The run is written with MLflow's own client. MONAI's MLFlowHandler does not fit: it sends one request in each training
+step, out of the time budget; a server that is down would end the training; and MLFLOW_TRACKING_URI overrides the
+address.
 """
 
 from __future__ import annotations
@@ -22,19 +26,19 @@ from urllib.parse import urlsplit
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "K-Prism"
-"""Name of the experiment that the runs belong to."""
+"""Name of the MLflow experiment of all runs."""
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
-"""Kinds of addresses; MLflow's folders of files (file:) are no longer written by itself."""
+"""Kinds of addresses. MLflow itself no longer writes folders of files (file:)."""
 
-_AT_ONCE = 1000  # metrics that MLflow takes in one request
+_METRICS_PER_REQUEST = 1000  # the most that MLflow accepts
 
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""MLflow's own settings unless the user has set them: by default it tries a server that is down for two minutes."""
+_TIMEOUT_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow's settings, unless the user has set them: by default it retries a server that is down for two minutes."""
 
 
 def check_tracking(uri: str) -> str:
-    """The address, if it can be used; ValueError says what is wrong with it or missing here."""
+    """The address; ValueError if it cannot be used or MLflow is not installed."""
     if not uri:
         return ""
     scheme = urlsplit(uri).scheme.split("+")[0]
@@ -55,54 +59,59 @@ def check_tracking(uri: str) -> str:
     return uri
 
 
-def track(uri: str, options: Mapping[str, Any], facts: Mapping[str, Any], log: Path, report: Path) -> str:
-    """Tell MLflow about a training; returns an empty text or a sentence that says why it could not be told.
+def track(uri: str, options: Mapping[str, Any], metadata: Mapping[str, Any], log: Path, report: Path) -> str:
+    """Log a training to MLflow; returns an empty text, or a message if that failed.
 
-    `facts` are those of the version; `log` has a JSON record for each step; `report` is the page.
+    `metadata` are those of the version; `log` has a JSON record for each step; `report` is the page.
     """
     if not uri:
         return ""
     try:
-        _tell(uri, options, facts, log, report)
-    except Exception as error:  # whatever is wrong with it, the training is not
-        logger.exception("MLflow at %s could not be told about the training", uri)
-        return f"MLflow at {uri} could not be told about it: {str(error).splitlines()[0] if str(error) else error!r}"
+        _log_run(uri, options, metadata, log, report)
+    except Exception as error:  # whatever is wrong with MLflow, the training is valid
+        logger.exception("The training could not be logged to MLflow at %s", uri)
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        return f"it could not be logged to MLflow at {uri}: {reason}"
     return ""
 
 
-def _tell(uri: str, options: Mapping[str, Any], facts: Mapping[str, Any], log: Path, report: Path) -> None:
-    for name, value in _PATIENCE.items():
+def _log_run(uri: str, options: Mapping[str, Any], metadata: Mapping[str, Any], log: Path, report: Path) -> None:
+    for name, value in _TIMEOUT_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    known = client.get_experiment_by_name(EXPERIMENT)
-    experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT, _place_of_files(uri))
+    existing = client.get_experiment_by_name(EXPERIMENT)
+    experiment = existing.experiment_id if existing else client.create_experiment(EXPERIMENT, _artifact_location(uri))
     run = client.create_run(experiment, run_name=report.stem).info.run_id
-    params = {**options, **{name: facts[name] for name in ("parent", "steps", "share_of_new_weights")}}
-    tags = {"gate": facts["gate"], "cases": str(len(facts["trained_on"])), "skipped": json.dumps(facts["skipped"])}
+    params = {**options, **{name: metadata[name] for name in ("parent", "steps", "share_of_new_weights")}}
+    tags = {
+        "gate": metadata["gate"],
+        "cases": str(len(metadata["trained_on"])),
+        "skipped": json.dumps(metadata["skipped"]),
+    }
     client.log_batch(
         run,
         params=[Param(name, str(value)) for name, value in params.items()],
         tags=[RunTag(name, value[:5000]) for name, value in tags.items()],
     )
     now = round(1000 * time.time())
-    metrics = [Metric(name, value, now, step) for name, value, step in _metrics(facts, log)]
-    for first in range(0, len(metrics), _AT_ONCE):
-        client.log_batch(run, metrics=metrics[first : first + _AT_ONCE])
+    metrics = [Metric(name, value, now, step) for name, value, step in _metrics(metadata, log)]
+    for first in range(0, len(metrics), _METRICS_PER_REQUEST):
+        client.log_batch(run, metrics=metrics[first : first + _METRICS_PER_REQUEST])
     client.log_artifact(run, str(report))
     client.set_terminated(run)
 
 
-def _place_of_files(uri: str) -> str | None:
-    """Reports lie beside an SQLite file, not in whatever folder the server runs from; a server knows a place itself."""
+def _artifact_location(uri: str) -> str | None:
+    """Beside an SQLite file, instead of the folder that the server runs from; an MLflow server has its own place."""
     parts = urlsplit(uri)
     return f"{Path(parts.path).parent}/mlflow-reports" if parts.scheme.startswith("sqlite") else None
 
 
-def _metrics(facts: Mapping[str, Any], log: Path) -> Iterator[tuple[str, float, int]]:
-    """Name, value and step of every figure; those of the validation have the last step."""
+def _metrics(metadata: Mapping[str, Any], log: Path) -> Iterator[tuple[str, float, int]]:
+    """Name, value and step of every metric; those of the validation have the last step."""
     for line in log.read_text().splitlines() if log.exists() else ():
         record = json.loads(line)
         yield from (
@@ -111,5 +120,5 @@ def _metrics(facts: Mapping[str, Any], log: Path) -> Iterator[tuple[str, float, 
             if name != "step" and math.isfinite(value)
         )
     for key, when in (("metrics_before", "before"), ("metrics", "after")):
-        for name, value in facts[key].items():
-            yield f"dice {when}/{name.replace(' ', '/', 1)}", float(value), int(facts["steps"])
+        for name, value in metadata[key].items():
+            yield f"dice {when}/{name.replace(' ', '/', 1)}", float(value), int(metadata["steps"])

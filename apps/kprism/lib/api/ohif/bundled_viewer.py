@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repairs of the OHIF that MONAI Label bundles, made as its files are served; the files themselves stay as they are.
+"""Repairs of the OHIF that MONAI Label bundles. They are applied when files are served; the files are not changed.
 
-What is repaired, in the bundle of MONAI Label 0.8.5 (OHIF 3.10 beta):
+The defects in the bundle of MONAI Label 0.8.5 (OHIF 3.10 beta), and their repairs:
 
-1. "Export DICOM SEG" ends with `Cannot read properties of undefined (reading 'store')`: the command is called without
-   a data source. It gets the active one.
-2. The same export puts masks on mirrored slices where the viewer's order is not the one that its DICOM library sorts
-   images into, by falling distance along the slices' normal. The masks get that order.
-3. The MONAI Label panel asks port 8000 of the host whatever the server's port is. It asks the server it came from.
-4. Files in sub-folders (icons) are answered with the start page, because the server joins paths with ":".
+1. "Export DICOM SEG" ends with `Cannot read properties of undefined (reading 'store')`, because the command is called
+   without a data source. It gets the active one.
+2. The same export puts masks on mirrored slices if the viewer orders images differently from its DICOM library, which
+   sorts them by falling distance along the slices' normal. The masks get that order.
+3. The MONAI Label panel always calls port 8000 of the host. It calls the server that it was loaded from.
+4. Requests for files in sub-folders (icons) get the start page, because the server joins paths with ":".
 
-An upgrade of MONAI Label may bring another bundle. A repair that finds nothing to repair is then logged at the start,
-and tests/e2e/viewer/test_stock.py fails.
+An upgrade of MONAI Label may bring another bundle. If a repair then does not apply, the server logs it at the start and
+tests/e2e/viewer/test_stock.py fails.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ REPAIRS = (
     (SORTED.partition("\n")[0], SORTED),
     ("'http://' + window.location.host.split(':')[0] + ':8000/'", "window.location.origin + '/'"),
 )
-"""(text in the bundle, what it becomes)."""
+"""(text in the bundle, its replacement)."""
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +59,7 @@ def repaired_files() -> dict[str, bytes]:
     for old, new in REPAIRS:
         hits = [path for path in FOLDER.glob("*.js") if old in path.read_text(errors="ignore")]
         if not hits:
-            logger.warning("The bundled OHIF holds no %r: MONAI Label has changed, see %s", old, __name__)
+            logger.warning("The bundled OHIF does not contain %r: MONAI Label has changed, see %s", old, __name__)
         for path in hits:
             text = changed.get(path.name, path.read_bytes()).decode()
             changed[path.name] = text.replace(old, new).encode()
@@ -67,7 +67,7 @@ def repaired_files() -> dict[str, bytes]:
 
 
 def stock_viewer(path: str = "") -> Response:
-    """A file of the bundled OHIF, repaired; its start page for addresses of its pages."""
+    """A file of the bundled OHIF, repaired if necessary; its start page for the addresses of its pages."""
     repaired = repaired_files().get(path)
     if repaired is not None:
         return Response(repaired, media_type="text/javascript", headers={"Cache-Control": SHORT})

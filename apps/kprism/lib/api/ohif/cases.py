@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the K-Prism mode asks about cases: their slices, their label, references with pictures; and submitting.
+"""Cases for the K-Prism mode: slices, labels, references with thumbnails, submission, and the next case.
 
-Slices are named by the DICOM images they are (SOP instance and frame), so the mode can never mirror or shift a mask.
+Slices are named by their DICOM images (SOP instance and frame), so the mode can never mirror or shift a mask.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from monailabel.datastore.local import LocalDatastore
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
 from numpy.typing import NDArray
 from PIL import Image
@@ -31,16 +31,16 @@ from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_registry import label_values
 from lib.imaging.medical_image import MedicalImage
-from lib.learning.strategies import EMPTY
+from lib.learning.strategies import NO_CASE_LEFT
 
 THUMBNAIL = 112
-"""Pixels along the longer side of a reference's picture."""
+"""Pixels along the longer side of a reference's thumbnail."""
 
-NAMED = 64
-"""Longest name of a structure: DICOM's limit."""
+MAX_NAME = 64
+"""Characters in the name of a structure: DICOM's limit."""
 
 _submitting = Lock()
-"""One submission at a time: of two users who have seen the same label, the second is told of the first."""
+"""One submission at a time: if two users correct the same label, the second gets a `ConflictError`."""
 
 
 class ConflictError(RequestError):
@@ -58,12 +58,12 @@ def store() -> DicomStore:
 
 
 def fetched(datastore: DicomStore, image_id: str) -> Path:
-    """The local volume of a case; NotFoundError if there is none, StoreDownError if the store does not answer."""
+    """The local volume of a case; NotFoundError if it does not exist, StoreDownError if the store does not answer."""
     return Path(datastore.get_image_uri(check_id(image_id)))
 
 
 def case(image_id: str) -> dict[str, Any]:
-    """The slices of a case in order, warnings about its geometry, and what label it has."""
+    """The slices of a case in order, warnings about its geometry, and the version and names of its label."""
     datastore = store()
     fetched(datastore, image_id)
     series = datastore.series(image_id)
@@ -78,18 +78,23 @@ def case(image_id: str) -> dict[str, Any]:
 
 
 def case_label(image_id: str) -> Response:
-    """The submitted label of a case: planes and names; 404 if it has none."""
+    """The submitted label of a case: planes and names; 404 if there is no label."""
     datastore = store()
-    found = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
-    if found is None:
-        raise NotFoundError(f"case {image_id!r} has no submitted label")
-    labels, names = _read_label(found)
-    header = {"names": names, "version": _version(found.info)}
+    labelled = _labelled_case(datastore, image_id)
+    labels, names = _read_label(labelled)
+    header = {"names": names, "version": _version(labelled.info)}
     return Response(pack(header, labels, filled(labels)), media_type="application/octet-stream")
 
 
+def _labelled_case(datastore: Datastore, image_id: str) -> LabelledCase:
+    labelled = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
+    if labelled is None:
+        raise NotFoundError(f"case {image_id!r} has no submitted label")
+    return labelled
+
+
 async def submit(image_id: str, request: Request) -> dict[str, Any]:
-    """Store planes as the case's final label: names, values and `based_on`, the version that the user had seen."""
+    """Store planes as the case's final label; the header holds `names` and `based_on`, the version that was edited."""
     return await run_in_threadpool(_submit, image_id, await request.body())
 
 
@@ -109,25 +114,26 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
             )
         path = Path(folder) / f"{image_id}.nii.gz"
         save_volume(labels, datastore.series(image_id).affine, path)
-        app.loop.intake.submit(image_id, path, info, by=info["client_id"])
-    app.loop.submitted()
+        app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {"image": image_id, "label": image_id, "version": _version(saved)}
 
 
 def _version(info: Any) -> str | None:
-    """What tells one submitted label of a case from the next."""
+    """Identifies one of the labels that were submitted for a case; None without a label."""
     return str(info.get("SeriesInstanceUID") or info.get("ts") or "") or None if info else None
 
 
 def _names(names: Any) -> dict[str, int]:
-    """Name -> value, checked."""
+    """Name -> value; RequestError if a name or value cannot be stored."""
     if not isinstance(names, dict) or not names:
-        raise RequestError("the label names no structure")
+        raise RequestError(
+            f"the label's names are {names!r:.80}; expected an object of at least one name and its value"
+        )
     for name, value in names.items():
-        if not name.strip() or len(name) > NAMED or not isinstance(value, int) or not 1 <= value <= 255:
+        if not name.strip() or len(name) > MAX_NAME or not isinstance(value, int) or not 1 <= value <= 255:
             raise RequestError(
-                f"structure {name!r} has value {value!r}; expected a name of 1 to {NAMED} characters "
+                f"structure {name!r} has value {value!r}; expected a name of 1 to {MAX_NAME} characters "
                 "and a value from 1 to 255"
             )
     return dict(names)
@@ -145,18 +151,16 @@ def _title(entry: LabelledCase) -> str:
 
 
 def thumbnail(image_id: str, structure: str = "") -> Response:
-    """A picture of a labelled case: the slice with most of a structure (of all, without one), its masks in colour."""
+    """A picture of a labelled case: the slice with most voxels of a structure (by default: of all), masks in colour."""
     datastore = app_instance().datastore()
-    found = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
-    if found is None:
-        raise NotFoundError(f"case {image_id!r} has no submitted label")
-    labels, names = _read_label(found)
-    image: MedicalImage = app_instance().engine.image(found.image, f"image {image_id!r}")
-    wanted = names.get(structure)
-    shown = image.to_slices(labels)
-    areas = (shown == wanted if wanted else shown > 0).sum(axis=(1, 2))
-    row = int(areas.argmax())
-    picture = overlay(image.scaled[row], shown[row], {value: colour_of(name) for name, value in names.items()})
+    labelled = _labelled_case(datastore, image_id)
+    labels, names = _read_label(labelled)
+    image: MedicalImage = app_instance().engine.image(labelled.image, f"image {image_id!r}")
+    value = names.get(structure)
+    slices = image.to_slices(labels)
+    areas = (slices == value if value else slices > 0).sum(axis=(1, 2))
+    number = int(areas.argmax())
+    picture = overlay(image.scaled[number], slices[number], {value: colour_of(name) for name, value in names.items()})
     stream = io.BytesIO()
     _small(picture, image).save(stream, "PNG")
     return Response(stream.getvalue(), media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
@@ -165,9 +169,9 @@ def thumbnail(image_id: str, structure: str = "") -> Response:
 def overlay(
     pixels: NDArray[np.float32], labels: NDArray[np.uint8], colours: dict[int, tuple[int, int, int]]
 ) -> NDArray[np.uint8]:
-    """A slice (row, column[, 3]) of intensities in [0, 1] as RGB, half covered by the colours of its labels."""
+    """A slice (row, column[, 3]) of intensities in [0, 1] as RGB, blended in halves with the colours of its labels."""
     grey = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
-    picture = np.clip(grey, 0, 1) * 255.0
+    picture: NDArray[np.float32] = np.clip(grey, 0, 1) * 255.0
     for value, colour in colours.items():
         inside = labels == value
         picture[inside] = picture[inside] * 0.5 + np.array(colour) * 0.5
@@ -175,7 +179,7 @@ def overlay(
 
 
 def _small(picture: NDArray[np.uint8], image: MedicalImage) -> Image.Image:
-    """The picture in its true proportions, with `THUMBNAIL` pixels along the longer side."""
+    """The picture in true proportions, with `THUMBNAIL` pixels along the longer side."""
     _, row_axis, column_axis = image.orientation.axes
     height = picture.shape[0] * image.spacing[row_axis]
     width = picture.shape[1] * image.spacing[column_axis]
@@ -193,7 +197,7 @@ def _read_label(entry: LabelledCase) -> tuple[NDArray[np.uint8], dict[str, int]]
 
 
 async def next_case(strategy: str, request: Request) -> dict[str, Any]:
-    """The next case by a strategy, with what the viewer needs to open it; a message if every case is labelled."""
+    """The next case by a strategy, with the study to open in the viewer; a message if every case is labelled."""
     return await run_in_threadpool(
         _next_case, strategy, read_object((await request.body()).decode(errors="replace"), "the request")
     )
@@ -205,7 +209,7 @@ def _next_case(strategy: str, body: dict[str, Any]) -> dict[str, Any]:
         raise NotFoundError(f"strategy {strategy!r} is unknown; expected one of {', '.join(app._strategies)}")
     chosen = app.next_sample({**body, "strategy": strategy}) or {}
     if not chosen.get("id"):
-        return {"message": EMPTY}
+        return {"message": NO_CASE_LEFT}
     fetched(datastore, chosen["id"])
     info = datastore.get_image_info(chosen["id"])
     return {"id": chosen["id"], "study": info.get("StudyInstanceUID"), "title": info.get("PatientID")}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves folders of files to browsers: the viewer that `./kprism viewer` fetched, our mode, the status page."""
+"""Folders of files for browsers: the viewer that `./kprism viewer` fetches, our mode, the status page."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
 
+from kprism_model.locations import data_folder
+
 APP = Path(__file__).resolve().parents[3]
 """apps/kprism."""
 
-VIEWER = Path(os.environ.get("KPRISM_VIEWER", APP.parents[1] / "var" / "viewer" / "ohif-3.13.2"))
+VIEWER = Path(os.environ.get("KPRISM_VIEWER", data_folder() / "viewer" / "ohif-3.13.2"))
 """The unpacked viewer (tools/ohif.py)."""
 
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".woff2": "font/woff2"}
@@ -22,15 +24,15 @@ SHORT = "no-cache"
 
 
 def serve(folder: Path, path: str, fallback: str | None = None) -> FileResponse:
-    """The file at `path` in `folder`, which cannot be left; `fallback` for addresses of pages instead of files.
+    """The file at `path`, which must lie in `folder`; the file `fallback` for addresses of pages.
 
-    Files whose names carry a digest of their content are kept by the browser, all others are asked for each time.
+    Browsers keep files whose names contain a digest of their content; they request all others each time.
     """
     root = folder.resolve()
     file = (root / (path or "index.html")).resolve()
     if not file.is_relative_to(root) or not file.is_file():
         if fallback is None or Path(path).suffix:
-            raise HTTPException(404, f"there is no {path}")
+            raise HTTPException(404, f"file {path!r} does not exist")
         file = root / fallback
     kind = TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     keep = LONG if ".bundle." in file.name and file.name.count(".") > 2 else SHORT
@@ -38,7 +40,7 @@ def serve(folder: Path, path: str, fallback: str | None = None) -> FileResponse:
 
 
 def viewer(path: str = "") -> FileResponse:
-    """OHIF with our configuration; 404 with the command that fetches it where it is missing."""
+    """OHIF with our configuration; if it is not installed, 404 with the command that fetches it."""
     if path == "app-config.js":
         return serve(APP / "viewer", path)
     if not (VIEWER / "index.html").is_file():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks between browser and server: only the slices that matter, compressed, behind a JSON header.
+"""Masks between browser and server: a JSON header and only the slices that are needed, compressed.
 
-A message is four bytes (little-endian: the length of the JSON), the JSON, and the planes it names under "planes", each
-rows x columns bytes, column fastest; the whole is gzip. 512 x 512 x 300 voxels would else be 79 MB a click.
+A message is four bytes (little-endian: the length of the JSON), the JSON, and the planes that it lists as "planes",
+each rows x columns bytes, column fastest; gzip over everything. A whole mask of 512 x 512 x 300 voxels has 79 MB.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pack(header: Mapping[str, Any], labels: NDArray[np.uint8], planes: list[int]
 
 
 def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """(header, labels on `grid`, zero where the message has no plane); RequestError if it does not fit the grid."""
+    """(header, labels on `grid`, 0 in planes that are not sent); RequestError if the message does not fit the grid."""
     columns, rows, slices = grid
     limit = 4 + MAX_HEADER + columns * rows * slices
     try:
@@ -44,7 +44,7 @@ def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], NDArray[np.uint8
         header = json.loads(content[4 : 4 + length])
         planes = header["planes"]
     except (ValueError, LookupError, TypeError) as error:
-        raise RequestError("the planes have no JSON header that names them") from error
+        raise RequestError("the planes have no JSON header that lists them") from error
     valid = isinstance(planes, list) and all(isinstance(k, int) and 0 <= k < slices for k in planes)
     body = content[4 + length :]
     if not valid or len(body) != len(planes) * rows * columns or len(set(planes)) != len(planes):
@@ -55,5 +55,5 @@ def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], NDArray[np.uint8
 
 
 def filled(labels: NDArray[np.uint8]) -> list[int]:
-    """The planes that hold something."""
+    """The planes k of an index map (i, j, k) that are not empty."""
     return [int(k) for k in np.flatnonzero(labels.any(axis=(0, 1)))]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The browser's way to the DICOMweb store: same origin, so that neither OHIF needs the store's address or password.
+"""A proxy to the DICOMweb store under the server's own origin: OHIF needs neither the store's address nor password.
 
-In place of MONAI Label's proxy, which drops the query (the study list's filters), asks for everything with its own
-headers, blocks the whole server while the store answers, and holds every answer in memory.
+It replaces MONAI Label's proxy, which drops the query (the study list's filters), sends its own headers, blocks the
+whole server while the store answers, and holds every answer in memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _session = requests.Session()
 
 
 async def dicom_web(request: Request, path: str) -> Any:
-    """Forward GET and POST to the store; the browser gets a sentence if it is down."""
+    """Forward GET and POST to the store; the browser gets 503 and a message if it does not answer."""
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
     if not studies.startswith(("http://", "https://")):
         raise NotFoundError("this server's studies are a folder; OHIF needs a DICOMweb server (./kprism viewer)")
@@ -38,12 +38,12 @@ async def dicom_web(request: Request, path: str) -> Any:
 
 
 async def stock_dicom_web(request: Request, op: str, path: str) -> Any:
-    """The same under the address that the bundled OHIF uses: /proxy/dicom/{wado|qido|stow}/..."""
+    """The same at the address that the bundled OHIF uses: /proxy/dicom/{wado|qido|stow}/..."""
     return await dicom_web(request, path)
 
 
 def _prefix(method: str, path: str) -> str:
-    """MONAI Label's settings for stores that serve searches, retrieval and storage under different addresses."""
+    """The path of MONAI Label's settings, for stores with different addresses for search, retrieval and storage."""
     if method == "POST":
         prefix = settings.MONAI_LABEL_STOW_PREFIX
     elif "instances/" in path or path.endswith("metadata"):

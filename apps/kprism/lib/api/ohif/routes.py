@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that the server adds for browsers, at its addresses; put before MONAI Label's own routes.
+"""The routes for browsers; they come before MONAI Label's own.
 
 /viewer/                 OHIF with the K-Prism mode              files.viewer
 /kprism/                 the status page                         files.page
 /kprism/viewer/          the mode's modules                      files.mode
 /kprism/dicom-web/       the DICOMweb store                      proxy.dicom_web
-/kprism/api/...          what mode and page ask                  cases, inference, status
-/ohif/, /proxy/dicom/    the bundled OHIF, repaired              stock, proxy
+/kprism/api/...          data for the mode and the status page   cases, inference, status, versions
+/ohif/, /proxy/dicom/    the bundled OHIF, repaired              bundled_viewer, proxy
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READ, BOTH = ["GET"], ["GET", "POST"]
 
 
 def install(application: FastAPI) -> None:
-    """Add the routes; call it after `lib.api.app.install`, whose error answers they use."""
+    """Add the routes; call it after `lib.api.app.install`, which answers their errors."""
     router = APIRouter(prefix=settings.MONAI_LABEL_API_STR, include_in_schema=False)
     add = router.add_api_route
     add("/kprism", to_page, methods=READ)

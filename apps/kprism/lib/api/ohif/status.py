@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server is doing, for the mode and the status page: one JSON, cheap enough to be asked every few seconds."""
+"""The state of the server for the mode and the status page: one JSON, cheap enough to request every few seconds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from lib.errors import NotFoundError
 from lib.imaging.label_registry import BACKGROUND
 
 QUEUE = 50
-"""Cases without a label that are named; there may be thousands."""
+"""Cases without a label that are listed; there may be thousands."""
 
 
 def status() -> dict[str, Any]:
     """Structures with colours, cases, models, strategies, training, versions of the weights.
 
-    `warning` says why other weights serve than those that were published; null if they do. `upgrade` is what a new
-    network has left to do, see `versions.upgrade`; null if nothing. `report` says when the last
-    training's report was written, in seconds since 1970; null without one.
+    `warning` says why the published weights do not serve; null if they do. `upgrade` is what remains to do after an
+    upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
+    report in seconds since 1970; null without a report.
     """
     app = app_instance()
     info = app.info()
@@ -37,7 +37,7 @@ def status() -> dict[str, Any]:
         "name": info["name"],
         "time": time.time(),
         "weights": network.version,
-        "warning": app.loop.warning,
+        "warning": app.learning_loop.warning,
         "device": network.device,
         "structures": [{"name": name, "colour": list(colour_of(name))} for name in names],
         "known": list(info["models"]["semantic"]["labels"]),
@@ -66,7 +66,7 @@ def _report(app: Any) -> Path | None:
 
 
 def _cases(app: Any) -> dict[str, Any]:
-    """How many cases there are, how many are labelled, and which wait."""
+    """How many cases there are, how many are labelled, which are not, and which labels are unusable."""
     datastore = app.datastore()
     images, labelled = datastore.list_images(), set(datastore.get_labeled_images())
     waiting = [image for image in images if image not in labelled]
@@ -79,20 +79,20 @@ def _cases(app: Any) -> dict[str, Any]:
 
 
 def _refused(app: Any) -> Iterator[dict[str, Any]]:
-    """Stored labels that could not be used, and why."""
+    """Stored labels that cannot be used, and why."""
     datastore = app.datastore()
     if isinstance(datastore, DicomStore):
-        for found in datastore.unusable():
-            name = found.entry.description or found.entry.series
-            reason = f"segmentation {name!r} {found.reason}"
-            yield {"title": found.entry.patient, "study": found.entry.study, "reason": reason}
-    for image, entry in app.loop.ledger.rejected().items():
+        for segmentation in datastore.unusable():
+            entry = segmentation.entry
+            reason = f"segmentation {entry.description or entry.series!r} {segmentation.reason}"
+            yield {"title": entry.patient, "study": entry.study, "reason": reason}
+    for image, entry in app.learning_loop.submission_store.rejected().items():
         where = _where(datastore.get_image_info(image) or {})
         yield {**where, "title": where["title"] or image, "reason": entry["reason"]}
 
 
 def _where(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Title of a case and the study to open it by, where they are known."""
+    """The title of a case and the study to open; None if unknown."""
     return {"title": info.get("PatientID"), "study": info.get("StudyInstanceUID")}
 
 
@@ -100,7 +100,7 @@ def _training(stats: Mapping[str, Any]) -> dict[str, Any]:
     """The last training: whether it runs, how far it is, its curve and the end of its log."""
     task, _ = AsyncTask.status("train")
     known: Mapping[str, Any] = next((entry for entry in stats.values() if entry), {})
-    if task is None:  # none since the server started
+    if task is None:  # no training since the server started
         return {"running": False, "progress": 0.0, "sentence": known.get("message"), "curve": [], "log": []}
     running = task["status"] in ("SUBMITTED", "RUNNING")
     done, total = int(known.get("epoch") or 0), int(known.get("total_epochs") or 0)
@@ -119,5 +119,5 @@ def _sentence(task: Mapping[str, Any], running: bool, done: int, total: int, kno
     text = start if running else ends.get(str(task["status"]), str(task["status"]))
     best = known.get("best_metric")
     text = f"{text}; best Dice {float(best):.3f}." if best is not None else f"{text}."
-    told = known.get("message")
-    return f"{text} {told[:1].upper()}{told[1:]}." if told and task["status"] in ("DONE", "ERROR") else text
+    message = known.get("message")
+    return f"{text} {message[:1].upper()}{message[1:]}." if message and task["status"] in ("DONE", "ERROR") else text

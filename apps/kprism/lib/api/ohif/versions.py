@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The versions of the weights for mode and page, and the way back to an earlier one."""
+"""The versions of the weights for the mode and the status page, and the rollback to an earlier one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from monailabel.interfaces.utils.app import app_instance
 
 from lib.errors import NotFoundError, RequestError
-from lib.learning.versions import SHIPPED, Version, VersionError, Versions
+from lib.learning.version_files import SHIPPED, Version, VersionError
+from lib.learning.versions import Versions
 
 
 def listed(app: Any) -> list[dict[str, Any]]:
-    """All versions, the newest first; empty where the app keeps none."""
+    """All versions, the newest first; empty if the app keeps no versions."""
     versions = _versions(app)
     if versions is None:
         return []
@@ -22,18 +23,18 @@ def listed(app: Any) -> list[dict[str, Any]]:
 
 
 def upgrade(app: Any) -> dict[str, Any] | None:
-    """What an upgrade to another network has left to do, for as long as no version of that network is published.
+    """What remains to do after an upgrade to a new network, until a version of that network is published.
 
-    How many versions are of an earlier network, how many labels there are to train on, the structures that are answered
-    after labelled cases until then, and a sentence about all this. None if there is nothing to do.
+    The number of versions of an earlier network, the number of labels to train on, the structures that are segmented
+    from references until then, and a sentence that says all this. None if nothing remains to do.
     """
     versions = _versions(app)
     published = [version for version in versions.known() if version.number != SHIPPED] if versions else []
     earlier = [version for version in published if version.earlier]
     if not earlier or len(earlier) < len(published):
         return None
-    labels = len(app.loop.ledger.submissions())
-    structures = app.loop.earlier_structures.unknown_to(app.engine.network().registry)
+    labels = len(app.learning_loop.submission_store.submissions())
+    structures = app.learning_loop.earlier_structures.unknown_to(app.engine.network().registry)
     return {
         "versions": len(earlier),
         "labels": labels,
@@ -51,13 +52,13 @@ def _upgrade_sentence(versions: int, labels: int, structures: Sequence[str]) -> 
     if not structures:
         return text
     return (
-        f"{text} Until its result is published, what only the earlier network knew ({', '.join(structures)}) is "
-        "segmented after labelled cases where it is asked for by name."
+        f"{text} Until its result is published, structures that only the earlier network knew "
+        f"({', '.join(structures)}) are segmented from labelled cases, if a request names them."
     )
 
 
 def roll_back(number: str) -> dict[str, Any]:
-    """Let a version serve from the next request on; RequestError if it is not there, damaged, or cannot serve."""
+    """Let a version serve from the next request on; RequestError if it is missing, damaged, or cannot serve."""
     versions = _versions(app_instance())
     if versions is None or not number.isdigit():
         raise NotFoundError(f"there is no version {number!r} of the weights")
@@ -69,12 +70,12 @@ def roll_back(number: str) -> dict[str, Any]:
 
 
 def _versions(app: Any) -> Versions | None:
-    found = getattr(app, "versions", None)
-    return found if isinstance(found, Versions) else None
+    versions = getattr(app, "versions", None)
+    return versions if isinstance(versions, Versions) else None
 
 
 def _entry(version: Version, current: int) -> dict[str, Any]:
-    dice = version.note.get("dice")
+    dice = version.metadata.get("dice")
     title = "as shipped" if version.number == SHIPPED else f"version {version.number}"
     return {
         "id": str(version.number),

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models with prompts: a model chooses the prompts of each structure, and the predictor of volumes answers them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from kprism_model.volumes.predictor import StructureMask, StructurePrompts
+from lib.infers.request import InferRequest
+from lib.infers.result import InferResult
+from lib.infers.scope import labels_to_clean
+from lib.infers.task import KPrismTask
+
+
+class PromptedTask(KPrismTask):
+    """A model that segments what is prompted. Its options include `SCOPE`, `CLEAN_UP` and `use_class`."""
+
+    @abstractmethod
+    def prompts(self, request: InferRequest) -> Mapping[str, StructurePrompts]:
+        """The policy of the model: what the network gets to know about each label of the request."""
+
+    def answer(self, request: InferRequest) -> InferResult:
+        """The whole mask of every label; the JSON says on which slices it was prompted and to which it was propagated.
+
+        Prompted slices and those that a mask is propagated to are new; all others stay as in the initial mask.
+        """
+        volume = self.context.engine.volume(request.network, request.image, request.statistics)
+        clean = labels_to_clean(request.options, request.labels)
+        answer = volume.segment(self.prompts(request), extent=request.extent, largest=clean, fill=clean)
+        request.statistics.count(volume)
+        with request.statistics.step("compose"):
+            labels = answer.index_map(request.labels)
+        slices = {name: _slices(mask) for name, mask in answer.masks.items()}
+        propagated = sum(len(entry["followed"]) for entry in slices.values())
+        return InferResult(labels, request.labels, request.labels, {"slices": slices, "slices_followed": propagated})
+
+    @staticmethod
+    def class_name(request: InferRequest, label: str) -> str | None:
+        """The class that the network gets to know besides the prompts: with `use_class`, a label that it knows."""
+        return label if request.options["use_class"] and label in request.network.registry else None
+
+
+def _slices(mask: StructureMask) -> dict[str, list[int]]:
+    return {"prompted": sorted(mask.prompted), "followed": sorted(set(mask.changed) - set(mask.prompted))}

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the masks of a model to its answer: values that the client expects, a file on the image's grid, and JSON.
+
+OHIF ignores the JSON of an answer: it takes a value for the label's number in the model's `labels`. Its requests are
+known by the key `restore_label_idx`. 3D Slicer takes value n for the n-th name of the answer's `label_names` and
+empties the segments whose names do not occur. So Slicer and all other clients get the values 1, 2, ... of the names in
+the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.errors import RequestError
+from lib.imaging.label_maps import renumbered, values_in
+from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.writing import write_mask
+from lib.infers.request import InferRequest
+
+MAX_LABELS = 255
+"""A mask has eight bits a voxel."""
+
+
+@dataclass(frozen=True, eq=False)
+class InferResult:
+    """An index map (i, j, k) whose values 1, 2, ... are `names`, and what else the JSON says.
+
+    `requested` are the names that the client sent; they are in the answer even if their mask is empty.
+    """
+
+    labels: NDArray[np.uint8]
+    names: tuple[str, ...]
+    requested: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def wants_registry_numbers(params: Mapping[str, Any]) -> bool:
+    """Whether values of the answer must be the numbers of the model's `labels` (OHIF) instead of 1, 2, ..."""
+    return "restore_label_idx" in params
+
+
+def write_result(
+    model: str, request: InferRequest, result: InferResult, label_registry: LabelRegistry
+) -> tuple[str, dict[str, Any]]:
+    """Write the answer of `model`: (a new temporary file, which is the caller's to remove, and the JSON)."""
+    statistics = request.statistics
+    with statistics.step("number"):
+        present = values_in(result.labels)
+        numbers = _numbers(request, result, label_registry, present)
+        table = np.zeros(MAX_LABELS + 1, np.uint8)
+        for value, name in enumerate(result.names, 1):
+            table[value] = numbers.get(name, 0)
+        values = renumbered(result.labels, table)
+    with statistics.step("write"):
+        path = write_mask(values, request.image, request.result_format)
+    return str(path), {
+        "label_names": numbers,
+        "absent": [name for value, name in enumerate(result.names, 1) if value not in present],
+        **result.metadata,
+        "model": model,
+        "weights_version": request.network.version,
+        "device": request.network.device,
+        "files_read": statistics.files_read,
+        "encoder_passes": statistics.encoder_passes,
+        "decoder_passes": statistics.decoder_passes,
+        "latencies": statistics.latencies(),
+    }
+
+
+def _numbers(
+    request: InferRequest, result: InferResult, label_registry: LabelRegistry, present: set[int]
+) -> dict[str, int]:
+    """The value of every name in the answer; `present` are the values that the index map holds."""
+    if request.registry_numbers:
+        numbers = label_registry.numbers(result.names)
+    else:
+        names = [name for value, name in enumerate(result.names, 1) if value in present or name in result.requested]
+        numbers = {name: number for number, name in enumerate(names, 1)}
+    highest = max(numbers.values(), default=0)
+    if highest > MAX_LABELS:
+        raise RequestError(f"the answer needs label number {highest}; a mask holds at most {MAX_LABELS}")
+    return numbers

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scribbles as 3D Slicer sends them: two segments of an uploaded labelmap, beside the masks that exist already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.errors import RequestError
+from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.medical_image import MedicalImage
+from lib.infers.existing_masks import read_uploaded, uploaded_values
+from lib.options import as_text
+
+FOREGROUND_SCRIBBLES = "foreground_scribbles"
+BACKGROUND_SCRIBBLES = "background_scribbles"
+
+
+class Scribbled(NamedTuple):
+    """A label, its scribbles, int8 (i, j, k) of 1, -1 and 0, and the mask that they correct, bool (i, j, k)."""
+
+    label: str
+    scribbles: NDArray[np.int8]
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ScribbleValues:
+    """Values in the uploaded labelmap: of the edited label (0 if it has none yet) and of the two scribble segments."""
+
+    label: str
+    value: int
+    foreground: int
+    background: int
+
+
+def read_scribbles(
+    params: Mapping[str, Any], label_registry: LabelRegistry, image: MedicalImage, limit: int
+) -> Scribbled:
+    """The scribbles of a request; `limit` is the most bytes that the uploaded file may take in memory.
+
+    RequestError for a request without labelmap, one that names no scribbles, and a labelmap in which none are drawn.
+    """
+    upload = params.get("label_file")
+    if upload is None:
+        raise RequestError("the request has no file 'label'; expected a labelmap with the scribbles")
+    values = read_scribble_values(params, uploaded_values(params, label_registry), label_registry)
+    labelmap = read_uploaded(upload.path, upload.name, image, limit)
+    scribbles = np.zeros(image.grid, np.int8, order="F")
+    scribbles[(labelmap == values.foreground) & (values.foreground > 0)] = 1
+    scribbles[(labelmap == values.background) & (values.background > 0)] = -1
+    if not scribbles.any():
+        raise RequestError(
+            f"the uploaded labelmap holds no scribbles for {values.label!r}; draw on the structure and on background"
+        )
+    return Scribbled(values.label, scribbles, (labelmap == values.value) & (values.value > 0))
+
+
+def read_scribble_values(
+    params: Mapping[str, Any], values: Mapping[str, int], label_registry: LabelRegistry
+) -> ScribbleValues:
+    """From the values of the labelmap's segments, and Slicer's `selected_label_name`; RequestError if not usable."""
+    label = label_registry.canonical(as_text("selected_label_name", params.get("selected_label_name") or ""))
+    if not label:
+        raise RequestError("selected_label_name is missing; expected the name of the segment to correct")
+    if FOREGROUND_SCRIBBLES not in values and BACKGROUND_SCRIBBLES not in values:
+        raise RequestError(
+            f"label_info names {', '.join(values) or 'no segment'}; "
+            f"expected {FOREGROUND_SCRIBBLES!r} or {BACKGROUND_SCRIBBLES!r} too"
+        )
+    return ScribbleValues(
+        label, values.get(label, 0), values.get(FOREGROUND_SCRIBBLES, 0), values.get(BACKGROUND_SCRIBBLES, 0)
+    )

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A submission on its way: the file as it was sent, in `raw/`, and a JSON file in `pending/` with all else about it.
+
+The JSON file is removed when the label is stored. One that is still there at a start belongs to a submission that a
+kill interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kprism_model.files import write_bytes
+from lib.files import read_json, write_json
+from lib.imaging.reading import suffix_of
+
+
+@dataclass(frozen=True)
+class PendingSubmission:
+    """The content of one JSON file at `path`; `raw` is relative to the store's folder, all else as in `Submission`.
+
+    `info` is the label's information, which names its values.
+    """
+
+    path: Path
+    image_id: str
+    raw: str
+    sha256: str
+    info: Mapping[str, Any]
+    by: str
+    at: float
+    initial_mask_version: str | None
+
+    @classmethod
+    def create(
+        cls, folder: Path, image_id: str, file: Path, info: Mapping[str, Any], by: str, initial_mask_version: str | None
+    ) -> PendingSubmission:
+        """Copy `file` into the store at `folder` and write the JSON file, in this order."""
+        content = file.read_bytes()
+        raw = f"raw/{image_id}-{uuid.uuid4().hex[:12]}{suffix_of(file)}"
+        write_bytes(folder / raw, content)
+        pending = cls(
+            path=folder / "pending" / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.json",
+            image_id=image_id,
+            raw=raw,
+            sha256=hashlib.sha256(content).hexdigest(),
+            info=dict(info),
+            by=by,
+            at=time.time(),
+            initial_mask_version=initial_mask_version,
+        )
+        write_json(pending.path, pending._to_json())
+        return pending
+
+    @classmethod
+    def read(cls, path: Path) -> PendingSubmission:
+        """From its JSON file; ValueError names a file that is damaged."""
+        content = read_json(path) or {}
+        try:
+            return cls(
+                path=path,
+                image_id=content["image"],
+                raw=content["raw"],
+                sha256=content["sha256"],
+                info=content["info"],
+                by=content["by"],
+                at=content["at"],
+                initial_mask_version=content["first_mask"],
+            )
+        except LookupError as error:
+            raise ValueError(f"{path} has no entry {error}") from error
+
+    @staticmethod
+    def paths(folder: Path) -> Iterator[Path]:
+        """The JSON files in the store at `folder`, the oldest first."""
+        yield from sorted((folder / "pending").glob("*.json"))
+
+    def remove(self) -> None:
+        """Remove the JSON file; the file as it was sent stays."""
+        self.path.unlink(missing_ok=True)
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "image": self.image_id,
+            "raw": self.raw,
+            "sha256": self.sha256,
+            "info": dict(self.info),
+            "by": self.by,
+            "at": self.at,
+            "first_mask": self.initial_mask_version,
+        }

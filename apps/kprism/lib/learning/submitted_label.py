@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a submitted label file: its values on the image's grid, and the names of the structures in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore
+from numpy.typing import NDArray
+
+from kprism_model.data.partial import AnnotatedCase
+from lib.datastore import hand_names, image_path
+from lib.errors import RequestError
+from lib.imaging.label_registry import LabelRegistry, label_values
+from lib.imaging.medical_image import MedicalImage
+from lib.imaging.reading import read_image, read_mask
+from lib.learning.submission_store import Submission
+
+ADD, REFUSE = "add", "refuse"
+"""What happens when a label names a structure that is not known yet."""
+
+
+@dataclass(frozen=True)
+class SubmittedLabel:
+    """A label that can be used: an index map (i, j, k) of 1, 2, ... on its image's grid, and their names."""
+
+    image: MedicalImage
+    labels: NDArray[np.uint8]
+    structures: dict[str, int]
+
+    def digest(self) -> str:
+        """SHA-256 of the labelled voxels and their names."""
+        digest = hashlib.sha256(json.dumps([self.structures, self.labels.shape]).encode())
+        digest.update(self.labels.tobytes(order="F"))
+        return digest.hexdigest()
+
+
+class LabelReader:
+    """Reads labels of the images in a datastore. `unknown` says whether new structures are added or refused."""
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        label_registry: LabelRegistry,
+        *,
+        unknown: str = ADD,
+        read: Callable[[Path, str], MedicalImage] = read_image,
+    ) -> None:
+        if unknown not in (ADD, REFUSE):
+            raise ValueError(f"new structures can be {ADD!r} or {REFUSE!r}, got {unknown!r}")
+        self._datastore, self._label_registry, self._unknown = datastore, label_registry, unknown
+        self._read_image = read
+
+    def read(self, image_id: str, file: Path, info: Mapping[str, Any]) -> SubmittedLabel:
+        """Read a label file whose values `info` names; RequestError says why it cannot be used."""
+        image = self._read_image(image_path(self._datastore, image_id), f"image {image_id!r}")
+        title = f"the label of image {image_id!r}"
+        values = image.on_grid(read_mask(file, title), title)
+        present = [int(value) for value in np.flatnonzero(np.bincount(values.ravel(order="K"))) if value]
+        if not present:
+            raise RequestError(f"{title} is empty: no voxel is labelled, so there is nothing to learn from it")
+        table = np.zeros(256, np.uint8)
+        structures: dict[str, int] = {}
+        for name, value in self._named_values(image_id, title, info, present).items():
+            table[value] = structures.setdefault(self._label_registry.canonical(name), len(structures) + 1)
+        return SubmittedLabel(image, table[values], structures)
+
+    def read_case(self, submission: Submission, label: Path) -> AnnotatedCase:
+        """The image of a submission with the stored label file; RequestError if one of them cannot be read."""
+        image_id = submission.image_id
+        image = self._read_image(image_path(self._datastore, image_id), f"image {image_id!r}")
+        title = f"the kept label of image {image_id!r}"
+        mask = read_mask(label, title)
+        labels = np.ascontiguousarray(image.to_slices(image.on_grid(mask, title)))
+        return AnnotatedCase(image_id, submission.patient, image.scaled, labels, submission.structures)
+
+    def _named_values(self, image_id: str, title: str, info: Mapping[str, Any], present: list[int]) -> dict[str, int]:
+        """Name -> value of the structures in the label. Every value needs a name; new names may be refused."""
+        try:
+            named = label_values(info, hand_names(self._datastore).of(image_id), present)
+        except ValueError as error:
+            raise RequestError(f"{title}: {error}") from error
+        values = {name: value for name, value in named.items() if value in present}
+        nameless = sorted(set(present) - set(values.values()))
+        if nameless:
+            raise RequestError(
+                f"{title}: nothing names the value{'s' if len(nameless) > 1 else ''} {', '.join(map(str, nameless))}; "
+                'expected params like {"label_info": [{"name": "liver"}, ...]} or labels.json in the folder of studies'
+            )
+        known = self._label_registry.indices()
+        unknown = [name for name in values if self._label_registry.canonical(name) not in known]
+        if unknown and self._unknown == REFUSE:
+            raise RequestError(
+                f"{title} names {', '.join(map(repr, unknown))}; this server accepts only its own labels: "
+                f"{', '.join(known)}"
+            )
+        return values

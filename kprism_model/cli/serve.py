@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kprism serve`: checks the arguments, then becomes the MONAI Label server with the app of this installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from kprism_model.cli.processes import become
+from kprism_model.cli.usage import UsageError, usage
+from kprism_model.locations import app_folder, checkout, data_folder
+
+DICOMWEB_CACHE_SECONDS = "5"
+"""How long lists of a DICOMweb server are kept, in seconds (MONAI Label: two hours); read before the app can set it."""
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """`studies`: absolute folder, address of a DICOMweb server, or None for the samples; `conf`: the app's settings."""
+
+    studies: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    conf: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def only_this_machine(self) -> bool:
+        """Whether the server cannot be reached from another machine."""
+        return self.host.startswith("127.") or self.host in ("localhost", "::1")
+
+
+def run(name: str, words: Sequence[str]) -> int:
+    """Start the server in place of this process; `UsageError` where the arguments cannot be used."""
+    options = parse(words)
+    if options is None:
+        print(usage(), end="")
+        return 0
+    if find_spec("monailabel") is None:
+        raise UsageError("MONAI Label is not installed: pip install --no-deps monailabel==0.8.5")
+    check_address(options.host, options.port)
+    return start(options, options.studies or str(sample_studies()))
+
+
+def start(options: ServeOptions, studies: str) -> NoReturn:
+    """Become the server."""
+    if not options.only_this_machine:
+        _say(f"kprism: anyone who reaches {options.host} port {options.port} can read and change these studies.")
+    address = f"http://{options.host}:{options.port}"
+    _say(f"K-Prism serves {studies} on {address} (viewer: {address}/ohif/)")
+    os.environ.setdefault("MONAI_LABEL_DICOMWEB_CACHE_EXPIRY", DICOMWEB_CACHE_SECONDS)
+    os.chdir(checkout() or Path.cwd())
+    listen = ["--host", options.host, "--port", str(options.port)]
+    conf = [word for key, value in options.conf for word in ("--conf", key, value)]
+    become("monailabel.main", "start_server", "--app", str(app_folder()), "--studies", studies, *listen, *conf)
+
+
+def parse(words: Sequence[str]) -> ServeOptions | None:
+    """The options, or None where help is asked for; `UsageError` names the first that cannot be used."""
+    left = list(words)
+    studies, host, port, conf = None, ServeOptions.host, ServeOptions.port, []
+    while left:
+        option = left.pop(0)
+        if option in ("-h", "--help"):
+            return None
+        if option == "--conf":
+            if len(left) < 2:
+                raise UsageError("--conf needs a key and a value.")
+            conf.append((left.pop(0), left.pop(0)))
+            continue
+        if option not in ("--studies", "--port", "--host"):
+            raise UsageError(f"serve: unknown option {option!r} (see ./kprism help).")
+        if not left:
+            raise UsageError(f"{option} needs a value.")
+        value = left.pop(0)
+        if option == "--studies":
+            studies = check_studies(value)
+        elif option == "--port":
+            port = check_port(value)
+        else:
+            host = value
+    return ServeOptions(studies, host, port, tuple(conf))
+
+
+def check_studies(text: str) -> str:
+    """The absolute path of a folder, or an address as it is."""
+    if text.startswith(("http://", "https://")):
+        return text
+    if not Path(text).is_dir():
+        raise UsageError(f"--studies: there is no folder {text!r}.")
+    return str(Path(text).resolve())
+
+
+def check_port(text: str) -> int:
+    """The number of a TCP port."""
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+        raise UsageError(f"--port: expected a number from 1 to 65535, got {text!r}.")
+    return int(text)
+
+
+def check_address(host: str, port: int) -> None:
+    """`UsageError` unless this machine can listen there."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"cannot listen on {host} port {port}: {reason}. Choose another with --port N.") from error
+
+
+def sample_studies() -> Path:
+    """The working copy of the samples, made once: the server writes into the folder that it serves."""
+    root = checkout()
+    if root is None:
+        raise UsageError("--studies is needed: the sample studies are not part of the installed package.")
+    copy = data_folder() / "sample-datastore"
+    if not copy.is_dir():
+        partial = copy.with_name("sample-datastore.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(root / "sample-datastore", partial)
+        partial.rename(copy)
+    return copy
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def check_arguments(words: Sequence[str]) -> int:
+    """The exit status of arguments alone: the shell script asks before it installs anything."""
+    try:
+        parse(words)
+    except UsageError as error:
+        _say(f"kprism: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(check_arguments(sys.argv[1:]))

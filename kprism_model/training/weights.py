@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of networks with different classes: start from them, compare them, interpolate between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kprism_model.checkpoint import Checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.network.kinds import POSSIBLE
+from kprism_model.network.kprism import KPrism
+from kprism_model.network.references import References
+
+CLASS_TABLES = ("decoder.class_content", "decoder.class_position")
+"""Parameters with a row for each class."""
+
+
+@torch.no_grad()
+def warm_start(model: KPrism, registry: ClassRegistry, source: Checkpoint) -> list[str]:
+    """Copy the tensors of `source` that fit into `model`, whose classes are `registry`; return the names of the rest.
+
+    A tensor fits if `source` has one of the same name and shape. Tensors with a row for each class are copied by class
+    name; a class that `source` does not know keeps its own row. ValueError if nothing fits.
+    """
+    own, given = model.state_dict(), source.model.state_dict()
+    rest = []
+    for name, tensor in own.items():
+        other = given.get(name)
+        if name in (*CLASS_TABLES, POSSIBLE) and other is not None and other.shape[1:] == tensor.shape[1:]:
+            for row, class_name in enumerate(registry.names):
+                if class_name in source.registry:
+                    tensor[row] = other[source.registry.index(class_name)]
+        elif other is not None and other.shape == tensor.shape:
+            tensor.copy_(other)
+        else:
+            rest.append(name)
+    if len(rest) == len(own):
+        raise ValueError(f"{source.path} holds no tensor that fits this network")
+    return rest
+
+
+def descends(checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
+    """Whether a checkpoint has the anchor's network, and its classes first, so that weights can be compared."""
+    names = anchor.registry.names
+    same = replace(checkpoint.model.config, num_classes=len(names)) == anchor.model.config
+    return same and checkpoint.registry.names[: len(names)] == names
+
+
+@torch.no_grad()
+def interpolate_weights(anchor: KPrism, tuned: KPrism, share: float) -> KPrism:
+    """A network whose weights are `share` of `tuned` and the rest of `anchor` (WiSE-FT, arXiv 2109.01903).
+
+    Classes that the anchor lacks keep the tuned weights. ValueError for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of the tuned weights must lie in [0, 1], got {share}")
+    old = anchor.state_dict()
+    state = {}
+    for name, new in tuned.state_dict().items():
+        before = old[name].to(new.device)
+        if name in CLASS_TABLES:
+            state[name] = torch.cat([before.lerp(new[: len(before)], share), new[len(before) :]])
+        else:
+            state[name] = before.lerp(new, share) if new.is_floating_point() else new.clone()
+    model = KPrism(tuned.config)
+    model.load_state_dict(state)
+    return model.to(next(tuned.parameters()).device).eval()
+
+
+@torch.no_grad()
+def class_from_references(model: KPrism, references: References) -> tuple[Tensor, Tensor]:
+    """Content and position (queries, C) with which a new class can start, from one row of R references to it.
+
+    In the decoder, the tokens that summarize the object of a reference have the role of class queries. Their mean over
+    references and scales is therefore a start for a class; its queries divide the tokens among them.
+    """
+    decoder = model.decoder
+    half, queries = model.config.summaries // 2, model.config.queries_per_class
+    contents, positions = [], []
+    for summaries in references.summaries:  # (1, R, S, C); the first half of S summarizes the object
+        objects = summaries[0, :, :half].to(decoder.reference_content.device)
+        contents.append((decoder.reference_content[:half] + decoder.summary_to_content(objects)).mean(0))
+        positions.append((decoder.reference_position[:half] + decoder.summary_to_position(objects)).mean(0))
+    groups = [[token % half for token in part] for part in np.array_split(range(max(half, queries)), queries)]
+    content, position = (torch.stack(tokens).mean(0) for tokens in (contents, positions))
+    return torch.stack([content[group].mean(0) for group in groups]), torch.stack(
+        [position[group].mean(0) for group in groups]
+    )
+
+
+def class_tables(model: KPrism) -> tuple[Tensor, Tensor]:
+    """The data of `CLASS_TABLES`: content and position (classes, queries, C)."""
+    return model.decoder.class_content.data, model.decoder.class_position.data

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests are slow, and which must run one after the other in one process when several workers share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+SLOW = "slow: trains, or starts processes of its own; left out by ./kprism test --fast"
+"""Description of the mark."""
+
+LONGEST = (
+    "e2e/viewer",
+    "e2e/store",
+    "contract",
+    "e2e/test_faults.py",
+    "e2e/test_upgrade.py",
+    "e2e/test_loop.py",
+    "e2e/test_models.py",
+    "e2e",
+)
+"""Folders and files of tests that take longest: workers begin with them, so that none ends long after the others."""
+
+FOLDERS = ("contract", "e2e/viewer", "e2e/store")
+"""Folders whose tests share one server: one worker takes all tests of a folder, in their order."""
+
+
+def arrange(items: list[pytest.Item], folder: Path, *, parallel: bool) -> None:
+    """Mark end-to-end tests as slow; for parallel workers, put the longest first.
+
+    `folder` is the folder `tests`; items elsewhere are left alone.
+    """
+    paths = {item: item.path.relative_to(folder).as_posix() for item in items if item.path.is_relative_to(folder)}
+    for item, path in paths.items():
+        if path.startswith("e2e/"):
+            item.add_marker(pytest.mark.slow)
+    if parallel:
+        items.sort(key=lambda item: rank(paths.get(item, "")))
+
+
+def rank(path: str, longest: Sequence[str] = LONGEST) -> int:
+    """The place of a test's file in the order of the longest; what is not among them comes last."""
+    return next((place for place, start in enumerate(longest) if path.startswith(start)), len(longest))
+
+
+class SharedServers(LoadScopeScheduling):
+    """Gives each worker whole groups of tests: a folder whose tests share a server, else a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return next((folder for folder in FOLDERS if path.startswith(f"tests/{folder}/")), path)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The train task from submitted files to a published version, its progress, its report, and when it runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from kprism_model.checkpoint import save_checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from lib.datastore import GuardedDatastore
+from lib.errors import RequestError
+from lib.files import locked
+from lib.imaging.label_registry import LabelRegistry
+from lib.learning.submission_service import SubmissionService
+from lib.learning.submission_store import Submission, SubmissionStore
+from lib.learning.training_schedule import FAILED, FINISHED, RUNNING, STOPPED, TrainingLog, TrainingSchedule
+from lib.learning.versions import Versions
+from lib.trainers.active_learner import ActiveLearner
+from lib.trainers.processes import ONE_PER_GPU, process_count
+from lib.trainers.progress import EPOCHS, Progress
+from lib.trainers.report_figures import overlay
+
+QUICK = {"max_minutes": 0.02, "batch_size": 2}
+
+
+class Clinic:
+    """Four small volumes with submitted labels, shipped weights, and the trainer."""
+
+    def __init__(self, folder: Path) -> None:
+        studies = folder / "studies"
+        studies.mkdir()
+        rng = np.random.default_rng(0)
+        for name in "abcd":
+            disc = np.zeros((64, 64, 3), np.uint8)
+            row, column = rng.integers(20, 40, 2)
+            disc[row - 10 : row + 10, column - 8 : column + 8, 1:] = 1
+            image = disc * np.float32(50) + rng.normal(100, 5, disc.shape).astype(np.float32)
+            nibabel.save(nibabel.Nifti1Image(image, np.diag([1.0, 1.0, 4.0, 1.0])), studies / f"{name}.nii.gz")
+            nibabel.save(nibabel.Nifti1Image(disc, np.diag([1.0, 1.0, 4.0, 1.0])), folder / f"{name}-label.nii.gz")
+        torch.manual_seed(0)
+        registry = ClassRegistry(["liver", "spleen"])
+        save_checkpoint(folder / "shipped", KPrism(KPrismConfig.tiny(num_classes=2)).eval(), registry, metadata={})
+        self.folder = folder
+        self.datastore = GuardedDatastore(str(studies), extensions=["*.nii.gz"])
+        self.submissions = SubmissionService(
+            SubmissionStore(folder / "intake"), self.datastore, LabelRegistry(registry.names)
+        )
+        self.versions = Versions(folder / "versions", folder / "shipped.safetensors")
+        self.learner = ActiveLearner(self.submissions, self.versions, folder / "training", "cpu")
+
+    def submit(self, *names: str, structure: str = "tumour") -> None:
+        for name in names:
+            self.submissions.submit(
+                name, self.folder / f"{name}-label.nii.gz", {"label_names": {structure: 1}}, by="anna"
+            )
+
+    def train(self, **options: Any) -> dict[str, Any]:
+        return self.learner({**QUICK, **options}, self.datastore)
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Clinic:
+    return Clinic(tmp_path)
+
+
+def test_a_training_publishes_a_version_and_tells_about_it(clinic: Clinic) -> None:
+    clinic.submit("a", "b", "c", "d")
+    stats = clinic.train()
+    # The published weights do not know the new structure, so anything that finds some of it is better.
+    assert (stats["epoch"], stats["total_epochs"], stats["published"]) == (EPOCHS, EPOCHS, 1)
+    assert stats["total_time"].startswith("0:0") and "current_time" not in stats
+    assert stats["message"].startswith("published as version 1: mean Dice rises by")
+    version = clinic.versions.current()
+    assert version.number == 1 and version.metadata["trained_on"] == ["a", "b", "c", "d"]
+    assert clinic.versions.load().checkpoint.registry.names == ("liver", "spleen", "tumour")
+    assert (
+        version.metadata["metrics"]["semantic tumour"] >= version.metadata["metrics_before"]["semantic tumour"] == 0.0
+    )
+    assert clinic.learner.log.read()["state"] == FINISHED
+    assert clinic.learner.stats() == stats
+    page = Path(stats["report"]).read_text()
+    assert "published as version 1" in page and page.count("<figure>") >= 3
+    assert re.search(r"<td>tumour</td><td>semantic</td><td class=\"number\">0\.0000</td>", page)
+    assert page.count(">anna<") == 4
+    assert not list((clinic.folder / "training" / "runs").iterdir())
+
+
+def test_one_case_is_too_few_and_the_status_says_so(clinic: Clinic) -> None:
+    clinic.submit("a")
+    with pytest.raises(RequestError, match="training needs 2 labelled cases that can be learned from; there is 1"):
+        clinic.train()
+    assert clinic.learner.stats()["message"].startswith("nothing was published: training needs 2 labelled cases")
+    assert clinic.learner.log.read()["state"] == FAILED
+
+
+def test_two_cases_are_enough_and_the_status_says_what_they_were_judged_on(clinic: Clinic) -> None:
+    clinic.submit("a", "b")
+    assert clinic.train()["message"].endswith("no validation case yet: judged on cases that it was trained on")
+
+
+def test_labels_that_cannot_be_used_are_skipped_with_their_reason(clinic: Clinic) -> None:
+    clinic.submit("a", "b", "c", "d")
+    (clinic.folder / "studies" / "b.nii.gz").unlink()
+    clinic.datastore.refresh()
+    entry = clinic.submissions.store.get("d")
+    assert entry is not None
+    (clinic.folder / "intake" / entry.label).write_bytes(b"broken")
+    clinic.submit("c", structure="liver")  # c and d validate, a and b train
+    with pytest.raises(RequestError, match=r"there is 1 .*image 'b' is not in this datastore"):
+        clinic.train()
+    assert "the kept label of image 'd'" in clinic.learner.stats()["message"]
+    nibabel.save(nibabel.load(clinic.folder / "studies" / "a.nii.gz"), clinic.folder / "studies" / "b.nii.gz")
+    clinic.datastore.refresh()
+    stats = clinic.train()
+    assert list(stats["skipped"]) == ["d"] and (stats["found"], stats["used"]) == (4, 3)
+
+
+def test_options_are_checked(clinic: Clinic) -> None:
+    with pytest.raises(RequestError, match="option max_minutes is 'long'; expected a number"):
+        clinic.learner({"max_minutes": "long"}, clinic.datastore)
+    assert clinic.learner.config()["max_minutes"] == 10.0 and clinic.learner.config()["mix"] is True
+
+
+def test_a_training_that_was_killed_says_what_it_was_doing(clinic: Clinic) -> None:
+    folder = clinic.folder / "training"
+    with locked(folder):
+        Progress(folder).begin("reading labels", found=3)
+        assert clinic.learner.stats()["message"] == "reading labels"
+    assert clinic.learner.stats()["message"] == "it was cut off while reading labels"
+
+
+def test_the_number_of_processes_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [process_count(wanted, "cuda") for wanted in (ONE_PER_GPU, 1, 2)] == [4, 1, 2]
+    assert [process_count(wanted, "cpu") for wanted in (ONE_PER_GPU, 2)] == [1, 2]
+    assert process_count(2, "cuda:1") == 1
+
+
+class Scheduled:
+    """A schedule with a ward of submissions and a training that is started by hand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = TrainingLog(folder)
+        self.keys: list[str] = []
+        self.status: str | None = None
+        self.started = 0
+        self.schedule = TrainingSchedule(
+            self.log, self.submissions, start=self.start, status=lambda: self.status, every=3
+        )
+
+    def submissions(self) -> list[Submission]:
+        return [Submission(key, key, "training", {"a": 1}, "", "", "", f"{key}!", "", 0.0) for key in self.keys]
+
+    def start(self) -> None:
+        self.started += 1
+        self.status = "RUNNING"
+        self.log.begin([submission.key for submission in self.submissions()])
+
+    def end(self, state: str, status: str) -> None:
+        if state != RUNNING:
+            self.log.end(state)
+        self.status = status
+
+
+def test_training_is_due_after_so_many_new_labels_and_runs_once(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = ["a", "b"]
+    assert not ward.schedule.poll()
+    ward.keys += ["c"]
+    assert ward.schedule.poll() and not ward.schedule.poll()
+    ward.keys += ["d", "e", "f", "g"]  # while it runs
+    assert not ward.schedule.poll() and ward.schedule.pending() == 4
+    ward.end(FINISHED, "DONE")
+    assert ward.schedule.poll() and ward.started == 2
+    ward.end(FINISHED, "DONE")
+    assert not ward.schedule.poll() and ward.schedule.pending() == 0
+
+
+def test_a_training_that_was_killed_is_taken_up_again_but_not_for_ever(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = ["a", "b", "c"]
+    for attempt in (1, 2, 3):
+        assert ward.schedule.poll()
+        assert ward.log.read()["attempts"] == attempt
+        ward.end(RUNNING, "ERROR")
+    assert not ward.schedule.poll()
+
+
+def test_a_training_that_somebody_stopped_stays_stopped(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = ["a", "b", "c"]
+    ward.schedule.poll()
+    ward.end(RUNNING, "STOPPED")
+    assert not ward.schedule.poll()
+    assert ward.log.read()["state"] == STOPPED
+    ward.keys += ["d", "e", "f"]
+    assert ward.schedule.poll()
+
+
+def test_with_every_zero_training_is_started_by_hand_only(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = list("abcdefgh")
+    manual = TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=0)
+    assert not manual.poll()
+    with pytest.raises(ValueError, match="got -1"):
+        TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=-1)
+
+
+def test_pictures_show_both_outlines() -> None:
+    truth = np.zeros((32, 48), bool)
+    truth[8:20, 8:20] = True
+    prediction = np.roll(truth, 16, axis=1)
+    picture = overlay(np.full((32, 48), 0.5, np.float32), truth, prediction)
+    assert picture.shape == (171, 256, 3)
+    green, red = ((picture == colour).all(-1).any(0) for colour in ((90, 220, 120), (255, 90, 70)))
+    assert np.flatnonzero(green)[0] == pytest.approx(8 * 256 / 48, abs=2)
+    assert np.flatnonzero(red)[0] == pytest.approx(24 * 256 / 48, abs=2)
