@@ -63,7 +63,7 @@ def run(tree: Path, benchmark: str, options: Sequence[str], work: Path, threads:
         f"benchmarks.{benchmark}",
         *(option.replace("{work}", str(work)) for option in options),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    environment = {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'apps' / 'kprism'}"}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True)

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -48,8 +49,8 @@ def attention_rows(repeats: int) -> list[tuple[str, float, float]]:
         read = tokens, pixels, pixels, layer.gate(tokens), None
         write = pixels, tokens, tokens, layer.gate(pixels), None
         for name, folded, arguments in (("read", layer.fold_queries, read), ("write", layer.fold_keys, write)):
-            plain_time = milliseconds(lambda a=arguments: layer.plain(*a), repeats)
-            folded_time = milliseconds(lambda a=arguments, f=folded: f(*a), repeats)
+            plain_time = milliseconds(partial(layer.plain, *arguments), repeats)
+            folded_time = milliseconds(partial(folded, *arguments), repeats)
             rows.append((f"attention {name}, {count} tokens", plain_time, folded_time))
     return rows
 
@@ -69,11 +70,11 @@ def network_rows(size: int, repeats: int) -> list[tuple[str, float, float]]:
     encoder = milliseconds(lambda: model.encode_image(image), repeats)
     rows = [("encoder", encoder, encoder)]
     for name, prompts in passes.items():
-        folded = milliseconds(lambda p=prompts: model.decode(features, p), repeats)
+        folded = milliseconds(partial(model.decode, features, prompts), repeats)
         # Both folded forms take the same arguments as the plain formula, so it can stand in for them.
         plain = MixtureCrossAttention.plain
         with patch.multiple(MixtureCrossAttention, fold_queries=plain, fold_keys=plain):
-            rows.append((name, milliseconds(lambda p=prompts: model.decode(features, p), repeats), folded))
+            rows.append((name, milliseconds(partial(model.decode, features, prompts), repeats), folded))
     return rows
 
 

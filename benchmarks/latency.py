@@ -24,6 +24,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import zoom
 from tqdm import tqdm
@@ -43,9 +44,9 @@ OHIF = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress":
 """What OHIF adds to every request."""
 
 
-def enlarged(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def enlarged(shape: tuple[int, int, int]) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """The sample volume at another size, int16, and its affine."""
-    source = nibabel.load(SAMPLES / f"{VOLUME}.nii.gz")
+    source = nibabel.Nifti1Image.from_filename(SAMPLES / f"{VOLUME}.nii.gz")
     stored = np.asanyarray(source.dataobj).astype(np.float32)
     plane = zoom(stored, (shape[0] / stored.shape[0], shape[1] / stored.shape[1], 1), order=1).astype(np.int16)
     voxels = zoom(plane, (1, 1, shape[2] / stored.shape[2]), order=1)
@@ -85,7 +86,7 @@ def click_lists(clicks: int, shape: tuple[int, int], k: int) -> Iterator[dict[st
 
 def copies(server: LiveServer, image: str) -> int:
     """How many copies of a picture or volume there are."""
-    return sum(1 for _ in server.studies.glob(f"{image}*"))
+    return sum(1 for _ in Path(server.studies).glob(f"{image}*"))
 
 
 def measure_clicks(server: LiveServer, table: Table, what: str, image: str, lists: list[dict[str, Any]]) -> Asked:

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,11 @@ def compare_masks(
     """Both implementations on one structure (slice, row, column) of one case."""
     predicted = perturbed(true, rng)
     for number in np.flatnonzero(true.any(axis=(1, 2))):
-        pair = predicted[number], true[number]
-        result.slice_dice.add(lambda pair=pair: metrics.dice(*pair), lambda pair=pair: monai_metrics.dice(*pair))
+        one, other = predicted[number], true[number]
+        result.slice_dice.add(partial(metrics.dice, one, other), partial(monai_metrics.dice, one, other))
     result.case_dice.add(lambda: metrics.dice(predicted, true), lambda: monai_metrics.dice(predicted, true))
-    masks, steps = ((predicted, true), spacing) if spacing else ((predicted[0], true[0]), (1.0, 1.0))
-    result.hd95.add(lambda: distance_transform_hd95(*masks, steps), lambda: monai_metrics.hd95(*masks, steps))
+    one, other, steps = (predicted, true, spacing) if spacing else (predicted[0], true[0], (1.0, 1.0))
+    result.hd95.add(partial(distance_transform_hd95, one, other, steps), partial(monai_metrics.hd95, one, other, steps))
 
 
 def table(results: dict[str, SetComparison]) -> str:

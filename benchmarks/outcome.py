@@ -92,7 +92,7 @@ def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
     for file in sorted((studies / ".kprism" / "intake" / "cases").glob("*.json")):
         entry = json.loads(file.read_text())
         image = next(path for path in studies.iterdir() if path.name.split(".")[0] == entry["image_id"])
-        stored = nibabel.load(studies / ".kprism" / "intake" / entry["label"])
+        stored = nibabel.Nifti1Image.from_filename(studies / ".kprism" / "intake" / entry["label"])
         labels = np.zeros(stored.shape, np.uint8)
         for name, value in entry["structures"].items():
             labels[np.asarray(stored.dataobj) == value] = values[name]
@@ -100,7 +100,7 @@ def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
         if image.suffix == ".png":
             Image.fromarray(labels.reshape(labels.shape[:2]).T).save(label)
         else:
-            nibabel.save(nibabel.Nifti1Image(labels, nibabel.load(image).affine), label)
+            nibabel.save(nibabel.Nifti1Image(labels, nibabel.Nifti1Image.from_filename(image).affine), label)
         link = folder / image.name
         link.unlink(missing_ok=True)
         link.symlink_to(image.resolve())

@@ -30,7 +30,7 @@ CLICKS = (1, 3, 5)
 
 def read(path: Path) -> NDArray[Any]:
     """Voxels (i, j, k) of a NIfTI file."""
-    return np.asarray(nib.load(path).dataobj)
+    return np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
 
 
 def annotate(server: LiveServer, case: str, label: str, truth: NDArray[np.bool_], k: int) -> list[tuple[Any, Any]]:
@@ -70,9 +70,10 @@ def main() -> None:
     """Ask the server and write the picture."""
     figure, axes = pyplot.subplots(len(CASES), 1 + len(CLICKS), figsize=(11, 5.6), facecolor="#111111")
     with tempfile.TemporaryDirectory() as folder, LiveServer(copy_samples(Path(folder) / "studies")) as server:
+        studies = Path(server.studies)
         for row, (case, label) in zip(axes, CASES, strict=True):
-            image = scale_intensity(read(server.studies / f"{case}.nii.gz"))
-            truth = read(server.studies / "labels" / "final" / f"{case}.nii.gz") > 0
+            image = scale_intensity(read(studies / f"{case}.nii.gz"))
+            truth = read(studies / "labels" / "final" / f"{case}.nii.gz") > 0
             k = int(truth.sum((0, 1)).argmax())
             steps = annotate(server, case, label, truth, k)
             draw(row[0], image[..., k], truth[..., k], None, None)

@@ -169,7 +169,7 @@ def masks_in(content: bytes, names: Mapping[str, int], wanted: list[str]) -> Mas
     with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
         file.write(content)
         file.flush()
-        values = np.asarray(nibabel.load(file.name).dataobj).astype(np.uint8)
+        values = np.asarray(nibabel.Nifti1Image.from_filename(file.name).dataobj).astype(np.uint8)
     values = values.reshape(*values.shape[:2], -1)
     return {name: values == names[name] for name in wanted if name in names}
 
@@ -200,5 +200,5 @@ def _read_values(path: Path) -> NDArray[np.uint8]:
     if path.suffix == ".png":
         with Image.open(path) as picture:
             return np.asarray(picture).astype(np.uint8).T[..., None]
-    values = np.asarray(nibabel.load(path).dataobj).astype(np.uint8)
+    values = np.asarray(nibabel.Nifti1Image.from_filename(path).dataobj).astype(np.uint8)
     return values.reshape(*values.shape[:2], -1)

@@ -25,9 +25,11 @@ from kprism_model.data.building import build_store
 from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.interaction import simulated_user
+from kprism_model.interaction.clicks import next_clicks
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import training_step as training_step_module
+from kprism_model.training.losses import mask_loss
 from kprism_model.training.plan import autocast_type
 from kprism_model.training.schedule import StepSettings
 from kprism_model.training.training_step import training_step
@@ -96,8 +98,8 @@ def main() -> None:
     data = Stopwatch(draw)
     for step in range(steps):
         train_on(step, data(step))  # to warm up: shapes that are met for the first time cost more
-    clicks, scribbles = Stopwatch(simulated_user.next_clicks), Stopwatch(simulated_user.simulate_scribbles)
-    learned = Counted(training_step_module.mask_loss)
+    clicks, scribbles = Stopwatch(next_clicks), Stopwatch(simulated_user.simulate_scribbles)
+    learned = Counted(mask_loss)
     with (
         patch.multiple(simulated_user, next_clicks=clicks, simulate_scribbles=scribbles),
         patch.object(training_step_module, "mask_loss", learned),

@@ -48,14 +48,14 @@ class SliceOrientation:
         """
         matrix = _checked(affine, shape)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
-        source = io_orientation(matrix)  # type: ignore[no-untyped-call]
+        source = io_orientation(matrix)
         anatomical = source[:, 0].astype(int)
         if plane is None:
             plane = _PLANES[max(anatomical[axis] for axis in _slice_axes(spacing, shape))]
         elif plane not in _SLICE_ROW_COLUMN:
             raise ValueError(f"the plane is {plane!r}; expected one of {', '.join(sorted(_SLICE_ROW_COLUMN))}")
-        target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))  # type: ignore[no-untyped-call]
-        change = ornt_transform(source, target)  # type: ignore[no-untyped-call]
+        target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))
+        change = ornt_transform(source, target)
         i, j, k = np.argsort(change[:, 0]).tolist()
         return cls(
             (i, j, k),

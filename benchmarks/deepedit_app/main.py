@@ -71,7 +71,7 @@ def dynunet() -> DynUNet:
     )
 
 
-class ToImageSize(MapTransform):  # type: ignore[misc]
+class ToImageSize(MapTransform):
     """Brings the labels back to the size of the image, as MONAI Label's Restored does (which needs torchvision)."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -64,7 +64,7 @@ def attach_tensorboard(engine: Engine, folder: Path) -> None:
 
     handler = TensorBoardStatsHandler(log_dir=str(folder), epoch_log=False, iteration_event_writer=_write_curves)
     handler.attach(engine)
-    engine.add_event_handler(Events.COMPLETED, lambda: handler.close())  # type: ignore[no-untyped-call]
+    engine.add_event_handler(Events.COMPLETED, lambda: handler.close())
 
 
 def attach_progress_bar(engine: Engine, trainer: Trainer) -> None:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         store = nullcontext() if options.store else Orthanc(options.folder / "orthanc", _free_port(options.store_port))
         with store as own:
-            url = options.store or own.url
+            url = options.store if own is None else own.url
             if options.studies is not None:
                 _fill(url, options.studies)
             with _server(url, viewer, options) as server:

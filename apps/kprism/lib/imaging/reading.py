@@ -170,6 +170,7 @@ def _check_nifti_header(path: Path, limit: Limit) -> None:
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
         start = stream.read(540)
     size = int.from_bytes(start[:4], "little")
+    kind: type[Nifti1Header]
     kind, length = (Nifti2Header, 540) if size in (540, 0x1C020000) else (Nifti1Header, 348)
     header = kind(start[:length], check=False)
     if float(header["vox_offset"]) > MAX_HEADER:

@@ -237,7 +237,7 @@ def object_similarity(features: Tensor, candidates: Sequence[Entry]) -> NDArray[
     prototypes = F.normalize(torch.stack([entry.prototype for entry in candidates]) - centre, dim=1)
     pixels = F.normalize(features.float().cpu().flatten(1) - centre[:, None], dim=0)
     nearest = (prototypes @ pixels).topk(min(_NEAREST_PIXELS, pixels.shape[1]), dim=1).values
-    return nearest.mean(1).double().numpy()  # type: ignore[no-any-return]
+    return nearest.mean(1).double().numpy()
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], list[tuple[str, int]]] | None:

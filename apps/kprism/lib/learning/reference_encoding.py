@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def encode_slices(
         chosen = rows[start : start + SLICES_PER_BATCH]
         images = [case.picture(number) for _, number in chosen]
         masks = [case.mask(name)[number] for name, number in chosen]
-        encoded = run(lambda images=images, masks=masks: predictor.embed_references(images, masks))
+        encoded = run(partial(predictor.embed_references, images, masks))
         keys = encoded.keys[0].float().cpu()
         inside = object_shares(masks, predictor.model.config.native_size, (keys.shape[-2], keys.shape[-1]))
         weights = inside / inside.sum((1, 2), keepdim=True).clamp(min=1e-6)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -58,7 +59,7 @@ def score_image(
     pixels = [
         np.ascontiguousarray(image.scaled[number]) for number in evenly_spaced(range(image.slices), SLICES_PER_IMAGE)
     ]
-    embeddings: list[ImageEmbedding] = [run(lambda p=p: predictor.embed([p])[0]) for p in pixels]
+    embeddings: list[ImageEmbedding] = [run(partial(predictor.embed, [p]))[0] for p in pixels]
     names = list(predictor.registry.names)
     answers = [_answer(predictor, names, embedding, run) for embedding in embeddings]
     uncertainty = {name: float(np.mean([entropy(answer[name]) for answer in answers])) for name in names}
@@ -68,7 +69,7 @@ def score_image(
         for embedding, answer in zip(embeddings, answers, strict=True):
             references = find(name, embedding)
             if references is not None:
-                shown = run(lambda r=references, e=embedding: predictor.predict(references=r, embedding=e))
+                shown = run(partial(predictor.predict, references=references, embedding=embedding))
                 differences.append(1 - dice(answer[name].mask_if_present, shown.mask_if_present))
         if differences:
             disagreement[name] = float(np.mean(differences))
@@ -83,7 +84,7 @@ def _answer(
     predictions: dict[str, Prediction] = {}
     for start in range(0, len(names), _CLASSES_PER_PASS):
         part = names[start : start + _CLASSES_PER_PASS]
-        predictions |= run(lambda part=part: predictor.predict_classes(part, embeddings=[embedding])[0])
+        predictions |= run(partial(predictor.predict_classes, part, embeddings=[embedding]))[0]
     return predictions
 
 
@@ -99,7 +100,8 @@ def entropy(prediction: Prediction) -> float:
 
 def _entropy(probability: NDArray[Any]) -> NDArray[np.float64]:
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return -(p * np.log(p) + (1 - p) * np.log1p(-p))
+    nats: NDArray[np.float64] = -(p * np.log(p) + (1 - p) * np.log1p(-p))
+    return nats
 
 
 def calibrated(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -136,7 +138,8 @@ def distances(pool: Mapping[str, Sequence[float]], labelled: Iterable[Sequence[f
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    directions: NDArray[np.float64] = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return directions
 
 
 class ScoreBoard:

@@ -107,9 +107,10 @@ class FinetuneRun:
 
 def _plan(options: Mapping[str, Any]) -> FinetunePlan:
     """The plan for a request's options."""
+    without: dict[str, Any] = {name: 0.0 for name in ("distillation", "pull") if not options[name]}
     return FinetunePlan(
         minutes=options["max_minutes"],
         batch_size=options["batch_size"],
         learning_rate=options["learning_rate"],
-        **{name: 0.0 for name in ("distillation", "pull") if not options[name]},
+        **without,
     )

@@ -175,7 +175,8 @@ def overlay(
     for value, colour in colours.items():
         inside = labels == value
         picture[inside] = picture[inside] * 0.5 + np.array(colour) * 0.5
-    return np.rint(picture).astype(np.uint8)
+    painted: NDArray[np.uint8] = np.rint(picture).astype(np.uint8)
+    return painted
 
 
 def _small(picture: NDArray[np.uint8], image: MedicalImage) -> Image.Image:
