@@ -126,7 +126,7 @@ class _Part:
     def _ask(self, class_name: str | None = None, references: References | None = None) -> Masks:
         queries = [Query(embedding, class_name, references) for embedding in self.embeddings.values()]
         answers = predict_batch(self.predictor, queries)
-        return {number: answer.served for number, answer in zip(self.embeddings, answers, strict=True)}
+        return {number: answer.mask_if_present for number, answer in zip(self.embeddings, answers, strict=True)}
 
     def _references(self, training: Sequence[AnnotatedCase]) -> References | None:
         """One slice, the middle one, of cases spread over those of other patients that show the structure."""
@@ -166,7 +166,7 @@ class _Part:
                 click = next_click(masks[number], truth[number])
                 assert click is not None  # the masks differ
                 before = masks[number].astype(np.float32) if queries[number].clicks else None
-                queries[number] = queries[number].clicked(Click(*click), before)
+                queries[number] = queries[number].with_click(Click(*click), before)
             answers = predict_batch(self.predictor, [queries[number] for number in open_])
             masks.update({number: answer.mask for number, answer in zip(open_, answers, strict=True)})
         scores = {number: dice(masks[number], truth[number]) for number in numbers}
