@@ -60,7 +60,7 @@ def copied(folder: Path) -> Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The old site with shipped weights of another network."""
     found = copied(tmp_path_factory.mktemp("upgrade"))
-    teach(KPrismConfig.tiny(num_classes=2), found.weights, minutes=0.1)
+    teach(KPrismConfig.tiny(num_classes=2), found.weights, minutes=0.25)
     return found
 
 
@@ -179,7 +179,7 @@ def test_nothing_of_the_old_state_was_changed(server: LiveServer, site: Site) ->
 
 
 def test_one_training_on_all_labels_ends_the_message(server: LiveServer, site: Site) -> None:
-    train(server, options={"max_minutes": 0.12, "learning_rate": 2e-3})
+    train(server, options={"max_minutes": 0.25, "learning_rate": 2e-3})
     status = get(server, "/kprism/api/status")
     assert "Published as version 3" in status["training"]["sentence"], status["training"]
     wait(lambda: version(server) != shipped(site), server)
