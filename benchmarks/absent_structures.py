@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `semantic` claims to see in the sample images of chest and brain that cannot be there.
+"""False positives of `semantic` on absent structures, in the sample images of chest and brain.
 
     PYTHONPATH=apps/kprism python -m benchmarks.absent_structures [--checkpoint CHECKPOINT] [--everything]
 
-Nothing is named, so all that the weights know is looked for in every slice, by the code that the server answers with:
-hence the app's folder in PYTHONPATH. `results/sample-structures.json` lists what can be in each image. `--everything`
-also asks for what cannot be in the kind of image that the weights see, as without them knowing kinds.
+No structure is named, so all classes that can be in the kind of image are predicted in every slice, by the server's
+code: hence the app's folder in PYTHONPATH. `results/sample-structures.json` lists the structures that can be in each
+image. `--everything` predicts all classes of the weights, as if they knew no kinds of images.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmarks.absent_structures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
-    parser.add_argument("--everything", action="store_true", help="ask for every class in every image")
+    parser.add_argument("--everything", action="store_true", help="predict every class in every image")
     given = parser.parse_args(arguments)
     engine = Engine(network_of(load_checkpoint(given.checkpoint), "cpu"), BUDGET)
     images = json.loads(TABLE.read_text(encoding="utf-8"))["images"]
     concerned = 0
-    print("| image | looks like | painted (voxels) | cannot be there |\n|---|---|---|---|")
-    for name, told in images.items():
-        found = searched(engine, image_file(name), given.everything)
-        painted = painted_voxels(found)
-        wrong = [structure for structure in painted if structure not in told["possible"]]
+    print("| image | recognised as | segmented (voxels) | cannot be there |\n|---|---|---|---|")
+    for name, entry in images.items():
+        present = searched(engine, image_file(name), given.everything)
+        painted = painted_voxels(present)
+        wrong = [structure for structure in painted if structure not in entry["possible"]]
         concerned += bool(wrong)
-        kind = "–" if found.kind is None else f"{found.kind.name} ({found.kind.probabilities[found.kind.name]:.2f})"
+        kind = "–"
+        if present.kind is not None:
+            kind = f"{present.kind.name} ({present.kind.probabilities[present.kind.name]:.2f})"
         counted = ", ".join(f"{structure} {count}" for structure, count in painted.items())
         print(f"| {name} | {kind} | {counted or '–'} | {', '.join(wrong) or '–'} |", flush=True)
     print(f"\n{concerned} of {len(images)} images show a structure that cannot be there.")
@@ -61,7 +63,7 @@ def image_file(name: str) -> Path:
 
 
 def searched(engine: Engine, path: Path, everything: bool) -> PresentClasses:
-    """What an unnamed request to `semantic` finds in an image; with `everything`, as for weights that know no kinds."""
+    """The classes that `semantic` segments in an image; with `everything`, as for weights without kinds of images."""
     network, image = engine.network(), engine.image(path, path.name)
     segmentation = ClassSegmentation(engine, network, image, RequestStatistics())
     if not everything:
@@ -69,10 +71,10 @@ def searched(engine: Engine, path: Path, everything: bool) -> PresentClasses:
     return PresentClasses(segmentation.segment(network.registry.names), network.registry.names)
 
 
-def painted_voxels(found: PresentClasses) -> dict[str, int]:
-    """Name of each structure that was found -> its voxels."""
-    counts = np.bincount(found.labels.ravel(), minlength=len(found.names) + 1)
-    return {name: int(count) for name, count in zip(found.names, counts[1:], strict=True) if count}
+def painted_voxels(present: PresentClasses) -> dict[str, int]:
+    """Name of each segmented structure -> its voxels."""
+    counts = np.bincount(present.labels.ravel(), minlength=len(present.names) + 1)
+    return {name: int(count) for name, count in zip(present.names, counts[1:], strict=True) if count}
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ from kprism_model.data.building import build_store
 from kprism_model.data.datasets import Dataset, read_dataset
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceSet
-from kprism_model.evaluation.command import Protocol
+from kprism_model.evaluation.finished_results import FinishedResults
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.evaluation.report_files import load_report, save_report
-from kprism_model.evaluation.state import FinishedResults
 from kprism_model.files import write_bytes
 from kprism_model.training.plan import TrainingPlan
 
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> EvaluationReport:
     report = EvaluationReport({**protocol.to_dict(), **settings})
     finished = FinishedResults(arguments.out / "finished", dict(report.protocol))
     for dataset in [*trained, *unseen]:
-        result = finished.find(dataset)
+        result = finished.load(dataset)
         if result is None:
             networks = Baselines(
                 specialist=_network(specialists.get(dataset.name)),
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> EvaluationReport:
                 in_context_size=arguments.in_context_size,
             )
             result = measure(networks, dataset, protocol, trained=dataset in trained)
-            finished.keep(dataset, result)
+            finished.save(dataset, result)
         report.results.append(result)
     save_report(report, arguments.out)
     if reference is not None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a box around a structure is worth in clicks: Dice after a box, and after one click and more.
+"""How many clicks a box around a structure replaces: Dice after a box, and after one click and more.
 
     python -m benchmarks.boxes --data ../shared/data/kvasir_polyp ../shared/data/isic_dermoscopy [--max-slices 40]
 
-Structures in slices drawn from the test lists get a box whose sides lie a few pixels off (`SLACK`, at the network's
-size), and beside it clicks at the largest error, by the simulated annotator. Boxes are drawn by the OHIF mode's own
-code, for which Node.js is needed; the network is asked as the server asks it.
+Structures in slices from the test lists get a box whose sides are wrong by a few pixels (`SLACK_PIXELS`, at the
+network's size), and separately clicks on the largest error, by the simulated user. Boxes are drawn by the OHIF mode's
+own code, which needs Node.js; the network is called as the server calls it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from kprism_model.queries import Query
-from kprism_model.volumes.cleanup import as_scribbled
+from kprism_model.volumes.cleanup import apply_scribbles
 
 WEIGHTS = Path("apps/kprism/model/kprism_small")
 STROKES = Path("apps/kprism/viewer/core/strokes.js").resolve()
 CLICKS = 5
-SLACK = 2
-SMALLEST = 30  # structures of fewer pixels are left out
+SLACK_PIXELS = 2
+MINIMUM_PIXELS = 30  # smaller structures are left out
 
 BoolArray = NDArray[np.bool_]
 Corners = list[list[int]]
@@ -70,18 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checkpoint = load_checkpoint(given.checkpoint)
     predictor = Predictor(checkpoint.model, checkpoint.registry)
     print(
-        f"| Dice | n | box | {' | '.join(f'{n} clicks' for n in range(1, CLICKS + 1))} | clicks that a box is worth |"
+        f"| Dice | n | box | {' | '.join(f'{n} clicks' for n in range(1, CLICKS + 1))} | clicks that a box replaces |"
     )
     print("|---|" + "---|" * (CLICKS + 3))
     for folder in given.data:
         rng = np.random.default_rng(given.seed)
         samples = list(drawn(folder, given.max_slices, rng))
-        found = [
+        values = [
             measured(predictor, sample, rng) for sample in tqdm(samples, desc=folder.name, leave=False, disable=None)
         ]
-        box, *clicks = np.mean(found, axis=0)
+        box, *clicks = np.mean(values, axis=0)
         worth = next((str(n) for n, value in enumerate(clicks, 1) if value >= box), f"over {CLICKS}")
-        print(f"| {folder.name} | {len(found)} | {box:.3f} | {' | '.join(f'{c:.3f}' for c in clicks)} | {worth} |")
+        print(f"| {folder.name} | {len(values)} | {box:.3f} | {' | '.join(f'{c:.3f}' for c in clicks)} | {worth} |")
     return 0
 
 
@@ -95,7 +95,7 @@ def drawn(folder: Path, count: int, rng: np.random.Generator) -> Iterator[Sample
         assert loaded.labels is not None  # test lists are labelled
         for value in dataset.classes:
             masks = loaded.labels == value
-            shown = np.flatnonzero(masks.sum(axis=(1, 2)) >= SMALLEST)
+            shown = np.flatnonzero(masks.sum(axis=(1, 2)) >= MINIMUM_PIXELS)
             if len(shown) and left:
                 k = int(rng.choice(shown))
                 yield Sample(loaded.images[k], masks[k])
@@ -109,25 +109,25 @@ def measured(predictor: Predictor, sample: Sample, rng: np.random.Generator) -> 
 
 
 def boxed(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray, rng: np.random.Generator) -> float:
-    """Dice after a box around the structure, each side up to `SLACK` pixels off."""
-    slack = SLACK * max(1, round(max(true.shape) / predictor.model.config.native_size))
+    """Dice after a box around the structure, each side up to `SLACK_PIXELS` pixels off."""
+    slack = SLACK_PIXELS * max(1, round(max(true.shape) / predictor.model.config.native_size))
     rows, columns = (np.flatnonzero(true.any(axis=axis)) for axis in (1, 0))
     corners = [[int(columns[end]), int(rows[end])] for end in (0, -1)]
     off = rng.integers(-slack, slack + 1, (2, 2))
     last = [true.shape[1] - 1, true.shape[0] - 1]
     before, scribbles = draw_box(true.shape, np.clip(corners + off, 0, last).tolist())
-    mask = predictor.answer([Query(embedding, scribbles=scribbles, previous_mask=before)])[0].mask
-    return dice(as_scribbled(mask, scribbles, before), true)
+    mask = predictor.predict_queries([Query(embedding, scribbles=scribbles, previous_mask=before)])[0].mask
+    return dice(apply_scribbles(mask, scribbles, before), true)
 
 
 def draw_box(shape: tuple[int, ...], corners: Corners) -> tuple[BoolArray, NDArray[np.int8]]:
     """What the mode makes of a box: the mask so far and scribbles of 1 and -1, both (row, column)."""
     question = json.dumps({"rows": shape[0], "columns": shape[1], "corners": corners})
     command = ["node", "--input-type=module", "--eval", DRAW]
-    told = json.loads(subprocess.run(command, input=question, capture_output=True, text=True, check=True).stdout)
-    plane = np.frombuffer(base64.b64decode(told["plane"]), np.uint8).reshape(shape)
-    scribbles = (plane == told["INSIDE"]).astype(np.int8) - (plane == told["OUTSIDE"]).astype(np.int8)
-    return plane == told["BEFORE"], scribbles
+    drawing = json.loads(subprocess.run(command, input=question, capture_output=True, text=True, check=True).stdout)
+    plane = np.frombuffer(base64.b64decode(drawing["plane"]), np.uint8).reshape(shape)
+    scribbles = (plane == drawing["INSIDE"]).astype(np.int8) - (plane == drawing["OUTSIDE"]).astype(np.int8)
+    return plane == drawing["BEFORE"], scribbles
 
 
 def clicked(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray) -> list[float]:
@@ -138,8 +138,8 @@ def clicked(predictor: Predictor, embedding: ImageEmbedding, true: BoolArray) ->
         click = next_click(mask, true)
         if click is None:
             return scores + [1.0] * (CLICKS - len(scores))
-        query = query.clicked(Click(*click), mask.astype(np.float32) if query.clicks else None)
-        mask = predictor.answer([query])[0].mask
+        query = query.with_click(Click(*click), mask.astype(np.float32) if query.clicks else None)
+        mask = predictor.predict_queries([query])[0].mask
         scores.append(dice(mask, true))
     return scores
 

@@ -6,9 +6,9 @@
     python -m benchmarks.effort --data ../shared/data/isic_dermoscopy --cases 3 --limit 2 --minutes 0.05 --after 2
 
 Three arms, each on a server of its own with an empty label store: clicks only; with references (every submitted label
-serves the next case); with references and training (after every `--after` labels, for `--minutes`; she waits for it,
-for she is faster than a person). All arms get the same cases in the same order, chosen by `--seed` over whole patients,
-unless `--strategy` lets the server choose.
+is used for the next case); with references and training (after every `--after` labels, for `--minutes`; the annotator
+waits for it, because a simulation is faster than a person). All arms get the same cases in the same order, chosen by
+`--seed` over whole patients, unless `--strategy` lets the server choose.
 
 Says first how long it will take. `--stop-after MINUTES` ends it between two cases; the same command goes on where it
 ended. Prints a table over the cases that all arms have done, writes effort-NAME.json, .md and .png to `--out`. Studies,
@@ -31,9 +31,9 @@ import requests
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.annotator import Annotator, Effort, Masks, read_truth
 from benchmarks.curves import save_curves
 from benchmarks.live_server import LiveServer
+from benchmarks.simulated_annotator import Effort, Masks, SimulatedAnnotator, read_truth
 
 ARMS = {"clicks": "clicks only", "references": "with references", "training": "with references and training"}
 COLOURS = {"clicks": "#555555", "references": "#0072B2", "training": "#D55E00"}
@@ -128,13 +128,13 @@ def patients_of(data: Path) -> dict[str, str]:
 
 
 def configuration(arm: str, given: argparse.Namespace, truth: Mapping[str, Masks]) -> dict[str, str]:
-    """What the server of an arm is told."""
+    """The configuration of an arm's server."""
     conf = site_configuration(given.data, truth, given.after if arm == "training" else 0, given.minutes)
     return {**conf, "model_path": str(given.model_path.resolve())} if given.model_path else conf
 
 
 def site_configuration(data: Path, truth: Mapping[str, Masks], after: int, minutes: float) -> dict[str, str]:
-    """What a server is told: when to train, what there is to click on, who is the same patient."""
+    """A server's configuration: when to train, the structures, and which images are of one patient."""
     patients = sorted({patient for image, patient in patients_of(data).items() if image != patient})
     conf = {
         "train_after": str(after),
@@ -181,7 +181,7 @@ def run_arm(
         copy_images(given.data, folder / "studies", truth)
     began = time.monotonic()
     with LiveServer(folder / "studies", conf=configuration(arm, given, truth)) as server:
-        annotator = Annotator(server, truth, target=given.target, limit=given.limit, efforts=done)
+        annotator = SimulatedAnnotator(server, truth, target=given.target, limit=given.limit, efforts=done)
         for _ in tqdm(range(len(done), len(truth)), desc=ARMS[arm]):
             image = next_case(annotator, given.strategy, truth)
             if image is None or (seconds is not None and time.monotonic() - began > seconds):
@@ -194,7 +194,7 @@ def run_arm(
         return annotator.efforts
 
 
-def next_case(annotator: Annotator, strategy: str, truth: Mapping[str, Masks]) -> str | None:
+def next_case(annotator: SimulatedAnnotator, strategy: str, truth: Mapping[str, Masks]) -> str | None:
     """The next image, None when all are labelled."""
     if strategy != SAME:
         return annotator.next_case(strategy)
@@ -213,7 +213,7 @@ def copy_images(data: Path, studies: Path, truth: Mapping[str, Masks]) -> Path:
 
 
 def best_start(server: LiveServer, masks: Masks, labelled: bool) -> str | None:
-    """The model whose answer she starts from: by class once a training has taught the structures, else by reference."""
+    """The initial model: by class after a training on the structures, else by reference."""
     known = server.info()["models"]["semantic"]["labels"]
     if all(name in known for name in masks):
         return "semantic"

@@ -29,7 +29,8 @@ from benchmarks.baseline.measuring import Baselines, measure
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.building import build_store
 from kprism_model.data.datasets import Dataset, read_dataset
-from kprism_model.evaluation.command import Protocol, evaluate
+from kprism_model.evaluation.evaluate import evaluate
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor

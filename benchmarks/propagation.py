@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a few clicks go in a volume: accuracy of following a structure, clicks that it saves, and its speed.
+"""Propagation of a few clicks through a volume: its accuracy, the clicks that it saves, and its speed.
 
     python -m benchmarks.propagation --data FOLDER... [--cases 4] [--seed 0] [--clicks 3] [--checkpoint PATH]
 
-Of each drawn test case every structure is annotated by the simulated annotator (`kprism_model.interaction.clicks`):
+The simulated user (`kprism_model.interaction.clicks`) segments every structure of each drawn test case:
 
-- one slice: `--clicks` clicks on the middle one of the slices that show the structure, each at the largest error; then
-  the structure is followed through the volume. Given are Dice on that slice and of the whole volume.
-- clicks to Dice 0.85 of the volume: each click goes to the slice with most wrong pixels, once with following and once
-  with prompted slices alone. Volumes that are not there after `--limit` clicks count as that many; their share is
-  given.
+- one slice: `--clicks` clicks on the middle slice of the structure, each on the largest error; then the mask is
+  propagated through the volume. The table has the Dice on that slice and on the whole volume.
+- clicks to Dice 0.85 on the volume: each click goes to the slice with the most wrong pixels, once with propagation and
+  once without. Volumes that do not reach it after `--limit` clicks count as that many; the table has their share.
 
-Speed is the followed slices of the first part over the time that this took, encoding included.
+Speed is the number of propagated slices of the first part, divided by the time for them, encoding included.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from kprism_model.predictor import Predictor
 from kprism_model.volumes.predictor import StructurePrompts, Volume, VolumePredictor, VoxelClick
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "apps/kprism/model/kprism_small"
-ENOUGH = 0.85
-SMALLEST = 20  # structures of fewer voxels are left out
+TARGET_DICE = 0.85
+MINIMUM_VOXELS = 20  # smaller structures are left out
 
 BoolArray = NDArray[np.bool_]
 
@@ -53,50 +52,50 @@ class Sample:
 
 @dataclass
 class Figures:
-    """What was measured of the structures of one data set."""
+    """The measurements of the structures of one data set."""
 
     slice_dice: list[float] = field(default_factory=list)
     volume_dice: list[float] = field(default_factory=list)
     end_error: list[float] = field(default_factory=list)
-    followed: list[int] = field(default_factory=list)
+    propagated: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    clicks_followed: list[int] = field(default_factory=list)
+    clicks_propagated: list[int] = field(default_factory=list)
     clicks_alone: list[int] = field(default_factory=list)
 
 
-class Annotator:
-    """Clicks on one structure; the answer is asked for after each click."""
+class UserInVolume:
+    """Clicks on one structure, and the mask after them."""
 
     def __init__(self, predictor: Predictor, sample: Sample) -> None:
         self.true = sample.true
         self.clicks: list[VoxelClick] = []
         self.mask = np.zeros_like(sample.true)
         self.seconds = 0.0
-        self.changed = 0
+        self.propagated = 0
         self._volume = VolumePredictor(predictor)
         self._volume.use_volume(sample.volume)
         self._orientation = sample.volume.orientation
 
     def click(self, number: int) -> bool:
-        """Click at the largest error on a slice; false where there is none."""
-        found = next_click(self.mask[number], self.true[number])
-        if found is not None:
-            voxel = self._orientation.points_to_volume((number, np.floor(found[0]), np.floor(found[1])))
+        """Click on the largest error of a slice; false if there is none."""
+        click = next_click(self.mask[number], self.true[number])
+        if click is not None:
+            voxel = self._orientation.points_to_volume((number, np.floor(click[0]), np.floor(click[1])))
             i, j, k = (int(index) for index in voxel)
-            self.clicks.append(VoxelClick((i, j, k), found[2]))
-        return found is not None
+            self.clicks.append(VoxelClick((i, j, k), click[2]))
+        return click is not None
 
-    def ask(self, follow: bool) -> None:
-        """Replace the mask by the answer to all clicks so far."""
+    def predict(self, propagate: bool) -> None:
+        """Replace the mask by the prediction for all clicks so far."""
         start = time.perf_counter()
         prompts = {"structure": StructurePrompts(self.clicks)}
-        answer = self._volume.segment(prompts, extent="volume" if follow else "slice").masks["structure"]
+        prediction = self._volume.segment(prompts, extent="volume" if propagate else "slice").masks["structure"]
         self.seconds = time.perf_counter() - start
-        self.changed = len(answer.confidence) - len(answer.prompted)
-        self.mask = self._orientation.to_slices(answer.mask)
+        self.propagated = len(prediction.confidence) - len(prediction.prompted)
+        self.mask = self._orientation.to_slices(prediction.mask)
 
     def worst(self) -> int:
-        """The slice with most wrong pixels; at first the middle one."""
+        """The slice with the most wrong pixels; the middle one before the first click."""
         if not self.clicks:
             return middle(self.true)
         return int((self.mask != self.true).sum(axis=(1, 2)).argmax())
@@ -111,61 +110,70 @@ def middle(mask: BoolArray) -> int:
 def samples(folder: Path, cases: int, seed: int) -> Iterator[Sample]:
     """The structures of the drawn test cases."""
     dataset = read_dataset(folder)
-    found = dataset.cases("test")
-    for number in np.random.default_rng(seed).permutation(len(found))[:cases]:
-        loaded = load_case(dataset, found[number])
+    test_cases = dataset.cases("test")
+    for number in np.random.default_rng(seed).permutation(len(test_cases))[:cases]:
+        loaded = load_case(dataset, test_cases[number])
         if loaded.labels is None or loaded.orientation is None:
-            raise ValueError(f"{found[number].image} must be a volume with a label")
-        volume = Volume.of_slices(loaded.images, loaded.orientation, found[number].name)
+            raise ValueError(f"{test_cases[number].image} must be a volume with a label")
+        volume = Volume.of_slices(loaded.images, loaded.orientation, test_cases[number].name)
         for value, name in dataset.classes.items():
             true = loaded.labels == value
-            if true.sum() >= SMALLEST:
+            if true.sum() >= MINIMUM_VOXELS:
                 yield Sample(dataset.name, name, volume, true)
 
 
 def measure(predictor: Predictor, sample: Sample, clicks: int, limit: int, figures: Figures) -> None:
     """Add one structure's figures."""
-    annotator = Annotator(predictor, sample)
+    user = UserInVolume(predictor, sample)
     number = middle(sample.true)
     for _ in range(clicks):
-        if annotator.click(number):
-            annotator.ask(follow=False)
-    figures.slice_dice.append(dice(annotator.mask[number], sample.true[number]))
-    annotator.ask(follow=True)
-    figures.volume_dice.append(dice(annotator.mask, sample.true))
+        if user.click(number):
+            user.predict(propagate=False)
+    figures.slice_dice.append(dice(user.mask[number], sample.true[number]))
+    user.predict(propagate=True)
+    figures.volume_dice.append(dice(user.mask, sample.true))
     beyond = ~sample.true.any(axis=(1, 2))
-    figures.end_error.append(float(annotator.mask[beyond].sum() / max(1, annotator.mask.sum())))
-    figures.followed.append(annotator.changed)
-    figures.seconds.append(annotator.seconds)
-    for follow, counts in ((True, figures.clicks_followed), (False, figures.clicks_alone)):
+    figures.end_error.append(float(user.mask[beyond].sum() / max(1, user.mask.sum())))
+    figures.propagated.append(user.propagated)
+    figures.seconds.append(user.seconds)
+    for propagate, counts in ((True, figures.clicks_propagated), (False, figures.clicks_alone)):
         if limit:
-            counts.append(clicks_needed(Annotator(predictor, sample), follow, limit))
+            counts.append(clicks_needed(UserInVolume(predictor, sample), propagate, limit))
 
 
-def clicks_needed(annotator: Annotator, follow: bool, limit: int) -> int:
-    """Clicks until the volume is good enough; one more than `limit` if it is not by then."""
+def clicks_needed(user: UserInVolume, propagate: bool, limit: int) -> int:
+    """Clicks until the volume reaches the target Dice; one more than `limit` if it does not."""
     for count in range(1, limit + 1):
-        annotator.click(annotator.worst())
-        annotator.ask(follow)
-        if dice(annotator.mask, annotator.true) >= ENOUGH:
+        user.click(user.worst())
+        user.predict(propagate)
+        if dice(user.mask, user.true) >= TARGET_DICE:
             return count
     return limit + 1
 
 
 def table(results: dict[str, Figures], clicks: int, limit: int) -> Iterator[str]:
     """The figures in Markdown."""
-    head = ["structures", f"slice Dice, {clicks} clicks", "volume Dice, followed", "of it beyond the ends"]
-    head += [f"clicks to {ENOUGH}, followed", "failed", f"clicks to {ENOUGH}, every slice clicked", "failed"]
+    head = ["structures", f"slice Dice, {clicks} clicks", "volume Dice, propagated", "of it beyond the ends"]
+    head += [
+        f"clicks to {TARGET_DICE}, propagated",
+        "failed",
+        f"clicks to {TARGET_DICE}, every slice clicked",
+        "failed",
+    ]
     yield "| data set | " + " | ".join([*head, "slices/s"]) + " |"
     yield "|" + "---|" * (len(head) + 2)
-    for name, found in results.items():
-        cells = [str(len(found.slice_dice)), f"{np.mean(found.slice_dice):.3f}", f"{np.mean(found.volume_dice):.3f}"]
-        cells.append(f"{100 * np.mean(found.end_error):.0f} %")
-        for counts in (found.clicks_followed, found.clicks_alone):
+    for name, figures in results.items():
+        cells = [
+            str(len(figures.slice_dice)),
+            f"{np.mean(figures.slice_dice):.3f}",
+            f"{np.mean(figures.volume_dice):.3f}",
+        ]
+        cells.append(f"{100 * np.mean(figures.end_error):.0f} %")
+        for counts in (figures.clicks_propagated, figures.clicks_alone):
             failed = np.mean([count > limit for count in counts]) if counts else float("nan")
             capped = np.mean([min(count, limit) for count in counts]) if counts else float("nan")
             cells += [f"{capped:.1f}", f"{100 * failed:.0f} %"]
-        yield f"| {name} | " + " | ".join([*cells, f"{sum(found.followed) / sum(found.seconds):.1f}"]) + " |"
+        yield f"| {name} | " + " | ".join([*cells, f"{sum(figures.propagated) / sum(figures.seconds):.1f}"]) + " |"
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ import torch
 from kprism_model.data.building import build_store
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
-from kprism_model.evaluation.command import Protocol, evaluate
+from kprism_model.evaluation.evaluate import evaluate
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.network.config import KPrismConfig
 from kprism_model.predictor import Predictor
 from kprism_model.training.loop import fit

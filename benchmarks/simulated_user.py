@@ -51,13 +51,13 @@ def milliseconds(task: Callable[[], object], repeats: int, device: torch.device)
     return statistics.median(times[1:])
 
 
-def tasks(user: SimulatedUser, masks: torch.Tensor, answers: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """What a user is asked in training."""
+def tasks(user: SimulatedUser, masks: torch.Tensor, predictions: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """The user's tasks in training."""
     return {
-        "clicks": lambda: user.clicks(answers, masks),
+        "clicks": lambda: user.clicks(predictions, masks),
         "scribbles": lambda: user.scribbles(masks),
-        "wrong masks": lambda: user.corrupted_masks(masks, answers),
-        "carried masks": lambda: user.propagated_masks(masks),
+        "corrupted masks": lambda: user.corrupted_masks(masks, predictions),
+        "propagated masks": lambda: user.propagated_masks(masks),
     }
 
 

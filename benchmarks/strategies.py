@@ -26,10 +26,10 @@ import requests
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from benchmarks.annotator import Annotator, Masks, masks_in, read_truth
 from benchmarks.curves import save_curves
 from benchmarks.effort import best_start, chosen_cases, copy_images, site_configuration, wait_for_training
 from benchmarks.live_server import LiveServer
+from benchmarks.simulated_annotator import Masks, SimulatedAnnotator, masks_in, read_truth
 from kprism_model.metrics import dice
 
 STRATEGIES = ("random", "random again", "first", "uncertainty", "disagreement", "diverse")
@@ -89,7 +89,7 @@ def run(name: str, given: argparse.Namespace, pool: Mapping[str, Masks], held_ou
     with tempfile.TemporaryDirectory(prefix="kprism-strategies-") as folder:
         studies = copy_images(given.data, Path(folder) / "studies", pool)
         with LiveServer(studies, conf=conf) as server:
-            annotator = Annotator(server, pool)
+            annotator = SimulatedAnnotator(server, pool)
             for count in tqdm(range(1, given.labels + 1), desc=name):
                 if strategy in SCORED:
                     wait_for_scores(server, studies, len(pool))
@@ -123,8 +123,8 @@ def measured(server: LiveServer, data: Path, held_out: Mapping[str, Masks]) -> f
         start = best_start(server, truth, True)
         params: dict[str, Any] = {"structures": ", ".join(truth), "result_extension": ".nii.gz"}
         assert start is not None  # there are labels
-        told, content = server.infer_all(start, "", params, files={"file": (file.name, file.read_bytes())})
-        masks = masks_in(content, told["label_names"], list(truth))
+        metadata, content = server.infer_all(start, "", params, files={"file": (file.name, file.read_bytes())})
+        masks = masks_in(content, metadata["label_names"], list(truth))
         found += [dice(masks.get(name, np.zeros_like(mask)), mask) for name, mask in truth.items()]
     return float(np.mean(found))
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from kprism_model.preprocess import scale_intensity
     from kprism_model.presets import load
     from kprism_model.queries import Click
-    from kprism_model.volumes.answer import StructureMask, VolumeAnswer
     from kprism_model.volumes.data import Volume
+    from kprism_model.volumes.prediction import StructureMask, VolumePrediction
     from kprism_model.volumes.predictor import VolumePredictor
     from kprism_model.volumes.prompts import StructurePrompts, VoxelClick
 
@@ -44,7 +44,7 @@ __all__ = [
     "StructureMask",
     "StructurePrompts",
     "Volume",
-    "VolumeAnswer",
+    "VolumePrediction",
     "VolumePredictor",
     "VoxelClick",
     "__version__",
@@ -63,10 +63,10 @@ _MODULES = {
     "Prediction": "predictor",
     "Predictor": "predictor",
     "References": "network.references",
-    "StructureMask": "volumes.answer",
+    "StructureMask": "volumes.prediction",
     "StructurePrompts": "volumes.prompts",
     "Volume": "volumes.data",
-    "VolumeAnswer": "volumes.answer",
+    "VolumePrediction": "volumes.prediction",
     "VolumePredictor": "volumes.predictor",
     "VoxelClick": "volumes.prompts",
     "load": "presets",

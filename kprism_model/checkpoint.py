@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: weights as safetensors and everything else as readable JSON beside them, never a pickle.
+"""Checkpoints: weights as safetensors and everything else as readable JSON beside them; pickles are refused.
 
 `X.safetensors` holds the tensors; `X.json` holds the configuration, the class names in the order of their rows, the
 preprocessing that the weights were trained with, provenance and metrics, and the hash of the weights file. Both files
-are written beside and renamed, the JSON last, so that a reader finds either a matching pair or an error.
+are written atomically, the JSON last, so a reader gets either a matching pair or an error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FIELDS: dict[str, type] = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as it is; the sentence names the file, what was found and what was expected."""
+    """A checkpoint that cannot be used; the message names the file, the value and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Checkpoint:
 def save_checkpoint(
     path: Path, model: KPrism, registry: ClassRegistry, *, metadata: Mapping[str, Any], dtype: str = "float32"
 ) -> None:
-    """Write `<path>.safetensors` and `<path>.json`, replacing what is there; either suffix on `path` is ignored.
+    """Write `<path>.safetensors` and `<path>.json`, replacing existing files; either suffix on `path` is ignored.
 
-    `metadata` is any JSON value tree: training provenance, metrics. With `dtype` "float16", matrices and kernels are
-    stored in half precision; vectors (biases, norms, running statistics) stay float32. CheckpointError, before anything
-    is written, if the registry does not have one name for each class row, a weight is not finite in `dtype`, or
-    `metadata` is not JSON (which has no NaN: use None).
+    `metadata` holds provenance and metrics as JSON values. With `dtype` "float16", matrices and kernels are stored in
+    half precision; vectors (biases, norms, running statistics) stay float32. CheckpointError, before anything is
+    written, if the registry does not have one name for each class row, a weight is not finite in `dtype`, or `metadata`
+    is not JSON (JSON has no NaN: use None).
     """
     stem = checkpoint_stem(path)
     if len(registry) != model.config.num_classes:
@@ -93,8 +93,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     """Load the pair of files that `path` names (with either suffix, or none); the model is float32, in eval mode.
 
-    CheckpointError if a file is missing, is a pickle or otherwise not what it should be, was written by another format
-    version or for another preprocessing, or if hash, class names or tensors do not fit each other.
+    CheckpointError if a file is missing, is a pickle or has another format, was written by another format version or
+    for another preprocessing, or if hash, class names and tensors do not match each other.
     """
     stem = checkpoint_stem(path)
     weights_path, json_path = _with_suffix(stem, ".safetensors"), _with_suffix(stem, ".json")
@@ -116,7 +116,7 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> Checkp
 
 
 def checkpoint_stem(path: Path) -> Path:
-    """`path` without a checkpoint's suffix; other dots belong to the name. CheckpointError for a pickle's suffix."""
+    """`path` without a checkpoint's suffix; other dots are part of the name. CheckpointError for a pickle's suffix."""
     path = Path(path)
     if path.suffix.lower() in _PICKLES:
         raise CheckpointError(
@@ -130,7 +130,7 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
 
 
 def _preprocessing() -> dict[str, Any]:
-    """What the weights expect of their input; see `kprism_model.preprocess`."""
+    """The preprocessing that the weights expect; see `kprism_model.preprocess`."""
     return {
         "size_multiple": SIZE_MULTIPLE,
         "percentiles": list(PERCENTILES),
@@ -164,15 +164,15 @@ def _read_description(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version") if isinstance(content, dict) else content
-        raise CheckpointError(f"{path} has format_version {found!r}, this version reads {FORMAT_VERSION}")
+        version = content.get("format_version") if isinstance(content, dict) else content
+        raise CheckpointError(f"{path} has format_version {version!r}, expected {FORMAT_VERSION}")
     for name, kind in _FIELDS.items():
         if not isinstance(content.get(name), kind):
             raise CheckpointError(f"{path}: {name} must be a {kind.__name__}, got {content.get(name)!r}")
     if content["preprocessing"] != _preprocessing():
         raise CheckpointError(
             f"{path}: the weights expect the preprocessing {content['preprocessing']}, "
-            f"this version does {_preprocessing()}"
+            f"this version has {_preprocessing()}"
         )
     return content
 
@@ -187,11 +187,11 @@ def _parse_tensors(path: Path, weights: bytes) -> dict[str, Tensor]:
 def _load_tensors(model: KPrism, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy `tensors` into `model`, which must have the same names and shapes."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     faults = [
-        f"{name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
-        for name in sorted(expected.keys() | found.keys())
-        if found.get(name) != expected.get(name)
+        f"{name}: found {given.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | given.keys())
+        if given.get(name) != expected.get(name)
     ]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""

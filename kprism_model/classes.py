@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named registry of semantic classes: labels travel by name, the network's class table has a row for each."""
+"""The registry of semantic classes: labels are exchanged by name, and the network's class table has a row for each."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 def _key(name: str) -> str:
-    """The form in which names are compared: case and runs of white space do not matter."""
+    """The form in which names are compared: letter case and repeated white space do not matter."""
     return " ".join(name.split()).casefold()
 
 
 def _refuse_single_string(names: Iterable[str]) -> None:
-    """A string is an iterable of strings too, and would register a class for each letter."""
+    """A string is also an iterable of strings, and would register a class for each letter."""
     if isinstance(names, str):
         raise ValueError(f"class names must be given as a sequence of strings, got the single string {names!r}")
 
@@ -20,8 +20,8 @@ def _refuse_single_string(names: Iterable[str]) -> None:
 class ClassRegistry:
     """An immutable, ordered set of class names; a name's position is its row in the network's class table.
 
-    Names are kept as they were first written, with surrounding and repeated white space removed, and are found again
-    whatever their case and spacing. Raises ValueError for a name that is empty, not a string, or present twice.
+    Names keep their first spelling, without surrounding and repeated white space; look-ups ignore letter case and
+    spacing. Raises ValueError for a name that is empty, not a string, or present twice.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -32,7 +32,7 @@ class ClassRegistry:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"a class name must be a non-empty string, got {name!r}")
             if _key(name) in rows:
-                raise ValueError(f"class {name!r} is listed twice; it already is {cleaned[rows[_key(name)]]!r}")
+                raise ValueError(f"class {name!r} is listed twice; the first entry is {cleaned[rows[_key(name)]]!r}")
             rows[_key(name)] = len(cleaned)
             cleaned.append(" ".join(name.split()))
         self._names = tuple(cleaned)

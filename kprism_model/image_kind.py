@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of image the network sees, such as "CT, chest", and which classes can be in it.
+"""The kind of an image, such as "CT, chest", and the classes that can be in it.
 
 kind = predictor.image_kind([embedding])
 kind.name                                    # "CT, chest", or NONE
@@ -19,20 +19,21 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.queries import ImageEmbedding
 
 NONE = "none of the kinds that the weights know"
-"""The name of an image's kind that is unlike all that the network was trained on."""
+"""The kind of an image that is unlike everything that the network was trained on."""
 
 MINIMUM_POSSIBLE = 0.2
-"""A class is asked for if it can be in the image with at least this probability.
+"""A class is predicted if it can be in the image with at least this probability.
 
-What is asked for without need is still judged by its presence; what is not asked for is lost.
+The value is low because a class that is predicted without need is still rejected by its presence, while a class that is
+not predicted is lost.
 """
 
 
 @dataclass(frozen=True)
 class ImageKind:
-    """`probabilities` of all kinds, `NONE` last, which sum to 1; `prior`: class name -> probability that it can be.
+    """`probabilities` of all kinds, `NONE` last, sum to 1; `prior`: class name -> probability that it can be there.
 
-    `likeliest` is the highest prior of the classes that depend on the kind; others can be in every image.
+    `likeliest` is the highest prior of the classes that depend on the kind; the other classes can be in every image.
     """
 
     probabilities: Mapping[str, float]
@@ -45,10 +46,10 @@ class ImageKind:
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
     def possible(self, class_names: Sequence[str], threshold: float = MINIMUM_POSSIBLE) -> dict[str, float]:
-        """Those of `class_names` that can be in the image with at least this probability.
+        """The `class_names` that can be in the image with at least the probability `threshold`, with their priors.
 
-        They come with their probabilities as shares of `likeliest`, at most 1: between kinds it is right to weigh, but
-        an unusual image of its kind is no reason to find less in it.
+        Priors are divided by `likeliest`, and are at most 1. They should weigh one kind against another, but an unusual
+        image of a kind should not make all of its classes less probable.
         """
         priors = {name: self.prior[name] for name in class_names if self.prior[name] >= threshold}
         # An image far from all kinds has a `likeliest` of 0.
@@ -59,9 +60,9 @@ class ImageKind:
 def image_kind(
     model: KPrism, registry: ClassRegistry, embeddings: Sequence[ImageEmbedding], weights: Sequence[float] | None = None
 ) -> ImageKind | None:
-    """The kind of one image of which `embeddings` are slices, by their mean probabilities; None for a network of none.
+    """The kind of one image by the mean probabilities of its slices `embeddings`; None if the network has no kinds.
 
-    `weights` tell how much each slice counts, by default all the same.
+    `weights` say how much each slice counts; by default all count the same.
     """
     head = model.kind_head
     if head is None:

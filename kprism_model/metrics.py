@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmentation metrics: Dice, and the number of clicks to reach a Dice.
 
-This `dice` serves the simulated user and validation, which call it thousands of times on small masks: MONAI's takes 9
-to 24 times as long there, and seconds to import (`benchmarks/metrics_equality.py`). The Dice and surface distances of a
-report are MONAI's, in `kprism_model.evaluation.monai_metrics`.
+This `dice` serves the simulated user and validation, which call it thousands of times on small masks: MONAI's takes
+11 to 23 times as long there, and seconds to import (`benchmarks/metrics_equality.py`). A report's Dice and surface
+distances are MONAI's, in `kprism_model.evaluation.monai_metrics`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of the command line that give a number to a name."""
+"""Command-line options that map names to numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 
 def named_values(option: str, pairs: Sequence[str], known: Collection[str] | None = None) -> dict[str, float]:
-    """Numbers by name of an option's NAME=NUMBER words; ValueError for others, or a name that is not `known`."""
+    """Parse an option's NAME=NUMBER arguments; ValueError for other text, or a name that is not in `known`."""
     values = {}
     for pair in pairs:
         name, _, value = pair.partition("=")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes as stacks of slices: one anatomical orientation for training and prediction, and the way back."""
+"""Volumes as stacks of slices in one anatomical orientation, for training and prediction, and the inverse."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
-# Slices lie as a radiologist reads them: columns run to the patient's left (in sagittal slices to posterior), rows to
-# posterior (in sagittal and coronal slices to inferior). Keyed by the anatomical plane.
+# Slices are oriented as a radiologist reads them: columns run to the patient's left (in sagittal slices to posterior),
+# rows to posterior (in sagittal and coronal slices to inferior). Keyed by the anatomical plane.
 _SLICE_ROW_COLUMN = {"sagittal": "LIP", "coronal": "PIL", "axial": "SPL"}
 _PLANES = ("sagittal", "coronal", "axial")
 _SAME_SPACING = 1.01  # spacings whose ratio is below this count as equal
-_THIN = 3  # of equally spaced axes, one with so many times fewer voxels than the others is the slice axis
+_THIN_RATIO = 3  # of equally spaced axes, one with this many times fewer voxels than the others is the slice axis
 
 
 @dataclass(frozen=True)
 class SliceOrientation:
-    """How the axes (i, j, k) of a stored volume become (slice, row, column), and back.
+    """How the axes (i, j, k) of a stored volume map to (slice, row, column), and back.
 
     `axes` are the volume axes that the slice, row and column axes come from, `flips` whether each runs backwards,
     `shape` the volume's shape (i, j, k), `spacing` the distance in mm between (slices, rows, columns).
@@ -36,15 +36,15 @@ class SliceOrientation:
     def of(cls, affine: ArrayLike, shape: tuple[int, ...], plane: str | None = None) -> SliceOrientation:
         """The orientation for a volume (i, j, k) with a 4 x 4 voxel-to-RAS affine in mm (the NIfTI convention).
 
-        `plane` is "axial", "coronal" or "sagittal"; by default it is the plane of acquisition: slices are cut across
+        `plane` is "axial", "coronal" or "sagittal"; by default it is the plane of acquisition. The slice axis is then
 
-        1. an axis of one voxel, where there is one, so that a slice is never a single row of pixels;
-        2. else the axis of the largest spacing, so that slices have the finest pixels;
-        3. where spacings are equal, an axis with less than a third of the voxels of each other one;
+        1. an axis of one voxel, if there is one, so that a slice is never a single row of pixels;
+        2. else the axis with the largest spacing, so that slices have the finest pixels;
+        3. of axes with equal spacing, one with less than a third of the voxels of each other axis;
         4. else the axis nearest to the patient's long axis (axial slices).
 
-        The axes of an oblique volume count as the anatomical axes that they are nearest to, each taken once; slices are
-        those of the file and are never resampled.
+        The axes of an oblique volume count as the nearest anatomical axes, each used once. Slices are those of the file
+        and are never resampled.
         """
         matrix = _checked(affine, shape)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -103,13 +103,13 @@ class SliceOrientation:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
 
     @staticmethod
-    def _check(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
-        if found != expected:
-            raise ValueError(f"the {what} has shape {found}, expected {expected}")
+    def _check(shape: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
+        if shape != expected:
+            raise ValueError(f"the {what} has shape {shape}, expected {expected}")
 
 
 def _checked(affine: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The affine as float64; ValueError if it or the shape cannot be of a volume."""
+    """The affine as float64; ValueError if the affine or the shape cannot belong to a volume."""
     matrix = np.asarray(affine, dtype=np.float64)
     if len(shape) != 3:
         raise ValueError(f"a volume must have three axes, got shape {tuple(shape)}")
@@ -129,16 +129,18 @@ def _checked(affine: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _invertible(matrix: NDArray[np.float64]) -> bool:
-    """Whether the axes span space; measured on directions, so that small voxels do not count as flat."""
+    """Whether the axes span space; tested on unit vectors, so that small voxels do not count as flat."""
     directions = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
     return bool(abs(np.linalg.det(directions)) > 1e-6)
 
 
 def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[int]:
-    """The axes across which slices may be cut, by the first three rules of `SliceOrientation.of`."""
+    """The axes that can be the slice axis by the first three rules of `SliceOrientation.of`."""
     single = [axis for axis in range(3) if shape[axis] == 1]
     axes = single or [0, 1, 2]
     coarsest = max(spacing[axis] for axis in axes)
     axes = [axis for axis in axes if spacing[axis] * _SAME_SPACING >= coarsest]
-    thin = [axis for axis in axes if all(_THIN * shape[axis] < shape[other] for other in range(3) if other != axis)]
+    thin = [
+        axis for axis in axes if all(_THIN_RATIO * shape[axis] < shape[other] for other in range(3) if other != axis)
+    ]
     return thin or axes

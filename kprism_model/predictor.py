@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers in image pixels: `set_image` once, then `predict` as often as wanted, with any kind of knowledge.
+"""Predictions in image pixels: `set_image` once, then `predict` as often as wanted, with prompts of any kind.
 
 Images and masks are (row, column); points are (row, column) with pixel centres at integer coordinates. Everything is
 deterministic: the same request gives the same mask.
@@ -24,17 +24,26 @@ from kprism_model.network.references import References
 from kprism_model.preprocess import Geometry
 from kprism_model.queries import Click, ImageEmbedding, Query, batches, build_prompts
 
-__all__ = ["THRESHOLD", "Click", "ImageEmbedding", "Prediction", "Predictor", "merge_classes"]
+__all__ = [
+    "THRESHOLD",
+    "Click",
+    "ImageEmbedding",
+    "Prediction",
+    "Predictor",
+    "Query",
+    "merge_classes",
+    "predict_batch",
+]
 
 THRESHOLD = 0.5
-"""A pixel belongs to a mask, and a structure to an image, from this probability on."""
+"""A pixel belongs to a mask, and a structure is in an image, if the probability is at least this."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """`mask` bool and `probability` float32, (row, column); `presence`: probability that the object is here at all.
+    """`mask` bool and `probability` float32, (row, column); `presence`: probability that the object is in the image.
 
-    Presence is trained for classes and references without clicks and says nothing else.
+    Presence is trained for classes and references without clicks; with clicks it has no meaning.
     """
 
     mask: NDArray[np.bool_]
@@ -42,15 +51,15 @@ class Prediction:
     presence: float
 
     @property
-    def served(self) -> NDArray[np.bool_]:
-        """The mask that a user gets, (row, column): empty where the object probably is not in the image."""
+    def mask_if_present(self) -> NDArray[np.bool_]:
+        """The mask (row, column) that a user gets: empty if `presence` is below `THRESHOLD`."""
         return self.mask & (self.presence >= THRESHOLD)
 
 
 class Predictor:
-    """A network with its class names, answering in the pixels of the images it is given.
+    """A network with its class names; predicts masks in the pixels of the images that it is given.
 
-    `encoder_passes` counts the images that were encoded, references included.
+    `encoder_passes` counts the images that were encoded, including references.
     """
 
     def __init__(self, model: KPrism, registry: ClassRegistry, *, device: str | torch.device = "cpu") -> None:
@@ -64,7 +73,7 @@ class Predictor:
 
     @torch.inference_mode()
     def embed(self, images: Sequence[NDArray[Any]]) -> list[ImageEmbedding]:
-        """Encode images (row, column) or (row, column, 3) with values in [0, 1]; those of one size in one batch."""
+        """Encode images (row, column) or (row, column, 3) with values in [0, 1]; images of one size share a batch."""
         embeddings: dict[int, ImageEmbedding] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for number, image in enumerate(images):
@@ -82,16 +91,16 @@ class Predictor:
         return [embeddings[number] for number in range(len(images))]
 
     def set_image(self, image: NDArray[Any]) -> ImageEmbedding:
-        """Encode `image` and answer about it until the next one is set."""
+        """Encode `image`; later predictions are about it, until the next image is set."""
         self._embedding = self.embed([image])[0]
         return self._embedding
 
     def image_kind(
         self, embeddings: Sequence[ImageEmbedding], weights: Sequence[float] | None = None
     ) -> ImageKind | None:
-        """What kind of image slices are of, and which classes can be in it; None for weights that know no kinds.
+        """The kind of image that slices are from, and the classes that can be in it; None if the network has no kinds.
 
-        `weights` tell how much each slice counts, by default all the same.
+        `weights` say how much each slice counts; by default all count the same.
         """
         return image_kind(self.model, self.registry, embeddings, weights)
 
@@ -99,12 +108,12 @@ class Predictor:
     def embed_references(self, images: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]]) -> References:
         """Encode R reference images with their masks (row, column) of one structure, for any number of queries.
 
-        Sizes may differ from each other and from the query's: each is laid on a square canvas of the native size.
-        ValueError for none, unequal counts, a mask of another size than its image, or an empty mask.
+        Images may have different sizes: each one is placed on a square canvas of the native size. ValueError if there
+        is no image, the counts differ, a mask has another size than its image, or a mask is empty.
         """
         if not images or len(images) != len(masks):
             raise ValueError(
-                f"need as many masks as reference images and at least one, got {len(masks)}, {len(images)}"
+                f"expected one or more images and a mask for each, got {len(images)} images, {len(masks)} masks"
             )
         native = self.model.config.native_size
         canvas = torch.zeros(2, len(images), 3, native, native)
@@ -121,9 +130,9 @@ class Predictor:
 
     @torch.inference_mode()
     def embed_reference(self, embedding: ImageEmbedding, image: NDArray[Any], mask: NDArray[Any]) -> References:
-        """One reference from an image that is encoded already and its mask (row, column).
+        """One reference from an image that is already encoded, and its mask (row, column).
 
-        It lies on the canvas of the image, not on a square one, and can be joined with others of the same size.
+        Its canvas is that of the image, not a square one; it can be joined with references of the same canvas size.
         """
         if not np.any(mask):
             raise ValueError("the mask of the reference is empty")
@@ -145,28 +154,28 @@ class Predictor:
     ) -> Prediction:
         """Segment one object of the image that was set, or of `embedding`.
 
-        Knowledge, at least one kind of it: a registered class, clicks, scribbles (row, column) of 1 inside, -1 outside
-        and 0 elsewhere, references. `previous_mask` (row, column), a mask or probabilities, is what the clicks or
-        scribbles correct. ValueError for no knowledge, a class together with references, an unknown class, points
-        outside the image, or arrays of another size than the image.
+        At least one prompt is needed: a registered class, references, clicks, or scribbles (row, column) of 1 inside,
+        -1 outside and 0 elsewhere. Clicks and scribbles correct `previous_mask` (row, column), a mask or probabilities.
+        ValueError for no prompt, a class together with references, an unknown class, points outside the image, or
+        arrays of another size than the image.
         """
         embedding = embedding or self._embedding
         if embedding is None:
             raise ValueError("no image is set: call set_image first or give an embedding")
         query = Query(embedding, class_name, references, tuple(clicks), scribbles, previous_mask)
-        return self.answer([query])[0]
+        return self.predict_queries([query])[0]
 
     @torch.inference_mode()
-    def answer(self, queries: Sequence[Query], *, minimum_presence: float | None = None) -> list[Prediction]:
-        """Answers to queries of one kind (see `Query.kind`) in one pass; `predict_batch` sorts any others."""
+    def predict_queries(self, queries: Sequence[Query], *, minimum_presence: float | None = None) -> list[Prediction]:
+        """Predictions for queries of one `Query.batch_key`, in one pass; `predict_batch` takes any queries."""
         features, prompts = build_prompts(queries, self.registry, self.device, minimum_presence=minimum_presence)
         decoded = self.model.decode(features, prompts)
         presence = decoded.presence.sigmoid().tolist()
-        answers = []
+        predictions = []
         for query, logits, present in zip(queries, decoded.logits[-1], presence, strict=True):
             probability = query.embedding.geometry.logits_to_image(logits)[0].sigmoid().cpu().numpy()
-            answers.append(Prediction(probability >= THRESHOLD, probability, present))
-        return answers
+            predictions.append(Prediction(probability >= THRESHOLD, probability, present))
+        return predictions
 
     @torch.inference_mode()
     def predict_classes(
@@ -177,12 +186,11 @@ class Predictor:
         minimum_presence: float | None = None,
         batch: int = 8,
     ) -> list[dict[str, Prediction]]:
-        """Every class in every image, `batch` pairs a pass: one dict from name to prediction for each image.
+        """Every class in every image, `batch` pairs a pass: a dict from name to prediction for each image.
 
-        Classes are asked for whatever the image is of; `image_kind` tells which of them can be in it.
-
-        With `minimum_presence`, a class that is less probable to be in an image stops at the coarsest scale, which is
-        much faster, and has an empty mask.
+        All classes are predicted, whatever the image shows; `image_kind` says which of them can be in it. With
+        `minimum_presence`, a class whose presence is less probable stops at the coarsest scale, which is much faster,
+        and gets an empty mask.
         """
         if embeddings is None:
             if self._embedding is None:
@@ -191,18 +199,15 @@ class Predictor:
         for name in class_names:
             self.registry.index(name)
         queries = [Query(embedding, name) for embedding in embeddings for name in class_names]
-        answers: dict[int, Prediction] = {}
-        for rows in batches(queries, batch):
-            found = self.answer([queries[row] for row in rows], minimum_presence=minimum_presence)
-            answers.update(zip(rows, found, strict=True))
-        by_name = iter(answers[row] for row in range(len(queries)))
+        predictions = predict_batch(self, queries, batch=batch, minimum_presence=minimum_presence)
+        by_name = iter(predictions)
         return [{name: next(by_name) for name in class_names} for _ in embeddings]
 
 
 def _objects(share: Tensor) -> Tensor:
-    """Canvas pixels, as 0 and 1, of an object that covers them by `share`.
+    """An object's canvas pixels as 0 and 1, from the `share` of each pixel that it covers.
 
-    An object thinner than a canvas pixel covers none by half; its best covered ones stand for it.
+    An object that is thinner than a canvas pixel covers no pixel by half; then the best covered pixels are used.
     """
     return (share >= min(THRESHOLD, float(share.max()))).to(share.dtype)
 
@@ -210,10 +215,10 @@ def _objects(share: Tensor) -> Tensor:
 def merge_classes(
     predictions: Mapping[str, Prediction], order: Sequence[str], *, presence_threshold: float = THRESHOLD
 ) -> NDArray[np.uint8]:
-    """One index map of several predictions of one image: pixel value k is the k-th name of `order`, 0 is none.
+    """One index map from several predictions of one image: value k is the k-th name of `order`, 0 is background.
 
-    Each pixel goes to the most probable structure among those that are probable enough to be in the image at all and
-    whose mask holds it; the earlier name wins a tie. Names of `order` without a prediction leave their value unused.
+    A pixel goes to the most probable structure whose mask holds it and whose presence reaches `presence_threshold`; the
+    earlier name wins a tie. A name of `order` without a prediction leaves its value unused.
     """
     shapes = {prediction.mask.shape for prediction in predictions.values()}
     if len(shapes) != 1 or len(order) > 255:
@@ -230,19 +235,16 @@ def merge_classes(
     return merged
 
 
-__all__ = ["Query", "predict_batch"]
-
-
 def predict_batch(
     predictor: Predictor, queries: Sequence[Query], *, batch: int = 16, minimum_presence: float | None = None
 ) -> list[Prediction]:
-    """The answers that `Predictor.predict` gives to each query, in order, `batch` rows of one kind a pass.
+    """The result of `Predictor.predict` for each query, in order, with at most `batch` rows in one pass.
 
-    With `minimum_presence`, an object that is less probable to be in its image stops at the coarsest scale, which is
-    much faster, and has an empty mask.
+    With `minimum_presence`, an object whose presence is less probable stops at the coarsest scale, which is much
+    faster, and gets an empty mask.
     """
-    answers: dict[int, Prediction] = {}
+    predictions: dict[int, Prediction] = {}
     for rows in batches(queries, batch):
-        found = predictor.answer([queries[row] for row in rows], minimum_presence=minimum_presence)
-        answers.update(zip(rows, found, strict=True))
-    return [answers[row] for row in range(len(queries))]
+        of_rows = predictor.predict_queries([queries[row] for row in rows], minimum_presence=minimum_presence)
+        predictions.update(zip(rows, of_rows, strict=True))
+    return [predictions[row] for row in range(len(queries))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From stored pixels to network input and back: intensity scaling, resizing, and mapping points both ways."""
+"""From stored pixels to network input and back: intensity scaling, resizing, and coordinates in both directions."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
     "lung": (-1350.0, 150.0),
     "bone": (-500.0, 1300.0),
 }
-"""Lower and upper bound in Hounsfield units of the usual reading windows; "wide" is used where none is asked for.
+"""Lower and upper bound in Hounsfield units of the usual reading windows; "wide" is the default.
 
-"wide" spans lung edge to trabecular bone, so that one window serves every organ and a step of 8 bits is 4 HU.
+"wide" spans from the lung's edge to trabecular bone, so one window fits every organ, and a step of 8 bits is 4 HU.
 """
 
 PERCENTILES = (0.5, 99.5)
-"""Intensities of no known unit are scaled between these percentiles (as nnU-Net does for CT, arXiv 1809.10486)."""
+"""Intensities without a known unit are scaled between these percentiles (as nnU-Net does for CT, arXiv 1809.10486)."""
 
 _SAMPLES = 1 << 22  # percentiles of a large volume are taken from about this many evenly spaced voxels
 
@@ -41,9 +41,9 @@ def scale_intensity(
     units: str | None = None,
     window: tuple[float, float] | None = None,
 ) -> NDArray[np.float32]:
-    """Bring an image or a whole volume, of two or more axes, to float32 in [0, 1]; the shape is kept.
+    """Scale an image or a whole volume, with two or more axes, to float32 in [0, 1]; the shape is kept.
 
-    The first rule that applies is used:
+    The first of these rules that applies is used:
 
     1. `window` (lower, upper), in the image's own units;
     2. Hounsfield units: `units` is "HU"; or `modality` is "CT" and the values are not 8-bit; or neither is given and
@@ -76,9 +76,9 @@ def scale_intensity(
 
 
 def looks_like_hounsfield(image: NDArray[Any]) -> bool:
-    """Whether the values can only be CT numbers: integers, some of air, and a tenth or more near water.
+    """Whether the values can only be CT numbers: integers, some near air, and at least a tenth near water.
 
-    The last condition keeps out signed MR phase images, which are spread evenly over their range.
+    The last condition excludes signed MR phase images, which are spread evenly over their range.
     """
     if image.dtype.kind not in "if" or image.dtype.itemsize < 2:
         return False
@@ -105,11 +105,11 @@ def to_three_channels(image: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How an image of one size is laid on the network's canvas: resized, then padded with zeros below and right.
+    """How an image is placed on the network's canvas: resized, then padded with zeros below and right.
 
     All sizes are (rows, columns) in pixels. Pixel centres have integer coordinates, so pixel edges are at -0.5 and
-    size - 0.5, and a position x of the image is (x + 0.5) * scale - 0.5 on the canvas, for rows and columns apart
-    (rounding the short side makes their scales differ a little).
+    size - 0.5, and a position x of the image is (x + 0.5) * scale - 0.5 on the canvas, for rows and
+    columns separately (rounding the short side makes their scales differ a little).
     """
 
     size: tuple[int, int]
@@ -118,7 +118,7 @@ class Geometry:
 
     @classmethod
     def fit(cls, size: tuple[int, int], native: int, multiple: int = SIZE_MULTIPLE) -> Geometry:
-        """The long side of an image of `size` becomes `native`, the short side follows; padded to `multiple`."""
+        """Resize the long side of an image of `size` to `native`, the short side in proportion; pad to `multiple`."""
         height, width = (int(side) for side in size)
         if min(height, width, native, multiple) < 1:
             raise ValueError(f"sizes must be positive, got size {size}, native {native}, multiple {multiple}")
@@ -143,7 +143,7 @@ class Geometry:
         return image
 
     def image_to_model(self, image: NDArray[Any]) -> Tensor:
-        """An image already scaled to [0, 1], grey or colour -> float32 (3, padded rows, padded columns)."""
+        """An image scaled to [0, 1], grey or colour -> float32 (3, padded rows, padded columns)."""
         self._check_size(image, "image")
         low, high = float(image.min()), float(image.max())
         if not (low >= 0.0 and high <= 1.0):
@@ -177,10 +177,12 @@ class Geometry:
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (N, C, h, w) to `size` (rows, columns), with an antialiasing filter where it shrinks."""
+    """Bilinear resize of (N, C, h, w) to `size` (rows, columns), with an antialiasing filter if it shrinks."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    if size[1] == 1 and size[0] > 1:  # torch 2.13 filters rows wrongly into a result of one column, but not one row
+    if (
+        size[1] == 1 and size[0] > 1
+    ):  # torch 2.13 filters rows wrongly if the result has one column, but not if it has one row
         return resize(maps.mT.contiguous(), (size[1], size[0])).mT
     shrinks = size[0] < maps.shape[-2] or size[1] < maps.shape[-1]
     return F.interpolate(maps, size, mode="bilinear", align_corners=False, antialias=shrinks)

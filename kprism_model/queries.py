@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions in image pixels, and the one place where they become prompts of the network."""
+"""Queries in image pixels, and the one place where they become prompts of the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kprism_model.preprocess import Geometry
 from kprism_model.scribbles import check_scribbles, scribble_points
 
 MAXIMUM_CLICKS = 256
-"""More clicks than this in one question are refused."""
+"""A query with more clicks is refused."""
 
 Points = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Positions (K, 2) as (row, column) in image pixels, and labels (K,): 1 positive, 0 negative."""
@@ -29,7 +29,7 @@ Points = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Click:
-    """A point in image pixels that is inside the object (positive) or outside of it."""
+    """A point in image pixels that is inside the object (positive) or outside it."""
 
     row: float
     column: float
@@ -38,7 +38,7 @@ class Click:
 
 @dataclass(frozen=True)
 class ImageEmbedding:
-    """An encoded image: `features` of one image, and how it was laid on the network's canvas."""
+    """An encoded image: its `features`, and how it was placed on the network's canvas."""
 
     features: ImageFeatures
     geometry: Geometry
@@ -46,11 +46,11 @@ class ImageEmbedding:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """One object asked for in one image.
+    """One object to segment in one image.
 
-    Knowledge, at least one kind of it: `class_name`, a registered class; `references` (for one row); `clicks` in pixels
-    of the image; `scribbles` (row, column) of 1 inside, -1 outside and 0 elsewhere. `previous_mask` (row, column), a
-    mask or probabilities, is what clicks and scribbles correct.
+    At least one prompt is needed: `class_name`, a registered class; `references` (of one row); `clicks` in image
+    pixels; `scribbles` (row, column) of 1 inside, -1 outside and 0 elsewhere. Clicks and scribbles correct
+    `previous_mask` (row, column), a mask or probabilities.
     """
 
     embedding: ImageEmbedding
@@ -60,26 +60,26 @@ class Query:
     scribbles: NDArray[Any] | None = None
     previous_mask: NDArray[Any] | None = None
 
-    def clicked(self, click: Click, previous_mask: NDArray[np.float32] | None) -> Query:
-        """The same question with one click more, on the mask that was the last answer."""
+    def with_click(self, click: Click, previous_mask: NDArray[np.float32] | None) -> Query:
+        """The query with one more click, which corrects the last prediction."""
         return replace(self, clicks=(*self.clicks, click), previous_mask=previous_mask)
 
     def points(self) -> Points:
-        """Clicks, then the points that stand for scribbles; ValueError if the question cannot be asked."""
+        """Clicks, then the points that represent scribbles; ValueError if the prompts are missing or contradictory."""
         size = self.embedding.geometry.size
         if self.class_name is not None and self.references is not None:
             raise ValueError(f"give a class ({self.class_name!r}) or references, not both")
         points, labels = _check_clicks(self.clicks, size)
         if self.scribbles is not None:
-            drawn_points, drawn_labels = scribble_points(check_scribbles(self.scribbles, size))
-            points, labels = np.concatenate([points, drawn_points]), np.concatenate([labels, drawn_labels])
+            stroke_points, stroke_labels = scribble_points(check_scribbles(self.scribbles, size))
+            points, labels = np.concatenate([points, stroke_points]), np.concatenate([labels, stroke_labels])
         if self.class_name is None and self.references is None and not len(labels):
-            raise ValueError("nothing to go on: give a class, references, clicks or scribbles")
+            raise ValueError("the query has no prompt; expected a class, references, clicks or scribbles")
         return points, labels
 
     @property
-    def kind(self) -> tuple[object, ...]:
-        """What must be equal for questions to share a pass: canvas, and which knowledge there is."""
+    def batch_key(self) -> tuple[object, ...]:
+        """Equal for queries that can share a pass: the size of the canvas, and which prompts there are."""
         return (
             self.embedding.geometry.padded,
             self.class_name is not None,
@@ -89,11 +89,11 @@ class Query:
 
 
 def batches(queries: Sequence[Query], batch: int) -> Iterator[list[int]]:
-    """Numbers of queries that share a pass: at most `batch` of one kind."""
-    by_kind: dict[tuple[object, ...], list[int]] = {}
+    """Numbers of the queries that share a pass: at most `batch` of one `Query.batch_key`."""
+    by_key: dict[tuple[object, ...], list[int]] = {}
     for row, query in enumerate(queries):
-        by_kind.setdefault(query.kind, []).append(row)
-    for rows in by_kind.values():
+        by_key.setdefault(query.batch_key, []).append(row)
+    for rows in by_key.values():
         for start in range(0, len(rows), batch):
             yield rows[start : start + batch]
 
@@ -105,10 +105,10 @@ def build_prompts(
     *,
     minimum_presence: float | None = None,
 ) -> tuple[ImageFeatures, Prompts]:
-    """Features of the different images among `queries`, which are of one kind, and a row of prompts for each.
+    """Features of the different images of `queries`, which share a `Query.batch_key`, and a row of prompts for each.
 
-    ValueError for no knowledge, a class together with references, an unknown class, points outside of the image, or
-    arrays of another size than the image.
+    ValueError for no prompt, a class together with references, an unknown class, points outside the image, or arrays of
+    another size than the image.
     """
     points = [query.points() for query in queries]
     unique = {id(query.embedding): query.embedding.features for query in queries}
@@ -117,9 +117,9 @@ def build_prompts(
         queries[0].embedding.geometry.padded,
         torch.tensor([numbers[id(query.embedding)] for query in queries], device=device),
         class_index=_class_index(queries, registry, device),
-        references=_stacked([query.references for query in queries if query.references is not None]),
+        references=_batch_references([query.references for query in queries if query.references is not None]),
         minimum_presence=minimum_presence,
-        **_drawn(queries, points, device),
+        **_spatial_prompts(queries, points, device),
     )
     features = list(unique.values())
     if len(features) == 1:
@@ -128,7 +128,7 @@ def build_prompts(
 
 
 def join_references(parts: Sequence[References]) -> References:
-    """References of the same rows as one set, along R."""
+    """References of the same rows as one set, concatenated along R."""
     if len(parts) == 1:
         return parts[0]
     summaries = zip(*(part.summaries for part in parts), strict=True)
@@ -144,26 +144,26 @@ def _class_index(queries: Sequence[Query], registry: ClassRegistry, device: torc
     return torch.tensor(rows, device=device) if rows else None
 
 
-def _stacked(given: Sequence[References]) -> References | None:
-    """References of one row each as those of many rows; the same ones for all rows are not copied."""
-    if not given or all(references is given[0] for references in given):
-        return given[0] if given else None
-    summaries = zip(*(references.summaries for references in given), strict=True)
+def _batch_references(rows: Sequence[References]) -> References | None:
+    """References of one row each as one batch; if all rows have the same references, they are not copied."""
+    if not rows or all(references is rows[0] for references in rows):
+        return rows[0] if rows else None
+    summaries = zip(*(references.summaries for references in rows), strict=True)
     return References(
         tuple(torch.cat(scale) for scale in summaries),  # type: ignore[arg-type]
-        torch.cat([references.keys for references in given]),
-        torch.cat([references.values for references in given]),
+        torch.cat([references.keys for references in rows]),
+        torch.cat([references.values for references in rows]),
     )
 
 
-def _drawn(queries: Sequence[Query], points: Sequence[Points], device: torch.device) -> dict[str, Tensor]:
-    """Padded points with their labels, and the dense map of discs, strokes and previous masks, where there are any."""
-    most = max(len(labels) for _, labels in points)
-    if most == 0 and all(query.previous_mask is None for query in queries):
+def _spatial_prompts(queries: Sequence[Query], points: Sequence[Points], device: torch.device) -> dict[str, Tensor]:
+    """Padded points with their labels, and the dense map of discs, strokes and previous masks; empty for no prompt."""
+    count = max(len(labels) for _, labels in points)
+    if count == 0 and all(query.previous_mask is None for query in queries):
         return {}
     size = queries[0].embedding.geometry.padded
-    positions = torch.full((len(queries), most, 2), -1.0)
-    signs = torch.full((len(queries), most), PADDING)
+    positions = torch.full((len(queries), count, 2), -1.0)
+    signs = torch.full((len(queries), count), PADDING)
     previous = torch.zeros(len(queries), 1, *size)
     for row, (query, (where, labels)) in enumerate(zip(queries, points, strict=True)):
         positions[row, : len(labels)] = torch.from_numpy(query.embedding.geometry.points_to_model(where)).float()
@@ -175,22 +175,22 @@ def _drawn(queries: Sequence[Query], points: Sequence[Points], device: torch.dev
         if query.scribbles is not None:
             _draw_strokes(discs[row], query.scribbles, query.embedding.geometry)
     dense = torch.cat([discs, previous], dim=1).to(device)
-    drawn = {"points": positions.to(device), "point_labels": signs.to(device)} if most else {}
-    return {**drawn, "dense": dense}
+    sparse = {"points": positions.to(device), "point_labels": signs.to(device)} if count else {}
+    return {**sparse, "dense": dense}
 
 
 def _previous(mask: NDArray[Any], geometry: Geometry) -> Tensor:
     values = np.asarray(mask, dtype=np.float32)
     if values.shape != geometry.size:
-        raise ValueError(f"previous_mask has shape {values.shape}, the image {geometry.size}")
+        raise ValueError(f"previous_mask has shape {values.shape}, but the image has shape {geometry.size}")
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise ValueError("previous_mask must hold probabilities from 0 to 1")
+        raise ValueError(f"previous_mask must hold probabilities from 0 to 1, got {values.min():g} to {values.max():g}")
     return geometry.mask_to_model(values)
 
 
 def _draw_strokes(discs: Tensor, scribbles: NDArray[Any], geometry: Geometry) -> None:
     for channel, sign in enumerate((1, -1)):
-        # Drawn pixel by pixel, so that a thin stroke does not vanish where the canvas is the smaller one.
+        # Drawn pixel by pixel, so that a thin stroke does not vanish on a canvas that is smaller than the image.
         pixels = geometry.points_to_model(np.argwhere(np.asarray(scribbles) == sign)).round().astype(np.int64)
         rows, columns = np.clip(pixels, 0, np.array(geometry.padded) - 1).T
         discs[channel, rows, columns] = 1.0
@@ -204,7 +204,7 @@ def _check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> Points:
         inside = -0.5 <= click.row <= size[0] - 0.5 and -0.5 <= click.column <= size[1] - 0.5  # false for NaN
         if not (math.isfinite(click.row) and math.isfinite(click.column) and inside):
             raise ValueError(
-                f"click at row {click.row}, column {click.column} is outside of the image of {size[0]} x {size[1]}"
+                f"click at row {click.row}, column {click.column} is outside the image of {size[0]} x {size[1]}"
             )
     points = np.array([(click.row, click.column) for click in clicks], dtype=np.float64).reshape(-1, 2)
     return points, np.array([int(click.positive) for click in clicks], dtype=np.int64)

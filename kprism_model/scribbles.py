@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scribbles as prompts: an int8 map (row, column) of 1 inside the object, -1 outside of it, 0 where nothing is drawn.
 
-A scribble is drawn into the dense map, and a few of its points become click tokens; training and prediction choose them
-alike.
+A scribble is drawn into the dense map, and a few of its points become click tokens. Training and prediction choose
+these points in the same way.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ SCRIBBLE_POINTS = 4
 
 
 def check_scribbles(scribbles: NDArray[Any], size: tuple[int, int]) -> NDArray[np.int8]:
-    """The scribbles as int8; ValueError unless they have the image's `size` and hold -1, 0 and 1 alone."""
+    """The scribbles as int8; ValueError unless they have the image's `size` and hold only -1, 0 and 1."""
     scribbles = np.asarray(scribbles)
     if scribbles.shape != size:
-        raise ValueError(f"scribbles have shape {scribbles.shape}, the image {size}")
+        raise ValueError(f"scribbles have shape {scribbles.shape}, but the image has shape {size}")
     if not np.isin(scribbles, (-1, 0, 1)).all():
         raise ValueError(f"scribbles must hold -1, 0 and 1, got values {np.unique(scribbles)[:5].tolist()}")
     return scribbles.astype(np.int8)
 
 
 def scribble_points(scribbles: NDArray[np.int8]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A few points of each sign, spread by farthest-point sampling from the pixel nearest the strokes' centre.
+    """A few points of each sign, by farthest-point sampling that starts at the pixel nearest to the strokes' centre.
 
     Returns points (K, 2) as (row, column) and labels (K,): 1 positive, 0 negative; at most `SCRIBBLE_POINTS` a sign.
     """

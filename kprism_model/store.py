@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where results that can be computed again are kept, by a key that names all that they depend on."""
+"""Caches of results that can be computed again, by keys that name everything they depend on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Store(Protocol):
-    """What is needed of a store; it may forget anything at any time, and must be safe to use from several threads."""
+    """The interface of a cache. It may drop any entry at any time, and must be safe to use from several threads."""
 
     def get(self, key: Hashable) -> Any | None:
         """The value of `key`, or None."""
@@ -24,7 +24,7 @@ class Store(Protocol):
 
 
 class ByteStore:
-    """Keeps values as long as together they fit into `budget` bytes; the least recently used go first.
+    """Keeps values as long as they fit into `budget` bytes together; the least recently used are dropped first.
 
     A value larger than the whole budget is not kept. Safe to use from several threads.
     """
@@ -56,7 +56,7 @@ class ByteStore:
                 self._bytes -= self._entries.popitem(last=False)[1][1]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0
@@ -71,7 +71,7 @@ class ByteStore:
 
 
 def cached(store: Store, key: Hashable, compute: Callable[[], T]) -> T:
-    """The value of `key`, computed and kept if the store has none."""
+    """The value of `key`; computed and stored if there is none."""
     value: T | None = store.get(key)
     if value is None:
         value = compute()
@@ -80,7 +80,7 @@ def cached(store: Store, key: Hashable, compute: Callable[[], T]) -> T:
 
 
 def size_of(value: Any) -> int:
-    """Bytes of what says its own `nbytes`, and of all tensors and arrays in (data) classes, tuples, lists, mappings."""
+    """Bytes of an object with `nbytes`, or of all tensors and arrays in a class, dataclass, tuple, list or mapping."""
     if hasattr(value, "nbytes"):
         return int(value.nbytes)
     if isinstance(value, tuple | list):
@@ -91,8 +91,8 @@ def size_of(value: Any) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, on whatever device."""
-    told = str(error).lower()
+    """Whether an error means that memory has run out, on any device."""
+    message = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in told or "can't allocate memory" in told)
+        isinstance(error, RuntimeError) and ("out of memory" in message or "can't allocate memory" in message)
     )

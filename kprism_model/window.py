@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows on an image: where to look more closely, and from the image into a window and back.
+"""Windows of an image: which part to show the network at a higher resolution, and coordinates in a window.
 
-A structure that is small in its image covers few pixels of the network's canvas. Once a mask or two clicks say where
-it is, the image is cropped around it and the crop fills the canvas ("zoom-in": f-BRS, arXiv 2001.10331; "target crop":
-FocalClick, arXiv 2204.02574).
+A small structure covers few pixels of the network's canvas. Once a mask or two clicks show where it is, the image is
+cropped around it and the crop fills the canvas ("zoom-in": f-BRS, arXiv 2001.10331; "target crop": FocalClick, arXiv
+2204.02574).
 
-Sides come from a short ladder and corners lie on a coarse grid, so that a mask that changes a little keeps its window
-and the window's embedding can be used again. Everything here is a pure function of its arguments. Sizes are (rows,
-columns) in pixels; points are (row, column) with pixel centres at integer coordinates.
+There are few window sizes, and corners lie on a coarse grid. So a mask that changes a little keeps its window, and the
+window's embedding can be used again. All functions are pure. Sizes are (rows, columns) in pixels; points are (row,
+column) with pixel centres at integer coordinates.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.components import bounding_box
 from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import Click
 
@@ -29,40 +30,45 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class WindowRules:
-    """The numbers by which windows are chosen.
+    """The numbers by which windows are chosen; magnification is the long side of the image over that of the window.
 
-    margin: free space on each side of the structure, as a share of its longer side. least: the smallest magnification
-    that is worth a window, most: the largest one; magnification is the long side of the image over that of the window.
-    unseen: the largest one where there are clicks but no mask, which say little of the structure's extent. enlarged:
-    most canvas pixels for each image pixel along a side, beyond which nothing more can be seen. step: the factor from
-    one side to the next. grid: corners lie on multiples of the side divided by this.
+    margin: free space on each side of the structure, as a share of its longer side. minimum_magnification and
+    maximum_magnification: of any window. maximum_without_mask: the largest magnification if there are clicks but no
+    mask, because clicks say little about the structure's extent. maximum_enlargement: canvas pixels for each image
+    pixel along a side; more would show nothing new. step: the ratio of one window size to the next. grid: corners lie
+    on multiples of the side divided by this.
     """
 
     margin: float = 0.4
-    least: float = 1.6
-    most: float = 6.4
-    unseen: float = 2.0
-    enlarged: float = 3.0
+    minimum_magnification: float = 1.6
+    maximum_magnification: float = 6.4
+    maximum_without_mask: float = 2.0
+    maximum_enlargement: float = 3.0
     step: float = 2**0.5
     grid: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse rules that no window can follow."""
-        if not (self.margin >= 0 and 1 < self.least <= self.most and self.unseen >= 1 and self.step > 1):
-            raise ValueError(f"expected margin >= 0, 1 < least <= most, unseen >= 1 and step > 1, got {self}")
+        """Refuse rules that no window can satisfy."""
+        magnifications = 1 < self.minimum_magnification <= self.maximum_magnification and self.maximum_without_mask >= 1
+        if not (self.margin >= 0 and magnifications and self.step > 1):
+            raise ValueError(
+                "expected margin >= 0, 1 < minimum_magnification <= maximum_magnification, maximum_without_mask >= 1 "
+                f"and step > 1, got {self}"
+            )
         if self.grid < 1:
             raise ValueError(f"grid must be at least 1, got {self.grid}")
 
     def sides(self, size: Size, native: int) -> list[int]:
         """Long sides of windows in an image of `size`, ascending, for a canvas of `native` pixels."""
-        steps = int(math.log(self.most / self.least) / math.log(self.step) + 1e-6)  # `most` itself is reached
-        sides = {round(max(size) / (self.least * self.step**number)) for number in range(steps + 1)}
-        return sorted(side for side in sides if side * self.enlarged >= native)
+        ratio = self.maximum_magnification / self.minimum_magnification
+        steps = int(math.log(ratio) / math.log(self.step) + 1e-6)  # the maximum itself is included
+        sides = {round(max(size) / (self.minimum_magnification * self.step**number)) for number in range(steps + 1)}
+        return sorted(side for side in sides if side * self.maximum_enlargement >= native)
 
 
 @dataclass(frozen=True)
 class Box:
-    """Rows `top` to `bottom` and columns `left` to `right`, all included."""
+    """Rows `top` to `bottom` and columns `left` to `right`, both included."""
 
     top: int
     left: int
@@ -72,11 +78,11 @@ class Box:
     @classmethod
     def around(cls, mask: NDArray[np.bool_]) -> Box | None:
         """The smallest box that holds a mask (row, column); None for an empty one."""
-        rows = np.flatnonzero(mask.any(axis=1))
-        if not len(rows):
+        box = bounding_box(mask)
+        if box is None:
             return None
-        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-        return cls(int(rows[0]), int(columns[0]), int(rows[-1]), int(columns[-1]))
+        rows, columns = box
+        return cls(rows.start, columns.start, rows.stop - 1, columns.stop - 1)
 
     @property
     def longest(self) -> int:
@@ -107,12 +113,12 @@ class Window:
 
     @classmethod
     def whole(cls, size: Size) -> Window:
-        """The window that is the image."""
+        """The whole image as a window."""
         return cls(0, 0, *size, size)
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the image."""
+        """Whether the window is the whole image."""
         return (self.rows, self.columns) == self.size
 
     @property
@@ -126,32 +132,32 @@ class Window:
         return slice(self.top, self.top + self.rows), slice(self.left, self.left + self.columns)
 
     def holds(self, box: Box) -> bool:
-        """Whether a box lies inside."""
+        """Whether a box lies inside the window."""
         bottom, right = self.top + self.rows - 1, self.left + self.columns - 1
         return self.top <= box.top and self.left <= box.left and box.bottom <= bottom and box.right <= right
 
     def crop(self, image: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The window's part of an array (row, column, ...), as a view; ValueError for one of another size."""
+        """The window's part of an array (row, column, ...), as a view; ValueError for an array of another size."""
         if image.shape[:2] != self.size:
             raise ValueError(f"expected an array of {self.size[0]} x {self.size[1]} pixels, got shape {image.shape}")
         return image[self.box]
 
     def paste(self, values: NDArray[Scalar], onto: NDArray[Scalar] | None = None) -> NDArray[Scalar]:
-        """A new array of the image's size: `values` (row, column) in the window, elsewhere `onto`, or zero."""
+        """A new array of the image's size: `values` (row, column) in the window; elsewhere `onto`, or zero."""
         whole = np.zeros(self.size, values.dtype) if onto is None else onto.astype(values.dtype)
         whole[self.box] = values
         return whole
 
     def to_window(self, click: Click) -> Click:
-        """A click of the image in pixels of the window."""
+        """A click in image pixels -> the same click in window pixels."""
         return Click(click.row - self.top, click.column - self.left, click.positive)
 
     def to_image(self, click: Click) -> Click:
-        """A click of the window in pixels of the image; the inverse of `to_window`."""
+        """A click in window pixels -> the same click in image pixels; the inverse of `to_window`."""
         return Click(click.row + self.top, click.column + self.left, click.positive)
 
     def cuts(self, mask: NDArray[np.bool_]) -> bool:
-        """Whether a mask (row, column) of the window reaches one of its sides that is no side of the image."""
+        """Whether a mask (row, column) of the window touches a side of it that is not a side of the image."""
         return bool(
             (self.top > 0 and mask[0].any())
             or (self.left > 0 and mask[:, 0].any())
@@ -161,7 +167,7 @@ class Window:
 
 
 class SpatialPrompts(Protocol):
-    """The prompts that have a place, of a `Query` or of a `Question` about a slice; a window depends on them alone."""
+    """The prompts of a query that have a place in the image. A window depends on these alone."""
 
     @property
     def clicks(self) -> tuple[Click, ...]:
@@ -169,7 +175,7 @@ class SpatialPrompts(Protocol):
 
     @property
     def scribbles(self) -> NDArray[Any] | None:
-        """Map (row, column) of 1, -1 and 0."""
+        """Scribbles (row, column): 1 inside, -1 outside, 0 elsewhere."""
 
     @property
     def previous_mask(self) -> NDArray[Any] | None:
@@ -182,23 +188,24 @@ def choose_window(
     prompts: SpatialPrompts,
     rules: WindowRules,
     *,
-    seen: Box | None = None,
+    predicted: Box | None = None,
     wider_than: int = 0,
 ) -> Window:
-    """The window in which a question about an image of `size` is answered; the whole image where none is worth it.
+    """The window for a query about an image of `size`, or the whole image if no window shows more.
 
     `native` is the long side of the network's canvas. The window holds the previous mask, all clicks and scribbles, and
-    `seen`, where the structure was found besides; its long side is more than `wider_than` pixels. A question without
-    clicks and scribbles corrects nothing, and one without a mask and a second click knows no place.
+    `predicted`, the box of the mask that was predicted so far. Its long side is more than `wider_than` pixels. The
+    whole image is used for a query without clicks and scribbles, and for one that has a single click and no mask,
+    because nothing shows yet where the structure ends.
     """
     drawn = None if prompts.scribbles is None else Box.around(np.asarray(prompts.scribbles) != 0)
     if not prompts.clicks and drawn is None:
         return Window.whole(size)
     mask = None if prompts.previous_mask is None else Box.around(np.asarray(prompts.previous_mask) >= THRESHOLD)
-    has_mask = mask is not None or seen is not None
+    has_mask = mask is not None or predicted is not None
     if not has_mask and len(prompts.clicks) < 2:
         return Window.whole(size)
-    parts = [mask, seen, drawn, _around_clicks(prompts.clicks, size)]
+    parts = [mask, predicted, drawn, _around_clicks(prompts.clicks, size)]
     return window_around(size, native, parts, rules, has_mask=has_mask, wider_than=wider_than)
 
 
@@ -211,7 +218,7 @@ def window_around(
     has_mask: bool = True,
     wider_than: int = 0,
 ) -> Window:
-    """The smallest window of the ladder that holds all `parts` with the margin; the whole image where there is none."""
+    """The smallest window that holds all `parts` with the margin; the whole image if there is none."""
     boxes = [part for part in parts if part is not None]
     if not boxes:
         return Window.whole(size)
@@ -220,7 +227,7 @@ def window_around(
         box = box.joined(part)
     needed = box.longest * (1 + 2 * rules.margin)
     if not has_mask:
-        needed = max(needed, max(size) / rules.unseen)
+        needed = max(needed, max(size) / rules.maximum_without_mask)
     for side in rules.sides(size, native):
         if side >= needed and side > wider_than and (window := _placed(box, side, size, rules.grid)).holds(box):
             return window
@@ -228,7 +235,7 @@ def window_around(
 
 
 def _placed(box: Box, side: int, size: Size, grid: int) -> Window:
-    """A window of `side`, or as much of it as the image holds, with its corner on the grid and `box` about central."""
+    """A window of `side` pixels, or of the image's size if less; its corner on the grid, `box` near its centre."""
     step = max(1, side // grid)
     rows, columns = min(side, size[0]), min(side, size[1])
     top = _corner((box.top + box.bottom + 1) / 2 - rows / 2, step, size[0] - rows)

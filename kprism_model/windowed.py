@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers in windows: corrections are made where the structure is, at a resolution at which it can be seen.
+"""Predictions in windows: corrections are made close to the structure, at a resolution at which it can be seen.
 
-A first look is at the whole image. From the second look on (see `choose_window`) the question is asked in a window, and
-in a wider one as long as the answered mask is cut off by the window's sides. Where there is a previous mask, only the
-connected part that is prompted changes (after the "progressive merge" of FocalClick, arXiv 2204.02574). The answer is a
-function of the image and the question alone. Answers about the whole image are taken as they are.
+The first prediction is made on the whole image. Later ones (see `choose_window`) are made in a window, and again in a
+wider one as long as the window's sides cut off the predicted mask. If there is a previous mask, only the connected
+component that is prompted changes (after the "progressive merge" of FocalClick, arXiv 2204.02574). The result depends
+on the image and the query alone. Predictions on the whole image are returned as they are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED, components_touching
 from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, predict_batch
 from kprism_model.queries import ImageEmbedding, Query
@@ -24,16 +24,14 @@ from kprism_model.store import Store, cached
 from kprism_model.window import Box, Size, SpatialPrompts, Window, WindowRules, choose_window
 
 RULES = WindowRules()
-"""The rules of all answers, chosen on validation lists."""
+"""The rules of all predictions, chosen on validation lists."""
 
-REACH = 1 / 64
-"""A change counts as being at a click within this share of the window's long side, three pixels of a canvas of 192."""
-
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
+PROMPT_REACH = 1 / 64
+"""A change belongs to a click within this share of the window's long side: three pixels of a canvas of 192."""
 
 
 class ObjectPrompts(SpatialPrompts, Protocol):
-    """A question without its image: what `Query` and `Question` have in common."""
+    """A query without its image: the fields that `Query` and `SliceQuery` share."""
 
     @property
     def class_name(self) -> str | None:
@@ -44,44 +42,50 @@ class ObjectPrompts(SpatialPrompts, Protocol):
         """Encoded references."""
 
 
-def answer_in_windows(
-    asked: Sequence[ObjectPrompts],
+def predict_in_windows(
+    queries: Sequence[ObjectPrompts],
     sizes: Sequence[Size],
     native: int,
     embed: Callable[[int, Window], ImageEmbedding],
-    answer: Callable[[Sequence[Query]], Sequence[Prediction]],
+    predict: Callable[[Sequence[Query]], Sequence[Prediction]],
     rules: WindowRules = RULES,
 ) -> list[Prediction]:
-    """Answers in order, each of its image's size.
+    """One prediction for each query, in order, at the size of its image.
 
-    `sizes` are the images' (rows, columns), `native` is the long side of the network's canvas. `embed` gives a window,
-    encoded, of the image of the question of that number; it is asked for the same windows again and again, and should
-    keep what it encodes. `answer` is `predict_batch`.
+    `sizes` are the images' (rows, columns); `native` is the long side of the network's canvas. `embed` takes the number
+    of a query and a window of its image and returns the encoded window. It is called for the same windows again and
+    again, so it should cache what it encodes. `predict` is `predict_batch`.
     """
-    windows = {number: choose_window(sizes[number], native, one, rules) for number, one in enumerate(asked)}
-    seen: dict[int, Box | None] = {}
-    found: dict[int, Prediction] = {}
+    windows = {number: choose_window(sizes[number], native, query, rules) for number, query in enumerate(queries)}
+    predicted_boxes: dict[int, Box | None] = {}
+    predictions: dict[int, Prediction] = {}
     while windows:
-        queries = [query_in(asked[number], window, embed(number, window)) for number, window in windows.items()]
-        for (number, window), prediction in zip(list(windows.items()), answer(queries), strict=True):
+        crops = [crop_query(queries[number], window, embed(number, window)) for number, window in windows.items()]
+        for (number, window), prediction in zip(list(windows.items()), predict(crops), strict=True):
             if window.cuts(prediction.mask):
                 box = Box.around(window.paste(prediction.mask))
-                seen[number] = box if box is None else box.joined(seen.get(number))
+                predicted_boxes[number] = box if box is None else box.joined(predicted_boxes.get(number))
                 windows[number] = choose_window(
-                    sizes[number], native, asked[number], rules, seen=seen[number], wider_than=window.longest
+                    sizes[number],
+                    native,
+                    queries[number],
+                    rules,
+                    predicted=predicted_boxes[number],
+                    wider_than=window.longest,
                 )
             else:
                 del windows[number]
-                found[number] = merged(asked[number], window, prediction)
-    return [found[number] for number in range(len(asked))]
+                predictions[number] = paste_prediction(queries[number], window, prediction)
+    return [predictions[number] for number in range(len(queries))]
 
 
-def answer_queries(
+def predict_batch_in_windows(
     predictor: Predictor, images: Mapping[int, NDArray[np.float32]], store: Store, queries: Sequence[Query]
 ) -> list[Prediction]:
-    """`predict_batch` in windows.
+    """`predict_batch`, in windows.
 
-    `images` are found by the `id` of their embeddings, which must live as long as `store`, where windows are kept.
+    `images` maps the `id` of an embedding to its image. The embeddings must live as long as `store`, which caches the
+    encoded windows.
     """
 
     def embed(number: int, window: Window) -> ImageEmbedding:
@@ -93,66 +97,58 @@ def answer_queries(
 
     sizes = [query.embedding.geometry.size for query in queries]
     native = predictor.model.config.native_size
-    return answer_in_windows(queries, sizes, native, embed, partial(predict_batch, predictor))
+    return predict_in_windows(queries, sizes, native, embed, partial(predict_batch, predictor))
 
 
-def query_in(asked: ObjectPrompts, window: Window, embedding: ImageEmbedding) -> Query:
-    """The same question about a window of its image, which `embedding` is of; class and references are kept."""
+def crop_query(query: ObjectPrompts, window: Window, embedding: ImageEmbedding) -> Query:
+    """The query about a window of its image, with prompts in the window's pixels; `embedding` is the encoded window."""
     return Query(
         embedding,
-        asked.class_name,
-        asked.references,
-        tuple(window.to_window(click) for click in asked.clicks),
-        None if asked.scribbles is None else window.crop(np.asarray(asked.scribbles)),
-        None if asked.previous_mask is None else window.crop(np.asarray(asked.previous_mask)),
+        query.class_name,
+        query.references,
+        tuple(window.to_window(click) for click in query.clicks),
+        None if query.scribbles is None else window.crop(np.asarray(query.scribbles)),
+        None if query.previous_mask is None else window.crop(np.asarray(query.previous_mask)),
     )
 
 
-def merged(asked: ObjectPrompts, window: Window, prediction: Prediction) -> Prediction:
-    """An answer in a window as one about the whole image.
+def paste_prediction(query: ObjectPrompts, window: Window, prediction: Prediction) -> Prediction:
+    """A prediction in a window as one for the whole image.
 
-    Outside of the window is the previous mask, or nothing. Inside, changes are made to the connected part of the
-    structure (as it was and as it becomes) that is prompted: by the newest click, or strokes, and by older ones that
-    the previous mask contradicts. Pixels of other parts that the answer would add or take away keep what they were.
+    Outside the window the previous mask stays; without one the result is empty there. Inside, only one connected
+    component of the structure (its old and new pixels together) changes: the one at the newest click or scribble, and
+    at older ones that the previous mask contradicts. All other pixels keep their previous value.
     """
     if window.is_whole:
         return prediction
     probability = prediction.probability
-    if asked.previous_mask is None:
+    if query.previous_mask is None:
         probability = window.paste(probability)
     else:
-        whole = np.asarray(asked.previous_mask, dtype=np.float32)
+        whole = np.asarray(query.previous_mask, dtype=np.float32)
         previous = window.crop(whole)
         before = previous >= THRESHOLD
-        held = _at_prompts(before, prediction.mask, _pixels_at_prompts(asked, window, before))
-        probability = np.where((before != prediction.mask) & ~held, previous, probability)
+        prompted = components_touching(
+            before | prediction.mask, _pixels_at_prompts(query, window, before), EIGHT_CONNECTED
+        )
+        probability = np.where((before != prediction.mask) & ~prompted, previous, probability)
         probability = window.paste(probability, whole)
     return Prediction(probability >= THRESHOLD, probability, prediction.presence)
 
 
-def _at_prompts(previous: NDArray[np.bool_], mask: NDArray[np.bool_], prompts: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The connected parts of what is in either of two masks (row, column) that hold one of the pixels `prompts`."""
-    parts, count = ndimage.label(previous | mask, _EIGHT_CONNECTED)
-    held = np.zeros(count + 1, dtype=bool)
-    held[parts[prompts]] = True
-    held[0] = False
-    result: NDArray[np.bool_] = held[parts]
-    return result
+def _pixels_at_prompts(query: ObjectPrompts, window: Window, previous: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels (row, column) of the window at the newest prompt, and at clicks and scribbles that `previous` contradicts.
 
-
-def _pixels_at_prompts(asked: ObjectPrompts, window: Window, previous: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels (row, column) of the window at the newest prompt, and at clicks and strokes that `previous` contradicts.
-
-    Strokes count as made before all clicks.
+    Scribbles count as made before all clicks.
     """
     pixels = np.zeros(previous.shape, dtype=bool)
-    reach = max(1, round(REACH * window.longest))
-    for place, click in enumerate(map(window.to_window, asked.clicks)):
+    reach = max(1, round(PROMPT_REACH * window.longest))
+    for order, click in enumerate(map(window.to_window, query.clicks)):
         row = min(max(0, int(np.floor(click.row + 0.5))), window.rows - 1)
         column = min(max(0, int(np.floor(click.column + 0.5))), window.columns - 1)
-        if place == len(asked.clicks) - 1 or previous[row, column] != click.positive:
+        if order == len(query.clicks) - 1 or previous[row, column] != click.positive:
             pixels[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
-    if asked.scribbles is not None:
-        drawn = window.crop(np.asarray(asked.scribbles))
-        pixels |= (drawn != 0) & ((previous != (drawn > 0)) | (not asked.clicks))
+    if query.scribbles is not None:
+        scribbles = window.crop(np.asarray(query.scribbles))
+        pixels |= (scribbles != 0) & ((previous != (scribbles > 0)) | (not query.clicks))
     return pixels

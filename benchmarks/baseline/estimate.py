@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.baseline.games import unet
 from kprism_model.data.datasets import Dataset, slice_counts
-from kprism_model.evaluation.command import Protocol, choose_cases
+from kprism_model.evaluation.evaluate import choose_cases
+from kprism_model.evaluation.protocol import Protocol
 
 _CLICKS = 10  # passes that an object takes, about
 
@@ -55,7 +56,7 @@ def _slices(dataset: Dataset, protocol: Protocol) -> int:
 def _clicked(dataset: Dataset, protocol: Protocol) -> int:
     """Objects that are clicked in a slice that shows all classes."""
     sampling = protocol.instance_sampling(dataset)
-    return len(dataset.classes) + (0 if sampling is None else (sampling.most - 1) * len(sampling.indices))
+    return len(dataset.classes) + (0 if sampling is None else (sampling.maximum_per_image - 1) * len(sampling.indices))
 
 
 @torch.inference_mode()

@@ -12,19 +12,20 @@ from tqdm import tqdm
 
 from benchmarks.baseline.games import answer_classes, answer_clicks, answer_in_context, lay_out, lay_out_examples
 from kprism_model.data.datasets import Case, Dataset, load_case
-from kprism_model.evaluation.command import Protocol, choose_cases
-from kprism_model.evaluation.protocol import (
-    CLICKS_ONLY,
-    Slice,
-    Tally,
-    measure_masks,
-    measure_presence,
-    measure_traces,
-    targets_of,
-)
+from kprism_model.evaluation.evaluate import choose_cases
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.reference_pool import Picture, ReferencePool
 from kprism_model.evaluation.report import DatasetResult
-from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.evaluation.scores import (
+    CLICKS_ONLY,
+    ScoreAccumulator,
+    Slice,
+    measure_click_sessions,
+    measure_masks,
+    measure_presence,
+    targets_of,
+)
+from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.queries import Query
 
 
@@ -48,14 +49,16 @@ def measure(
     run = _Run(baselines, dataset, protocol, cases)
     for case in tqdm(cases, f"test {dataset.name}", disable=not progress):
         run.measure(list(_slices(dataset, case, baselines.size)))
-    result.figures, result.curves = run.tally.figures(), run.tally.curves()
-    result.worst = run.tally.worst_by_mode()
+    result.figures, result.curves = run.accumulator.figures(), run.accumulator.curves()
+    result.worst = run.accumulator.worst_by_mode()
     return result
 
 
 class _Run:
     def __init__(self, baselines: Baselines, dataset: Dataset, protocol: Protocol, cases: Sequence[Case]) -> None:
-        self.tally = Tally(dataset.name, ("semantic", f"in_context_{max(protocol.references)}", CLICKS_ONLY))
+        self.accumulator = ScoreAccumulator(
+            dataset.name, ("semantic", f"in_context_{max(protocol.references)}", CLICKS_ONLY)
+        )
         self._baselines = baselines
         self._classes = dataset.classes
         self._protocol = protocol
@@ -69,41 +72,41 @@ class _Run:
                 for draw in range(protocol.draws)
             }
 
-    def measure(self, parts: Sequence[Slice]) -> None:
+    def measure(self, slices: Sequence[Slice]) -> None:
         """Measure all games on the slices of one case."""
         if self._baselines.specialist is not None:
-            self._semantic(parts, self._baselines.specialist)
+            self._semantic(slices, self._baselines.specialist)
         if self._baselines.in_context is not None:
             for (index, draw), pictures in self._pictures.items():
-                self._in_context(parts, index, draw, pictures, self._baselines.in_context)
+                self._in_context(slices, index, draw, pictures, self._baselines.in_context)
         if self._baselines.clicks is not None:
-            self._interactive(parts, self._baselines.clicks)
+            self._interactive(slices, self._baselines.clicks)
 
-    def _semantic(self, parts: Sequence[Slice], network: nn.Module) -> None:
-        answers = answer_classes(network, [part.embedding for part in parts], len(self._classes))
+    def _semantic(self, slices: Sequence[Slice], network: nn.Module) -> None:
+        answers = answer_classes(network, [image_slice.embedding for image_slice in slices], len(self._classes))
         predictions = [one[number] for number in range(len(self._classes)) for one in answers]
-        targets = targets_of(parts, self._classes)
-        measure_masks(self.tally, "semantic", targets, predictions, distances=True)
+        targets = targets_of(slices, self._classes)
+        measure_masks(self.accumulator, "semantic", targets, predictions, distances=True)
         if self._instances is not None:
-            measure_presence(self.tally, "semantic", targets, predictions)
+            measure_presence(self.accumulator, "semantic", targets, predictions)
 
     def _in_context(
-        self, parts: Sequence[Slice], index: int, draw: int, pictures: Sequence[Picture], network: nn.Module
+        self, slices: Sequence[Slice], index: int, draw: int, pictures: Sequence[Picture], network: nn.Module
     ) -> None:
-        targets = targets_of(parts, {index: self._classes[index]})
+        targets = targets_of(slices, {index: self._classes[index]})
         for count in self._protocol.references:
             if len(pictures) >= count:
                 examples = lay_out_examples(pictures[:count], self._baselines.in_context_size)
-                answers = answer_in_context(network, [part.image for part in parts], examples)
-                measure_masks(self.tally, f"in_context_{count}", targets, answers, draw=draw)
+                answers = answer_in_context(network, [image_slice.image for image_slice in slices], examples)
+                measure_masks(self.accumulator, f"in_context_{count}", targets, answers, draw=draw)
 
-    def _interactive(self, parts: Sequence[Slice], network: nn.Module) -> None:
-        targets = [target for target in targets_of(parts, self._classes) if target.present]
+    def _interactive(self, slices: Sequence[Slice], network: nn.Module) -> None:
+        targets = [target for target in targets_of(slices, self._classes) if target.present]
         if self._instances is not None:
             targets = self._instances.clicked(targets)
-        traces = [Trace(Query(target.part.embedding), target.mask, None) for target in targets]
-        annotate(partial(answer_clicks, network), traces, self._protocol.click_limit)
-        measure_traces(self.tally, CLICKS_ONLY, targets, traces, self._protocol.click_limit)
+        sessions = [ClickSession(Query(target.image_slice.embedding), target.mask, None) for target in targets]
+        run_click_sessions(partial(answer_clicks, network), sessions, self._protocol.click_limit)
+        measure_click_sessions(self.accumulator, CLICKS_ONLY, targets, sessions, self._protocol.click_limit)
 
 
 def _slices(dataset: Dataset, case: Case, size: int) -> Iterator[Slice]:

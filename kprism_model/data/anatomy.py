@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a structure can be: which parts of the body images show, told by their modality and anatomy.
+"""Which structures can be in which images, by the parts of the body that the images show.
 
-A label says nothing of structures that nobody annotated in its image: a left ventricle may be labelled without the
-right one. But a structure cannot be where its part of the body is not: there is no hippocampus in a chest.
+A label says nothing about structures that nobody annotated: a left ventricle may be labelled without the right one. But
+a structure cannot be in an image that does not show its part of the body: there is no hippocampus in a chest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BODY_PARTS: dict[str, frozenset[str]] = {
         "skin": {"skin surface"},
     }.items()
 }
-"""Anatomy of a data set -> parts of the body that its images may show, neighbours included."""
+"""Anatomy of a data set -> parts of the body that its images may show, including neighbours."""
 
 MICROSCOPY: dict[str, str] = {
     "histopathology": "stained tissue",
@@ -42,10 +42,10 @@ MICROSCOPY: dict[str, str] = {
     "electron microscopy": "cell interior",
     "electron microscopy (SEM)": "cell interior",
 }
-"""Modality -> what its images show whatever the organ is."""
+"""Modality -> what its images show, for any organ."""
 
-_SPINE = {"neck", "chest"}  # named in images of the lumbar spine alone
-_BREAST = {"chest"}  # images of the chest may show the breast, and not the other way round
+_SPINE = {"neck", "chest"}  # labelled only in images of the lumbar spine
+_BREAST = {"chest"}  # images of the chest may show the breast, but images of the breast do not show the chest
 _EXTENDED: dict[str, frozenset[str]] = {
     name: frozenset(parts)
     for name, parts in {
@@ -63,10 +63,10 @@ _EXTENDED: dict[str, frozenset[str]] = {
         "soft-tissue sarcoma": {"head", "neck", "breast"},
     }.items()
 }
-"""Class -> parts of the body that hold it too, whether or not a set of their images names it."""
+"""Class -> more parts of the body that contain it, even if no data set of these parts labels it."""
 
 
-class Annotated(Protocol):
+class ImageSet(Protocol):
     """Images of one kind with named structures, such as a data set."""
 
     @property
@@ -75,31 +75,31 @@ class Annotated(Protocol):
 
     @property
     def anatomy(self) -> str:
-        """The part of the body, empty where it is not told."""
+        """The part of the body; empty if it is unknown."""
 
     @property
     def classes(self) -> Mapping[int, str]:
         """Label index -> class name."""
 
 
-def shown_parts(images: Annotated) -> frozenset[str]:
-    """The parts of the body that images may show; the modality stands for an anatomy that is not told or not known."""
+def shown_parts(images: ImageSet) -> frozenset[str]:
+    """The parts of the body that images may show; named by the modality if the anatomy is unknown."""
     if images.modality in MICROSCOPY:
         return frozenset({MICROSCOPY[images.modality]})
     return BODY_PARTS.get(images.anatomy, frozenset({f"images of {images.modality}"}))
 
 
-def possible_parts(sets: Iterable[Annotated]) -> dict[str, frozenset[str]]:
-    """Class name, in lower case -> the parts of the body that hold it, or that some images of it show."""
-    found: dict[str, frozenset[str]] = {}
+def possible_parts(sets: Iterable[ImageSet]) -> dict[str, frozenset[str]]:
+    """Class name, in lower case -> the parts of the body that contain it, or that images with it show."""
+    parts: dict[str, frozenset[str]] = {}
     for images in sets:
         for name in images.classes.values():
             key = name.casefold()
-            found[key] = found.get(key, _EXTENDED.get(key, frozenset())) | shown_parts(images)
-    return found
+            parts[key] = parts.get(key, _EXTENDED.get(key, frozenset())) | shown_parts(images)
+    return parts
 
 
-def foreign_classes(own: Annotated, others: Iterable[Annotated]) -> list[str]:
+def foreign_classes(own: ImageSet, others: Iterable[ImageSet]) -> list[str]:
     """Classes of other sets that cannot be in images of `own`, in alphabetical order."""
     sets = [own, *others]
     names = {name.casefold(): name for images in sets for name in images.classes.values()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random changes of images and masks for training: whole batches at once, one resampling for all of the geometry."""
+"""Random augmentation of images and masks for training: whole batches, one resampling for all geometric changes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Chances and strengths; drawn for each image on its own, the same for every data set.
+    """Chances and strengths of the changes; drawn for each image, the same for every data set.
 
-    Flips and turns are seldom except the left-right one, because up and down carry meaning in most medical images.
+    Only the left-right flip is frequent, because up and down have a meaning in most medical images.
     """
 
     horizontal_flip: float = 0.5
@@ -23,27 +23,27 @@ class Augmentation:
     vertical_flip: float = 0.15
     quarter_turn: float = 0.15
     rotation: float = 20.0
-    """Degrees, either way."""
+    """Degrees, in both directions."""
     zoom: float = 1.6
-    """Largest enlargement, and reduction by its inverse, uniform in the logarithm; so is `stretch`, of rows alone."""
+    """Largest enlargement; the strongest reduction is its inverse. Uniform in the logarithm. `stretch`: rows alone."""
     stretch: float = 1.12
     shear: float = 0.1
-    """Columns' shift for each row, either way."""
+    """Shift in columns for each row, in both directions."""
     placement: float = 1.0
-    """How far the image may go from the top left corner: 1 is anywhere with room, or any part of a large image."""
+    """How far the image may move from the top left corner: 1 is any place, or any part of a large image."""
     gamma: float = 1.5
-    """Largest exponent, and its inverse the smallest; so is `contrast`, about the image's mean."""
+    """Largest exponent; the smallest is its inverse. `contrast`: the same for the contrast about the image's mean."""
     contrast: float = 1.4
     brightness: float = 0.12
-    """Added, either way."""
+    """Largest value that is added or subtracted."""
     window: float = 0.15
     """Chance that a grey image is shown in a narrower window of its grey levels, as CT and MRI are."""
     window_width: float = 0.5
-    """Narrowest window, in shares of all grey levels."""
+    """Narrowest window, as a share of all grey levels."""
     tint: float = 0.15
-    """Relative gain of red, green and blue apart, in colour images only."""
+    """Largest relative gain of red, green and blue, drawn separately; only for colour images."""
     grey: float = 0.1
-    """Chance that a colour image loses its colour; `invert`, `blur` and `noise` are chances, too."""
+    """Chance that a colour image loses its colour; `invert`, `blur` and `noise` are also chances."""
     invert: float = 0.1
     blur: float = 0.15
     noise: float = 0.3
@@ -61,12 +61,12 @@ class Augmentation:
 
     @classmethod
     def none(cls) -> Augmentation:
-        """No change at all."""
+        """Settings that change nothing."""
         factors = dict.fromkeys(("zoom", "stretch", "gamma", "contrast"), 1.0)
         return cls(**{field.name: factors.get(field.name, 0.0) for field in fields(cls)})
 
     def without_geometry(self) -> Augmentation:
-        """The same changes of intensity, with every pixel left at its place."""
+        """The same intensity changes without geometric ones."""
         still = Augmentation.none()
         chances = ("horizontal_flip", "vertical_flip", "quarter_turn")
         amounts = ("rotation", "zoom", "stretch", "shear", "placement")
@@ -82,11 +82,11 @@ def augment_batch(
     content: Tensor | None = None,
     settings: Augmentation | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Randomly changed copies at another size.
+    """Randomly changed copies, resized to `size`.
 
     images: (n, 3, S, S) in [0, 1], or uint8 in 0..255; masks: (n, m, S, S), 0 and 1; content: (n, 2) rows and columns,
-    from the top left, that are image and not padding (all by default). Returns float32 (n, 3, size, size) in [0, 1],
-    with zeros outside of the image, and float32 masks (n, m, size, size) of 0 and 1, on the device of `images`.
+    from the top left, that are not padding (default: all). Returns float32 (n, 3, size, size) in [0, 1],
+    with zeros outside the image, and float32 masks (n, m, size, size) of 0 and 1, on the device of `images`.
     Reproducible by `generator`, a CPU generator; another device draws its own noise. ValueError for other shapes.
     """
     side = images.shape[-1]
@@ -104,15 +104,15 @@ def augment_batch(
 def _random_affine(content: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
     """Affine maps (n, 2, 3) from output to input positions, as `F.affine_grid` takes them.
 
-    `content` (n, 2) is the rows' and columns' share of the canvas. Positions are (column, row) in units of the canvas.
-    The changed image's bounding box is then placed at random where it shows as much as possible.
+    `content` (n, 2) is the share of the canvas in rows and columns. Positions are (column, row) in units of the canvas.
+    The changed image's bounding box is placed at random, so that as much of it as possible is visible.
     """
     n = len(content)
     forward = _random_matrix(n, settings, generator)
     half = content.flip(1) / 2
     bounds = (forward.abs() @ half[:, :, None])[:, :, 0]
     offset = settings.placement * torch.rand(n, 2, generator=generator) * (1 - 2 * bounds)
-    # In place, a plain resize: the box of an unchanged image is the image, and an offset of zero keeps it top left.
+    # Without changes this is a plain resize: the box is the image itself, and an offset of zero keeps it top left.
     inverse = torch.linalg.inv(forward)
     shift = (inverse @ (1 - 2 * (bounds + offset))[:, :, None])[:, :, 0] + 2 * half - 1
     return torch.cat([inverse, shift[:, :, None]], dim=2)
@@ -134,11 +134,11 @@ def _random_matrix(n: int, settings: Augmentation, generator: Generator) -> Tens
 def _resample(
     images: Tensor, masks: Tensor, content: Tensor, theta: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, masks and the map of what is image, (n, 1, size, size) of 0 and 1, moved by `theta`."""
+    """Images, masks and the map of pixels that are not padding, (n, 1, size, size) of 0 and 1, moved by `theta`."""
     scale = 1.0 if images.is_floating_point() else 1 / 255
     stacked = torch.cat([images.float(), masks.float()], dim=1)
     reduction = images.shape[-1] // size
-    if reduction > 1:  # averaging first keeps bilinear sampling from skipping pixels
+    if reduction > 1:  # without averaging first, bilinear sampling would skip pixels
         stacked = F.avg_pool2d(stacked, reduction)
     positions = (torch.arange(stacked.shape[-1], device=images.device) + 0.5) / stacked.shape[-1]
     rows, columns = (positions < content[:, axis, None] for axis in (0, 1))
@@ -151,7 +151,7 @@ def _resample(
 def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
     """Colour, inversion, gamma, contrast, brightness, blur and noise of (n, 3, H, W) in [0, 1]; grey images stay grey.
 
-    `inside` (n, 1, H, W) of 0 and 1 tells what is image and not padding.
+    `inside` (n, 1, H, W) of 0 and 1 marks pixels that are not padding.
     """
     n, device = len(images), images.device
     coloured = ((images[:, 0] - images[:, 1]).abs().amax(dim=(1, 2)) > 1e-3).float().cpu()
@@ -179,7 +179,7 @@ def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, gen
 
 
 def _windowed(images: Tensor, grey: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Some of the images that `grey` (n,) names, with all below a level black and all above another white."""
+    """A narrower window of grey levels for some of the images marked in `grey` (n,)."""
     n = len(images)
     width = 1 - (1 - settings.window_width) * torch.rand(n, generator=generator)
     low = (1 - width) * torch.rand(n, generator=generator)
@@ -189,7 +189,7 @@ def _windowed(images: Tensor, grey: Tensor, settings: Augmentation, generator: G
 
 
 def _on_device(generator: Generator, device: torch.device) -> Generator:
-    """A generator of `device`: the given one on the CPU, else one that it seeds, for the many values of noise."""
+    """A generator on `device`: the given one on the CPU, else a new one seeded by it, for the many values of noise."""
     if device.type == "cpu":
         return generator
     seed = int(torch.randint(2**62, (), generator=generator))

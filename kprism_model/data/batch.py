@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch of training images, and what the three modes ask of it."""
+"""A batch of training images, with the targets of the three modes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 NO_CLASS = -1
-"""Class index of an object that is no trained class."""
+"""Class index of an object that does not belong to a trained class."""
 
-LACKING = 2
-"""Structures that each image is known to lack and is asked about, so that presence is learned."""
+ABSENT_CLASSES_PER_IMAGE = 2
+"""Number of absent structures that are predicted for each image, so that the network learns presence."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """n images in groups that show one structure each, with what the three modes ask of them.
+    """n images in groups that show one structure each, with the targets of the three modes.
 
-    images: float32 (n, 3, S, S) in [0, 1]. masks: float32 (n, 1, S, S) of 0 and 1, the structure of the image's group,
-    empty where the image lacks it. class_index: int64 (n,), the structure's row in the registry or `NO_CLASS`.
-    references: int64 (n, R), numbers of images of the same group, of other patients, that show the structure; -1
-    throughout the row where there are none; other views of the same slice where the object is made of
-    its regions. objects: float32 (n, 1, S, S), what an annotator clicks on: the structure, a union of structures or one
-    part of one; empty where there is nothing to click on. lacking: int64 (n, `LACKING`),
-    rows in the registry of structures that are not in the image; -1 where none is known. dataset: the name of each
-    image's data set. kinds: the kind of each image (`kprism_model.data.kinds`), empty for synthetic ones.
+    images: float32 (n, 3, S, S) in [0, 1]. masks: float32 (n, 1, S, S) of 0 and 1, the structure of the image's group;
+    empty if it is absent. class_index: int64 (n,), the structure's row in the registry or `NO_CLASS`. references: int64
+    (n, R), numbers of images of the same group, from other patients, that show the structure (for objects made of
+    regions: other views of the same slice); a row of -1 if there are none. objects: float32 (n, 1, S, S), what the
+    simulated user clicks on: the structure, a union of structures or a part of one; empty if there is nothing to click
+    on. absent_classes: int64 (n, `ABSENT_CLASSES_PER_IMAGE`), registry rows of structures that are not in the image; -1
+    if none is known. dataset: the name of each image's data set. kinds: the kind of each image
+    (`kprism_model.data.kinds`), empty for synthetic images.
     """
 
     images: Tensor
@@ -34,12 +34,12 @@ class Batch:
     class_index: Tensor
     references: Tensor
     objects: Tensor
-    lacking: Tensor
+    absent_classes: Tensor
     dataset: tuple[str, ...]
     kinds: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device; from the CPU to a GPU without waiting for it."""
+        """The batch on another device; a copy from the CPU to a GPU does not wait for it."""
         if device == self.images.device:
             return self
         moved = {name: _send(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}

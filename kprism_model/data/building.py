@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building a slice store from image files: each data set anew if, and only if, something of it changed."""
+"""Building a slice store from image files; a data set is built again only if it has changed."""
 
 from __future__ import annotations
 
@@ -25,36 +25,41 @@ from kprism_model.progress import progress_bar
 def build_store(
     datasets: Sequence[Path], out: Path, *, split: str = "training", size: int = 256, progress: bool = True
 ) -> SliceStore:
-    """Build, or complete, the store in the folder `out` and open it.
+    """Build or complete the store in the folder `out`, and open it.
 
-    `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built
-    anew only if its dataset.json, one of its files (size or time of change), the split or `size` differ from the
-    stored ones. Raises ValueError for labels that are missing, no case at all, two data sets of one name, or a
-    `size` that is no multiple of 32; what `read_dataset` and `load_case` raise passes through.
+    `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built again
+    only if its dataset.json, one of its files (size or modification time), the split or `size` has changed. ValueError
+    for missing labels, no cases, two data sets with one name, or a `size` that is not a multiple of 32; errors of
+    `read_dataset` and `load_case` pass through.
     """
-    found = labelled_datasets(datasets, split, size)
+    labelled = labelled_datasets(datasets, split, size)
     out.mkdir(parents=True, exist_ok=True)
-    for dataset in found:
+    for dataset in labelled:
         key = _content_key(dataset, split, size)
         if not _is_current(out / dataset.name, key):
             _build_set(dataset, out / dataset.name, split, size, key, progress)
-    content = {"format_version": FORMAT_VERSION, "split": split, "size": size, "sets": [part.name for part in found]}
+    content = {
+        "format_version": FORMAT_VERSION,
+        "split": split,
+        "size": size,
+        "sets": [dataset.name for dataset in labelled],
+    }
     write_bytes(out / STORE_NAME, json.dumps(content).encode())
     return SliceStore.open(out)
 
 
 def labelled_datasets(folders: Sequence[Path], split: str, size: int) -> list[Dataset]:
-    """The data sets that have cases in `split`, of which slices of `size` pixels are to be made.
+    """The data sets with cases in `split`, for slices of `size` pixels.
 
-    ValueError for a `size` that is no multiple of 32, no case at all, two data sets of one name, or a case without a
-    label; what `read_dataset` raises passes through.
+    ValueError for a `size` that is not a multiple of 32, no cases, two data sets with one name, or a case without a
+    label; errors of `read_dataset` pass through.
     """
     if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
         raise ValueError(f"the size of a slice store must be a multiple of {SIZE_MULTIPLE}, got {size}")
     filled = [dataset for dataset in map(read_dataset, folders) if dataset.cases(split)]
     names = [dataset.name for dataset in filled]
     if not filled or len(set(names)) < len(names):
-        raise ValueError(f"need one or more data sets with {split} cases, each of its own name, got {names}")
+        raise ValueError(f"expected one or more data sets with {split} cases and different names, got {names}")
     for dataset in filled:
         for case in dataset.cases(split):
             if case.label is None:
@@ -81,14 +86,14 @@ def _is_current(folder: Path, key: str) -> bool:
 
 
 def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, progress: bool) -> None:
-    """Write the slices of one data set beside `folder` and move them there."""
+    """Write the slices of one data set to a temporary folder, and move it to `folder`."""
     cases = dataset.cases(split)
     counts, channels = zip(*(slice_counts(case) for case in cases), strict=True)
     shape = (sum(counts), size, size)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        images = _new_array(beside / "images.npy", (*shape, max(channels)))
-        labels = _new_array(beside / "labels.npy", shape)
+        images = _new_array(temporary / "images.npy", (*shape, max(channels)))
+        labels = _new_array(temporary / "labels.npy", shape)
         rows: list[list[int]] = []
         for number, case in enumerate(progress_bar(cases, f"slices of {dataset.name}", shown=progress)):
             rows += _add_case(dataset, case, number, images[len(rows) :], labels[len(rows) :])
@@ -105,10 +110,10 @@ def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, 
             "columns": ["case", "slice", "content rows", "content columns", *map(str, dataset.classes)],
             "slices": rows,
         }
-        write_bytes(beside / INDEX_NAME, json.dumps(index).encode())
-        _move_into_place(beside, folder)
+        write_bytes(temporary / INDEX_NAME, json.dumps(index).encode())
+        _move_into_place(temporary, folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
@@ -122,7 +127,7 @@ def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np
 def _add_case(
     dataset: Dataset, case: Case, number: int, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 ) -> list[list[int]]:
-    """Put a case's slices at the start of `images` and `labels`; one index row for each slice."""
+    """Write a case's slices to the start of `images` and `labels`; returns an index row for each slice."""
     loaded = load_case(dataset, case)
     assert loaded.labels is not None  # labelled_datasets has checked it
     _, rows_before, columns_before = loaded.labels.shape
@@ -137,11 +142,11 @@ def _add_case(
     return rows
 
 
-def _move_into_place(beside: Path, folder: Path) -> None:
-    """A folder cannot replace a filled one in one step: the old one is first renamed, and deleted last."""
-    old = beside.with_name(f"{beside.name}.old")
+def _move_into_place(temporary: Path, folder: Path) -> None:
+    """Replace `folder`. This takes more than one step: the old folder is renamed first and deleted last."""
+    old = temporary.with_name(f"{temporary.name}.old")
     if folder.exists():
         folder.replace(old)
-    beside.chmod(0o755)
-    beside.replace(folder)
+    temporary.chmod(0o755)
+    temporary.replace(folder)
     shutil.rmtree(old, ignore_errors=True)

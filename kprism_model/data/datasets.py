@@ -26,7 +26,7 @@ _GREY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 
 @dataclass(frozen=True)
 class Case:
-    """One image with its label map; `patient` is the case's own name where patients are not known."""
+    """One image with its label map; `patient` is the case's own name if patients are unknown."""
 
     name: str
     patient: str
@@ -36,15 +36,15 @@ class Case:
 
     @property
     def is_volume(self) -> bool:
-        """Whether the image is a volume (NIfTI) rather than a picture."""
+        """Whether the image is a volume (NIfTI), not a picture."""
         return self.image.name.endswith(VOLUME_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases: class names by label index (without the background, 0; see `class_names`), cases by split.
+    """A folder of cases: class names by label index (without the background, 0; see `class_name`), cases by split.
 
-    `anatomy` is the part of the body that the images show, empty where dataset.json does not tell it.
+    `anatomy` is the part of the body that the images show; empty if dataset.json does not name it.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class LoadedCase:
     """A case in memory.
 
     `images` float32 in [0, 1], (slice, row, column) or (slice, row, column, 3); `labels` uint8 (slice, row, column) of
-    label indices, None where the case has none; a picture is one slice. `spacing` in mm between (slices, rows,
+    label indices, None if the case has no label; a picture is one slice. `spacing` in mm between (slices, rows,
     columns) and `orientation` are None for pictures.
     """
 
@@ -79,8 +79,8 @@ class LoadedCase:
 def read_dataset(folder: Path) -> Dataset:
     """Read `folder`/dataset.json and check that every file it lists exists.
 
-    Entries of a split are either {"image", "label", optional "patient" and "scribble"} or, as in the test lists of the
-    Decathlon, the bare path of an image. Raises ValueError that names the file and the entry at fault.
+    An entry of a split is {"image", "label", optional "patient" and "scribble"} or, as in the test lists of the
+    Decathlon, only the path of an image. ValueError that names the file and the wrong entry.
     """
     path = Path(folder) / "dataset.json"
     try:
@@ -105,7 +105,7 @@ def read_dataset(folder: Path) -> Dataset:
 def load_case(dataset: Dataset, case: Case) -> LoadedCase:
     """Read a case's pixels, scaled to [0, 1] over the whole case, and check its labels against the data set's classes.
 
-    Raises ValueError that names the file for unreadable files, shapes that differ, or a label index without a class.
+    ValueError that names the file if it cannot be read, shapes differ, or a label index has no class.
     """
     if case.is_volume:
         volume, affine = _read_volume(case.image)
@@ -117,7 +117,9 @@ def load_case(dataset: Dataset, case: Case) -> LoadedCase:
     scaled = _scaled(read_picture(case.image), dataset, case)[None]
     labels = None if case.label is None else read_picture(case.label)[None]
     if labels is not None and labels.shape != scaled.shape[:3]:
-        raise ValueError(f"{case.label} has shape {labels.shape[1:]}, its image {case.image} {scaled.shape[1:3]}")
+        raise ValueError(
+            f"{case.label} has shape {labels.shape[1:]}, but its image {case.image} has {scaled.shape[1:3]}"
+        )
     return LoadedCase(scaled, _checked_labels(labels, dataset, case), None, None)
 
 
@@ -132,7 +134,7 @@ def load_scribble(case: Case) -> NDArray[np.uint8]:
 
 
 def read_picture(path: Path) -> NDArray[Any]:
-    """A picture as stored, (row, column) if grey, else 8-bit (row, column, 3); ValueError if it cannot be read."""
+    """A picture as it is stored: (row, column) if grey, else 8-bit (row, column, 3); ValueError if unreadable."""
     try:
         with Image.open(path) as picture:
             if picture.mode == "LA":
@@ -172,7 +174,7 @@ def _read_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
         if int(index):
             classes[int(index)] = name
     if len({name.casefold() for name in classes.values()}) < len(classes) or not classes:
-        raise ValueError(f'{path}: "labels" must hold one name each for one class or more, got {labels!r}')
+        raise ValueError(f'{path}: "labels" must hold one or more classes with different names, got {labels!r}')
     return classes
 
 
@@ -215,7 +217,7 @@ def _affine(image: Any) -> NDArray[np.float64]:
 def _read_volume(path: Path, like: tuple[int, ...] | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
     image = _open_volume(path)
     if like is not None and image.shape != like:
-        raise ValueError(f"{path} has shape {image.shape}, its image {like}")
+        raise ValueError(f"{path} has shape {image.shape}, but its image has {like}")
     try:
         return np.asarray(image.dataobj), _affine(image)
     except (OSError, EOFError, ValueError) as error:
@@ -232,8 +234,7 @@ def _scaled(images: NDArray[Any], dataset: Dataset, case: Case) -> NDArray[np.fl
 def _checked_labels(labels: NDArray[Any] | None, dataset: Dataset, case: Case) -> NDArray[np.uint8] | None:
     if labels is None:
         return None
-    found = np.unique(labels)
-    unknown = [value for value in found.tolist() if value != 0 and value not in dataset.classes]
+    unknown = [value for value in np.unique(labels).tolist() if value != 0 and value not in dataset.classes]
     if unknown:
         raise ValueError(f"{case.label} holds label {unknown[0]}, expected 0 or one of {sorted(dataset.classes)}")
     return labels.astype(np.uint8)
@@ -247,9 +248,9 @@ CLASS_NAMES: dict[str, dict[str, str]] = {
     "scd_cardiac_mr": {"left ventricular cavity": "left ventricle"},
     "usgra_us": {"nerve": "peripheral nerve"},
 }
-"""Name of a data set -> name of a class there -> its name here; classes that are not listed keep theirs."""
+"""Name of a data set -> name of a class there -> the network's name for it; other classes keep their names."""
 
 
 def class_name(dataset: str, name: str) -> str:
-    """The network's name of a class that `dataset` calls `name`."""
+    """The network's name for the class `name` of a data set."""
     return CLASS_NAMES.get(dataset, {}).get(name, name)

@@ -20,27 +20,28 @@ class DeviceImages:
 
     def __init__(self, store: SliceStore, device: torch.device) -> None:
         self._images = {
-            part.name: torch.from_numpy(np.ascontiguousarray(part.images.transpose(0, 3, 1, 2))).to(device)
-            for part in store.sets
+            slice_set.name: torch.from_numpy(np.ascontiguousarray(slice_set.images.transpose(0, 3, 1, 2))).to(device)
+            for slice_set in store.sets
         }
 
     def gather(self, slices: Sequence[tuple[SliceSet, int]]) -> Tensor:
-        """Slices, each a data set and a row in it, as colour: uint8 (n, 3, side, side)."""
-        chosen = [self._images[part.name][row] for part, row in slices]
+        """Slices, each given by a data set and a row, in colour: uint8 (n, 3, side, side)."""
+        chosen = [self._images[slice_set.name][row] for slice_set, row in slices]
         return torch.stack([image.expand(3, -1, -1) for image in chosen])
 
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream for all batches: each stream has a memory pool of its own."""
+    """One stream for all batches, because each stream has its own memory pool."""
     return torch.cuda.Stream(device)
 
 
 @contextmanager
 def beside_training(device: torch.device) -> Iterator[Callable[[Batch], Batch]]:
-    """Make a batch on a stream of its own, so that waiting for it never waits for the network on a GPU.
+    """Make a batch on a separate stream, so that waiting for it does not wait for the network.
 
-    Gives a function that finishes the batch and says that the stream of training will use its memory.
+    Yields a function that waits for the batch and marks its memory as used by the training stream. Does nothing if
+    `device` is not a GPU.
     """
     if device.type != "cuda":
         yield lambda batch: batch

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pack: the slices of a whole store, compressed, in one file that needs no image library but Pillow to open.
+"""A pack: the compressed slices of a whole store in one file, which needs only Pillow to decode.
 
-It is a safetensors file. Its metadata entry "pack" is JSON: format version, split, side of the canvas, what each data
-set is, and the SHA-256 of all that. For data set number k there are the tensors
+It is a safetensors file. Its metadata entry "pack" is JSON: format version, split, side of the canvas, a description of
+each data set, and the SHA-256 of everything. Data set number k has the tensors
 
 - "k.slices": int32 (n, 7 + classes), a row for each slice, columns as in `COLUMNS`, then the pixels of each class;
-- "k.images", "k.labels": uint8, the slices' files one behind the other.
+- "k.images", "k.labels": uint8, the concatenated files of the slices.
 
-An image is WebP (lossy, or lossless where that is smaller) of the slice scaled to [0, 1] and then to 8 bits, no larger
-than it was or than the canvas; or, where "source" is 1, the JPEG file that it was made of, whose intensities are still
-to be scaled. A label map is lossless WebP, or nothing at all where it is empty.
+An image is WebP (lossy, or lossless if that is smaller) of the slice scaled to [0, 1] and then to 8 bits, at its own
+size or that of the canvas, whichever is smaller. If "source" is 1, it is the original JPEG file, and its intensities
+must still be scaled. A label map is lossless WebP, or no bytes if it is empty.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ FORMAT_VERSION = 1
 COLUMNS = ("case", "slice", "content rows", "content columns", "source", "image bytes", "label bytes")
 """Columns of "k.slices" before the pixels of each class."""
 
-_FLAT = 64  # an image of at most so many values may be smaller without loss
+_LOSSLESS_VALUES = 64  # an image with at most this many different values may be smaller without loss
 
 
 @dataclass(frozen=True)
 class PackedSlice:
-    """A slice as it lies in a pack: the files of its image and labels; `row` as in `COLUMNS` up to "source", pixels."""
+    """A slice in a pack: the files of its image and labels; `row` as in `COLUMNS` up to "source"; pixels by class."""
 
     image: bytes
     label: bytes
@@ -54,27 +54,27 @@ class PackedSlice:
 
 @dataclass(frozen=True)
 class PackedSet:
-    """The slices of one data set, `about` it what a `SliceSet` holds beside its arrays, and its number of channels."""
+    """The slices of one data set; `about` has the fields of a `SliceSet` without arrays, and the number of channels."""
 
     about: Mapping[str, Any]
     slices: Sequence[PackedSlice]
 
     @property
     def bytes(self) -> int:
-        """Bytes of its images and labels."""
+        """Bytes of all images and labels."""
         return sum(len(part.image) + len(part.label) for part in self.slices)
 
 
 def encode_image(image: NDArray[np.uint8], quality: int) -> bytes:
     """A grey (row, column) or colour (row, column, 3) image as WebP: lossy of `quality`, or lossless if smaller."""
     lossy = _webp(image, quality=quality)
-    if len(np.unique(image)) > _FLAT:
+    if len(np.unique(image)) > _LOSSLESS_VALUES:
         return lossy
     return min(lossy, _webp(image, lossless=True), key=len)
 
 
 def encode_label(label: NDArray[np.uint8]) -> bytes:
-    """Label indices (row, column) without loss; no byte where all are 0."""
+    """Label indices (row, column) as lossless WebP; no bytes if all are 0."""
     return _webp(label, lossless=True) if label.any() else b""
 
 
@@ -98,7 +98,7 @@ def pack_bytes(sets: Sequence[PackedSet], *, split: str, size: int) -> bytes:
 
 
 def read_pack(path: Path, *, progress: bool = True) -> SliceStore:
-    """The store that a pack holds, decoded into memory on all cores; ValueError if the file is damaged or no pack."""
+    """The store in a pack, decoded into memory on all cores; ValueError if the file is damaged or not a pack."""
     try:
         with safe_open(path, "numpy") as file:
             about = json.loads((file.metadata() or {})["pack"])
@@ -109,7 +109,7 @@ def read_pack(path: Path, *, progress: bool = True) -> SliceStore:
         if _digest(about, tensors) != expected:
             raise ValueError(f"its content does not have the SHA-256 {expected}")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a usable pack; make it again with `pack`: {error}") from error
+        raise ValueError(f"{path} is not a usable pack; write it again with `pack`: {error}") from error
     sets = tuple(
         _open_set(entry, number, tensors, about["size"], progress) for number, entry in enumerate(about["sets"])
     )
@@ -145,8 +145,8 @@ def _open_set(
         height, width, source = (int(value) for value in row[2:5])
         canvases[place, :height, :width] = _decode_image(image, about, (height, width), bool(source), size)
         if label:
-            found = np.asarray(Image.open(io.BytesIO(label)).convert("L"))
-            maps[place, :height, :width] = resize_labels(found, (height, width))
+            stored = np.asarray(Image.open(io.BytesIO(label)).convert("L"))
+            maps[place, :height, :width] = resize_labels(stored, (height, width))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         decoded = threads.map(decode, enumerate(files))
@@ -183,6 +183,6 @@ def _decode_image(
 
 
 def _cut(joined: NDArray[np.uint8], lengths: NDArray[np.int64]) -> Iterable[bytes]:
-    """The files that lie one behind the other."""
+    """The single files in `joined`, which holds them one after the other."""
     ends = np.cumsum([0, *lengths]).tolist()
     return (joined[start:end].tobytes() for start, end in pairwise(ends))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `pack`: from MSD-style folders to one file to train from (see `kprism_model.data.pack`)."""
+"""The command `pack`: MSD-style folders -> one file to train from (see `kprism_model.data.pack`)."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from kprism_model.preprocess import Geometry, evenly_spaced
 from kprism_model.progress import progress_bar
 
 PACK_LIMIT = 28_000_000
-"""Bytes that a pack may take."""
+"""Largest size of a pack in bytes."""
 TREE_LIMIT = 60 * 2**20
-"""Bytes that a repository's tracked files, a pack and the weights to start from may take together."""
+"""Largest size in bytes of a repository's tracked files, a pack and the initial weights together."""
 
-_EMPTY_SHARE = 5  # of slices that are thinned, one in so many shows nothing
+_EMPTY_SLICE_RATIO = 5  # if a data set is thinned, one of this many slices shows no structure
 _SOURCE_SUFFIXES = (".jpg", ".jpeg")
 
 
 class _Prepared(NamedTuple):
-    """A slice before compression: `image` uint8, `source` the file that it is all of (JPEG), `row` and `pixels`."""
+    """A slice before compression: `image` uint8, `source` its original JPEG file if any, `row` and `pixels`."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -53,30 +53,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=256, help="side in pixels of the slices' canvas (default: 256)")
     parser.add_argument("--quality", type=int, default=95, help="WebP quality of images (default: 95)")
     parser.add_argument("--weight", nargs="*", default=[], metavar="NAME=W", help="sampling weight of a data set")
-    parser.add_argument("--most", nargs="*", default=[], metavar="NAME=N", help="slices of a data set that are kept")
-    parser.add_argument("--limit", type=int, default=PACK_LIMIT, help=f"bytes of the file (default: {PACK_LIMIT:,})")
-    parser.add_argument("--tree", type=Path, help=f"repository that takes at most {TREE_LIMIT:,} bytes with the pack")
-    parser.add_argument("--initial", type=Path, help="checkpoint to start from, which counts with --tree")
+    parser.add_argument(
+        "--most", nargs="*", default=[], metavar="NAME=N", help="largest number of slices of a data set"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=PACK_LIMIT, help=f"largest size of the file in bytes (default: {PACK_LIMIT:,})"
+    )
+    parser.add_argument(
+        "--tree", type=Path, help=f"also check that this repository and the pack take at most {TREE_LIMIT:,} bytes"
+    )
+    parser.add_argument("--initial", type=Path, help="initial checkpoint, which counts with --tree")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the pack; 1, and nothing is written, if it or what it is kept with is too large."""
+    """Write the pack; returns 1 and writes nothing if the pack, or the repository with it, is too large."""
     if not 0 <= arguments.quality <= 100:
         raise ValueError(f"--quality must lie in 0..100, got {arguments.quality}")
     datasets = labelled_datasets(arguments.data, arguments.split, arguments.size)
     names = {dataset.name for dataset in datasets}
     weights = named_values("--weight", arguments.weight, names)
-    most = named_values("--most", arguments.most, names)
+    maxima = named_values("--most", arguments.most, names)
     sets = []
     for dataset in datasets:
-        kept = round(most[dataset.name]) if dataset.name in most else None
+        kept = round(maxima[dataset.name]) if dataset.name in maxima else None
         part = pack_set(
             dataset,
             arguments.split,
             size=arguments.size,
             quality=arguments.quality,
             weight=weights.get(dataset.name, 1.0),
-            most=kept,
+            maximum=kept,
         )
         sets.append(part)
         left_out = f", {part.about['left out']} left out" if part.about["left out"] else ""
@@ -91,12 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def pack_set(
-    dataset: Dataset, split: str, *, size: int, quality: int, weight: float = 1.0, most: int | None = None
+    dataset: Dataset, split: str, *, size: int, quality: int, weight: float = 1.0, maximum: int | None = None
 ) -> PackedSet:
-    """Compress the slices of a data set, at most `most` of them: four of five show a structure, where there are enough.
+    """Compress at most `maximum` slices of a data set; four of five show a structure, if there are enough.
 
-    Each is kept at the smaller of its own size and the canvas. A JPEG picture is kept as the file that it is where that
-    is smaller. What `load_case` raises passes through.
+    A slice keeps its own size or gets that of the canvas, whichever is smaller. A JPEG picture stays as its original
+    file if that is smaller. Errors of `load_case` pass through.
     """
     cases = dataset.cases(split)
     prepared = [
@@ -104,7 +110,7 @@ def pack_set(
         for number, case in enumerate(progress_bar(cases, dataset.name, leave=False))
         for one in _prepare(dataset, case, number, size)
     ]
-    chosen = _chosen(prepared, most)
+    chosen = _chosen(prepared, maximum)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         slices = list(threads.map(lambda one: _compress(one, quality), chosen))
     about = {
@@ -133,21 +139,21 @@ def _prepare(dataset: Dataset, case: Case, number: int, size: int) -> Iterator[_
     source = case.image.read_bytes() if is_source else None
     for position, (image, label) in enumerate(zip(loaded.images, loaded.labels, strict=True)):
         picture, small, pixels = to_canvas(image, label, list(dataset.classes), geometry)
-        if max(before) <= size:  # enlarged again when the pack is opened
+        if max(before) <= size:  # the image is enlarged when the pack is opened
             picture, small = (image * 255).round().astype(np.uint8), label
         elif image.ndim == 2:
             picture = picture[..., 0]
         yield _Prepared(picture, small, source, (number, position, *geometry.resized), tuple(pixels))
 
 
-def _chosen(prepared: Sequence[_Prepared], most: int | None) -> list[_Prepared]:
-    """At most `most` slices, spread evenly over those that show a structure and over those that do not."""
-    if most is None or len(prepared) <= most:
+def _chosen(prepared: Sequence[_Prepared], maximum: int | None) -> list[_Prepared]:
+    """At most `maximum` slices, evenly spaced among those that show a structure and among those that do not."""
+    if maximum is None or len(prepared) <= maximum:
         return list(prepared)
     shows = np.array([one.label.any() for one in prepared])
     shown, empty = np.flatnonzero(shows), np.flatnonzero(~shows)
-    kept = evenly_spaced(shown, most - min(len(empty), most // _EMPTY_SHARE))
-    return [prepared[number] for number in sorted([*kept, *evenly_spaced(empty, most - len(kept))])]
+    kept = evenly_spaced(shown, maximum - min(len(empty), maximum // _EMPTY_SLICE_RATIO))
+    return [prepared[number] for number in sorted([*kept, *evenly_spaced(empty, maximum - len(kept))])]
 
 
 def _compress(one: _Prepared, quality: int) -> PackedSlice:
@@ -160,15 +166,15 @@ def _compress(one: _Prepared, quality: int) -> PackedSlice:
 
 
 def _is_small_enough(sets: Sequence[PackedSet], size: int, arguments: argparse.Namespace) -> bool:
-    """Whether pack and tree keep their limits; says so, and if not, what takes the most."""
+    """Whether pack and repository are within their limits; prints the sizes and, if not, the largest data sets."""
     fits = bool(size <= arguments.limit)
     if not fits:
         largest = sorted(sets, key=lambda part: part.bytes, reverse=True)[:5]
         shares = ", ".join(f"{part.about['name']} {part.bytes:,}" for part in largest)
         print(
             f"error: the pack would take {size:,} bytes, {size - arguments.limit:,} more than the limit of "
-            f"{arguments.limit:,}; largest sets: {shares}. A smaller --size or --quality, --most NAME=N or fewer "
-            "folders shrink it. Nothing was written",
+            f"{arguments.limit:,}; largest sets: {shares}. Use a smaller --size or --quality, --most NAME=N or fewer "
+            "folders. Nothing was written",
             file=sys.stderr,
         )
     if arguments.tree is not None:
@@ -177,10 +183,11 @@ def _is_small_enough(sets: Sequence[PackedSet], size: int, arguments: argparse.N
         others = sum(path.stat().st_size for path in (tracked | weights) - {arguments.out.resolve()})
         total = others + size
         kept = total <= TREE_LIMIT
-        told = f"tracked files and start weights {others:,} bytes, with the pack {total:,} of {TREE_LIMIT:,}"
-        print(
-            told if kept else f"error: {told}: {total - TREE_LIMIT:,} too many", file=sys.stdout if kept else sys.stderr
-        )
+        message = f"tracked files and initial weights {others:,} bytes, with the pack {total:,} of {TREE_LIMIT:,}"
+        if kept:
+            print(message)
+        else:
+            print(f"error: {message}: {total - TREE_LIMIT:,} too many", file=sys.stderr)
         fits = fits and kept
     return fits
 
@@ -193,7 +200,7 @@ def _weights_of(initial: Path | None) -> set[Path]:
 
 
 def _tracked(tree: Path) -> set[Path]:
-    """The files that git tracks in a repository and that are there; ValueError if it is none."""
+    """The existing files that git tracks in a repository; ValueError if `tree` is not a repository."""
     done = subprocess.run(["git", "-C", str(tree), "ls-files", "-z"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"--tree {tree} is not a git repository: {done.stderr.strip()}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Partially labelled cases: each says something of the structures that were annotated in it and nothing of others."""
+"""Partially labelled cases: a case says something only about the structures that were annotated in it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kprism_model.data.targets import MINIMUM_PIXELS
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry, evenly_spaced
 
-MOST_SLICES = 64
-"""Slices of one case that are trained on."""
+MAXIMUM_SLICES = 64
+"""Largest number of slices of one case that are trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class AnnotatedCase:
     """A picture or volume with the structures that were annotated in it.
 
     images: float32 (slice, row, column) or (slice, row, column, 3) in [0, 1]. labels: uint8 (slice, row, column).
-    structures: name -> value in `labels`; a slice without the value does not show the structure, while any structure
-    that is not named may be anywhere. `patient` tells which cases must never stand on both sides of a split.
-    ValueError for shapes that do not fit, no structure, or values that are no index.
+    structures: name -> value in `labels`. A slice without the value does not show that structure; other structures may
+    be anywhere. Cases of one `patient` must be in the same split. ValueError for shapes that do not match, no
+    structure, or values outside 1 to 255.
     """
 
     name: str
@@ -37,11 +37,11 @@ class AnnotatedCase:
     structures: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained on, naming the case."""
+        """Refuse cases that cannot be trained on, naming the case."""
         if self.labels.ndim != 3 or self.images.shape[:3] != self.labels.shape or self.images.ndim not in (3, 4):
             raise ValueError(
                 f"case {self.name}: images of shape {self.images.shape} and labels of shape {self.labels.shape}; "
-                "expected (slice, row, column), images with 3 channels behind that or none"
+                "expected (slice, row, column), for images also (slice, row, column, 3)"
             )
         if not self.structures or not all(1 <= value <= 255 for value in self.structures.values()):
             raise ValueError(
@@ -53,9 +53,9 @@ class AnnotatedCase:
         mask: NDArray[np.bool_] = self.labels == self.structures[structure]
         return mask
 
-    def shown(self, structure: str, least: int = 1) -> NDArray[np.int64]:
-        """Numbers of the slices that show at least `least` pixels of a structure."""
-        return np.flatnonzero(self.mask(structure).sum(axis=(1, 2)) >= least)
+    def shown(self, structure: str, minimum_pixels: int = 1) -> NDArray[np.int64]:
+        """Numbers of the slices that show at least `minimum_pixels` pixels of a structure."""
+        return np.flatnonzero(self.mask(structure).sum(axis=(1, 2)) >= minimum_pixels)
 
     def picture(self, number: int) -> NDArray[Any]:
         """One slice, contiguous in memory."""
@@ -63,24 +63,24 @@ class AnnotatedCase:
 
 
 class StoreBuilder:
-    """Makes a `SliceStore` of annotated cases, one case in memory at a time.
+    """Makes a `SliceStore` of annotated cases, with one case in memory at a time.
 
-    Cases that were annotated for the same structures form one data set of the store, so that nothing is ever taken for
-    the absence of a structure in a case which says nothing of it.
+    Cases with the same annotated structures form one data set of the store. So a structure never counts as absent in a
+    case that says nothing about it.
     """
 
-    def __init__(self, folder: Path, size: int, *, most_slices: int = MOST_SLICES) -> None:
+    def __init__(self, folder: Path, size: int, *, maximum_slices: int = MAXIMUM_SLICES) -> None:
         if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
             raise ValueError(f"the size of the slices must be a multiple of {SIZE_MULTIPLE}, got {size}")
         self.size = size
-        self._folder, self._most = folder, most_slices
-        self._parts: dict[tuple[str, ...], _Part] = {}
+        self._folder, self._maximum = folder, maximum_slices
+        self._sets: dict[tuple[str, ...], _PartialSet] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, case: AnnotatedCase) -> None:
-        """Add a case; ValueError if no slice of it shows enough of a structure to be learned from."""
+        """Add a case; ValueError if no slice of it shows enough of a structure to learn from."""
         names = tuple(sorted(case.structures, key=str.casefold))
-        chosen = training_slices(case, self._most)
+        chosen = training_slices(case, self._maximum)
         geometry = Geometry.fit((case.labels.shape[1], case.labels.shape[2]), self.size)
         rows = [_shrink(case, number, names, geometry, self.size) for number in chosen]
         if max(max(row.pixels) for row in rows) < MINIMUM_PIXELS:
@@ -88,29 +88,29 @@ class StoreBuilder:
                 f"case {case.name}: {', '.join(names)} cover fewer than {MINIMUM_PIXELS} pixels of every slice "
                 f"at {self.size} x {self.size}, too few to learn from"
             )
-        if names not in self._parts:
-            stem = self._folder / f"slices{len(self._parts)}"
-            self._parts[names] = _Part(names, stem)
-        self._parts[names].append(case, rows)
+        if names not in self._sets:
+            stem = self._folder / f"slices{len(self._sets)}"
+            self._sets[names] = _PartialSet(names, stem)
+        self._sets[names].append(case, rows)
 
     def store(self) -> SliceStore:
-        """The store of all cases that were added; ValueError if there are none."""
-        if not self._parts:
-            raise ValueError("no case can be learned from")
-        sets = tuple(part.slice_set(self.size) for part in self._parts.values())
+        """The store of all added cases; ValueError if there are none."""
+        if not self._sets:
+            raise ValueError("no case was added; expected one or more to learn from")
+        sets = tuple(part.slice_set(self.size) for part in self._sets.values())
         return SliceStore(self._folder, "training", self.size, sets)
 
 
-def training_slices(case: AnnotatedCase, most: int) -> list[int]:
-    """Slices that show a structure and as many that show none, spread evenly, at most `most`."""
+def training_slices(case: AnnotatedCase, maximum: int) -> list[int]:
+    """At most `maximum` slices, evenly spaced: those that show a structure, and as many that show none."""
     shows = np.isin(case.labels, list(case.structures.values())).any(axis=(1, 2))
     shown, empty = np.flatnonzero(shows), np.flatnonzero(~shows)
-    kept = evenly_spaced(shown, most)
-    return sorted([*kept, *evenly_spaced(empty, min(len(kept), most - len(kept)))])
+    kept = evenly_spaced(shown, maximum)
+    return sorted([*kept, *evenly_spaced(empty, min(len(kept), maximum - len(kept)))])
 
 
 class _Row(NamedTuple):
-    """A slice on the canvas: image (size, size, 3), labels (size, size), pixels of each structure, image and place."""
+    """A slice on the canvas: image (size, size, 3), labels (size, size), pixels by structure, slice number, content."""
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
@@ -131,8 +131,8 @@ def _shrink(case: AnnotatedCase, number: int, names: Sequence[str], geometry: Ge
     return _Row(image, labels, pixels, number, (height, width))
 
 
-class _Part:
-    """The slices of cases with the same annotated structures, appended to two files."""
+class _PartialSet:
+    """The slices of all cases with the same annotated structures, appended to two files."""
 
     def __init__(self, names: tuple[str, ...], stem: Path) -> None:
         self._names, self._stem = names, stem
@@ -145,7 +145,7 @@ class _Part:
         return self._stem.with_suffix(".images"), self._stem.with_suffix(".labels")
 
     def append(self, case: AnnotatedCase, rows: Sequence[_Row]) -> None:
-        """Write slices of a case behind those that are there."""
+        """Append the slices of a case."""
         images, labels = self._paths()
         with images.open("ab") as image_file, labels.open("ab") as label_file:
             for row in rows:
@@ -155,7 +155,7 @@ class _Part:
         self._cases.append((case.name, case.patient))
 
     def slice_set(self, size: int) -> SliceSet:
-        """What has been appended, as a part of a store whose images are `size` pixels wide."""
+        """All appended slices, as a data set of a store whose images are `size` pixels wide."""
         table = np.array(self._table, dtype=np.int64)
         images, labels = self._paths()
         return SliceSet(
@@ -175,7 +175,7 @@ class _Part:
 
 
 def trimmed(case: AnnotatedCase, numbers: Sequence[int]) -> AnnotatedCase:
-    """The case with only the slices numbered `numbers`, copied, so that the rest of it can leave memory."""
+    """The case with a copy of only the slices numbered `numbers`, so that the others can leave memory."""
     chosen = list(numbers)
     return AnnotatedCase(
         case.name, case.patient, case.images[chosen].copy(), case.labels[chosen].copy(), dict(case.structures)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making batches ahead of time in one background thread.
+"""Prefetching of batches in one background thread.
 
-The worker calls `make(0)`, `make(1)`, ... and puts the results into a bounded queue; the consumer takes them in that
-order. What is in a batch depends on its number alone, so timing never changes what is trained on. An exception of
-`make` is raised in the consumer, in the place of the batch that failed.
+The worker calls `make(0)`, `make(1)`, ... and puts the results into a bounded queue; the consumer gets them in that
+order. The content of a batch depends on its number alone, so timing never changes training. An exception of `make` is
+raised in the consumer, at the batch that failed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_POLL_SECONDS = 0.1  # how soon a worker that waits for room notices that it is closed
+_POLL_SECONDS = 0.1  # a worker that waits for a free place notices within this time that it is closed
 
 
 class Prefetcher(Generic[T]):
-    """An iterator over make(start), make(start + 1), ... up to make(stop - 1), or without end.
+    """An iterator over make(start), make(start + 1), ... up to make(stop - 1), or endless if `stop` is None.
 
-    At most `depth` finished items wait. Use it as a context manager, or call `close`, to end the thread.
+    At most `depth` finished items wait in the queue. Use it as a context manager, or call `close`, to end the thread.
     """
 
     def __init__(self, make: Callable[[int], T], *, start: int = 0, stop: int | None = None, depth: int = 4) -> None:
@@ -47,7 +47,7 @@ class Prefetcher(Generic[T]):
         return item  # type: ignore[return-value]  # an entry without an error holds an item
 
     def close(self) -> None:
-        """End the thread; items that wait are dropped. Calling it again does nothing."""
+        """End the thread; waiting items are dropped. A second call does nothing."""
         self._closed.set()
         self._thread.join()
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Region maps of a slice store: a slice is divided into superpixels when it is first drawn, and the map is kept.
+"""Region maps of a slice store: a slice is divided into superpixels when it is first drawn, and the map is cached.
 
-A map takes a few kilobytes, in memory and in a file beside the data set's images. The file's name is a digest of all
-that the map depends on, and it is renamed into place: trainings that share a store never read a map of something else
-or half of one. Data sets that are in memory only keep their maps there.
+A map takes a few kilobytes, in memory and in a file beside the data set's images. The file's name is a digest of
+everything that the map depends on, and the file is written atomically. So trainings that share a store never read an
+incomplete map or one of other data. Data sets that exist only in memory keep their maps in memory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.superpixels import superpixels
 from kprism_model.files import write_bytes
 
-_VERSION = 1  # of what `superpixels` makes of a slice, and of how it is kept
+_VERSION = 1  # of the result of `superpixels` and of the file format
 _FOLDER = "regions"
-_CANVAS = 256  # pixels along the side of a slice that the settings are meant for
+_CANVAS_PIXELS = 256  # side of the canvas that the settings are for
 
 
 @dataclass(frozen=True)
 class RegionSettings:
-    """The smallest and the largest value of each setting of `superpixels`, drawn uniformly in its logarithm.
+    """The smallest and the largest value of each setting of `superpixels`; drawn uniformly in the logarithm.
 
-    `scale` in grey levels; `sigma` in pixels and `minimum_size` in pixels of a slice of 256 x 256, larger on larger
-    canvases.
+    `scale` in grey levels; `sigma` and `minimum_size` in pixels of a slice of 256 x 256, scaled for other canvases.
     """
 
     scale: tuple[float, float] = (200.0, 4000.0)
@@ -41,7 +40,7 @@ class RegionSettings:
     minimum_size: tuple[float, float] = (20.0, 150.0)
 
     def __post_init__(self) -> None:
-        """Refuse ranges that are none, naming the field."""
+        """Refuse invalid ranges, naming the field."""
         for name, (low, high) in asdict(self).items():
             if not 0 < low <= high:
                 raise ValueError(f"RegionSettings.{name} must be a range of positive numbers, got {(low, high)}")
@@ -52,16 +51,16 @@ def region_map(
 ) -> NDArray[np.uint16]:
     """Divide one slice into regions at random settings.
 
-    image: uint8 (S, S, C), of which the `content` = (rows, columns) from the top left are image. Returns uint16 (S, S):
-    0 where there is padding, regions from 1 without gaps.
+    image: uint8 (S, S, C); `content` = (rows, columns) from the top left are not padding. Returns uint16 (S, S): 0 for
+    padding, regions from 1 without gaps.
     """
     ranges = settings or RegionSettings()
     scale, sigma, size = (np.exp(rng.uniform(*np.log(pair))) for pair in asdict(ranges).values())
-    enlargement = len(image) / _CANVAS
+    enlargement = len(image) / _CANVAS_PIXELS
     rows, columns = map(int, content)
     regions = superpixels(
         np.ascontiguousarray(image[:rows, :columns]),
-        scale=scale * enlargement,  # regions have four times the pixels at twice the size, and half the slopes
+        scale=scale * enlargement,  # at twice the size, regions have four times the pixels and half the slopes
         sigma=sigma * enlargement,
         minimum_size=max(1, round(size * enlargement**2)),
     )
@@ -73,64 +72,66 @@ def region_map(
 class RegionMaps:
     """The region maps of one data set, by row: `maps[row]` is uint16 (size, size) as `region_map` makes it.
 
-    A map is computed when it is first asked for, and depends on `seed`, the settings, the slice, its row and the name
-    of the data set. With a `folder` it is kept there; several processes may share one.
+    A map is computed at its first use, and depends on `seed`, the settings, the slice, its row and the name of the data
+    set. With a `folder` it is stored there; several processes may share the folder.
     """
 
     def __init__(
-        self, part: SliceSet, *, seed: int = 0, settings: RegionSettings | None = None, folder: Path | None = None
+        self, slice_set: SliceSet, *, seed: int = 0, settings: RegionSettings | None = None, folder: Path | None = None
     ) -> None:
-        self._part = part
+        self._slice_set = slice_set
         self._seed = seed
         self._settings = settings or RegionSettings()
         self._folder = folder
         self._compressed: dict[int, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self._part)
+        return len(self._slice_set)
 
     def __getitem__(self, row: int) -> NDArray[np.uint16]:
-        size = self._part.images.shape[1]
+        size = self._slice_set.images.shape[1]
         return np.frombuffer(zlib.decompress(self.compressed(row)), np.uint16).reshape(size, size)
 
     def compressed(self, row: int) -> bytes:
-        """The map of a row as it is kept."""
+        """The compressed map of a row."""
         if row not in self._compressed:
             self._compressed[row] = self._compute(row) if self._folder is None else self._from_file(row, self._folder)
         return self._compressed[row]
 
     def _compute(self, row: int) -> bytes:
-        rng = np.random.default_rng([self._seed, zlib.crc32(self._part.name.encode()), row])
-        regions = region_map(self._part.images[row], self._part.content[row], rng, self._settings)
+        rng = np.random.default_rng([self._seed, zlib.crc32(self._slice_set.name.encode()), row])
+        regions = region_map(self._slice_set.images[row], self._slice_set.content[row], rng, self._settings)
         return zlib.compress(regions.tobytes(), level=4)
 
     def _from_file(self, row: int, folder: Path) -> bytes:
-        """The map in the file of a row; it is computed and written where there is none, or a damaged one."""
+        """The map of a row from its file; it is computed and written if the file is missing or damaged."""
         path = folder / f"{self._digest(row)}.zlib"
         with suppress(OSError, zlib.error):
             kept = path.read_bytes()
-            zlib.decompress(kept)  # raises unless it is whole: the stream ends with a checksum
+            zlib.decompress(kept)  # raises if the file is incomplete: the stream ends with a checksum
             return kept
         computed = self._compute(row)
-        with suppress(OSError):  # a full disk or a store that is read only: the map stays in memory
+        with suppress(OSError):  # if the disk is full or the store read-only, the map stays in memory
             folder.mkdir(exist_ok=True)
             write_bytes(path, computed)
         return computed
 
     def _digest(self, row: int) -> str:
-        """Of all that the map of a row depends on, the pixels included: the data set may be built anew meanwhile."""
-        image, content = self._part.images[row], self._part.content[row].tolist()
-        about = json.dumps([_VERSION, self._seed, asdict(self._settings), self._part.name, row, image.shape, content])
+        """A digest of everything that the map of a row depends on, with pixels: the data set may be built again."""
+        image, content = self._slice_set.images[row], self._slice_set.content[row].tolist()
+        about = json.dumps(
+            [_VERSION, self._seed, asdict(self._settings), self._slice_set.name, row, image.shape, content]
+        )
         return blake2b(about.encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
 def open_region_maps(
     store: SliceStore, *, seed: int = 0, settings: RegionSettings | None = None
 ) -> dict[str, RegionMaps]:
-    """The maps of each data set of a store by its name, kept in the folder of the data set where it has one."""
+    """Name of a data set -> its maps, stored in the folder of the data set if it has one."""
     return {
-        part.name: RegionMaps(part, seed=seed, settings=settings, folder=_folder(store.path / part.name))
-        for part in store.sets
+        slice_set.name: RegionMaps(slice_set, seed=seed, settings=settings, folder=_folder(store.path / slice_set.name))
+        for slice_set in store.sets
     }
 
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images a training batch is made of: every data set, class and case with its fair share.
+"""Sampling of training batches: every data set, class and case gets its share.
 
-The images of a batch come in groups that show one structure, so that each is a reference for the others: what the image
-encoder makes of them serves the semantic, the in-context and the interactive mode alike.
+The images of a batch come in groups that show one structure, so that each is a reference for the others. The semantic,
+the in-context and the interactive mode then share the image encoder's features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +18,12 @@ from torch import Tensor
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.augment import Augmentation, augment_batch, change_intensity
-from kprism_model.data.batch import LACKING, NO_CLASS, Batch
+from kprism_model.data.batch import ABSENT_CLASSES_PER_IMAGE, NO_CLASS, Batch
 from kprism_model.data.device_images import DeviceImages, beside_training
+from kprism_model.data.groups import ImageGroup, TrainingSlice, draw_references, group_without_class
 from kprism_model.data.kinds import kind_name
 from kprism_model.data.region_tasks import RegionSampler
-from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.slices import SliceStore
 from kprism_model.data.synthetic import SYNTHETIC, synthetic_group
 from kprism_model.data.targets import MINIMUM_PIXELS, Target, by_case, component_of, draw_slice, targets, union_of
 from kprism_model.data.windows import crop_to_windows, random_windows
@@ -33,14 +33,14 @@ _LOST_PIXELS = 8  # an augmented object of fewer pixels is augmented again witho
 
 @dataclass(frozen=True)
 class Mixture:
-    """What batches are made of, as chances.
+    """The composition of batches, as chances.
 
-    `absent`: an image that lacks the structure asked for. `elsewhere`: images that cannot show a structure (see
-    `kprism_model.data.anatomy`) count as lacking it; set it to 0 if they may hold it unlabelled.
-    `composite`: an object to click on that is no class. `instance`: one instance as object where there are many, such
-    as nuclei. `window`: a group seen in windows around its objects, as corrections are answered in. `synthetic`: a
+    `absent`: an image does not show its group's structure. `elsewhere`: in images that cannot show a structure (see
+    `kprism_model.data.anatomy`), it counts as absent; set this to 0 if it may be there unlabelled. `composite`: the
+    object to click on is a union of classes or a part of one. `instance`: the object is one instance of a structure of
+    many, such as nuclei. `window`: a group is seen in windows around its objects, as in corrections. `synthetic`: a
     group of synthetic images. `regions`: a group of views of one slice, with an object made of its regions.
-    `references`: of 1, 2, ... references.
+    `references`: chances of 1, 2, ... references.
     """
 
     absent: float = 0.12
@@ -53,7 +53,7 @@ class Mixture:
     references: tuple[float, ...] = (0.6, 0.2, 0.2)
 
     def __post_init__(self) -> None:
-        """Refuse what are no chances, naming the field."""
+        """Refuse invalid chances, naming the field."""
         for name in ("absent", "elsewhere", "composite", "instance", "window", "synthetic", "regions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Mixture.{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -66,39 +66,13 @@ class Mixture:
             raise ValueError(f"Mixture.references must be chances that sum to 1, got {self.references}")
 
 
-class _Picture(NamedTuple):
-    """A slice, the structure asked for and an object to click on, on the store's canvas."""
-
-    part: SliceSet
-    row: int
-    mask: NDArray[np.bool_]
-    clicked: NDArray[np.bool_]
-
-    @property
-    def patient(self) -> tuple[str, int]:
-        """Who is seen here, among all data sets."""
-        return self.part.name, int(self.part.patient[self.row])
-
-
-class _Group(NamedTuple):
-    """The images of one structure, at their final size: images, masks, objects, who is seen, what each lacks."""
-
-    images: Tensor
-    masks: Tensor
-    objects: Tensor
-    class_index: int
-    patients: list[tuple[str, int]]
-    lacking: list[list[int]]
-
-
 class Sampler:
     """Draws batches: a data set by weight, then a class, cases and slices, each uniformly.
 
-    `registry` gives `Batch.class_index`; by default it is made of the store's class names. `dataset_weights` by data
-    set name; those not named weigh what the store says, 1 by default. Batches depend on `seed` and their step alone.
-    With `device` the images are kept and augmented there, by the same draws except for the noise. Raises ValueError for
-    an unknown data set name, a weight below zero, a class that the registry lacks, or a store in which nothing can be
-    drawn.
+    `registry` gives `Batch.class_index`; by default it is made from the store's class names. `dataset_weights` by data
+    set name; by default the store's own weights. A batch depends only on `seed` and its step. With `device`, images are
+    stored and augmented there, with the same random draws except for noise. ValueError for an unknown data set name, a
+    weight below zero, a class that is not in the registry, or a store without anything to draw.
     """
 
     def __init__(
@@ -120,26 +94,27 @@ class Sampler:
         weights = _weights(store, dataset_weights or {})
         self._targets: list[list[Target]] = []
         shares = []
-        for part in store.sets:
-            found = targets(part)
-            for target in found:
+        for slice_set in store.sets:
+            targets_of_set = targets(slice_set)
+            for target in targets_of_set:
                 self.registry.index(target.name)
-            if found and weights[part.name] > 0:
-                self._targets.append(found)
-                shares.append(weights[part.name])
+            if targets_of_set and weights[slice_set.name] > 0:
+                self._targets.append(targets_of_set)
+                shares.append(weights[slice_set.name])
         if not self._targets:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
         self._shares = np.array(shares) / sum(shares)
         self._regions = RegionSampler(store, weights) if self._mixture.regions else None
         self._foreign = {
-            part.name: sorted(map(self.registry.index, foreign_classes(part, store.sets))) for part in store.sets
+            slice_set.name: sorted(map(self.registry.index, foreign_classes(slice_set, store.sets)))
+            for slice_set in store.sets
         }
         self._device = device or torch.device("cpu")
         self._images = None if device is None else DeviceImages(store, device)
-        self._kinds = {SYNTHETIC: "", **{part.name: kind_name(part) for part in store.sets}}
+        self._kinds = {SYNTHETIC: "", **{slice_set.name: kind_name(slice_set) for slice_set in store.sets}}
 
     def batch(self, n: int, *, step: int, size: int) -> Batch:
-        """The batch of `step`: n augmented images of `size` x `size` pixels, on the sampler's device."""
+        """The batch of a step: n augmented images of `size` x `size` pixels, on the sampler's device."""
         with beside_training(self._device) as used_by_training:
             return used_by_training(self._batch(n, step, size))
 
@@ -148,7 +123,7 @@ class Sampler:
             raise ValueError(f"n must be 1 or more and step 0 or more, got {n} and {step}")
         rng = np.random.default_rng([self._seed, step])
         count = 1 + int(rng.choice(len(self._mixture.references), p=self._mixture.references))
-        groups: list[_Group] = []
+        groups: list[ImageGroup] = []
         while sum(len(group.images) for group in groups) < n:
             room = n - sum(len(group.images) for group in groups)
             # Two images of a structure give each other one reference, four give up to three.
@@ -157,36 +132,36 @@ class Sampler:
             self._joined([group.images for group in groups]),
             self._joined([group.masks for group in groups]),
             torch.tensor([group.class_index for group in groups for _ in group.images]),
-            _references(groups, count, rng),
+            draw_references(groups, count, rng),
             self._joined([group.objects for group in groups]),
-            torch.tensor([lacking for group in groups for lacking in group.lacking]),
+            torch.tensor([absent_classes for group in groups for absent_classes in group.absent_classes]),
             tuple(name for group in groups for name, _ in group.patients),
             tuple(self._kinds[name] for group in groups for name, _ in group.patients),
         ).to(self._device)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """What groups hold, on the sampler's device; synthetic images are made on the CPU."""
-        return torch.cat([part.to(self._device) for part in parts])
+        """Tensors of several groups as one, on the sampler's device; synthetic images are made on the CPU."""
+        return torch.cat([slice_set.to(self._device) for slice_set in parts])
 
-    def _draw_group(self, count: int, size: int, rng: np.random.Generator) -> _Group:
+    def _draw_group(self, count: int, size: int, rng: np.random.Generator) -> ImageGroup:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         kind = rng.random()
         if kind < self._mixture.synthetic:
             images, masks = synthetic_group(count, size, generator)
             images = change_intensity(images, torch.ones_like(masks), self._augmentation, generator)
-            return _without_class(images, masks, SYNTHETIC)
+            return group_without_class(images, masks, SYNTHETIC)
         if self._regions is not None and kind < self._mixture.synthetic + self._mixture.regions:
-            return _without_class(*self._regions.group(count, size, generator, self._augmentation, rng))
+            return group_without_class(*self._regions.group(count, size, generator, self._augmentation, rng))
         classes = self._targets[rng.choice(len(self._targets), p=self._shares)]
         target = classes[rng.integers(len(classes))]
         pictures = self._draw_pictures(target, count, rng)
         images, masks, objects = self._augment(pictures, size, generator, rng)
         index = self.registry.index(target.name)
-        lacking = [self._draw_lacking(picture, rng) for picture in pictures]
-        return _Group(images, masks, objects, index, [picture.patient for picture in pictures], lacking)
+        absent_classes = [self._draw_absent_classes(picture, rng) for picture in pictures]
+        return ImageGroup(images, masks, objects, index, [picture.patient for picture in pictures], absent_classes)
 
-    def _draw_pictures(self, target: Target, count: int, rng: np.random.Generator) -> list[_Picture]:
-        """Slices of different cases as far as there are enough, some of which lack the structure."""
+    def _draw_pictures(self, target: Target, count: int, rng: np.random.Generator) -> list[TrainingSlice]:
+        """Slices of different cases, if there are enough; in some of them the structure is absent."""
         cases = rng.choice(len(target.shown), count, replace=count > len(target.shown))
         pictures = []
         for case in cases:
@@ -195,53 +170,55 @@ class Sampler:
             else:
                 row = int(rng.choice(target.shown[case]))
                 mask = target.mask(row)
-                pictures.append(_Picture(target.part, row, mask, self._draw_object(target, row, mask, rng)))
+                pictures.append(TrainingSlice(target.slice_set, row, mask, self._draw_object(target, row, mask, rng)))
         return pictures
 
     def _draw_object(
         self, target: Target, row: int, mask: NDArray[np.bool_], rng: np.random.Generator
     ) -> NDArray[np.bool_]:
-        """An object to click on: the structure or, by chance and where there is one, a union or a component."""
+        """An object to click on: the structure or, by chance and if possible, a union of classes or a component."""
         component, many = component_of(target, row, mask, rng)
         if many and component is not None and rng.random() < self._mixture.instance:
             return component
         if rng.random() >= self._mixture.composite:
             return mask
-        options = [found for found in (union_of(target.part, row, rng), component) if found is not None]
+        options = [option for option in (union_of(target.slice_set, row, rng), component) if option is not None]
         return options[rng.integers(len(options))] if options else mask
 
-    def _draw_absent(self, target: Target, rng: np.random.Generator) -> _Picture:
-        """A slice without the structure; one that shows it if there is no such slice in the whole store."""
+    def _draw_absent(self, target: Target, rng: np.random.Generator) -> TrainingSlice:
+        """A slice without the structure, or one with it if no slice in the store lacks it."""
         empty = np.zeros((self.store.size, self.store.size), dtype=bool)
         if target.absent:
-            return _Picture(target.part, draw_slice(target.absent, rng), empty, empty)
+            return TrainingSlice(target.slice_set, draw_slice(target.absent, rng), empty, empty)
         index = self.registry.index(target.name)
-        others = [part for part in self.store.sets if index in self._foreign[part.name]]
+        others = [slice_set for slice_set in self.store.sets if index in self._foreign[slice_set.name]]
         if not others or rng.random() >= self._mixture.elsewhere:
             row = draw_slice(target.shown, rng)
-            return _Picture(target.part, row, target.mask(row), target.mask(row))
-        part = others[rng.integers(len(others))]
-        return _Picture(part, draw_slice(by_case(part, np.arange(len(part))), rng), empty, empty)
+            return TrainingSlice(target.slice_set, row, target.mask(row), target.mask(row))
+        slice_set = others[rng.integers(len(others))]
+        return TrainingSlice(slice_set, draw_slice(by_case(slice_set, np.arange(len(slice_set))), rng), empty, empty)
 
-    def _draw_lacking(self, picture: _Picture, rng: np.random.Generator) -> list[int]:
-        """Classes that a slice lacks: in turn one of its own data set's and one that cannot be in such images."""
-        part = picture.part
+    def _draw_absent_classes(self, picture: TrainingSlice, rng: np.random.Generator) -> list[int]:
+        """Absent classes of a slice: alternately one of its own data set and one that cannot be in such images."""
+        slice_set = picture.slice_set
         own = [
             self.registry.index(name)
-            for name, pixels in zip(part.classes.values(), part.pixels[picture.row], strict=True)
+            for name, pixels in zip(slice_set.classes.values(), slice_set.pixels[picture.row], strict=True)
             if not pixels
         ]
-        foreign = self._foreign[part.name] if rng.random() < self._mixture.elsewhere else []
+        foreign = self._foreign[slice_set.name] if rng.random() < self._mixture.elsewhere else []
         kinds = [kind for kind in (own, foreign) if kind]
-        return [int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(LACKING)]
+        return [
+            int(rng.choice(kinds[slot % len(kinds)])) if kinds else NO_CLASS for slot in range(ABSENT_CLASSES_PER_IMAGE)
+        ]
 
     def _augment(
-        self, pictures: Sequence[_Picture], size: int, generator: torch.Generator, rng: np.random.Generator
+        self, pictures: Sequence[TrainingSlice], size: int, generator: torch.Generator, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, masks and objects, changed alike; by chance as seen in windows around the objects."""
+        """Images, masks and objects after the same augmentation; by chance cropped to windows around the objects."""
         images = self._gather(pictures)
         whole = torch.from_numpy(np.stack([np.stack([picture.mask, picture.clicked]) for picture in pictures]))
-        content = torch.from_numpy(np.stack([picture.part.content[picture.row] for picture in pictures]))
+        content = torch.from_numpy(np.stack([picture.slice_set.content[picture.row] for picture in pictures]))
         windows = None
         if rng.random() < self._mixture.window:
             windows = random_windows(whole[:, 1:], None, size, rng)
@@ -263,45 +240,23 @@ class Sampler:
             )
         return changed, masks[:, :1], masks[:, 1:]
 
-    def _gather(self, pictures: Sequence[_Picture]) -> Tensor:
+    def _gather(self, pictures: Sequence[TrainingSlice]) -> Tensor:
         """The canvases, uint8 (n, 3, side, side)."""
         if self._images is not None:
-            return self._images.gather([(picture.part, picture.row) for picture in pictures])
+            return self._images.gather([(picture.slice_set, picture.row) for picture in pictures])
         side = self.store.size
         pixels = np.empty((len(pictures), 3, side, side), dtype=np.uint8)
         for canvas, picture in zip(pixels, pictures, strict=True):
-            canvas[:] = picture.part.images[picture.row].transpose(2, 0, 1)
+            canvas[:] = picture.slice_set.images[picture.row].transpose(2, 0, 1)
         return torch.from_numpy(pixels)
 
 
 def _weights(store: SliceStore, given: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each data set of a store: what is given, else its own."""
-    unknown = sorted(set(given) - {part.name for part in store.sets})
+    """The weight of each data set of a store: from `given`, else its own."""
+    unknown = sorted(set(given) - {slice_set.name for slice_set in store.sets})
     if unknown or any(not weight >= 0 for weight in given.values()):
         raise ValueError(
-            f"dataset_weights must give {[part.name for part in store.sets]} weights from 0, got {dict(given)}"
+            f"dataset_weights must map some of {[slice_set.name for slice_set in store.sets]} to weights of 0 or more, "
+            f"got {dict(given)}"
         )
-    return {part.name: given.get(part.name, part.weight) for part in store.sets}
-
-
-def _without_class(images: Tensor, masks: Tensor, name: str) -> _Group:
-    """A group that shows no class; each image counts as a patient of its own and has the others as references."""
-    patients = [(name, -1 - row) for row in range(len(images))]
-    return _Group(images, masks, masks, NO_CLASS, patients, [[NO_CLASS] * LACKING] * len(images))
-
-
-def _references(groups: Sequence[_Group], count: int, rng: np.random.Generator) -> Tensor:
-    """For each image `count` others of its group that show the structure in another patient, or -1; int64 (n, count).
-
-    Where there are fewer, the first ones are repeated.
-    """
-    rows: list[list[int]] = []
-    start = 0
-    for group in groups:
-        shown = group.masks.flatten(1).any(dim=1).tolist()
-        for patient in group.patients:
-            fit = [start + other for other, owner in enumerate(group.patients) if shown[other] and owner != patient]
-            order = [int(number) for number in rng.permutation(fit)]
-            rows.append((order * count)[:count] if order else [-1] * count)
-        start += len(group.patients)
-    return torch.tensor(rows)
+    return {slice_set.name: given.get(slice_set.name, slice_set.weight) for slice_set in store.sets}

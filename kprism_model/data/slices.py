@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store of slices on disk, resized once and memory-mapped: training reads a few kilobytes a slice, never a volume."""
+"""A store of slices on disk, resized once and memory-mapped: training reads a few kilobytes a slice, no volumes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from kprism_model.preprocess import Geometry, resize
 
 FORMAT_VERSION = 2
 INDEX_NAME = "index.json"
-"""In the folder of a data set: its slices."""
+"""File in the folder of a data set that lists its slices."""
 STORE_NAME = "store.json"
-"""In the folder of the store: which data sets it holds."""
+"""File in the folder of the store that lists its data sets."""
 
 
 @dataclass(frozen=True)
 class SliceSet:
-    """The slices of one data set, each on a square canvas: top left, zeros below and right, as `Geometry.fit` does it.
+    """The slices of one data set, each on a square canvas: top left, with zeros below and right (see `Geometry.fit`).
 
     images: uint8 (n, size, size, 1 or 3). labels: uint8 (n, size, size), label indices. case: (n,) index into
-    `case_names` and `patients`. number: (n,) slice number in its case. content: (n, 2) rows and columns that are image.
-    pixels: (n, classes) pixels of each class, in the order of `classes`, counted in the original or on the canvas,
-    whichever is fewer (so a canvas finer than the image does not make a speck look large). weight: how often the data
-    set is drawn, beside others. licence: that of images and labels.
+    `case_names` and `patients`. number: (n,) slice number in its case. content: (n, 2) rows and columns without
+    padding. pixels: (n, classes) pixels of each class, in the order of `classes`, in the original or on the canvas,
+    whichever is fewer, so that a fine canvas does not make a speck look large. weight: sampling weight of the data set
+    among others. licence: of images and labels.
     """
 
     name: str
@@ -70,19 +70,19 @@ class SliceStore:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """All class names, each once, in the order of the data sets and of their label indices."""
+        """All class names without repetition, in the order of the data sets and of their label indices."""
         names: dict[str, str] = {}
-        for part in self.sets:
-            for name in part.classes.values():
+        for slice_set in self.sets:
+            for name in slice_set.classes.values():
                 names.setdefault(name.casefold(), name)
         return tuple(names.values())
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.sets)
+        return sum(len(slice_set) for slice_set in self.sets)
 
     @classmethod
     def open(cls, path: Path) -> SliceStore:
-        """Open a store; arrays are memory-mapped read-only. ValueError if `path` holds none of this version."""
+        """Open a store; arrays are memory-mapped read-only. ValueError if `path` has no store of this version."""
         try:
             content = json.loads((path / STORE_NAME).read_text(encoding="utf-8"))
             if content["format_version"] != FORMAT_VERSION:
@@ -96,9 +96,9 @@ class SliceStore:
 def to_canvas(
     image: NDArray[Any], label: NDArray[np.uint8], values: Sequence[int], geometry: Geometry
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[int]]:
-    """A slice in [0, 1] and its label as a store keeps them: uint8 (rows, columns, 3) and (rows, columns), resized.
+    """A slice in [0, 1] and its label in the format of a store: uint8 (rows, columns, 3) and (rows, columns), resized.
 
-    Third, the pixels of each of `values`, as `SliceSet.pixels` counts them.
+    The third result is the number of pixels of each of `values`, counted as in `SliceSet.pixels`.
     """
     picture = resize_picture(image, geometry)
     small = resize_labels(label, geometry.resized)
@@ -108,7 +108,7 @@ def to_canvas(
 
 
 def resize_picture(image: NDArray[Any], geometry: Geometry) -> NDArray[np.uint8]:
-    """A slice in [0, 1], grey or colour, as a store keeps it: uint8 (rows, columns, 3), resized."""
+    """A slice in [0, 1], grey or colour, in the format of a store: uint8 (rows, columns, 3), resized."""
     height, width = geometry.resized
     canvas = geometry.image_to_model(image)[:, :height, :width]
     picture: NDArray[np.uint8] = (canvas * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
@@ -116,7 +116,7 @@ def resize_picture(image: NDArray[Any], geometry: Geometry) -> NDArray[np.uint8]
 
 
 def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The index that covers most of each new pixel: smoother than nearest, and thin structures are not broken up."""
+    """The index that covers most of each new pixel: smoother than nearest, and thin structures stay connected."""
     values = np.unique(labels)
     if len(values) == 1:
         return np.full(size, values[0], np.uint8)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic tasks: random label maps with random textures, so that references and clicks work on what was never seen.
+"""Synthetic tasks: random label maps with random textures, so that references and clicks work on unseen structures.
 
-The idea is that of UniverSeg (arXiv 2304.06131) and SynthMorph (arXiv 2004.10282): the images of a group are random
+The idea is from UniverSeg (arXiv 2304.06131) and SynthMorph (arXiv 2004.10282): the images of a group are random
 deformations of one label map, painted with one palette, as different patients show the same structure.
 """
 
@@ -14,17 +14,17 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 SYNTHETIC = "synthetic"
-"""The name of the data set that these images count as."""
+"""The name of the data set of these images."""
 
 
 @dataclass(frozen=True)
 class SyntheticTasks:
-    """How the tasks vary; each group of images draws its own values."""
+    """Settings of the tasks; each group of images draws its own values."""
 
     labels: tuple[int, int] = (2, 7)
-    """Fewest and most regions of a label map."""
+    """Smallest and largest number of regions of a label map."""
     cells: tuple[int, int] = (2, 8)
-    """Fewest and most cells along a side of the noise that regions are made of: large blobs to small ones."""
+    """Smallest and largest number of cells along a side of the noise: few give large regions, many give small ones."""
     unevenness: float = 0.6
     """Spread of the offsets that make some regions large and others small."""
     displacement: float = 0.2
@@ -36,7 +36,7 @@ class SyntheticTasks:
     texture: float = 0.18
     """Largest amplitude of each of the two textures, fine and coarse."""
     share: tuple[float, float] = (0.004, 0.6)
-    """The target region's smallest and largest mean share of the image, where there is such a region."""
+    """Smallest and largest mean share of the image of the target region, if there is such a region."""
 
 
 def synthetic_group(
@@ -45,7 +45,7 @@ def synthetic_group(
     """`count` images of one random structure.
 
     Returns float32 images (count, 3, size, size) in [0, 1] and masks (count, 1, size, size) of 0 and 1; a mask may be
-    empty where the deformation lost the structure. Reproducible by `generator`, a CPU generator.
+    empty if the deformation moved the structure out of the image. Reproducible by `generator`, a CPU generator.
     """
     tasks = tasks or SyntheticTasks()
     labels = _label_maps(count, size, generator, tasks)
@@ -55,7 +55,7 @@ def synthetic_group(
 
 
 def _label_maps(count: int, size: int, generator: Generator, tasks: SyntheticTasks) -> Tensor:
-    """(count, size, size) of region numbers: the largest of K smooth fields, deformed for each image."""
+    """(count, size, size) region numbers: at each pixel the largest of K smooth fields, deformed for each image."""
     regions, cells = (_integer(low, high, generator) for low, high in (tasks.labels, tasks.cells))
     shared = _smooth(regions, cells, size, generator) + 0.15 * _smooth(regions, 3 * cells, size, generator)
     shared = shared + tasks.unevenness * torch.randn(regions, 1, 1, generator=generator)
@@ -68,7 +68,7 @@ def _label_maps(count: int, size: int, generator: Generator, tasks: SyntheticTas
 
 
 def _paint(labels: Tensor, generator: Generator, tasks: SyntheticTasks) -> Tensor:
-    """Each region its colour and its share of a fine and a coarse texture."""
+    """Images (count, 3, size, size): each region has a colour and an amount of a fine and a coarse texture."""
     count, size = labels.shape[:2]
     regions = int(labels.max()) + 1
     colours = torch.rand(regions, 3, generator=generator)
@@ -84,7 +84,7 @@ def _paint(labels: Tensor, generator: Generator, tasks: SyntheticTasks) -> Tenso
 
 
 def _choose_target(labels: Tensor, generator: Generator, tasks: SyntheticTasks) -> int:
-    """A region of a sensible size; the one nearest to half the image where there is none."""
+    """A region within the limits of `tasks.share`; if there is none, the one nearest to half the image."""
     shares = torch.bincount(labels.flatten()) / labels.numel()
     low, high = tasks.share
     fit = ((shares >= low) & (shares <= high)).nonzero().flatten()
@@ -96,7 +96,7 @@ def _choose_target(labels: Tensor, generator: Generator, tasks: SyntheticTasks) 
 def _smooth(channels: int, cells: int, size: int, generator: Generator) -> Tensor:
     """Noise (channels, size, size) of about unit variance that varies over size / cells pixels."""
     noise = torch.randn(1, channels, cells, cells, generator=generator)
-    # Bicubic is costly and only needed where cells are large: it goes to a quarter of the size.
+    # Bicubic resizing is expensive and only needed for large cells, so it is used up to a quarter of the size.
     quarter = F.interpolate(noise, (max(cells, size // 4),) * 2, mode="bicubic", align_corners=True)
     return F.interpolate(quarter, (size, size), mode="bilinear", align_corners=True)[0]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random windows for training: crops such as corrections are answered in, by the same rule with jitter."""
+"""Random windows for training: the windows of `kprism_model.windowed`, with jitter."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kprism_model.window import Box, Window, WindowRules, window_around
 from kprism_model.windowed import RULES
 
 MARGIN_FACTOR = 2.0
-"""The margin is drawn between the rule's divided and multiplied by this, evenly on a logarithmic scale."""
+"""The rule's margin is multiplied by a random factor between 1 / this and this, uniform in the logarithm."""
 
-SHIFT = 1 / 8
+MAXIMUM_SHIFT = 1 / 8
 """A window is moved by at most this share of its sides, and never so far that it cuts the structure."""
 
 
@@ -31,11 +31,10 @@ def random_windows(
     rng: np.random.Generator,
     rules: WindowRules = RULES,
 ) -> list[Window]:
-    """A window for each of N masks (N, 1, H, W), an array or a tensor on the CPU, that holds the mask and the previous.
+    """A window around each of N masks (N, 1, H, W), an array or a CPU tensor, and its previous mask.
 
     `previous` are masks or probabilities of the same shape, or None; `native` is the long side of the network's canvas.
-    Where the rules find no window worth it, or there is no mask at all, the window is the whole image. ValueError for
-    other shapes.
+    If the rules give no window, or both masks are empty, the window is the whole image. ValueError for other shapes.
     """
     targets = np.asarray(masks) >= THRESHOLD
     before = np.zeros_like(targets) if previous is None else np.asarray(previous) >= THRESHOLD
@@ -49,22 +48,22 @@ def random_windows(
 def crop_to_windows(
     images: Tensor, masks: Tensor, content: Tensor, windows: Sequence[Window]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each image as its window shows it, enlarged to the whole canvas.
+    """The window of each image, enlarged to the whole canvas.
 
-    images: uint8 (n, 3, S, S); masks: bool (n, m, S, S); content: int64 (n, 2), rows and columns that are image;
+    images: uint8 (n, 3, S, S); masks: bool (n, m, S, S); content: int64 (n, 2), rows and columns without padding;
     `windows` of images of S x S. Returns the same three for the windows, top left on the canvas (`Geometry.fit`).
     """
     side = images.shape[-1]
-    seen, marked, shown = torch.zeros_like(images), torch.zeros_like(masks), content.clone()
+    crops, crop_masks, contents = torch.zeros_like(images), torch.zeros_like(masks), content.clone()
     for row, window in enumerate(windows):
         scale = side / window.longest
         size = (round(window.rows * scale), round(window.columns * scale))
         box = (slice(None), *window.box)
-        seen[row, :, : size[0], : size[1]] = _resized(images[row][box], size).round().byte()
-        marked[row, :, : size[0], : size[1]] = _resized(masks[row][box], size) >= THRESHOLD
+        crops[row, :, : size[0], : size[1]] = _resized(images[row][box], size).round().byte()
+        crop_masks[row, :, : size[0], : size[1]] = _resized(masks[row][box], size) >= THRESHOLD
         left = content[row] - torch.tensor([window.top, window.left])
-        shown[row] = (left * scale).round().long().clamp(min=torch.ones(2).long(), max=torch.tensor(size))
-    return seen, marked, shown
+        contents[row] = (left * scale).round().long().clamp(min=torch.ones(2).long(), max=torch.tensor(size))
+    return crops, crop_masks, contents
 
 
 def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -76,7 +75,7 @@ def _random_window(mask: NDArray[np.bool_], native: int, rng: np.random.Generato
     box = Box.around(mask)
     margin = rules.margin * math.exp(rng.uniform(-1, 1) * math.log(MARGIN_FACTOR))
     window = window_around(size, native, [box], replace(rules, margin=margin))
-    scale, moves = rules.step ** rng.uniform(-0.5, 0.5), rng.uniform(-SHIFT, SHIFT, 2)
+    scale, moves = rules.step ** rng.uniform(-0.5, 0.5), rng.uniform(-MAXIMUM_SHIFT, MAXIMUM_SHIFT, 2)
     if box is None or window.is_whole:
         return window
     side = min(max(round(window.longest * scale), box.longest), max(size))
@@ -93,5 +92,5 @@ def _random_window(mask: NDArray[np.bool_], native: int, rng: np.random.Generato
 
 
 def _corner(position: float, first: int, last: int, end: int) -> int:
-    """The whole position that is nearest, from max(first, 0) to min(last, end)."""
+    """The nearest integer position between max(first, 0) and min(last, end)."""
     return min(max(round(position), first, 0), last, end)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether new weights replace the current ones: two evaluations by one protocol on the same lists, and the rule.
+"""Comparison of two evaluations by one protocol on the same lists: do new weights replace the current ones?
 
-A candidate ships when the mean over the core data sets rises and no data set falls by more than two points. A data
-set's value is the mean of its Dice figures in `COMPARED`; a point is 0.01.
+A candidate ships if the mean over the core data sets rises and no data set falls by more than two points. The value of
+a data set is the mean of its Dice figures in `COMPARED`; a point is 0.01.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ COMPARED = {
     "1 click": ("interactive", "dice_1"),
     "5 clicks": ("interactive", "dice_5"),
 }
-"""Mode and name of the figures that count, by title."""
+"""Title -> mode and name of the figures that count."""
 
 LARGEST_FALL = 0.02
-"""By more than this no data set may fall."""
+"""A candidate is refused if a data set falls by more than this."""
 
-_NEEDED = {"modes": {"semantic", "in_context", "interactive"}, "references": {"1", "5"}}
-_MAY_DIFFER = ("weights_version", "seconds", "modes")  # no figure depends on which others were measured
-_BEFORE = {"window": False}  # how it was measured before reports told it
+_REQUIRED = {"modes": {"semantic", "in_context", "interactive"}, "references": {"1", "5"}}
+_MAY_DIFFER = ("weights_version", "seconds", "modes")  # figures do not depend on the other modes of a run
+_DEFAULTS = {"window": False}  # settings of older reports that do not name them
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Change:
 
     @property
     def difference(self) -> float:
-        """By how much the candidate is better; rounded, so that two points are not a little more than that."""
+        """Candidate minus current; rounded, so that rounding errors do not make two points a little more."""
         return round(self.candidate - self.current, 6)
 
     @property
@@ -65,8 +65,9 @@ class Change:
 
     @classmethod
     def mean(cls, changes: Sequence[Change]) -> Change:
-        """The means of both sides."""
-        return cls(*(float(np.mean(side)) for side in zip(*((c.current, c.candidate) for c in changes), strict=True)))
+        """The means of the current values and of the candidate's."""
+        current, candidate = ([change.current for change in changes], [change.candidate for change in changes])
+        return cls(float(np.mean(current)), float(np.mean(candidate)))
 
     def __str__(self) -> str:
         return f"{self.current:.3f} → {self.candidate:.3f} ({100 * self.difference:+.1f})"
@@ -76,7 +77,7 @@ class Change:
 class Comparison:
     """Changes by data set and title of the figure, and the data sets whose mean must rise.
 
-    `not_compared` says which figures one of the two lacks.
+    `not_compared` names the figures that only one of the two has.
     """
 
     changes: Mapping[str, Mapping[str, Change]]
@@ -111,7 +112,7 @@ class Comparison:
         return f"The candidate does not ship: {', '.join(reasons)}."
 
     def to_markdown(self) -> str:
-        """A table of data sets and figures, what stands out, and the verdict."""
+        """A table of data sets and figures, notable changes, and the verdict."""
         titles = [title for title in COMPARED if any(title in figures for figures in self.changes.values())]
         lines = [f"| data set | {' | '.join(titles)} | mean |", "| --- |" + " ---: |" * (len(titles) + 1)]
         for name, figures in self.changes.items():
@@ -139,8 +140,8 @@ def compare(
 ) -> Comparison:
     """Compare the figures that both evaluations have, class by class.
 
-    Raises ValueError where the two were not measured alike on the same cases of the list `split`, where one of the
-    `core` data sets is missing, or where the candidate lacks a class or figure that the current weights have.
+    ValueError if the two were not measured in the same way on the same cases of the list `split`, if one of the `core`
+    data sets is missing, or if the candidate lacks a class or figure that the current weights have.
     """
     _check_alike(current, candidate, core, split)
     changes: dict[str, dict[str, Change]] = {}
@@ -153,7 +154,7 @@ def compare(
             if new := [class_name for class_name in theirs if class_name not in ours]:
                 not_compared.append(f"{result.name}, {title}: only the candidate has a figure of {', '.join(new)}")
             if ours:
-                values = [float(np.mean([side[class_name] for class_name in ours])) for side in (ours, theirs)]
+                values = [float(np.mean([dices[class_name] for class_name in ours])) for dices in (ours, theirs)]
                 changes.setdefault(result.name, {})[title] = Change(*values)
     if empty := [name for name in core if name not in changes]:
         raise ValueError(f"nothing was measured on {', '.join(empty)}; the mean over {', '.join(core)} needs it")
@@ -169,18 +170,18 @@ def _by_class(report: EvaluationReport, dataset: str, mode: str, name: str) -> d
 
 
 def _check_alike(current: EvaluationReport, candidate: EvaluationReport, core: Sequence[str], split: str) -> None:
-    """Raise ValueError that names the first thing in which the two differ, or which they lack."""
+    """ValueError that names the first setting or case in which the two differ, or which one of them lacks."""
     reports = {"current": current, "candidate": candidate}
     for who, report in reports.items():
         if report.protocol.get("split") != split:
             raise ValueError(f"{who}: expected figures of the {split} list, got {report.protocol.get('split')!r}")
-        for key, needed in _NEEDED.items():
+        for key, needed in _REQUIRED.items():
             if missing := sorted(needed - set(str(report.protocol.get(key, "")).split())):
                 raise ValueError(f"{who}: {key} {', '.join(missing)} not measured; got {report.protocol.get(key)!r}")
         if absent := [name for name in core if name not in {result.name for result in report.results}]:
             raise ValueError(f"{who}: no figures of {', '.join(absent)}; the mean is over {', '.join(core)}")
     for key in sorted({*current.protocol, *candidate.protocol} - set(_MAY_DIFFER)):
-        one, other = (report.protocol.get(key, _BEFORE.get(key)) for report in reports.values())
+        one, other = (report.protocol.get(key, _DEFAULTS.get(key)) for report in reports.values())
         if one != other:
             raise ValueError(f"not measured alike: {key} is {one!r} for current and {other!r} for candidate")
     samples = [{result.name: result.sample for result in report.results} for report in reports.values()]
@@ -196,8 +197,8 @@ def _points(change: Change) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the `compare` command."""
-    parser.add_argument("--current", type=Path, required=True, help="evaluation.json of the weights that ship now")
-    parser.add_argument("--candidate", type=Path, required=True, help="evaluation.json of the weights that may")
+    parser.add_argument("--current", type=Path, required=True, help="evaluation.json of the current weights")
+    parser.add_argument("--candidate", type=Path, required=True, help="evaluation.json of the new weights")
     parser.add_argument("--core", nargs="+", default=CORE, metavar="NAME", help="data sets whose mean must rise")
     parser.add_argument("--split", choices=SPLITS, default="validation", help="the list that both were measured on")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A contact sheet: the images on which the network did worst, with the true and the predicted outline."""
+"""A contact sheet: the images with the lowest Dice, with their true and predicted outlines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-TILE = 192
-CAPTION = 52
-LEGEND = 18
+TILE_PIXELS = 192
+CAPTION_PIXELS = 52
+LEGEND_PIXELS = 18
 COLUMNS = 9
-OUTLINE = 2
+OUTLINE_PIXELS = 2
 TRUE_COLOUR = (0, 158, 115)  # bluish green and vermilion stay apart for colour-blind readers
 PREDICTED_COLOUR = (213, 94, 0)
 
@@ -37,25 +37,25 @@ class WorstCase:
     prediction: NDArray[np.bool_]
 
     def describe(self) -> dict[str, Any]:
-        """All of it but the pictures."""
+        """All fields except the pictures."""
         names = ("dataset", "class_name", "mode", "case", "slice_number", "score")
         return {name: getattr(self, name) for name in names}
 
 
 def contact_sheet(cases: Sequence[WorstCase]) -> bytes:
-    """A PNG with one captioned tile for each case; the true outline is green, the predicted one orange."""
+    """A PNG with a captioned tile for each case; the true outline is green, the predicted one orange."""
     rows = -(-len(cases) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * TILE, LEGEND + rows * (TILE + CAPTION)), "white")
+    sheet = Image.new("RGB", (COLUMNS * TILE_PIXELS, LEGEND_PIXELS + rows * (TILE_PIXELS + CAPTION_PIXELS)), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((4, 2), "true outline", fill=TRUE_COLOUR)
     draw.text((94, 2), "predicted outline", fill=PREDICTED_COLOUR)
     for number, case in enumerate(cases):
-        left, top = number % COLUMNS * TILE, LEGEND + number // COLUMNS * (TILE + CAPTION)
+        left, top = number % COLUMNS * TILE_PIXELS, LEGEND_PIXELS + number // COLUMNS * (TILE_PIXELS + CAPTION_PIXELS)
         sheet.paste(_tile(case), (left, top))
         where = f"{case.case} [{case.slice_number}]"
         captions = (f"{case.score:.2f} {case.mode}", f"{case.dataset}: {case.class_name}", where)
         for line, text in enumerate(captions):
-            draw.text((left + 4, top + TILE + 2 + 15 * line), text[:34], fill="black")
+            draw.text((left + 4, top + TILE_PIXELS + 2 + 15 * line), text[:34], fill="black")
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -63,11 +63,11 @@ def contact_sheet(cases: Sequence[WorstCase]) -> bytes:
 
 def _tile(case: WorstCase) -> Image.Image:
     height, width = case.target.shape
-    scale = (TILE - 4) / max(height, width)
+    scale = (TILE_PIXELS - 4) / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = Image.fromarray((case.image * 255).round().astype(np.uint8)).convert("RGB").resize(size)
     pixels = np.array(picture)
     for mask, colour in ((case.target, TRUE_COLOUR), (case.prediction, PREDICTED_COLOUR)):
         shown = np.array(Image.fromarray(mask.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)) > 0
-        pixels[shown & ~ndimage.binary_erosion(shown, iterations=OUTLINE)] = colour
+        pixels[shown & ~ndimage.binary_erosion(shown, iterations=OUTLINE_PIXELS)] = colour
     return Image.fromarray(pixels)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Dice and surface distance of a report, computed by MONAI; `benchmarks/metrics_equality.py` checks them.
 
-MONAI is imported at the first call: that takes seconds, and the rest of the library does without it.
+MONAI's are slower than plain implementations (Dice 11 to 23 times, HD95 up to 2.5 times), but take 1 % of the time of
+an evaluation. MONAI is imported at the first call: that takes seconds, and the rest of the library does without it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of an evaluation: what clicks bring on each data set, and the modes beside each other."""
+"""Plots of an evaluation: Dice by number of clicks for each data set, and the modes side by side."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kprism_model.evaluation.report import EvaluationReport
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--")
-_BARS = 6
+_MAXIMUM_BARS = 6
 
 
 def plot_clicks(report: EvaluationReport) -> bytes | None:
-    """A PNG: Dice after 0 to 5 clicks and the share of objects at Dice 0.90 within 0 to 20, a line for each data set.
+    """A PNG: Dice after 0 to 5 clicks, and share of objects at Dice 0.90 within 0 to 20; a line for each data set.
 
-    Dotted lines are clicks after a semantic first mask. None where clicks were not measured.
+    Dotted lines are clicks after a semantic mask. None if clicks were not measured.
     """
     curves = {mode: _mean_curves(report, mode) for mode in ("interactive", "semantic+interactive")}
     if not curves["interactive"]:
@@ -38,17 +38,17 @@ def plot_clicks(report: EvaluationReport) -> bytes | None:
                 label = name if mode == "interactive" else None
                 left.plot(range(len(dice)), dice, line, label=label, **style)
                 right.plot(range(len(reached)), reached, line, **style)
-    left.set(xlabel="clicks", ylabel="Dice", ylim=(0, 1), title="Dice after so many clicks")
-    right.set(xlabel="clicks", ylabel="share of objects", ylim=(0, 1.01), title="Dice 0.90 within so many clicks")
+    left.set(xlabel="clicks", ylabel="Dice", ylim=(0, 1), title="Dice by number of clicks")
+    right.set(xlabel="clicks", ylabel="share of objects", ylim=(0, 1.01), title="Dice 0.90 by number of clicks")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(fontsize=8, title="dotted: after a semantic first mask", title_fontsize=8, loc="lower right")
+    left.legend(fontsize=8, title="dotted: after a semantic mask", title_fontsize=8, loc="lower right")
     return _png(canvas)
 
 
 def plot_modes(report: EvaluationReport) -> bytes | None:
-    """A PNG: for each data set a bar a mode of its Dice where present. None where nothing was measured."""
+    """A PNG: for each data set one bar a mode, its Dice where present. None if nothing was measured."""
     bars = _bars(report)
     names = [result.name for result in report.results if any(result.name in values for _, values in bars)]
     if not names:
@@ -69,31 +69,31 @@ def plot_modes(report: EvaluationReport) -> bytes | None:
 
 
 def _mean_curves(report: EvaluationReport, mode: str) -> dict[str, tuple[list[float], list[float]]]:
-    """The mean over classes of both curves, by data set."""
-    found: dict[str, list[Any]] = {}
+    """Data set -> the mean over classes of both curves."""
+    by_dataset: dict[str, list[Any]] = {}
     for result in report.results:
         for curve in result.curves:
             if curve.mode == mode:
-                found.setdefault(result.name, []).append(curve)
+                by_dataset.setdefault(result.name, []).append(curve)
     return {
         name: (
             np.mean([curve.dice for curve in curves], axis=0).tolist(),
             np.mean([curve.reached for curve in curves], axis=0).tolist(),
         )
-        for name, curves in found.items()
+        for name, curves in by_dataset.items()
     }
 
 
 def _bars(report: EvaluationReport) -> Sequence[tuple[str, dict[str, float]]]:
-    """Title and value by data set of the modes that were measured, at most `_BARS`."""
+    """Title and value by data set of the measured modes, at most `_MAXIMUM_BARS`."""
     modes = {figure.mode for figure in report.figures}
     counts = sorted({mode.rpartition("_")[2] for mode in modes if mode.startswith("in_context_") and "+" not in mode})
     wanted = [("semantic", "semantic", "dice_present")]
     wanted += [(f"{count} reference{'s' * (count != '1')}", f"in_context_{count}", "dice_present") for count in counts]
     wanted += [(f"{count} retrieved", f"retrieved_{count}", "dice_present") for count in counts[-1:]]
     wanted += [("1 click", "interactive", "dice_1"), ("5 clicks", "interactive", "dice_5")]
-    found = [(title, report.by_dataset(mode, name)) for title, mode, name in wanted]
-    return [(title, values) for title, values in found if values][:_BARS]
+    values = [(title, report.by_dataset(mode, name)) for title, mode, name in wanted]
+    return [(title, by_dataset) for title, by_dataset in values if by_dataset][:_MAXIMUM_BARS]
 
 
 def _png(canvas: Canvas) -> bytes:

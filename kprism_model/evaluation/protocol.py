@@ -1,229 +1,84 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured on slices: scores of first masks and of annotators' work, gathered until they become figures."""
+"""The evaluation protocol: which modes are measured, on which cases, with which references and clicks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from kprism_model.data.datasets import SPLITS, Dataset
 from kprism_model.data.targets import MINIMUM_PIXELS
-from kprism_model.evaluation.contact_sheet import WorstCase
-from kprism_model.evaluation.monai_metrics import dice, hd95
-from kprism_model.evaluation.report import Curve, Figure
-from kprism_model.interaction.annotation import CLICKS_SHOWN, NOC_THRESHOLDS, Trace
-from kprism_model.predictor import Prediction
-from kprism_model.queries import ImageEmbedding
+from kprism_model.evaluation.instances import INSTANCES_PER_IMAGE, InstanceSampling, instance_classes
+from kprism_model.evaluation.reference_pool import RETRIEVAL_CANDIDATES
+from kprism_model.interaction.click_sessions import CLICKS_SHOWN
 
-WORST_KEPT = 3
-"""So many of the worst slices are kept for each data set and mode, each of another case."""
+MODES = ("semantic", "in_context", "interactive", "chained")
 
-CLICKS_ONLY = "interactive"
-"""The mode that chained modes are compared with."""
-
-T = TypeVar("T")
+PROTOCOLS = ("instances", "first")
+"""Structures of many instances are clicked one instance at a time, or, as at first, all of a class together."""
 
 
-@dataclass(frozen=True, eq=False)
-class Slice:
-    """One slice of a case: `image` in [0, 1], `labels` of label indices, `scribble` likewise where there is one."""
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured and how.
 
-    case: str
-    patient: str
-    number: int
-    image: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-    spacing: tuple[float, float, float] | None
-    scribble: NDArray[np.uint8] | None
-    embedding: ImageEmbedding
+    `max_slices` limits a data set to whole cases in an order drawn by `seed`, as long as they fit, at least one.
+    In-context figures use `draws` sets of max(`references`) references; smaller counts use the first of each set. The
+    same numbers of references are also retrieved. "chained" clicks start from a semantic, or an in-context, mask.
+    Clicks are predicted in windows (`kprism_model.windowed`) unless `window` is false. `name` is one of `PROTOCOLS`.
+    ValueError for an unknown mode, split or name, or bad counts.
+    """
 
+    modes: Sequence[str] = MODES
+    split: str = "test"
+    seed: int = 0
+    references: Sequence[int] = (1, 5)
+    draws: int = 5
+    click_limit: int = 20
+    max_slices: int | None = None
+    name: str = PROTOCOLS[0]
+    window: bool = True
 
-@dataclass(frozen=True, eq=False)
-class Target:
-    """One class, or one instance of it, in one slice, with its true mask, which may be empty."""
-
-    part: Slice
-    index: int
-    class_name: str
-    mask: NDArray[np.bool_]
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be measured."""
+        unknown = [mode for mode in self.modes if mode not in MODES]
+        if unknown or not self.modes:
+            raise ValueError(f"unknown modes {unknown}; expected one or more of {', '.join(MODES)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"unknown split {self.split!r}; expected one of {', '.join(SPLITS)}")
+        if self.name not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {self.name!r}; expected one of {', '.join(PROTOCOLS)}")
+        if not self.references or min(self.references) < 1 or self.draws < 1:
+            counts = f"{list(self.references)} and {self.draws}"
+            raise ValueError(f"reference counts and draws must be at least 1, got {counts}")
+        if self.click_limit < CLICKS_SHOWN[-1]:
+            raise ValueError(f"click_limit must be at least {CLICKS_SHOWN[-1]}, got {self.click_limit}")
+        if self.max_slices is not None and self.max_slices < 1:
+            raise ValueError(f"max_slices must be at least 1, got {self.max_slices}")
 
     @property
-    def present(self) -> bool:
-        """Whether the structure is in the slice."""
-        return bool(self.mask.any())
+    def uses_references(self) -> bool:
+        """Whether a mode needs references."""
+        return "in_context" in self.modes or "chained" in self.modes
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, as a report states it."""
+        instances = {"instances_per_image": INSTANCES_PER_IMAGE, "minimum_pixels": MINIMUM_PIXELS}
+        return {
+            "protocol": self.name,
+            "split": self.split,
+            "seed": self.seed,
+            "modes": " ".join(self.modes),
+            "references": " ".join(map(str, self.references)),
+            "draws": self.draws,
+            "retrieval_candidates": RETRIEVAL_CANDIDATES,
+            "click_limit": self.click_limit,
+            "max_slices": self.max_slices,
+            **(instances if self.name == "instances" else {}),
+            "window": self.window,
+        }
 
-@dataclass
-class Tally:
-    """The scores of one data set, until they become figures; `draw` tells sets of references apart.
-
-    The worst slices are kept for `worst_modes` alone. `instance_classes` are clicked one instance at a time.
-    """
-
-    dataset: str
-    worst_modes: Sequence[str] = ()
-    instance_classes: Collection[str] = ()
-    worst: list[WorstCase] = field(default_factory=list)
-    _scores: dict[tuple[str, str, str, str], dict[int, list[float]]] = field(default_factory=dict)
-    _curves: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = field(default_factory=dict)
-
-    def add(self, class_name: str, mode: str, name: str, score: float, *, draw: int = 0, unit: str = "") -> None:
-        """Note one score; nan is an undefined one."""
-        self._scores.setdefault((class_name, mode, name, unit), {}).setdefault(draw, []).append(score)
-
-    def add_curve(self, class_name: str, mode: str, dice_after: list[float], reached: list[float]) -> None:
-        """Note the Dice of one object after 0, 1, ... clicks, and whether the last NoC threshold is reached by then."""
-        self._curves.setdefault((class_name, mode), []).append((dice_after, reached))
-
-    def note_worst(self, target: Target, mode: str, score: float, prediction: NDArray[np.bool_]) -> None:
-        """Keep the slice if it is among the worst of its mode."""
-        if mode not in self.worst_modes:
-            return
-        part = target.part
-        same = [case for case in self.worst if case.mode == mode]
-        rival = next((case for case in same if case.case == part.case), None)
-        if rival is None and len(same) == WORST_KEPT:
-            rival = max(same, key=lambda case: case.score)
-        if rival is not None:
-            if score >= rival.score:
-                return
-            self.worst.remove(rival)
-        image = part.image.copy()  # a view would keep the whole volume in memory
-        self.worst.append(
-            WorstCase(
-                self.dataset, target.class_name, mode, part.case, part.number, score, image, target.mask, prediction
-            )
-        )
-
-    def figures(self) -> list[Figure]:
-        """Means over slices or cases; over draws, the mean and the standard deviation of the draws' means."""
-        figures = []
-        for (class_name, mode, name, unit), draws in self._scores.items():
-            defined = [[score for score in scores if not np.isnan(score)] for scores in draws.values()]
-            means = [float(np.mean(scores)) for scores in defined if scores]
-            value = float(np.mean(means)) if means else None
-            std = float(np.std(means, ddof=1)) if len(means) > 1 else None
-            figures.append(Figure(self.dataset, class_name, mode, name, value, len(defined[0]), std, unit))
-        return figures + self._saved()
-
-    def curves(self) -> list[Curve]:
-        """Means over the objects of each class and mode."""
-        return [
-            Curve(self.dataset, class_name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*rows, strict=True)))
-            for (class_name, mode), rows in self._curves.items()
-        ]
-
-    def worst_by_mode(self) -> list[WorstCase]:
-        """The worst slices in the order of `worst_modes`, the very worst of each first."""
-        return sorted(self.worst, key=lambda case: (self.worst_modes.index(case.mode), case.score))
-
-    def _saved(self) -> list[Figure]:
-        """Share of the clicks to the last NoC threshold that a first mask saves, on the same objects of each class.
-
-        First masks hold all instances of a class: where clicks alone go to one instance, there is nothing to compare.
-        """
-        name = f"noc{100 * NOC_THRESHOLDS[-1]:.0f}"
-        figures = []
-        for (class_name, mode, figure, _), draws in self._scores.items():
-            without = self._scores.get((class_name, CLICKS_ONLY, name, ""))
-            chained = mode.endswith("+interactive") and not mode.startswith("scribble")  # a scribble is work itself
-            comparable = chained and class_name not in self.instance_classes
-            if figure == name and comparable and without and len(without[0]) == len(draws[0]):
-                share = 1 - float(np.mean(draws[0])) / float(np.mean(without[0]))
-                figures.append(Figure(self.dataset, class_name, mode, "clicks_saved", share, len(draws[0])))
-        return figures
-
-
-def targets_of(parts: Sequence[Slice], classes: Mapping[int, str]) -> list[Target]:
-    """Every class in every slice, present or not."""
-    return [Target(part, index, name, part.labels == index) for index, name in classes.items() for part in parts]
-
-
-def measure_masks(
-    tally: Tally,
-    mode: str,
-    targets: Sequence[Target],
-    predictions: Sequence[Prediction],
-    *,
-    draw: int = 0,
-    distances: bool = False,
-) -> None:
-    """Score first masks, per slice where the structure is present, and per case over all its slices.
-
-    `targets` must hold all slices of each of its cases. `distances` asks for HD95 as well.
-    """
-    for target, prediction in zip(targets, predictions, strict=True):
-        if target.present:
-            score = dice(prediction.mask, target.mask)
-            tally.add(target.class_name, mode, "dice_present", score, draw=draw)
-            if draw == 0:
-                tally.note_worst(target, mode, score, prediction.mask)
-    for pairs in _grouped(targets, predictions, lambda target: (target.part.case, target.index)):
-        first = pairs[0][0]
-        predicted = np.stack([prediction.served for _, prediction in pairs])
-        true = np.stack([target.mask for target, _ in pairs])
-        tally.add(first.class_name, mode, "dice_case", dice(predicted, true), draw=draw)
-        if distances:
-            spacing = first.part.spacing
-            distance = hd95(predicted, true, spacing) if spacing else hd95(predicted[0], true[0], (1.0, 1.0))
-            tally.add(first.class_name, mode, "hd95", distance, draw=draw, unit="mm" if spacing else "px")
-
-
-def measure_presence(tally: Tally, mode: str, targets: Sequence[Target], predictions: Sequence[Prediction]) -> None:
-    """Score which structures are found, and which are painted where they are not.
-
-    A structure of at least `MINIMUM_PIXELS` pixels is found if the mask that a user gets overlaps it; where it is
-    absent, any pixel is a false positive. Fewer pixels say neither.
-    """
-    for target, prediction in zip(targets, predictions, strict=True):
-        if not target.present:
-            tally.add(target.class_name, mode, "false_positive_rate", float(prediction.served.any()))
-        elif np.count_nonzero(target.mask) >= MINIMUM_PIXELS:
-            tally.add(target.class_name, mode, "detection_rate", float((prediction.served & target.mask).any()))
-
-
-def measure_traces(tally: Tally, mode: str, targets: Sequence[Target], traces: Sequence[Trace], limit: int) -> None:
-    """Score the annotator's work: Dice after the first clicks, number of clicks to a Dice, share of failures.
-
-    A score is that of a class in a slice: the mean over the instances where several were clicked.
-    """
-    for pairs in _grouped(targets, traces, lambda target: (target.part, target.index)):
-        name = pairs[0][0].class_name
-        scores = [_scores(trace, limit) for _, trace in pairs]
-        for figure in scores[0]:
-            tally.add(name, mode, figure, float(np.mean([score[figure] for score in scores])))
-        curves = [_curve(trace, limit) for _, trace in pairs]
-        tally.add_curve(name, mode, *(np.mean(part, axis=0).tolist() for part in zip(*curves, strict=True)))
-        for target, trace in pairs:
-            tally.note_worst(target, mode, trace.after(CLICKS_SHOWN[-1]), trace.shown)
-
-
-def _scores(trace: Trace, limit: int) -> dict[str, float]:
-    """The figures of one object."""
-    scores = {} if trace.first is None else {"dice_first": trace.first}
-    scores |= {f"dice_{clicks}": trace.after(clicks) for clicks in CLICKS_SHOWN}
-    for threshold in NOC_THRESHOLDS:
-        figure = f"noc{100 * threshold:.0f}"
-        scores[figure] = trace.clicks_to(threshold, limit)
-        scores[f"{figure}_failed"] = float(not trace.reached(threshold))
-    return scores
-
-
-def _curve(trace: Trace, limit: int) -> tuple[list[float], list[float]]:
-    """Dice after 0, 1, ... clicks, and whether the last NoC threshold is reached by then."""
-    needed = trace.clicks_to(NOC_THRESHOLDS[-1], limit) if trace.reached(NOC_THRESHOLDS[-1]) else limit + 1
-    reached = [float(clicks >= needed) for clicks in range(limit + 1)]
-    return [trace.after(clicks) for clicks in range(CLICKS_SHOWN[-1] + 1)], reached
-
-
-def _grouped(
-    targets: Sequence[Target], results: Sequence[T], key: Callable[[Target], Hashable]
-) -> list[list[tuple[Target, T]]]:
-    """The pairs of target and result whose targets have one key, in their order."""
-    groups: dict[Hashable, list[tuple[Target, T]]] = {}
-    for target, result in zip(targets, results, strict=True):
-        groups.setdefault(key(target), []).append((target, result))
-    return list(groups.values())
+    def instance_sampling(self, dataset: Dataset) -> InstanceSampling | None:
+        """Which structures of a data set are clicked one instance at a time; None for the first protocol."""
+        return InstanceSampling(tuple(instance_classes(dataset)), self.seed) if self.name == "instances" else None

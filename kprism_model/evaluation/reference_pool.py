@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """References for an evaluation, from the training list of the same data set and from other patients.
 
-They are drawn by seed, or retrieved: the training images that are most like the query.
+They are drawn by seed, or retrieved as the training images that are most similar to the query.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from kprism_model.predictor import Predictor
 from kprism_model.queries import ImageEmbedding, join_references
 
 RETRIEVAL_CANDIDATES = 512
-"""References are retrieved among at most so many training images or slices of a data set."""
+"""References are retrieved from at most this many training images or slices of a data set."""
 
 ReferenceDraws = dict[int, list[dict[int, References]]]
-"""References by their number, then draw, then label index of the class."""
+"""Number of references -> draw -> label index of the class -> encoded references."""
 
 Picture = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """An image and its mask, (row, column)."""
 
-_ENCODED_TOGETHER = 8
-_KEPT = 256  # encoded references that are kept for the next query that they are like
+_ENCODER_BATCH = 8
+_CACHED_REFERENCES = 256  # encoded references that later queries can use again
 
 
 class ReferencePool:
-    """The training cases of a data set that may serve as references for the test patients."""
+    """The training cases of a data set that can be references for the test patients."""
 
     def __init__(self, dataset: Dataset, excluded_patients: Collection[str]) -> None:
         self.dataset = dataset
@@ -48,11 +48,11 @@ class ReferencePool:
     def draw(
         self, predictor: Predictor, counts: Sequence[int], draws: int, seed: int, notes: list[str]
     ) -> ReferenceDraws:
-        """For each class `draws` encoded sets of max(`counts`) references, of which smaller counts take the first.
+        """For each class, `draws` encoded sets of max(`counts`) references; smaller counts take the first of each set.
 
-        Each reference is of another case, and of a volume one slice is taken, uniformly among those with at least
-        `MINIMUM_PIXELS` pixels of the class. A class that too few cases show is left out of that count; `notes` says
-        so.
+        All references of a set are from different cases. From a volume one slice is drawn, uniformly among those with
+        at least `MINIMUM_PIXELS` pixels of the class. If too few cases show a class, it is left out of that count, and
+        a sentence is added to `notes`.
         """
         result: ReferenceDraws = {count: [{} for _ in range(draws)] for count in sorted(counts)}
         for index, name in self.dataset.classes.items():
@@ -73,9 +73,9 @@ class ReferencePool:
         return result
 
     def candidates(self, predictor: Predictor, seed: int) -> RetrievedReferences:
-        """The images among which references are retrieved; of many slices `RETRIEVAL_CANDIDATES` drawn by `seed`.
+        """The images to retrieve references from: at most `RETRIEVAL_CANDIDATES` slices, drawn by `seed`.
 
-        Each case gives about as many slices as any other, of those that hold at least `MINIMUM_PIXELS` of some class.
+        All cases give about the same number of slices, from those with at least `MINIMUM_PIXELS` pixels of a class.
         """
         rng = np.random.default_rng([seed, RETRIEVAL_CANDIDATES])
         order = [
@@ -87,8 +87,8 @@ class ReferencePool:
         images = [self._load(number).images[slice_number] for number, slice_number in places]
         vectors = [
             describe(embedding)
-            for start in range(0, len(images), _ENCODED_TOGETHER)
-            for embedding in predictor.embed(images[start : start + _ENCODED_TOGETHER])
+            for start in range(0, len(images), _ENCODER_BATCH)
+            for embedding in predictor.embed(images[start : start + _ENCODER_BATCH])
         ]
         pictures = [
             _Candidate(self._cases[number].name, self._cases[number].patient, image, self._labels(number)[slice_number])
@@ -137,7 +137,7 @@ class _Candidate:
 
 
 class RetrievedReferences:
-    """Finds, for one query and one class, the references that are most like the query."""
+    """Finds the references that are most similar to a query, for one class."""
 
     def __init__(
         self, predictor: Predictor, pictures: Sequence[_Candidate], vectors: Sequence[NDArray[np.float32]]
@@ -146,10 +146,10 @@ class RetrievedReferences:
         self._pictures = pictures
         self._vectors = vectors
         self._by_class: dict[int, tuple[list[int], Candidates]] = {}
-        self._encode = lru_cache(maxsize=_KEPT)(self._encode_one)
+        self._encode = lru_cache(maxsize=_CACHED_REFERENCES)(self._encode_one)
 
     def find(self, embedding: ImageEmbedding, index: int, count: int, patient: str) -> References | None:
-        """The `count` images of other patients that show class `index`, best first; None if there are too few."""
+        """The `count` most similar images of other patients that show class `index`, best first; None if too few."""
         numbers, candidates = self._candidates(index)
         chosen = candidates.nearest(describe(embedding), count, patient=patient) if numbers else []
         if len(chosen) < count:
@@ -157,7 +157,7 @@ class RetrievedReferences:
         return join_references([self._encode(numbers[row], index) for row in chosen])
 
     def _candidates(self, index: int) -> tuple[list[int], Candidates]:
-        """The numbers of the pictures that show the class, and what `Candidates` says of them."""
+        """The numbers of the pictures that show the class, and these pictures as `Candidates`."""
         if index not in self._by_class:
             areas = [int((picture.labels == index).sum()) for picture in self._pictures]
             numbers = [number for number, area in enumerate(areas) if area >= MINIMUM_PIXELS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outcome of an evaluation: figures, curves, notes and the worst cases of each data set."""
+"""The results of an evaluation: figures, curves, notes and the worst cases of each data set."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kprism_model.evaluation.contact_sheet import WorstCase
 FORMAT_VERSION = 2
 
 POOLED = ("false_positive_rate", "detection_rate")
-"""Shares of questions: for a data set they are of all its questions, whichever class was asked for."""
+"""Shares over all predictions of a data set; other figures are means over its classes."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value: the mean over `count` slices or cases; `std` over draws of references; None: undefined."""
+    """One measured value: mean over `count` slices or cases, `std` over draws of references; None if undefined."""
 
     dataset: str
     class_name: str
@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """Means over objects: Dice after 0, 1, ... clicks; share that has reached Dice 0.90 within 0, 1, ... clicks."""
+    """Means over objects: Dice after 0, 1, ... clicks; share of objects at Dice 0.90 within 0, 1, ... clicks."""
 
     dataset: str
     class_name: str
@@ -44,10 +44,10 @@ class Curve:
 
 @dataclass
 class DatasetResult:
-    """All that was measured on one data set.
+    """All results on one data set.
 
-    `sample` says how many cases and slices were; `trained`: the network knows all ("all"), some ("some") or none
-    ("none") of the classes; `notes` says what was left out and why.
+    `sample` says how many cases and slices were measured. `trained` says whether the network knows "all", "some" or
+    "none" of the classes. `notes` say what was left out and why.
     """
 
     name: str
@@ -73,7 +73,7 @@ class DatasetResult:
 
 @dataclass
 class EvaluationReport:
-    """All figures of a run; `protocol` says how they were measured."""
+    """All results of a run; `protocol` says how they were measured."""
 
     protocol: dict[str, Any]
     results: list[DatasetResult] = field(default_factory=list)
@@ -84,32 +84,32 @@ class EvaluationReport:
         return [figure for result in self.results for figure in result.figures]
 
     def figure(self, dataset: str, class_name: str, mode: str, name: str) -> Figure | None:
-        """One figure, None if it was not measured."""
+        """One figure; None if it was not measured."""
         wanted = (dataset, class_name, mode, name)
         return next((f for f in self.figures if (f.dataset, f.class_name, f.mode, f.name) == wanted), None)
 
     def value(self, dataset: str, class_name: str, mode: str, name: str) -> float | None:
-        """The value of one figure; ValueError names what there is if it was not measured."""
+        """The value of one figure; if it was not measured, ValueError names the measured ones."""
         figure = self.figure(dataset, class_name, mode, name)
         if figure is None:
             known = sorted({(f.dataset, f.class_name, f.mode) for f in self.figures})
-            raise ValueError(f"no figure {name!r} of {(dataset, class_name, mode)}; measured were {known}")
+            raise ValueError(f"no figure {name!r} of {(dataset, class_name, mode)}; expected one of {known}")
         return figure.value
 
     def by_dataset(self, mode: str, name: str) -> dict[str, float]:
-        """The mean over the classes of each data set that has the figure; over the questions for `POOLED` figures."""
-        found: dict[str, list[tuple[float, int]]] = {}
+        """The mean over classes for each data set that has the figure; over all predictions for `POOLED` figures."""
+        weighted: dict[str, list[tuple[float, int]]] = {}
         for figure in self.figures:
             if figure.mode == mode and figure.name == name and figure.value is not None:
                 weight = figure.count if name in POOLED else 1
-                found.setdefault(figure.dataset, []).append((figure.value, weight))
+                weighted.setdefault(figure.dataset, []).append((figure.value, weight))
         return {
             dataset: float(np.average([value for value, _ in pairs], weights=[weight for _, weight in pairs]))
-            for dataset, pairs in found.items()
+            for dataset, pairs in weighted.items()
         }
 
     def mean(self, mode: str, name: str, datasets: Collection[str] | None = None) -> float | None:
-        """Mean over data sets (all, or those named) of the mean over classes; None where there is nothing."""
+        """Mean over data sets (by default all) of the mean over classes; None if there is no value."""
         values = [value for key, value in self.by_dataset(mode, name).items() if datasets is None or key in datasets]
         return float(np.mean(values)) if values else None
 
@@ -125,8 +125,8 @@ class EvaluationReport:
     def from_dict(cls, content: dict[str, Any]) -> EvaluationReport:
         """The inverse of `to_dict`, without the pictures; ValueError for another format."""
         if content.get("format_version") != FORMAT_VERSION:
-            found = content.get("format_version")
-            raise ValueError(f"an evaluation of format version {found}, expected {FORMAT_VERSION}")
+            version = content.get("format_version")
+            raise ValueError(f"an evaluation has format_version {version!r}, expected {FORMAT_VERSION}")
         return cls(content["protocol"], [result_from_dict(result) for result in content["datasets"]])
 
 

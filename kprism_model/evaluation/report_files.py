@@ -14,7 +14,7 @@ from kprism_model.files import write_bytes
 
 
 def save_report(report: EvaluationReport, folder: Path) -> None:
-    """Write evaluation.json, evaluation.md and the pictures (modes, clicks, worst_cases.png) that there is data for."""
+    """Write evaluation.json, evaluation.md and those of modes.png, clicks.png, worst_cases.png that have data."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / "evaluation.json", (text + "\n").encode())
@@ -31,7 +31,7 @@ def save_report(report: EvaluationReport, folder: Path) -> None:
 
 
 def load_report(path: Path) -> EvaluationReport:
-    """Read an evaluation.json, without the pictures; ValueError that names the file if it is none of this format."""
+    """Read an evaluation.json, without the pictures; ValueError that names the file if it has another format."""
     try:
         return EvaluationReport.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as Markdown: a summary, then one table a mode."""
+"""An evaluation as Markdown: a summary, then one table for each mode."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from kprism_model.evaluation.report import EvaluationReport, Figure
 
 MODE_TITLES = {
     "semantic": "Semantic",
-    "interactive": "Interactive: clicks by the simulated annotator",
+    "interactive": "Interactive: clicks by the simulated user",
     "scribble+interactive": "Interactive after a human scribble",
-    "semantic+interactive": "Chained: clicks after a semantic first mask",
+    "semantic+interactive": "Chained: clicks after a semantic mask",
 }
 
 FIGURE_TITLES = {
@@ -20,8 +20,8 @@ FIGURE_TITLES = {
     "hd95": "HD95",
     "detection_rate": "found",
     "false_positive_rate": "false positives",
-    "claimed": "claimed in vain",
-    "dice_first": "Dice of the first mask",
+    "claimed": "false positives on absent structures",
+    "dice_first": "Dice of the initial mask",
     "dice_1": "Dice, 1 click",
     "dice_3": "3 clicks",
     "dice_5": "5 clicks",
@@ -33,34 +33,34 @@ FIGURE_TITLES = {
 }
 
 GROUPS = {"all": "trained on", "some": "trained on in part", "none": "never seen"}
-"""How the data sets are grouped: by which of their classes the network knows."""
+"""Titles of the groups of data sets, by how many of their classes the network knows."""
 
 READING = """\
-- Dice where present: per slice, where the structure is (the paper's protocol). Dice per case: over all slices of a
-  volume or picture, structures that are absent included (empty on both sides counts 1, a false positive 0); a mask
-  whose presence is below 0.5 counts as empty, there and in HD95.
-- HD95: per case, in mm by the spacing in the file's header for volumes, in pixels for pictures; cases where one side
-  is empty have none and are left out.
-- Found: share of the questions for structures that are in the slice, with 20 pixels or more, where the semantic mask
-  overlaps them. False positives: share of the questions for structures that are not in the slice, or cannot be (such as
-  polyps in a chest X-ray), where the semantic mask holds any pixel. Masks count as a user gets them: empty where
-  presence is below 0.5. For a data set both are of all questions together.
-- Claimed in vain (first protocol): share of the slices and the classes of other kinds of images where presence is 0.5
-  or more.
+- Dice where present: per slice that shows the structure (the paper's protocol). Dice per case: over all slices of a
+  volume or picture, absent structures included (1 if both masks are empty, 0 for a false positive). A mask whose
+  presence is below 0.5 counts as empty, here and in HD95.
+- HD95: per case, in mm for volumes (by the spacing in the file's header), in pixels for pictures. Cases where one of
+  the two masks is empty are left out.
+- Found: share of the structures in a slice, with 20 pixels or more, that the semantic mask overlaps. False positives:
+  share of the structures that are not in a slice, or cannot be there (such as polyps in a chest X-ray), for which the
+  semantic mask holds any pixel. Masks count as a user gets them: empty if presence is below 0.5. The figures of a data
+  set are over all its structures and slices together.
+- False positives on absent structures (first protocol): share of slices and classes of other kinds of images with a
+  presence of 0.5 or more.
 - In-context figures are mean ± standard deviation over draws of references from other patients of the training list.
-  Retrieved references are the training images that are most like the query, by the image encoder's features.
+  Retrieved references are the training images that are most similar to the query, by the image encoder's features.
 - Clicks: one object is a structure in a slice. Structures of many instances, such as nuclei, are clicked one at a time
-  (protocol "instances"): an object is a connected component of 20 pixels or more, four of each slice are drawn by seed,
-  and a figure is the mean over the slice's, then over slices. Clicks after a first mask, which holds all instances,
-  correct that mask as a whole; they have no "clicks saved", because clicks alone then ask for something else.
-- NoC: mean number of clicks to that Dice; failures count as the limit, and their share stands beside. Clicks saved:
-  by how much NoC90 is smaller than with clicks alone, on the same objects; its mean is that of the share.
-- In brackets: how many slices or cases a figure is the mean of. A mean over data sets is of the mean over each one's
-  classes."""
+  (protocol "instances"): an object is a connected component of 20 pixels or more, and four of each slice are drawn by
+  seed. Figures are means over the objects of a slice, then over slices. An initial mask holds all instances, and clicks
+  after it correct it as a whole. There are no "clicks saved" then, because clicks alone segment something else.
+- NoC: mean number of clicks to that Dice; a failure counts as the limit. The share of failures is in the next column.
+  Clicks saved: by how much NoC90 is smaller than with clicks alone on the same objects; its mean is the mean of shares.
+- In brackets: the number of slices or cases behind a figure. A mean over data sets is the mean of each data set's mean
+  over classes."""
 
 
 def to_markdown(report: EvaluationReport, *, pictures: Sequence[str] = ()) -> str:
-    """A heading, the protocol, a summary, the pictures by their file names, one table a mode, notes, how to read it."""
+    """The whole report: protocol, summary, pictures (file names), a table for each mode, notes, how to read it."""
     settings = ", ".join(f"{key} {value}" for key, value in report.protocol.items())
     samples = "\n".join(f"- {result.name}: {result.sample}" for result in report.results)
     links = "\n".join(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures)
@@ -77,11 +77,11 @@ def mode_title(mode: str) -> str:
         return MODE_TITLES[mode]
     kind, _, count = mode.removesuffix("+interactive").rpartition("_")
     references = f"{count} {'retrieved ' * (kind == 'retrieved')}reference{'s' * (count != '1')}"
-    return f"Chained: clicks after a first mask from {references}" if "+" in mode else f"In-context, {references}"
+    return f"Chained: clicks after a mask from {references}" if "+" in mode else f"In-context, {references}"
 
 
 def summary_columns(report: EvaluationReport) -> list[tuple[str, str, str]]:
-    """Title, mode and name of the figures that a summary shows, of those that were measured."""
+    """Title, mode and name of the measured figures that a summary shows."""
     modes = {figure.mode for figure in report.figures}
     references = sorted(int(mode.removeprefix("in_context_")) for mode in modes if _is_in_context(mode))
     columns = [("semantic", "semantic", "dice_present"), ("semantic, per case", "semantic", "dice_case")]
@@ -122,11 +122,12 @@ def _summary(report: EvaluationReport) -> str:
 
 
 def _mean_cell(report: EvaluationReport, mode: str, name: str, datasets: Collection[str]) -> str:
-    """The mean, and over how many data sets it is if some of them lack the figure."""
-    found = [key for key in report.by_dataset(mode, name) if key in datasets]
-    if not found:
+    """The mean; and the number of data sets in it if some of them lack the figure."""
+    measured = [key for key in report.by_dataset(mode, name) if key in datasets]
+    if not measured:
         return ""
-    return _number(report.mean(mode, name, found), name) + (f" ({len(found)})" if len(found) < len(datasets) else "")
+    count = f" ({len(measured)})" if len(measured) < len(datasets) else ""
+    return _number(report.mean(mode, name, measured), name) + count
 
 
 def _table(report: EvaluationReport, mode: str) -> str:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Export to ONNX, and the check that it computes the same."""
+"""Export to ONNX. May import `network`, `checkpoint` and `preprocess` of `kprism_model`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exported graphs run by onnxruntime behind the interface of `KPrism`, and compared with it."""
+"""The exported graphs in onnxruntime, with the interface of `KPrism`, and a comparison of the two."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.network.references import References
 
-KINDS = ("class", "references", "clicks", "class+clicks", "references+clicks")
-"""The combinations of knowledge that a row can have."""
+PROMPT_COMBINATIONS = ("class", "references", "clicks", "class+clicks", "references+clicks")
+"""The combinations of prompts that a row can have."""
 
 
 class OnnxKPrism:
@@ -56,7 +56,7 @@ def _run(session: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 
 def decoder_inputs(features: ImageFeatures, prompts: Prompts, config: KPrismConfig) -> dict[str, Tensor]:
-    """The inputs of `decoder.onnx` for `prompts`; knowledge that is absent has an axis of length 0."""
+    """The inputs of `decoder.onnx` for `prompts`; prompts that are absent have an axis of length 0."""
     rows = len(prompts.image_index)
     none = torch.full((rows,), -1)
     references, reference_index = prompts.references, torch.zeros(rows, dtype=torch.long)
@@ -83,35 +83,39 @@ def decoder_inputs(features: ImageFeatures, prompts: Prompts, config: KPrismConf
 
 @torch.inference_mode()
 def greatest_difference(folder: Path, model: KPrism) -> float:
-    """Greatest absolute difference, onnxruntime to PyTorch, in the last logits and, without clicks, in the presence.
+    """Greatest absolute difference between onnxruntime and PyTorch in the last logits and, without clicks, presence.
 
-    Every combination of knowledge is asked of two random images in three rows, at the native size and at another that
-    is not square, with references that each side encodes for itself. Presence of rows with clicks is not trained, so
-    it has no bounds and no meaning.
+    Every combination of prompts is decoded for two random images in three rows, at the native size and at a size that
+    is not square, with references that each of the two encodes itself. Presence with clicks is not trained and has no
+    meaning.
     """
     native = model.config.native_size
     exported = OnnxKPrism(folder, model.config)
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for size, kind in product(((native, native), (SIZE_MULTIPLE, 2 * SIZE_MULTIPLE)), KINDS):
+    sizes = ((native, native), (SIZE_MULTIPLE, 2 * SIZE_MULTIPLE))
+    for size, combination in product(sizes, PROMPT_COMBINATIONS):
         images = torch.rand(2, model.config.in_channels, *size, generator=generator)
         pictures = torch.rand(1, 2, model.config.in_channels, *size, generator=generator)
-        answers = []
-        for side in (model, exported):
-            prompts = _questions(side, kind, size, pictures)
-            decoded = side.decode(side.encode_image(images), prompts)
-            answers.append(decoded if isinstance(decoded, tuple) else (decoded.logits[-1], decoded.presence))
-        compared = 1 if "clicks" in kind else 2
-        differences += [(ours - theirs).abs().max() for ours, theirs in list(zip(*answers, strict=True))[:compared]]
-    return float(torch.stack(differences).max())  # NaN if any is
+        outputs = []
+        for network in (model, exported):
+            prompts = _example_prompts(network, combination, size, pictures)
+            decoded = network.decode(network.encode_image(images), prompts)
+            outputs.append(decoded if isinstance(decoded, tuple) else (decoded.logits[-1], decoded.presence))
+        compared = 1 if "clicks" in combination else 2
+        differences += [(ours - theirs).abs().max() for ours, theirs in list(zip(*outputs, strict=True))[:compared]]
+    return float(torch.stack(differences).max())  # NaN if one of them is NaN
 
 
-def _questions(side: KPrism | OnnxKPrism, kind: str, size: tuple[int, int], pictures: Tensor) -> Prompts:
-    """Three rows of one kind of knowledge."""
-    classes = torch.arange(3) % side.config.num_classes if "class" in kind else None
-    references = side.encode_references(pictures, (pictures[:, :, :1] > 0.5).float()) if "references" in kind else None
+def _example_prompts(
+    network: KPrism | OnnxKPrism, combination: str, size: tuple[int, int], pictures: Tensor
+) -> Prompts:
+    """Three rows with one combination of prompts."""
+    classes = torch.arange(3) % network.config.num_classes if "class" in combination else None
+    masks = (pictures[:, :, :1] > 0.5).float()
+    references = network.encode_references(pictures, masks) if "references" in combination else None
     index = torch.tensor([0, 1, 1])
-    if "clicks" not in kind:
+    if "clicks" not in combination:
         return Prompts(size, index, classes, references)
     points = torch.tensor([[0.1, 0.3], [0.6, 0.9]]).expand(3, 2, 2) * torch.tensor(size)
     labels = torch.tensor([[1, 0], [0, 1], [1, -1]])

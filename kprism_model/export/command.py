@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Export a checkpoint to ONNX: `image_encoder.onnx`, `reference_encoder.onnx`, `decoder.onnx` and `model.json`.
 
-The files need neither PyTorch nor this package to run; `docs/onnx.md` shows how. They are compared with the network
-through onnxruntime before they take their names. Batch, clicks, references and image sizes are free.
+The files run without PyTorch and without this package; `docs/onnx.md` shows how. Before they are moved to their final
+names, they are compared with the network in onnxruntime. Batch size, clicks, references and image sizes are free.
 
 The graphs are traced (`dynamo=False`). The exporter on torch.export gives the same numbers for the image encoder, but
-took 30 s of CPU for the smallest one with free sizes where tracing takes 0.6 s (torch 2.13).
+with free sizes it took 30 s of CPU time for the smallest one; tracing takes 0.6 s (torch 2.13).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from kprism_model.preprocess import CT_WINDOWS, PERCENTILES
 FORMAT_VERSION = 1
 OPSET = 18
 TOLERANCE = 1e-3
-"""Greatest difference from PyTorch, in logits, with which files are written.
+"""Files are written only if their greatest difference from PyTorch, in logits, is at most this.
 
-Rounding makes up to 6e-4 with trained weights on noise, where pixels lie at the threshold of the masked attention and
-change sides; another computation 1e-2 and more.
+Rounding gives up to 6e-4 with trained weights on noise, because pixels at the threshold of the masked attention change
+sides. A wrong computation gives 1e-2 or more.
 """
 
 PACKAGES = ("onnx", "onnxruntime")
-_EXAMPLE_SIZE = (3 * SIZE_MULTIPLE, 5 * SIZE_MULTIPLE)  # never square: the encoder does not resample to its own grid
+_EXAMPLE_SIZE = (3 * SIZE_MULTIPLE, 5 * SIZE_MULTIPLE)  # not square, so that the encoder resamples to its own grid
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Graph:
 
 
 def export(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
-    """Write the four files into `folder`, replacing what is there, and return the content of `model.json`.
+    """Write the four files into `folder`, replacing existing ones, and return the content of `model.json`.
 
     ValueError, before anything in `folder` changes, if a package is missing, the network attends padding, or a graph
     differs from the network by more than `TOLERANCE`.
     """
     require_packages()
     if checkpoint.model.config.attend_padding:
-        raise ValueError(f"{checkpoint.path}: attend_padding serves comparisons only and cannot be exported")
+        raise ValueError(f"{checkpoint.path}: attend_padding is only for comparisons and cannot be exported")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as beside:
         files = {name: write_graph(graph, Path(beside) / name) for name, graph in graphs(checkpoint.model).items()}
@@ -82,7 +82,7 @@ def export(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
 
 
 def require_packages() -> None:
-    """ValueError that names the first package which the export needs and cannot import."""
+    """ValueError that names the first required package that cannot be imported."""
     for name in PACKAGES:
         try:
             importlib.import_module(name)
@@ -94,7 +94,7 @@ def require_packages() -> None:
 
 
 def graphs(model: KPrism) -> dict[str, Graph]:
-    """The three graphs by the names of their files."""
+    """File name -> graph, for the three graphs."""
     config = model.config
     height, width = _EXAMPLE_SIZE
     pictures = torch.rand(2, config.in_channels, height, width)
@@ -160,7 +160,7 @@ def write_graph(graph: Graph, path: Path) -> dict[str, Any]:
     """Trace `graph` into the file `path`; returns its size in bytes, hash, inputs and outputs."""
     onnx = importlib.import_module("onnx")
     with warnings.catch_warnings():
-        # Each decision that tracing fixes holds for all inputs by construction, and the comparison tests it.
+        # Tracing fixes only decisions that are the same for all inputs by construction; the comparison tests this.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph.module.eval(),
@@ -171,10 +171,10 @@ def write_graph(graph: Graph, path: Path) -> dict[str, Any]:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_axes=graph.inputs | graph.outputs,
-            training=torch.onnx.TrainingMode.PRESERVE,  # evaluation, but with the weights as they are stored
+            training=torch.onnx.TrainingMode.PRESERVE,  # evaluation mode, but with the weights as they are stored
         )
     traced = onnx.load(path)
-    _store_halves(traced.graph)
+    _store_as_float16(traced.graph)
     onnx.checker.check_model(traced, full_check=True)
     onnx.save(traced, path)
     data = path.read_bytes()
@@ -186,10 +186,10 @@ def write_graph(graph: Graph, path: Path) -> dict[str, Any]:
     }
 
 
-def _store_halves(graph: Any) -> None:
-    """Store float32 tensors as float16, cast when they are loaded, where not a bit is lost by it.
+def _store_as_float16(graph: Any) -> None:
+    """Store float32 tensors as float16 with a cast to float32, if this loses no bit.
 
-    Checkpoints keep matrices in half precision, so this halves the files; the arithmetic stays float32.
+    Checkpoints store matrices in half precision, so this halves the files; the arithmetic stays float32.
     """
     onnx = importlib.import_module("onnx")
     casts = []
@@ -238,8 +238,8 @@ def _description(checkpoint: Checkpoint, files: dict[str, Any], difference: floa
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `python -m kprism_model export`."""
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("folder", type=Path, help="where the three graphs and model.json go")
+    parser.add_argument("checkpoint", type=Path, help="weights (.safetensors with its .json beside)")
+    parser.add_argument("folder", type=Path, help="folder for the three graphs and model.json")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network as three graphs of tensors only: no Python decision is left that depends on an input.
+"""The network as three graphs of tensors: no Python decision depends on an input.
 
-`KPrism` decides in Python what a call holds (a class, references, clicks) and how to compute it fastest. A graph is
-traced once and must serve every call, so here absent knowledge is data: an index of -1, a padded token, an axis of
-length 0. Each row is decoded by the knowledge it has, as `KPrism.decode` would decode it alone.
+`KPrism` decides in Python which prompts a call has (a class, references, clicks) and how to compute it fastest. A graph
+is traced once and must work for every call, so absent prompts are data here: an index of -1, a padded token, an axis of
+length 0. Each row is decoded with the prompts that it has, as `KPrism.decode` would decode it alone.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class ImageEncoderGraph(nn.Module):
 class ReferenceEncoderGraph(nn.Module):
     """`images` (R, 3, H, W), `masks` (R, 1, H, W) of 0 and 1 -> summaries (R, S, C) at strides 16, 8 and 4, values.
 
-    `values` (R, Cv, H / 16, W / 16) belong to the keys, which are the image encoder's features at stride 16. Where mask
-    and image share an encoder, this graph holds a copy of it, so that it takes the same for every network.
+    `values` (R, Cv, H / 16, W / 16) belong to the keys, which are the image encoder's features at stride 16. If mask
+    and image share an encoder, this graph has a copy of it, so that its inputs are the same for every network.
     """
 
     def __init__(self, model: KPrism) -> None:
@@ -56,7 +56,7 @@ class ReferenceEncoderGraph(nn.Module):
         return coarse, middle, fine, features.stride16
 
     def _summarize(self, level: int, feature: Tensor, masks: Tensor) -> Tensor:
-        """As `ObjectSummarizer` does; a mean over whole strides has a fixed kernel, "area" resizing has not."""
+        """As in `ObjectSummarizer`, but with average pooling: it has a fixed kernel, unlike "area" resizing."""
         summarizer = self.summarizer
         height, width = feature.shape[-2:]
         inside = F.avg_pool2d(masks, STRIDES[level]).permute(0, 2, 3, 1)
@@ -64,17 +64,17 @@ class ReferenceEncoderGraph(nn.Module):
         region = torch.cat([inside.expand(-1, -1, -1, half), (1 - inside).expand(-1, -1, -1, half)], dim=-1)
         value = summarizer.project[level](feature.permute(0, 2, 3, 1))
         value = value + summary_encoding(height, width, value.shape[-1], device=value.device)
-        # onnxruntime's own sigmoid is wrong by up to 1e-7, which is much where all weights of a summary are as small.
+        # onnxruntime's own sigmoid is wrong by up to 1e-7, which matters if all weights of a summary are that small.
         weights = region / (1 + (-summarizer.weights[level](value)).exp())
         sums = weights.flatten(1, 2).transpose(1, 2) @ summarizer.features[level](value).flatten(1, 2)
         return sums / (weights.sum((1, 2))[..., None] + 1e-4)  # type: ignore[no-any-return]
 
 
 class ShiftedGroupNorm(nn.Module):
-    """GroupNorm of its input less the first value of each group, which changes nothing but the rounding.
+    """GroupNorm of the input minus the first value of each group; this changes only the rounding.
 
-    onnxruntime sums the mean in single precision; of a constant map (an empty prompt map) that leaves a remainder,
-    which the division by a standard deviation of nearly zero makes 0.1 of a logit.
+    onnxruntime sums the mean in single precision. For a constant map (an empty prompt map) this leaves a remainder, and
+    the division by a standard deviation near zero turns it into 0.1 of a logit.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -90,16 +90,16 @@ class ShiftedGroupNorm(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Decodes N rows, each by a class or references, with or without clicks, or by clicks alone.
+    """Decodes N rows, each with a class or references, with or without clicks, or with clicks alone.
 
     Inputs, for B encoded images, G sets of R references and at most K clicks a row:
 
     - `stride16`, `stride8`, `stride4`: features of the image encoder, (B, C, h, w);
     - `image_index`, `class_index`, `reference_index` (N,): the image, the class and the set of references of each row;
-      -1 is no class and no references, and a row has at most one of the two;
+      -1 is none, and a row has at most one of class and references;
     - `summaries16`, `summaries8`, `summaries4` (G, R, S, C), `keys` (G, R, Ck, h', w'), `values` (G, R, Cv, h', w');
     - `points` (N, K, 2) as (row, column) in input pixels, `point_labels` (N, K): 1 positive, 0 negative, -1 padding;
-    - `dense` (N or 1, 3, H, W): discs of positive and negative clicks, probability of a previous mask; or zeros.
+    - `dense` (N or 1, 3, H, W): discs of positive and negative clicks, probability of a previous mask; zeros if absent.
 
     R and K may be 0. Returns `logits` (N, 1, H / 4, W / 4) of the last layer and `presence` (N,), both before the
     sigmoid.
@@ -137,24 +137,26 @@ class DecoderGraph(nn.Module):
         read = read_references(scales[0], references)
         scales[0] = torch.where(has_references[:, None, None, None], read, scales[0])
         pixels, positions = self._embed(scales, dense)
-        known = [
+        fixed_tokens = [
             Tokens.concatenate(
                 [self._class_tokens(class_index, has_class), self._reference_tokens(summary, has_references)]
             )
             for summary in summaries
         ]
         has_clicks = (point_labels >= 0).long().sum(1) > 0
-        carried = has_class & ~has_clicks & ~has_references
+        class_only = has_class & ~has_clicks & ~has_references
         binary = ~has_class & ~has_references
-        return self._decode(pixels, positions, known, (points, point_labels, dense), carried, binary)
+        return self._decode(pixels, positions, fixed_tokens, (points, point_labels, dense), class_only, binary)
 
     def _embed(self, scales: list[Tensor], dense: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Pixels (N, h, w, C) as the decoder first sees them and positions (h, w, C), at strides 16, 8 and 4."""
         model = self.model
         pixels, positions = [], []
-        for level, (scale, laid) in enumerate(zip(scales, model.dense_encoder(dense), strict=True)):
+        for level, (scale, dense_map) in enumerate(zip(scales, model.dense_encoder(dense), strict=True)):
             where = sine_encoding(scale.shape[-2], scale.shape[-1], model.config.width, device=scale.device)
-            embedded = model.projections[level](scale) + (laid + (where + model.level_embedding[level][:, None, None]))
+            embedded = model.projections[level](scale) + (
+                dense_map + (where + model.level_embedding[level][:, None, None])
+            )
             pixels.append(embedded.permute(0, 2, 3, 1))
             positions.append(where.permute(1, 2, 0))
         return pixels, positions
@@ -163,12 +165,12 @@ class DecoderGraph(nn.Module):
         self,
         pixels: list[Tensor],
         positions: list[Tensor],
-        known: list[Tokens],
+        fixed_tokens: list[Tokens],
         clicks: tuple[Tensor, Tensor, Tensor],
-        carried: Tensor,
+        class_only: Tensor,
         binary: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loop of `Decoder.forward`: rows `carried` keep their tokens, a binary mask steers the rows `binary`."""
+        """The loop of `Decoder.forward`: rows `class_only` keep their tokens, a binary mask guides rows `binary`."""
         decoder = self.model.decoder
         sources = list(pixels)
         content: Tensor | None = None
@@ -180,9 +182,9 @@ class DecoderGraph(nn.Module):
             x = pixels[level]
             if number:
                 x = x + decoder._resample(number, pixels[(number - 1) % 3])
-            tokens = Tokens.concatenate([known[level], self._click_tokens(level, sources[level], *clicks)])
+            tokens = Tokens.concatenate([fixed_tokens[level], self._click_tokens(level, sources[level], *clicks)])
             if content is not None:
-                tokens.content = torch.where(carried[:, None, None], content, tokens.content)
+                tokens.content = torch.where(class_only[:, None, None], content, tokens.content)
             blocked = None if logits is None else self._blocked(logits, x, tokens, binary)
             content, pixels[level] = _apply(layer, tokens, x, positions[level], blocked)
             if level == 2:
@@ -202,7 +204,7 @@ class DecoderGraph(nn.Module):
         return Tokens(tokens.content, tokens.position, tokens.foreground, tokens.padded | ~present[:, None])
 
     def _click_tokens(self, level: int, pixels: Tensor, points: Tensor, labels: Tensor, dense: Tensor) -> Tokens:
-        """As `ClickEncoder` makes them, for sizes that are known when the graph runs."""
+        """As in `ClickEncoder`, for sizes that are known only when the graph runs."""
         clicks = self.model.decoder.clicks
         encoding = clicks.position
         fraction = torch.stack([(points[..., axis] + 0.5) / dense.shape[2 + axis] for axis in range(2)], dim=-1)
@@ -223,7 +225,7 @@ class DecoderGraph(nn.Module):
 
 
 def _read(pixels: Tensor, points: Tensor, stride: int) -> Tensor:
-    """Features (N, K, C) of `pixels` (N, h, w, C) under `points`: the pixel at stride 16, else the 3 x 3 around it."""
+    """Features (N, K, C) of `pixels` (N, h, w, C) under `points`: one pixel at stride 16, else the mean of 3 x 3."""
     height, width = pixels.shape[1:3]
     row, column = ((points[..., axis] / stride).round().long().clamp(min=0) for axis in range(2))
     row, column = row - (row - height + 1).clamp(min=0), column - (column - width + 1).clamp(min=0)
@@ -244,7 +246,7 @@ def _read(pixels: Tensor, points: Tensor, stride: int) -> Tensor:
 def _apply(
     layer: DecoderLayer, tokens: Tokens, pixels: Tensor, position: Tensor, blocked: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """`DecoderLayer.forward`, with the attention always folded onto the tokens: one form for any number of them."""
+    """`DecoderLayer.forward` with the attention always folded onto the tokens, whatever their number."""
     padded = tokens.padded & ~tokens.padded.all(-1, keepdim=True)
     flat, where = pixels.flatten(1, 2), position.flatten(0, 1)
     content = _fold(layer.read, tokens.content, flat, tokens.position, where, blocked, few_queries=True)

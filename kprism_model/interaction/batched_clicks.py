@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated annotator's next clicks on a batch of masks, computed where the masks are.
+"""The simulated user's next clicks on a batch of masks, computed on the masks' device.
 
-The rule is that of `clicks`, which serves the evaluation and training on a CPU; this one is for
-training on a GPU, where fetching every mask would cost more than the network. It never waits for the device.
+The rule is that of `clicks`, which is used for evaluation and for training on a CPU. This version is for training on a
+GPU, where copying every mask to the host would cost more than the network. It never waits for the device.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _JITTER_DEPTH = 0.5  # jittered clicks stay at least this share of the greatest 
 def next_clicks(predictions: Tensor, targets: Tensor, chance: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The next click on each of `predictions` (N, H, W) given the true masks `targets` (N, H, W), both boolean.
 
-    Returns points (N, 2) float32 and labels (N,) int64: 1 positive, 0 negative, -1 (at point (-1, -1)) where there is
-    no error. Without `chance` it is the deepest pixel of the largest 8-connected error region, at full resolution
-    whatever the region's size. With `chance` (N,), uniform in [0, 1), the point is drawn from the region's inner part.
-    Raises ValueError where the shapes differ.
+    Returns points (N, 2) float32 and labels (N,) int64: 1 positive, 0 negative, -1 (at point (-1, -1)) if there is no
+    error. Without `chance` the click is on the deepest pixel of the largest 8-connected error region, always at full
+    resolution. With `chance` (N,), uniform in [0, 1), it is drawn from the region's inner part. ValueError if the
+    shapes differ.
     """
     if predictions.ndim != 3 or predictions.shape != targets.shape:
         raise ValueError(
@@ -38,9 +38,9 @@ def next_clicks(predictions: Tensor, targets: Tensor, chance: Tensor | None = No
     positive = size_missed >= size_spurious
     region = torch.where(positive[:, None, None], missed, spurious)
     numbers = _inner_pixels(region, chance)
-    found = torch.maximum(size_missed, size_spurious) > 0
-    points = torch.where(found[:, None], positions(numbers, targets.shape[-1]), -1.0)
-    return points, torch.where(found, positive.long(), -1)
+    has_error = torch.maximum(size_missed, size_spurious) > 0
+    points = torch.where(has_error[:, None], positions(numbers, targets.shape[-1]), -1.0)
+    return points, torch.where(has_error, positive.long(), -1)
 
 
 def _inner_pixels(regions: Tensor, chance: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First masks for a whole batch, computed where the batch is: those of `propagated_masks` and `corrupted_masks`.
+"""Initial masks for a whole batch, computed on its device, as in `propagated_masks` and `corrupted_masks`.
 
-They follow the same rules and limits as the row-wise ones, which serve training on a CPU. Randomness comes in as
-`chance`, tensors of numbers that are uniform in [0, 1). Masks are (N, H, W) booleans; where one is empty, what is made
-of it means nothing but is finite.
+The rules and limits are the same as row by row, which is used for training on a CPU. Randomness is an input: `chance`
+are tensors of numbers that are uniform in [0, 1). Masks are (N, H, W) booleans; the result for an empty mask is finite
+but has no meaning.
 """
 
 from __future__ import annotations
@@ -22,65 +22,65 @@ from kprism_model.interaction.batched_regions import (
     positions,
     squared_distance,
 )
-from kprism_model.interaction.corrupted_masks import CUT, OWN, RADIUS
-from kprism_model.interaction.propagated_masks import MOVED_FAR, NEXT_SLICE, Motion
+from kprism_model.interaction.corrupted_masks import BLOB_RADII, CUT_SHARES, PREDICTION_CHANCE
+from kprism_model.interaction.propagated_masks import LARGE_MOTION, SLICE_TO_SLICE_MOTION, MotionLimits
 from kprism_model.network.prompts import PADDING
-from kprism_model.volumes.shapes import AROUND, BESIDE, PARTS, SMALL_PART
+from kprism_model.volumes.shapes import MAXIMUM_PARTS, MINIMUM_PART_SHARE, NEGATIVE_CLICK_DISTANCE, NEGATIVE_CLICKS
 
 MOVE_CHANCES = 6
-"""Random numbers that a moved mask takes."""
+"""Random numbers for one moved mask."""
 
 _BLOB_CHANCES = 5
-_KINDS = 4  # of wrong masks: moved far, cut, joined, blob
+_KINDS = 4  # of corrupted masks: moved far, cut, joined, blob
 
 CORRUPTION_CHANCES = 2 + MOVE_CHANCES + 2 + 1 + 2 * _BLOB_CHANCES
-"""Random numbers that a wrong mask takes."""
+"""Random numbers for one corrupted mask."""
 
 
-def moved_masks(masks: Tensor, chance: Tensor, most: Motion = NEXT_SLICE) -> Tensor:
-    """Each mask turned, stretched, moved and made thicker or thinner within the limits of `most`.
+def moved_masks(masks: Tensor, chance: Tensor, limits: MotionLimits = SLICE_TO_SLICE_MOTION) -> Tensor:
+    """Each mask rotated, stretched, shifted and made thicker or thinner within `limits`.
 
-    `chance` (N, `MOVE_CHANCES`). The mask itself where nothing would be left of it.
+    `chance` (N, `MOVE_CHANCES`). A mask that would become empty is returned unchanged.
     """
     height, width = masks.shape[-2:]
     turn, down, right, move_down, move_right, thicker = (2 * chance - 1).unbind(1)
     radius, centre = _radius(masks), centroid(masks)
-    angle = math.radians(most.turn) * turn
+    angle = math.radians(limits.turn) * turn
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    goal = centre + radius[:, None] * most.move * torch.stack([move_down, move_right], dim=1)
+    goal = centre + radius[:, None] * limits.move * torch.stack([move_down, move_right], dim=1)
     rows, columns = pixel_grid(masks)
     # From the new mask's pixels back to the old one's: stretched, then turned, about the centre.
-    stretched_rows = (rows - goal[:, 0, None, None]) * (most.scale * down).exp()[:, None, None]
-    stretched_columns = (columns - goal[:, 1, None, None]) * (most.scale * right).exp()[:, None, None]
+    stretched_rows = (rows - goal[:, 0, None, None]) * (limits.scale * down).exp()[:, None, None]
+    stretched_columns = (columns - goal[:, 1, None, None]) * (limits.scale * right).exp()[:, None, None]
     from_row = centre[:, 0, None, None] + cos * stretched_rows - sin * stretched_columns
     from_column = centre[:, 1, None, None] + sin * stretched_rows + cos * stretched_columns
     grid = torch.stack([2 * from_column / (width - 1) - 1, 2 * from_row / (height - 1) - 1], dim=-1)
     inside, outside = squared_distance(torch.cat([masks, ~masks]), border=False).sqrt().chunk(2)
     signed = F.grid_sample((inside - outside)[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
-    found = signed > (radius * most.thickness * thicker)[:, None, None]
-    return torch.where(found.flatten(1).any(1)[:, None, None], found, masks)
+    moved = signed > (radius * limits.thickness * thicker)[:, None, None]
+    return torch.where(moved.flatten(1).any(1)[:, None, None], moved, masks)
 
 
-def corrupted_masks(masks: Tensor, answers: Tensor, chance: Tensor) -> Tensor:
-    """A mask to correct for each of the true ones: half of the time its answer, if not empty, else a made-up one.
+def corrupted_masks(masks: Tensor, predictions: Tensor, chance: Tensor) -> Tensor:
+    """A mask to correct for each true mask: half of the time its prediction, if not empty, else a synthetic one.
 
-    `answers` (N, H, W) boolean; `chance` (N, `CORRUPTION_CHANCES`).
+    `predictions` (N, H, W) boolean; `chance` (N, `CORRUPTION_CHANCES`).
     """
     own, kind, moved, cut, blobs, shapes = chance.split([1, 1, MOVE_CHANCES, 2, 1, 2 * _BLOB_CHANCES], dim=1)
     first, second = (_blobs(masks, part) for part in shapes.chunk(2, dim=1))
     joined = masks | first | (second & (blobs < 0.5)[..., None])
-    kinds = torch.stack([moved_masks(masks, moved, MOVED_FAR), _cut(masks, cut), joined, first], dim=1)
+    kinds = torch.stack([moved_masks(masks, moved, LARGE_MOTION), _cut(masks, cut), joined, first], dim=1)
     number = (kind * _KINDS).long().clamp(max=_KINDS - 1)[..., None, None].expand(-1, 1, *masks.shape[1:])
     made = kinds.gather(1, number)[:, 0]
-    takes_own = answers.flatten(1).any(1) & (own[:, 0] < OWN)
-    return torch.where(takes_own[:, None, None], answers, made)
+    predicted = predictions.flatten(1).any(1) & (own[:, 0] < PREDICTION_CHANCE)
+    return torch.where(predicted[:, None, None], predictions, made)
 
 
-def carried_points(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (N, 7, 2) and labels (N, 7) that stand for masks, as `kprism_model.volumes.shapes.carried_clicks`.
+def propagation_points(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (N, 7, 2) and labels (N, 7) that describe masks, as `kprism_model.volumes.shapes.propagation_clicks`.
 
-    Up to three positive ones at the deepest pixels of the larger parts, four negative ones around, padding for those
-    that there are not.
+    Up to three positive points on the deepest pixels of the larger components, up to four negative points around, and
+    padding.
     """
     inside, depths = _deepest_of_parts(masks)
     around, there = _around(masks)
@@ -90,13 +90,13 @@ def carried_points(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _deepest_of_parts(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the deepest pixel of each of the largest parts, and its squared depth, 0 for none: (N, 3)."""
+    """Number of the deepest pixel of each of the largest components, and its squared depth, 0 for none: (N, 3)."""
     labels = component_labels(masks).flatten(1)
     sizes = component_sizes(labels)
     depth = squared_distance(masks, border=True).flatten(1)
-    smallest = SMALL_PART * sizes.amax(1, keepdim=True)
+    smallest = MINIMUM_PART_SHARE * sizes.amax(1, keepdim=True)
     numbers, depths = [], []
-    for _ in range(PARTS):
+    for _ in range(MAXIMUM_PARTS):
         size, start = sizes.max(1, keepdim=True)
         deepest, number = torch.where((labels == start) & (size >= smallest), depth, 0.0).max(1, keepdim=True)
         numbers.append(number)
@@ -106,22 +106,22 @@ def _deepest_of_parts(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _around(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the pixel beside each mask nearest to each quarter's diagonal, and whether there is one: (N, 4)."""
+    """Number of the pixel beside each mask that is nearest to each quarter's diagonal, and if there is one: (N, 4)."""
     outside = squared_distance(~masks, border=False).sqrt()
-    away = (BESIDE * _radius(masks) + 2)[:, None, None]
+    away = (NEGATIVE_CLICK_DISTANCE * _radius(masks) + 2)[:, None, None]
     ring = (outside >= away) & (outside < away + 1.5)
     rows, columns = pixel_grid(masks)
     centre = centroid(masks)[..., None, None]
     angles = torch.atan2(rows - centre[:, 0], columns - centre[:, 1]).flatten(1)
-    diagonals = math.pi / 4 + torch.arange(AROUND, device=masks.device) * (2 * math.pi / AROUND)
+    diagonals = math.pi / 4 + torch.arange(NEGATIVE_CLICKS, device=masks.device) * (2 * math.pi / NEGATIVE_CLICKS)
     apart = ((angles[:, None] - diagonals[:, None] + math.pi) % (2 * math.pi) - math.pi).abs()
     apart = torch.where(ring.flatten(1)[:, None], apart, math.inf)
-    return apart.argmin(2), ring.flatten(1).any(1, keepdim=True).expand(-1, AROUND)
+    return apart.argmin(2), ring.flatten(1).any(1, keepdim=True).expand(-1, NEGATIVE_CLICKS)
 
 
 def _cut(masks: Tensor, chance: Tensor) -> Tensor:
-    """What a straight cut leaves of each mask; `chance` (N, 2)."""
-    angle, share = 2 * math.pi * chance[:, :1], CUT[0] + (CUT[1] - CUT[0]) * chance[:, 1:]
+    """The part of each mask on one side of a straight cut; `chance` (N, 2)."""
+    angle, share = 2 * math.pi * chance[:, :1], CUT_SHARES[0] + (CUT_SHARES[1] - CUT_SHARES[0]) * chance[:, 1:]
     rows, columns = pixel_grid(masks)
     along = rows * angle.sin()[..., None] + columns * angle.cos()[..., None]
     along = torch.where(masks, along, math.inf).flatten(1)
@@ -135,12 +135,12 @@ def _blobs(masks: Tensor, chance: Tensor) -> Tensor:
     height, width = masks.shape[-2:]
     row, column, high, wide, turn = (part[:, None, None] for part in chance.unbind(1))
     rows, columns = pixel_grid(masks)
-    down = (rows / height - row) / (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * high)
-    right = (columns / width - column) / (RADIUS[0] + (RADIUS[1] - RADIUS[0]) * wide)
+    down = (rows / height - row) / (BLOB_RADII[0] + (BLOB_RADII[1] - BLOB_RADII[0]) * high)
+    right = (columns / width - column) / (BLOB_RADII[0] + (BLOB_RADII[1] - BLOB_RADII[0]) * wide)
     cos, sin = (math.pi * turn).cos(), (math.pi * turn).sin()
     return (down * cos - right * sin).square() + (down * sin + right * cos).square() <= 1
 
 
 def _radius(masks: Tensor) -> Tensor:
-    """The radius of a disc of each mask's area: (N,)."""
+    """The radius of a disc with each mask's area: (N,)."""
     return (masks.flatten(1).sum(1) / math.pi).sqrt()

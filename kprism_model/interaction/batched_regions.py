@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connected components and distances of many masks at once, in torch alone, for a device that must not be waited for.
+"""Connected components and distances of many masks at once, in torch, without waiting for the device.
 
-Nothing here brings a value to the host, and all shapes and numbers of iterations depend on the inputs' shapes only, so
-that CUDA graphs and `torch.compile` can capture it. Masks are (N, H, W) booleans; a pixel's number is row * W + column.
+SciPy does the same work on the host (`kprism_model.components`); these versions stay on the GPU. No value is copied to
+the host, and all shapes and numbers of iterations depend on the inputs' shapes only, so CUDA graphs and `torch.compile`
+can capture the code. Masks are (N, H, W) booleans; the number of a pixel is row * W + column.
 """
 
 from __future__ import annotations
@@ -13,76 +14,76 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_SHORTCUTS = 3  # of the pointers an iteration: each costs less than looking at the neighbours once more
-_COMPARED = 1 << 25  # distances that are compared at once: bounds the memory, at 128 MiB
+_SHORTCUTS_PER_ITERATION = 3  # of the pointers; each costs less than one more look at the neighbours
+_DISTANCES_AT_ONCE = 1 << 25  # bounds the memory to 128 MiB
 
 
 def component_labels(masks: Tensor) -> Tensor:
-    """The number of the first pixel of each pixel's 8-connected component, H * W outside of the masks: int64 (N, H, W).
+    """The number of the first pixel of each pixel's 8-connected component, H * W outside the masks: int64 (N, H, W).
 
-    Labels are propagated as in FastSV (Zhang, Azad and Hu 2020): each pixel points to one of a smaller number in its
-    component, takes the smallest that its neighbours point to, hands it to the pixel that it pointed to, and pointers
-    are shortened. Each shortcut halves the depth of the trees of pointers, so few iterations are enough.
+    Labels are propagated as in FastSV (Zhang, Azad and Hu 2020): each pixel points to one with a smaller number in its
+    component. It takes the smallest number that its neighbours point to, passes it to the pixel that it pointed to, and
+    pointers are shortened. Each shortcut halves the depth of the pointer trees, so few iterations are enough.
     """
     pixels = masks[0].numel()
     flat = masks.flatten(1)
     own = torch.arange(pixels, device=masks.device).expand(len(masks), -1)
-    parents = own  # those outside stay so: no part in anything, and in nobody's way
+    parents = own  # pixels outside the masks keep their own number and touch nothing
     for _ in range(_iterations(pixels)):
         seen = torch.where(flat, parents, pixels).view_as(masks)
         lowest = torch.where(flat, _lowest_neighbour(seen).flatten(1), own)
         parents = torch.minimum(parents.scatter_reduce(1, parents, lowest, "amin"), lowest)
-        for _ in range(_SHORTCUTS):
+        for _ in range(_SHORTCUTS_PER_ITERATION):
             parents = parents.gather(1, parents)
     return torch.where(flat, parents, pixels).view_as(masks)
 
 
 def component_sizes(labels: Tensor) -> Tensor:
-    """Pixels of the component that starts at each pixel, 0 where none does: float32 (N, H * W)."""
+    """Pixels of the component that starts at each pixel, 0 if none starts there: float32 (N, H * W)."""
     flat = labels.flatten(1)
     sizes = torch.zeros(len(flat), flat.shape[1] + 1, device=flat.device)
     return sizes.scatter_add(1, flat, torch.ones_like(flat, dtype=sizes.dtype))[:, :-1]
 
 
 def largest_component(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest 8-connected component (N, H, W) of each mask and its pixels (N,); of equal ones, the first."""
+    """The largest 8-connected component (N, H, W) of each mask, and its size (N,); the first of equal ones."""
     labels = component_labels(masks)
     size, start = component_sizes(labels).max(1)
     return masks & (labels == start[:, None, None]), size
 
 
 def squared_distance(regions: Tensor, *, border: bool, reach: int | None = None) -> Tensor:
-    """Squared Euclidean distance of each pixel to the nearest one outside of its region: float32 (N, H, W), exact.
+    """Squared Euclidean distance of each pixel to the nearest pixel outside its region: float32 (N, H, W), exact.
 
-    With `border` all beyond the image is outside, else nothing is. Distances over `reach` pixels (default: none is)
-    only say that they are over it, as do all where no pixel is outside.
+    With `border`, everything beyond the image is outside the region; without it, nothing is. A distance over `reach`
+    pixels (default: no limit) is only known to be over `reach`; so is every distance if no pixel is outside.
     """
     height, width = regions.shape[-2:]
     reach = max(height, width) if reach is None else reach
     far = 2.0 * max(height, width) + reach
     down = torch.where(regions, _run_length(regions, border, far), 0.0).square()
-    # Beyond the border lies the outside at distance 0, or nothing near.
-    most = min(reach, (width + 1) // 2 if border else width - 1)
-    padded = F.pad(down, (most, most), value=0.0 if border else far**2)
-    offsets = torch.arange(-most, most + 1, device=regions.device, dtype=torch.float32).square()
-    windows = padded.unfold(-1, 2 * most + 1, 1)  # a view
+    # Beyond the border, pixels are outside (distance 0) or far away.
+    shift = min(reach, (width + 1) // 2 if border else width - 1)
+    padded = F.pad(down, (shift, shift), value=0.0 if border else far**2)
+    offsets = torch.arange(-shift, shift + 1, device=regions.device, dtype=torch.float32).square()
+    windows = padded.unfold(-1, 2 * shift + 1, 1)  # a view
     nearest = down
-    chunk = max(1, _COMPARED // max(1, down.numel()))
-    for start in range(0, 2 * most + 1, chunk):
+    chunk = max(1, _DISTANCES_AT_ONCE // max(1, down.numel()))
+    for start in range(0, 2 * shift + 1, chunk):
         part = slice(start, start + chunk)
         nearest = torch.minimum(nearest, (windows[..., part] + offsets[part]).amin(-1))
     return nearest
 
 
 def drawn_pixel(candidates: Tensor, chance: Tensor) -> Tensor:
-    """The number of one pixel of each mask, each as likely as the others: int64 (N, K).
+    """The number of a random pixel of each mask, all equally likely: int64 (N, K).
 
-    `chance` (N, K) are uniform in [0, 1). Where a mask is empty the number is 0.
+    `chance` (N, K) are uniform in [0, 1). The number is 0 for an empty mask.
     """
     rank = candidates.flatten(1).cumsum(1)
     wanted = (chance * rank[:, -1:]).long() + 1
-    found = torch.searchsorted(rank, torch.minimum(wanted, rank[:, -1:]))
-    return found.clamp(max=rank.shape[1] - 1)
+    pixels = torch.searchsorted(rank, torch.minimum(wanted, rank[:, -1:]))
+    return pixels.clamp(max=rank.shape[1] - 1)
 
 
 def central_pixel(candidates: Tensor) -> Tensor:
@@ -114,12 +115,12 @@ def positions(numbers: Tensor, width: int) -> Tensor:
 
 
 def _iterations(pixels: int) -> int:
-    """Enough for spirals, combs and noise near the percolation threshold, which are the slowest (see the tests)."""
-    return math.ceil(math.log2(max(2, pixels)) / _SHORTCUTS) + 1
+    """Enough for spirals, combs and noise near the percolation threshold, which need the most (see the tests)."""
+    return math.ceil(math.log2(max(2, pixels)) / _SHORTCUTS_PER_ITERATION) + 1
 
 
 def _lowest_neighbour(values: Tensor) -> Tensor:
-    """The least of each pixel and its eight neighbours, int64 (N, H, W)."""
+    """The smallest value of each pixel and its eight neighbours, int64 (N, H, W)."""
     return -F.max_pool2d(-values.float(), 3, 1, 1).long()  # exact: numbers of pixels are far below 2**24
 
 

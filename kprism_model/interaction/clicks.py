@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated annotator: where a person would click, or draw, to correct a mask.
+"""The simulated user's clicks and scribbles: where a person would correct a mask.
 
-The rule is the paper's (K-Prism, training section; as in RITM, arXiv 2102.06583): a click goes to the centre of
-the largest connected error region, positive where the structure was missed, negative where the mask is spurious. Points
-are (row, column) with pixel centres at integer coordinates.
+The rule is the paper's (K-Prism, training section; as in RITM, arXiv 2102.06583): a click goes to the centre of the
+largest connected error region. It is positive if the structure was missed there, negative if the mask is spurious.
+Points are (row, column) with pixel centres at integer coordinates.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED, bounding_box, largest_component
+
 BoolArray = NDArray[np.bool_]
 
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
-_LARGEST_SIDE = 96  # a component longer than this (pixels) is measured on a coarser grid
+_LARGEST_SIDE = 96  # pixels; the depth of a longer component is measured on a coarser grid
 _JITTER_DEPTH = 0.5  # jittered clicks stay at least this share of the greatest depth away from the region's edge
 _SCRIBBLE_DEPTH = 0.3
 _SCRIBBLE_NODES = 4
@@ -27,13 +28,13 @@ _SCRIBBLE_NODES = 4
 def next_click(
     prediction: BoolArray, target: BoolArray, *, rng: np.random.Generator | None = None
 ) -> tuple[float, float, bool] | None:
-    """The annotator's next click on `prediction` (H, W) given the true mask `target` (H, W).
+    """The simulated user's next click on `prediction` (H, W) given the true mask `target` (H, W).
 
-    Returns (row, column, positive), or None where the masks agree. Without `rng` it is the deepest of the largest
-    8-connected error region (greatest Euclidean distance to its edge; the image border is an edge); among equally deep
-    pixels the one nearest to their centroid; regions longer than 96 pixels are measured on a grid of 2 x 2 (3 x 3, ...)
-    blocks. With `rng` the point is drawn uniformly from the inner part of that region. Missed and spurious pixels never
-    join into one region. Raises ValueError where the shapes differ.
+    Returns (row, column, positive), or None if the masks are equal. Without `rng` the click is on the deepest pixel of
+    the largest 8-connected error region: the one with the greatest Euclidean distance to the region's edge (the image
+    border is an edge), and among equally deep pixels the one nearest to their centroid. Regions longer than 96 pixels
+    are measured on a grid of 2 x 2 (3 x 3, ...) blocks. With `rng` the point is drawn uniformly from the inner part of
+    the region. Missed and spurious pixels never form one region. ValueError if the shapes differ.
     """
     prediction, target = np.asarray(prediction, dtype=bool), np.asarray(target, dtype=bool)
     if prediction.ndim != 2 or prediction.shape != target.shape:
@@ -53,8 +54,8 @@ def next_clicks(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """`next_click` for N masks (N, H, W) on `workers` threads.
 
-    Returns points (N, 2) and labels (N,): 1 positive, 0 negative, -1 (at point (-1, -1)) where there is no error. With
-    `rng` each row has a generator of its own, so the result does not depend on the threads' timing.
+    Returns points (N, 2) and labels (N,): 1 positive, 0 negative, -1 (at point (-1, -1)) if there is no error. With
+    `rng` each row has its own generator, so the result does not depend on the threads' timing.
     """
     if predictions.ndim != 3 or predictions.shape != targets.shape:
         raise ValueError(f"expected masks (N, H, W) of one shape, not {predictions.shape} and {targets.shape}")
@@ -70,14 +71,14 @@ def next_clicks(
 
 
 def simulate_scribble(region: BoolArray, rng: np.random.Generator) -> BoolArray:
-    """A free-hand stroke inside `region` (H, W): one smooth curve of 1 or 3 pixels' width along its longer axis.
+    """A free-hand stroke in `region` (H, W): a smooth curve, 1 or 3 pixels wide, along the region's longer axis.
 
-    The stroke lies wholly inside the region and is never empty. Raises ValueError for an empty region.
+    The stroke lies inside the region and is never empty. ValueError for an empty region.
     """
     region = np.asarray(region, dtype=bool)
     component, size, corner = _largest_component(region)
     if size == 0:
-        raise ValueError("region must hold at least one pixel to draw a scribble in; it is empty")
+        raise ValueError("the region is empty; expected at least one pixel to draw a scribble in")
     depth = _depth(component)
     inner = np.argwhere(depth >= max(1.0, _SCRIBBLE_DEPTH * depth.max()))
     nodes = inner[rng.integers(len(inner), size=_SCRIBBLE_NODES)].astype(np.float64)
@@ -86,9 +87,9 @@ def simulate_scribble(region: BoolArray, rng: np.random.Generator) -> BoolArray:
     rows, columns = np.rint(curve).astype(np.int64).T
     stroke[rows, columns] = True
     if rng.random() < 0.5:
-        stroke = ndimage.binary_dilation(stroke, _EIGHT_CONNECTED)
+        stroke = ndimage.binary_dilation(stroke, EIGHT_CONNECTED)
     stroke, length, inset = _largest_component(stroke & component)
-    if length == 0:  # the curve left a bent region at once: a dot is still a legal stroke
+    if length == 0:  # the curve left a bent region at once: a dot is still a valid stroke
         stroke, inset = np.ones((1, 1), dtype=bool), (int(inner[0, 0]), int(inner[0, 1]))
     result = np.zeros(region.shape, dtype=bool)
     top, left = corner[0] + inset[0], corner[1] + inset[1]
@@ -104,26 +105,23 @@ def _click_with(
 
 @lru_cache(maxsize=4)
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """One pool for each thread count, kept for the life of the process: starting threads costs more than a click."""
+    """One pool for each thread count, for the life of the process: starting threads costs more than a click."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     return ThreadPoolExecutor(workers, thread_name_prefix="clicks")
 
 
 def _largest_component(mask: BoolArray) -> tuple[BoolArray, int, tuple[int, int]]:
-    """The largest 8-connected component: its bounding-box crop, its number of pixels, and the crop's (row, column)."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
+    """The largest 8-connected component: the crop to its box, its size in pixels, and the crop's (row, column)."""
+    box = bounding_box(mask)
+    if box is None:
         return np.zeros((0, 0), dtype=bool), 0, (0, 0)
-    top, left = int(rows[0]), int(columns[0])
-    labels, _ = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1], _EIGHT_CONNECTED)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    largest = int(sizes.argmax())
-    component = labels == largest
-    rows, columns = np.flatnonzero(component.any(axis=1)), np.flatnonzero(component.any(axis=0))
-    crop = component[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return crop, int(sizes[largest]), (top + int(rows[0]), left + int(columns[0]))
+    component = largest_component(mask[box], EIGHT_CONNECTED)
+    inner = bounding_box(component)
+    assert inner is not None  # the mask is not empty
+    crop = component[inner]
+    row, column = (outside.start + inside.start for outside, inside in zip(box, inner, strict=True))
+    return crop, int(np.count_nonzero(crop)), (row, column)
 
 
 def _depth(region: BoolArray) -> NDArray[np.float64]:
@@ -133,10 +131,10 @@ def _depth(region: BoolArray) -> NDArray[np.float64]:
 
 
 def _inner_point(region: BoolArray, rng: np.random.Generator | None) -> tuple[int, int]:
-    """The deepest pixel of a region, or one drawn from its inner part."""
+    """The deepest pixel of a region, or with `rng` a random pixel of its inner part."""
     step = -(-max(region.shape) // _LARGEST_SIDE)
     coarse = _blocks_inside(region, step)
-    if not coarse.any():  # thinner than one block: only the full grid can hold it
+    if not coarse.any():  # thinner than one block: only the full grid shows it
         step, coarse = 1, region
     depth = _depth(coarse)
     deepest = depth.max()
@@ -150,7 +148,7 @@ def _inner_point(region: BoolArray, rng: np.random.Generator | None) -> tuple[in
 
 
 def _blocks_inside(region: BoolArray, step: int) -> BoolArray:
-    """Which step x step blocks lie wholly inside `region`; an incomplete block at the far edges does not count."""
+    """Which step x step blocks lie inside `region`; incomplete blocks at the far edges do not count."""
     if step == 1:
         return region
     rows, columns = region.shape[0] // step, region.shape[1] // step
@@ -167,7 +165,7 @@ def _along_main_axis(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _smooth_curve(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A smooth path (m, 2) by way of the nodes (n, 2), sampled at least twice a pixel; it stays in their hull."""
+    """A smooth path (m, 2) through the nodes (n, 2), sampled at least twice a pixel; it stays in their hull."""
     lengths = np.hypot(*np.diff(nodes, axis=0).T)
     along = np.concatenate(([0.0], np.cumsum(lengths)))
     samples = np.linspace(0.0, along[-1], max(2, int(2 * along[-1]) + 1))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks carried over from the slice before, as following a structure through a volume asks: practised on any image.
+"""Training masks for propagation: the mask of "the slice before", made from the true mask of any image.
 
-The slice before is made up: the true mask, moved, turned, scaled and made thicker or thinner by as much as slices
-differ. The prompts made of it are those of `kprism_model.volumes.propagation`: references, clicks that stand for the
-carried mask, and the mask itself as previous mask.
+The true mask is moved, rotated, scaled and made thicker or thinner by as much as neighbouring slices differ. The
+prompts are those of `kprism_model.volumes.propagation`: references, clicks that describe the propagated mask, and the
+mask itself as previous mask.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from scipy import ndimage
 from torch import Tensor
 
 from kprism_model.network.prompts import PADDING
-from kprism_model.volumes.shapes import carried_clicks
+from kprism_model.volumes.shapes import propagation_clicks
 
 BoolArray = NDArray[np.bool_]
 
 
-class Motion(NamedTuple):
-    """By how much a mask changes at most, either way.
+class MotionLimits(NamedTuple):
+    """The largest change of a mask, in both directions.
 
-    `turn` in degrees; `scale` of the logarithm, rows and columns apart; `move` and `thickness` in radii of a disc of
-    the same area.
+    `turn` in degrees; `scale` in the logarithm, separately for rows and columns; `move` and `thickness` in radii of a
+    disc with the same area.
     """
 
     turn: float
@@ -35,17 +35,17 @@ class Motion(NamedTuple):
     thickness: float
 
 
-NEXT_SLICE = Motion(10.0, 0.2, 0.25, 0.2)
-"""As much as slices of a volume differ."""
+SLICE_TO_SLICE_MOTION = MotionLimits(10.0, 0.2, 0.25, 0.2)
+"""The difference between neighbouring slices of a volume."""
 
-MOVED_FAR = Motion(40.0, 0.5, 1.0, 0.5)
-"""As far as a bad first mask may be from the truth."""
+LARGE_MOTION = MotionLimits(40.0, 0.5, 1.0, 0.5)
+"""The difference between a bad initial mask and the truth."""
 
 
 class PropagatedMasks(NamedTuple):
-    """Masks carried over to N rows.
+    """Propagated masks for N rows.
 
-    `masks` (N, 1, H, W) float32 of 0 and 1; `points` (N, K, 2) as (row, column) that stand for them, with `labels`
+    `masks` (N, 1, H, W) float32 of 0 and 1; `points` (N, K, 2) as (row, column) that describe them, with `labels`
     (N, K): 1 positive, 0 negative, -1 padding.
     """
 
@@ -55,9 +55,9 @@ class PropagatedMasks(NamedTuple):
 
 
 def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks:
-    """Made-up masks of the slice before, given the true masks (N, 1, H, W) of this one, none of them empty."""
+    """Simulated masks of the slice before, from the true masks (N, 1, H, W) of this slice; none may be empty."""
     before = [moved_mask(mask, rng) for mask in (masks[:, 0] > 0.5).cpu().numpy()]
-    clicks = [carried_clicks(mask) for mask in before]
+    clicks = [propagation_clicks(mask) for mask in before]
     points = torch.zeros(len(clicks), max(map(len, clicks)), 2)
     labels = torch.full(points.shape[:2], PADDING)
     for row, made in enumerate(clicks):
@@ -67,16 +67,16 @@ def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks
     return PropagatedMasks(*(part.to(masks.device) for part in (previous, points, labels)))
 
 
-def moved_mask(mask: BoolArray, rng: np.random.Generator, most: Motion = NEXT_SLICE) -> BoolArray:
-    """A mask (H, W), changed by chance within the limits of `most`; the mask itself where nothing would be left."""
+def moved_mask(mask: BoolArray, rng: np.random.Generator, limits: MotionLimits = SLICE_TO_SLICE_MOTION) -> BoolArray:
+    """A mask (H, W), randomly changed within `limits`; a mask that would become empty is returned unchanged."""
     radius = np.sqrt(np.count_nonzero(mask) / np.pi)
     centre = np.argwhere(mask).mean(axis=0)
-    angle = np.deg2rad(rng.uniform(-most.turn, most.turn))
+    angle = np.deg2rad(rng.uniform(-limits.turn, limits.turn))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    stretch = np.diag(np.exp(rng.uniform(-most.scale, most.scale, 2)))
+    stretch = np.diag(np.exp(rng.uniform(-limits.scale, limits.scale, 2)))
     back = turn @ stretch  # from the new mask's pixels to the old one's
-    goal = centre + radius * rng.uniform(-most.move, most.move, 2)
+    goal = centre + radius * rng.uniform(-limits.move, limits.move, 2)
     signed = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
     moved = ndimage.affine_transform(signed, back, centre - back @ goal, order=1, mode="nearest")
-    found: BoolArray = moved > radius * rng.uniform(-most.thickness, most.thickness)
-    return found if found.any() else mask
+    result: BoolArray = moved > radius * rng.uniform(-limits.thickness, limits.thickness)
+    return result if result.any() else mask

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated user of training: the same behaviour computed row by row with SciPy, or for a batch on its device.
+"""The simulated user of training: the same behaviour row by row with SciPy, or for a whole batch on its device.
 
-On a CPU SciPy is by far the faster. On a GPU it would make the training wait for every mask, so there a batch is done
-at once in torch, without a wait; that also means that rows which a task does not apply to stay in it, with weight 0.
+On a CPU, SciPy is by far the faster. On a GPU it would make training wait for every mask, so a whole batch is computed
+in torch without waiting. Then rows that a task does not apply to stay in the batch, with weight 0.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ from kprism_model.interaction.propagated_masks import PropagatedMasks, propagate
 from kprism_model.network.prompts import PADDING
 from kprism_model.scribbles import SCRIBBLE_POINTS, scribble_points
 
-_NEGATIVE_REACH = 8  # a negative scribble is drawn within this many pixels outside of the object
+_NEGATIVE_REACH = 8  # a negative scribble lies at most this many pixels outside the object
 
 
-class Rows(NamedTuple):
-    """Rows of a batch that a task works on: their numbers (N,), and weights (N,) or None where all weigh alike."""
+class RowSelection(NamedTuple):
+    """Rows of a batch for one task: their numbers (N,), and their weights (N,), None if all have the same weight."""
 
     numbers: Tensor
     weight: Tensor | None
 
 
-def rows_where(applies: Tensor) -> Rows | None:
-    """The rows where `applies` (B,) is true, without weights; None where there is none."""
+def select_rows(applies: Tensor) -> RowSelection | None:
+    """The rows where `applies` (B,) is true, without weights; None if there are none."""
     numbers = applies.nonzero().flatten()
-    return Rows(numbers, None) if len(numbers) else None
+    return RowSelection(numbers, None) if len(numbers) else None
 
 
 class SimulatedUser(Protocol):
-    """What training asks of a user. Masks are (N, 1, H, W) float32 of 0 and 1, answers probabilities of that shape."""
+    """The user's part in training. Masks (N, 1, H, W) are float32 of 0 and 1, predictions probabilities."""
 
-    def rows(self, applies: Tensor) -> Rows | None:
-        """The rows that a task works on, `applies` (B,) says which it applies to; None where there is none."""
+    def rows(self, applies: Tensor) -> RowSelection | None:
+        """The rows for a task that applies where `applies` (B,) is true; None if there are none."""
 
-    def clicks(self, answers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """One click a row at the largest error: points (N, 1, 2) and labels (N, 1), padding where there is none."""
+    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """One click a row on the largest error: points (N, 1, 2) and labels (N, 1); padding if there is no error."""
 
     def scribbles(self, masks: Tensor) -> Scribbles:
-        """A positive scribble a row and, in half of the rows, a negative one close to the object."""
+        """A positive scribble for each row and, in half of the rows, a negative one close to the object."""
 
-    def corrupted_masks(self, masks: Tensor, answers: Tensor) -> Tensor:
-        """A mask to correct for each row, of the shape of `masks`: its answer, half of the time, or a made-up one."""
+    def corrupted_masks(self, masks: Tensor, predictions: Tensor) -> Tensor:
+        """A mask to correct for each row, shaped as `masks`: half of the time its prediction, else a synthetic one."""
 
     def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
-        """Made-up masks of the slice before, with the points that stand for them."""
+        """Simulated masks of the slice before, with the points that describe them."""
 
 
 class RowwiseUser:
-    """SciPy, row by row; tasks work on the rows alone that they apply to."""
+    """SciPy, row by row; a task gets only the rows that it applies to."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
-    def rows(self, applies: Tensor) -> Rows | None:
+    def rows(self, applies: Tensor) -> RowSelection | None:
         """See `SimulatedUser`."""
-        return rows_where(applies)
+        return select_rows(applies)
 
-    def clicks(self, answers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """See `SimulatedUser`."""
-        predicted, target = ((x[:, 0] > 0.5).cpu().numpy() for x in (answers, masks))
+        predicted, target = ((x[:, 0] > 0.5).cpu().numpy() for x in (predictions, masks))
         points, labels = next_clicks(predicted, target, rng=self._rng)
         return torch.from_numpy(points)[:, None].to(masks.device), torch.from_numpy(labels)[:, None].to(masks.device)
 
@@ -89,9 +89,9 @@ class RowwiseUser:
             labels[row, : len(chosen)] = torch.from_numpy(signs)
         return Scribbles(*(part.to(masks.device) for part in (drawn, points, labels)))
 
-    def corrupted_masks(self, masks: Tensor, answers: Tensor) -> Tensor:
+    def corrupted_masks(self, masks: Tensor, predictions: Tensor) -> Tensor:
         """See `SimulatedUser`."""
-        return corrupted_masks(masks, answers, self._rng)
+        return corrupted_masks(masks, predictions, self._rng)
 
     def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
         """See `SimulatedUser`."""
@@ -99,46 +99,46 @@ class RowwiseUser:
 
 
 class BatchedUser:
-    """Torch, a batch at a time, on `device` and without a wait for it; tasks work on all rows."""
+    """Torch, a batch at a time, on `device` and without waiting for it; a task gets all rows."""
 
     def __init__(self, rng: np.random.Generator, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
-    def rows(self, applies: Tensor) -> Rows | None:
+    def rows(self, applies: Tensor) -> RowSelection | None:
         """See `SimulatedUser`."""
-        return Rows(torch.arange(len(applies), device=applies.device), applies.float())
+        return RowSelection(torch.arange(len(applies), device=applies.device), applies.float())
 
-    def clicks(self, answers: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """See `SimulatedUser`."""
         chance = self._chance(masks, 1)[:, 0]
-        points, labels = batched_clicks.next_clicks(answers[:, 0] > 0.5, masks[:, 0] > 0.5, chance)
+        points, labels = batched_clicks.next_clicks(predictions[:, 0] > 0.5, masks[:, 0] > 0.5, chance)
         return points[:, None], labels[:, None]
 
     def scribbles(self, masks: Tensor) -> Scribbles:
         """See `SimulatedUser`."""
         return batched_scribbles.scribbles(masks[:, 0] > 0.5, self._chance(masks, SCRIBBLE_CHANCES))
 
-    def corrupted_masks(self, masks: Tensor, answers: Tensor) -> Tensor:
+    def corrupted_masks(self, masks: Tensor, predictions: Tensor) -> Tensor:
         """See `SimulatedUser`."""
         chance = self._chance(masks, CORRUPTION_CHANCES)
-        return batched_masks.corrupted_masks(masks[:, 0] > 0.5, answers[:, 0] > 0.5, chance)[:, None].float()
+        return batched_masks.corrupted_masks(masks[:, 0] > 0.5, predictions[:, 0] > 0.5, chance)[:, None].float()
 
     def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
         """See `SimulatedUser`."""
         before = batched_masks.moved_masks(masks[:, 0] > 0.5, self._chance(masks, MOVE_CHANCES))
-        return PropagatedMasks(before[:, None].float(), *batched_masks.carried_points(before))
+        return PropagatedMasks(before[:, None].float(), *batched_masks.propagation_points(before))
 
     def _chance(self, masks: Tensor, count: int) -> Tensor:
         return torch.rand(len(masks), count, generator=self._generator, device=masks.device)
 
 
 def simulated_user(rng: np.random.Generator, device: torch.device) -> SimulatedUser:
-    """The user for a device: batched on all but the CPU, where SciPy is the faster."""
+    """The user for a device: SciPy on the CPU, batched on any other device."""
     return RowwiseUser(rng) if device.type == "cpu" else BatchedUser(rng, device)
 
 
 def simulate_scribbles(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int8]:
-    """A scribble in a mask (H, W), 1, and half of the time one close outside of it, -1; 0 elsewhere."""
+    """A scribble inside a mask (H, W), 1, and half of the time one close outside it, -1; 0 elsewhere."""
     scribble = simulate_scribble(mask, rng).astype(np.int8)
     if rng.random() < 0.5:
         around = ndimage.binary_dilation(mask, iterations=_NEGATIVE_REACH) & ~ndimage.binary_dilation(mask)

@@ -15,22 +15,22 @@ STRIDES = (16, 8, 4)
 
 ENCODERS = ("utnet", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 MASK_ENCODERS = ("own", "shared")
-_LATER = {"encoder", "mask_encoder", "kinds", "kind_centres"}
+_OPTIONAL_KEYS = {"encoder", "mask_encoder", "kinds", "kind_centres"}
 
 
 @dataclass(frozen=True)
 class KPrismConfig:
     """Everything that fixes the shape of a network; the published size is `KPrismConfig.base()`.
 
-    `native_size` is the long side in pixels to which images are resized. `stem_stride` 2 or 4 lets the encoders' stems
+    `native_size` is the long side in pixels to which images are resized. With `stem_stride` 2 or 4, the encoders' stems
     end at a half or a quarter of the size, where they cost less; the strides of the features stay 4, 8 and 16.
-    `dense_channels` is the width of the dense prompt map at half size. `attend_padding` lets padded click tokens take
-    part in attention, as the published code does; it serves the comparison with that code only. `encoder` is the image
-    encoder, "utnet" as published or an EfficientNet-Lite, which can start from ImageNet weights and whose stem always
-    ends at half size. `mask_encoder` "own" encodes a reference's image once more together with its mask, as published;
-    "shared" adds the mask to what the image encoder found. `kinds` are the names of the kinds of images that the
-    network tells apart, such as "CT, chest"; without any, it has no head for them. `kind_centres` are the numbers of
-    centres of the kinds, one each if it is empty: a kind that looks different in each of its data sets has more.
+    `dense_channels` is the width of the dense prompt map at half size. With `attend_padding`, padded click tokens take
+    part in attention, as in the published code; it is only for the comparison with that code. `encoder` is the image
+    encoder: "utnet" as published, or an EfficientNet-Lite, which can start from ImageNet weights and whose stem always
+    ends at half size. `mask_encoder` "own" encodes a reference's image again together with its mask, as published;
+    "shared" adds the mask to the features of the image encoder. `kinds` are the names of the kinds of images that the
+    network distinguishes, such as "CT, chest"; without kinds it has no kind head. `kind_centres` are the numbers of
+    centres of the kinds, one each if it is empty; a kind that looks different in each of its data sets has more.
     """
 
     native_size: int = 512
@@ -56,7 +56,7 @@ class KPrismConfig:
     kind_centres: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no network can be built with, naming the field and the value."""
+        """Refuse sizes that no network can have, naming the field and the value."""
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (not isinstance(value, int) or value < 1):
@@ -96,7 +96,7 @@ class KPrismConfig:
 
     @classmethod
     def small(cls, **changes: Any) -> KPrismConfig:
-        """The size that is shipped: a click answers in tens of milliseconds on two CPU cores."""
+        """The size of the shipped weights: a click takes tens of milliseconds on two CPU cores."""
         sizes = cls(192, 8, 32, 4, 4, 8, 96, 4, 96, 3, 3, head_channels=24, dense_channels=96)
         return replace(sizes, **{"encoder": "efficientnet_lite0", "mask_encoder": "shared"} | changes)
 
@@ -124,15 +124,14 @@ class KPrismConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KPrismConfig:
-        """The inverse of `to_dict`; ValueError names keys that this version does not know, or that are missing.
+        """The inverse of `to_dict`; ValueError names keys that are unknown or missing.
 
-        Files written before there was a choice of encoders, or kinds of images, lack `_LATER` fields; they have the
-        published ones.
+        Older files lack the `_OPTIONAL_KEYS`, which then have the published values.
         """
         names = {field.name for field in fields(cls)}
-        missing = names - set(values) - _LATER
+        missing = names - set(values) - _OPTIONAL_KEYS
         if set(values) - names or missing:
             wrong = {"unknown": sorted(set(values) - names), "missing": sorted(missing)}
-            told = "; ".join(f"{what} {', '.join(keys)}" for what, keys in wrong.items() if keys)
-            raise ValueError(f"configuration keys: {told}")
+            faults = "; ".join(f"{what} {', '.join(keys)}" for what, keys in wrong.items() if keys)
+            raise ValueError(f"configuration keys: {faults}")
         return cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("kinds", "kind_centres")}})

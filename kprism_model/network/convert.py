@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in the published layout (github.com/bangwayne/K-Prism, commit 6410912) to a network of ours."""
+"""Conversion of weights in the published layout (github.com/bangwayne/K-Prism, commit 6410912)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _PREDICTOR = "sem_seg_head.predictor"
 
 
 def config_of(published: Mapping[str, Tensor], *, native_size: int = 512) -> KPrismConfig:
-    """Read a network's sizes off its published tensors; ValueError names a tensor that is missing.
+    """The configuration of a network, from the shapes of its published tensors; ValueError names a missing tensor.
 
-    The numbers of heads are not stored: the published networks have 4 in the encoder (stored with the position bias)
-    and 8 in the decoder at width 256, that is one for each 32 channels; narrower ones have 4 at least.
+    The number of the decoder's heads is not stored: the published networks have 8 at width 256, one for each 32
+    channels; narrower ones have at least 4.
     """
     try:
         expert_gate = published[f"{_PREDICTOR}.transformer_cross_attention_layers.0.gating_network.weight"]
@@ -45,11 +45,11 @@ def config_of(published: Mapping[str, Tensor], *, native_size: int = 512) -> KPr
 
 
 def convert(published: Mapping[str, Tensor], *, config: KPrismConfig | None = None) -> KPrism:
-    """Build a network in evaluation mode from tensors under the published names.
+    """Build a network in evaluation mode from tensors with the published names.
 
-    Two things are not in a published file. The click tokens' MLP (the published code draws it anew in each pass) is
-    taken from `click_token_mlp.*` where given, else it keeps its random start; the presence head is ours and answers
-    "present" until it is trained. ValueError names a tensor that is missing or of another shape.
+    Two parts are not in a published file. The click tokens' MLP, which the published code initialises again in each
+    pass, comes from `click_token_mlp.*` if given, else it keeps its random initialisation. The presence head is ours
+    and predicts "present" until it is trained. ValueError names a tensor that is missing or has another shape.
     """
     model = KPrism(config or config_of(published))
     state = model.state_dict()
@@ -64,7 +64,7 @@ def convert(published: Mapping[str, Tensor], *, config: KPrismConfig | None = No
 
 
 def _read(published: Mapping[str, Tensor], name: str, like: Tensor, config: KPrismConfig) -> Tensor | None:
-    """The published tensor for our `name`, shaped as `like`; None where there is none to read."""
+    """The published tensor for our `name`, in the shape of `like`; None if there is none."""
     if name.endswith("num_batches_tracked") or name.startswith("decoder.presence."):
         return None
     if name.startswith("decoder.clicks.content.") and "click_token_mlp.mlp.0.weight" not in published:
@@ -75,12 +75,12 @@ def _read(published: Mapping[str, Tensor], name: str, like: Tensor, config: KPri
         raise ValueError(f"not a published K-Prism state: tensor {missing[0]!r} is missing")
     tensor = torch.stack([published[key] for key in keys]) if len(keys) > 1 else published[keys[0]]
     if tensor.numel() != like.numel():
-        raise ValueError(f"{keys[0]}: expected {tuple(like.shape)}, found {tuple(tensor.shape)}")
+        raise ValueError(f"{keys[0]}: expected {tuple(like.shape)}, got {tuple(tensor.shape)}")
     return tensor.reshape(like.shape).to(like.dtype)
 
 
 def _published_names(name: str, config: KPrismConfig) -> list[str]:
-    """Published names of the tensor that we call `name`: one, or one an expert."""
+    """Published names of our tensor `name`: one name, or one for each expert."""
     if name == "decoder.clicks.position.labels":
         return [f"{_PREDICTOR}.point_embed_encoder.point_embeddings.{label}.weight" for label in range(2)]
     for ours, theirs in _prefixes(config):
@@ -128,7 +128,7 @@ def _prefixes(config: KPrismConfig) -> Iterator[tuple[str, str]]:
 
 
 def _encoder_prefixes(ours: str, theirs: str, stage_name: str, *, first: int) -> Iterator[tuple[str, str]]:
-    """Both encoders; in their stages the residual block is number `first`, an attention block number 1."""
+    """Prefixes of an encoder; in its stages the residual block is number `first`, an attention block number 1."""
     for block in range(2):
         yield from _residual_prefixes(f"{ours}.stem.{block}", f"{theirs}.inc.{block}")
     for stage in range(4):

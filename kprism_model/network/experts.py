@@ -2,11 +2,11 @@
 """Soft mixtures of experts: attention and feed-forward layers that evaluate every expert (arXiv 2509.25594).
 
 out = sum over experts e of softmax(W_g t)_e * expert_e(t). The experts of a layer are stacked tensors, not modules, and
-cross-attention is folded onto the side with few tokens. Folding is exact algebra:
+cross-attention is folded onto the side with few tokens. Folding is exact:
 
-- few queries: a query q_h W_k,h is one vector of C a head and expert, so pixels need no key or value projection; W_v is
-  applied after the weighted sum of raw pixels; the key bias drops out of the softmax, the value bias is added once;
-- few keys: W_q,h^T k_h and W_o,h v_h are computed once a token, so pixels need no query or output projection.
+- few queries: q_h W_k,h is one vector of C for each head and expert, so pixels need no key or value projection. W_v is
+  applied after the weighted sum of raw pixels. The key bias cancels in the softmax; the value bias is added once;
+- few keys: W_q,h^T k_h and W_o,h v_h are computed once for each token, so pixels need no query or output projection.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class MixtureCrossAttention(nn.Module):
         """Attend.
 
         `target` (B, T, C), `source` (B, S, C); positions broadcast to them; `blocked` (B, T, S) or (B, 1, S) is true
-        where attention is forbidden, and no row may be blocked throughout. Returns (B, T, C).
+        where attention is masked; no row may be masked completely. Returns (B, T, C).
         """
         queries, keys = target + target_position, source + source_position
         gate = self.gate(target)
-        # Folding costs the many heads * few / C of a projection and saves them one or two: it was measured to pay up to
-        # about one head's width of few.
+        # For the side with many tokens, folding costs heads * few / C of a projection, and saves one or two of them.
+        # Measured: it pays up to about as many few tokens as one head is wide.
         few = self.head_width
         if target.shape[1] <= min(few, source.shape[1]):
             mixed = self.fold_queries(queries, keys, source, gate, blocked)
@@ -78,7 +78,7 @@ class MixtureCrossAttention(nn.Module):
         return self.norm(target + mixed)  # type: ignore[no-any-return]
 
     def plain(self, queries: Tensor, keys: Tensor, values: Tensor, gate: Tensor, blocked: Tensor | None) -> Tensor:
-        """The definition, expert by expert; the folded forms equal it up to rounding."""
+        """The definition, expert by expert; the folded forms are equal to it up to rounding."""
         outputs = []
         for expert in range(self.experts):
             weights, biases = self.in_weight[expert].chunk(3), self.in_bias[expert].chunk(3)
@@ -115,20 +115,20 @@ class MixtureCrossAttention(nn.Module):
         """Cross-attention of many queries (B, T, C) to few keys, with raw `queries`."""
         tokens = keys.shape[1]
         w_q, w_k, w_v, b_q, b_v = self._by_head()
-        # The key bias shifts all scores of a query alike, so it drops out of the softmax.
+        # The key bias adds the same value to all scores of a query, so it cancels in the softmax.
         k = torch.einsum("bsc,ehdc->behsd", keys, w_k) / self.head_width**0.5
         folded = torch.einsum("behsd,ehdc->behsc", k, w_q).flatten(1, 3)
         offset = torch.einsum("behsd,ehd->behs", k, b_q).flatten(1)
         v = torch.einsum("bsc,ehdc->behsd", values, w_v) + b_v[:, :, None]
         w_o = self.out_weight.unflatten(2, (self.heads, self.head_width))
-        carried = torch.einsum("behsd,echd->behsc", v, w_o).flatten(1, 3)
-        # (B, E * H, S, T): the softmax runs over an outer axis, so that it is vectorised over the many queries.
+        projected = torch.einsum("behsd,echd->behsc", v, w_o).flatten(1, 3)
+        # (B, E * H, S, T): the softmax is over an outer axis, so it is vectorised over the many queries.
         scores = torch.baddbmm(offset[..., None], folded, queries.transpose(1, 2)).unflatten(1, (-1, tokens))
         if blocked is not None:
             scores = scores.masked_fill(blocked.transpose(1, 2)[:, None], -math.inf)
         weights = scores.softmax(2).unflatten(1, (self.experts, self.heads))
         weights = weights * gate.transpose(1, 2)[:, :, None, None]
-        mixed: Tensor = weights.flatten(1, 3).transpose(1, 2) @ carried + gate @ self.out_bias
+        mixed: Tensor = weights.flatten(1, 3).transpose(1, 2) @ projected + gate @ self.out_bias
         return mixed
 
     def _by_head(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

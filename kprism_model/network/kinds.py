@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kind of an image, such as "CT, chest", by the distance of its features to the centres of known kinds.
 
-Distances tell what is unlike anything known, which a linear classifier does not (Mahalanobis distance of features, Lee
-et al., arXiv 1807.03888): an image that is far from every centre is of none of the kinds. A kind may have more centres
-than one, since images of one kind look different in each hospital.
+Unlike a linear classifier, distances recognise images that are unlike all known ones (Mahalanobis distance of features,
+Lee et al., arXiv 1807.03888): an image that is far from every centre is of none of the kinds. A kind may have several
+centres, because images of one kind look different in each hospital.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.encoder import ImageFeatures
 
 KIND_WIDTH = 256
-"""Dimensions of the space in which distances are taken, or fewer if the features have fewer."""
+"""Dimensions of the space in which distances are measured, or fewer if the features have fewer."""
 
 POSSIBLE = "kind_head.possible"
-"""The tensor of a network that tells which class can be in which kind; it has a row for each class."""
+"""Name of the tensor that says which class can be in which kind; it has a row for each class."""
 
 
 class KindHead(nn.Module):
     """Logits of K kinds and of "none of these" for the coarsest features of images.
 
-    `possible` bool (classes, K + 1): whether a class can be in a kind of image. Its last column is for images of none
-    of the kinds. It is true throughout for a class of which nothing is known.
+    `possible` bool (classes, K + 1): whether a class can be in a kind of image. The last column is for images of none
+    of the kinds. A class without this information is possible everywhere.
     """
 
     def __init__(self, config: KPrismConfig) -> None:
@@ -44,22 +44,22 @@ class KindHead(nn.Module):
     def pooled(features: ImageFeatures) -> Tensor:
         """Mean of the coarsest features over the image: (B, channels).
 
-        Their maximum would make distances to what is unlike them tell less (measured on dermoscopy).
+        With the maximum, distances separate unknown images less well (measured on dermoscopy).
         """
         return features.stride16.float().mean(dim=(2, 3))
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(B, channels) -> logits (B, K + 1), the last of them `none`; see `kind_logits`."""
-        with torch.autocast(pooled.device.type, enabled=False):  # differences of large distances need all their bits
+        with torch.autocast(pooled.device.type, enabled=False):  # differences of large distances need full precision
             placed = self.projection(pooled)
             distances = 0.5 * (placed[:, None] - self.centres).square().sum(dim=2)
             return kind_logits(distances, self.counts, self.none)
 
 
 def kind_logits(distances: Tensor, counts: Sequence[int], none: Tensor) -> Tensor:
-    """Logits (B, K + 1) of K kinds and `none` (): a mixture of normal distributions of one covariance for each kind.
+    """Logits (B, K + 1) of K kinds and `none` (): each kind is a mixture of normal distributions with one covariance.
 
-    `distances` (B, C) are halves of squared distances to centres. `counts` tells how many of the C belong to each kind.
+    `distances` (B, C) are half the squared distances to centres; `counts` says how many of the C belong to each kind.
     """
     kinds = [part.logsumexp(dim=1) for part in (-distances).split(list(counts), dim=1)]
     return torch.stack([*kinds, none.expand(len(distances))], dim=1)

@@ -23,7 +23,7 @@ from kprism_model.network.weight_cache import WeightCache
 
 @dataclass
 class Decoded:
-    """Answer of the decoder for N rows: `logits` of every layer (N, 1, h, w), the last at stride 4; `presence` (N,)."""
+    """Output of the decoder for N rows: `logits` of every layer (N, 1, h, w), the last at stride 4; `presence` (N,)."""
 
     logits: list[Tensor]
     presence: Tensor
@@ -32,7 +32,8 @@ class Decoded:
 class KPrism(nn.Module):
     """One network for three kinds of knowledge: trained classes, reference cases, and clicks or scribbles.
 
-    `encode_image` once an image, `encode_references` once a set of references, `decode` as often as wanted.
+    Call `encode_image` once for an image, `encode_references` once for a set of references, and `decode` for each
+    prediction.
     """
 
     def __init__(self, config: KPrismConfig) -> None:
@@ -63,7 +64,7 @@ class KPrism(nn.Module):
     def encode_references(self, images: Tensor, masks: Tensor, features: ImageFeatures | None = None) -> References:
         """Encode R reference images (B, R, 3, H, W) with their masks (B, R, 1, H, W) of 0 and 1, for B rows.
 
-        `features` are what `encode_image` made of the B * R images, where that is known already.
+        `features` is the result of `encode_image` for the B * R images, if it is already known.
         """
         if images.ndim != 5 or masks.shape != (*images.shape[:2], 1, *images.shape[3:]):
             raise ValueError(
@@ -80,13 +81,13 @@ class KPrism(nn.Module):
         return References(summaries, features.stride16.unflatten(0, rows), encoded.stride16.unflatten(0, rows))
 
     def project(self, features: ImageFeatures) -> ImageFeatures:
-        """`features` at the decoder's width: what several calls of `decode` for the same images have in common."""
+        """`features` at the decoder's width; several calls of `decode` for the same images can share the result."""
         return ImageFeatures(*(project(scale) for project, scale in zip(self.projections, features, strict=True)))
 
     def decode(self, features: ImageFeatures, prompts: Prompts, projected: ImageFeatures | None = None) -> Decoded:
-        """Decode the rows of `prompts` against `features` of the images that `prompts.image_index` names.
+        """Decode the rows of `prompts` with `features` of the images in `prompts.image_index`.
 
-        `projected` is what `project` made of `features`, where that is known already.
+        `projected` is the result of `project` for `features`, if it is already known.
         """
         rows = len(prompts.image_index)
         if prompts.references is not None:
@@ -101,9 +102,9 @@ class KPrism(nn.Module):
             scale = self._project(
                 features[level], level, prompts, kept, None if projected is None else projected[level]
             )
-            laid = dense[level] if len(dense[level]) == 1 else dense[level][kept]
+            dense_map = dense[level] if len(dense[level]) == 1 else dense[level][kept]
             where = positions[level] + self.level_embedding[level][:, None, None]
-            return (scale + (laid + where)).permute(0, 2, 3, 1).contiguous()
+            return (scale + (dense_map + where)).permute(0, 2, 3, 1).contiguous()
 
         logits, presence = self.decoder(embed, [p.permute(1, 2, 0).contiguous() for p in positions], prompts)
         return Decoded(logits, presence)
@@ -126,14 +127,14 @@ class KPrism(nn.Module):
         self.config = replace(self.config, num_classes=self.config.num_classes + count)
 
     def _project(self, scale: Tensor, level: int, prompts: Prompts, kept: Tensor, projected: Tensor | None) -> Tensor:
-        """One scale's features at the decoder's width for the rows `kept`; references are read out at the coarsest."""
+        """One scale's features at the decoder's width for the rows `kept`; references are read at stride 16."""
         index = prompts.image_index.index_select(0, kept)
         projection = self.projections[level]
         if level == 0 and prompts.references is not None:
             scale = read_references(scale.index_select(0, index), prompts.references.select(kept))
         elif projected is not None:
             return projected.index_select(0, index)
-        elif len(kept) < len(scale):  # fewer rows than images: project what is asked for
+        elif len(kept) < len(scale):  # fewer rows than images: project only the images of these rows
             scale = scale.index_select(0, index)
         else:
             return projection(scale).index_select(0, index)  # type: ignore[no-any-return]
@@ -142,7 +143,7 @@ class KPrism(nn.Module):
     def _encode_dense(self, prompts: Prompts) -> tuple[Tensor, Tensor, Tensor]:
         if prompts.dense is not None:
             return self._dense_maps(prompts.dense)
-        # The empty map is the same for all rows and, as long as the weights stay, for all calls.
+        # The empty map is the same for all rows and, while the weights do not change, for all calls.
         device = prompts.image_index.device
         return self._empty_maps.get(
             self.dense_encoder.parameters(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two standard layers, computed by another route where PyTorch's CPU kernels fail."""
+"""Three standard layers, computed in another way where PyTorch's CPU kernels are wrong or slow."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ GROUPS = 32
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over 32 groups, exact for channels-last input too.
+    """GroupNorm over 32 groups, exact also for channels-last input.
 
-    PyTorch's CPU kernel for that layout takes the variance as E[x^2] - E[x]^2, which loses it where a map is nearly
-    constant (an empty prompt map: outputs off by 0.4); its kernel for contiguous input does not. To train, the input is
-    copied for that kernel; to answer, the variance is taken in a second pass, which needs no copy: 3 times as fast.
+    PyTorch's CPU kernel for that layout computes the variance as E[x^2] - E[x]^2. This is inexact if a map is nearly
+    constant (an empty prompt map: outputs wrong by 0.4); the kernel for contiguous input is exact. In training the
+    input is copied for that kernel. In inference the variance is computed in a second pass, without a copy, which is 3
+    times as fast.
     """
 
     def __init__(self, channels: int) -> None:
@@ -40,8 +41,8 @@ class GroupNorm(nn.GroupNorm):
 class PointwiseConv(nn.Conv2d):
     """A 1 x 1 convolution as a matrix product over channels.
 
-    oneDNN's AVX2 kernel for the weight gradient of 1 x 1 convolutions was seen to wait for ever on two cores; the
-    matrix product is also the faster of the two in the channels-last layout.
+    oneDNN's AVX2 kernel for the weight gradient of 1 x 1 convolutions sometimes never returned on two cores. The matrix
+    product is also faster in the channels-last layout.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, bias: bool = True) -> None:
@@ -54,10 +55,10 @@ class PointwiseConv(nn.Conv2d):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution without bias whose weight gradient in bfloat16 on a CPU is our own.
+    """A depthwise convolution without bias, with our own weight gradient for bfloat16 on a CPU.
 
-    oneDNN takes 5 to 15 times as long for that gradient, three quarters of an EfficientNet-Lite's backward pass, where
-    the kernel is 5 x 5 or the stride is 2.
+    If the kernel is 5 x 5 or the stride is 2, oneDNN takes 5 to 15 times as long for that gradient, which is then three
+    quarters of an EfficientNet-Lite's backward pass.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
@@ -73,7 +74,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution in the type of its input; the gradient of its weight is summed tap by tap in float32."""
+    """A depthwise convolution in the dtype of its input; the weight gradient is summed tap by tap in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

@@ -20,7 +20,7 @@ def sine_encoding(height: int, width: int, channels: int, *, device: torch.devic
 
     The result is shared: do not change it in place.
     """
-    with torch.inference_mode(False):  # it may be asked for in inference mode first, and by a training later
+    with torch.inference_mode(False):  # the cached result may come from inference and be used in training later
         return _sine_encoding(height, width, channels, device)
 
 
@@ -46,7 +46,7 @@ def summary_encoding(height: int, width: int, channels: int, *, device: torch.de
 
 
 class FourierPointEncoding(nn.Module):
-    """Random Fourier features of points (Segment Anything, arXiv 2304.02643), with a learned embedding a label."""
+    """Random Fourier features of points (Segment Anything, arXiv 2304.02643), plus a learned embedding of the label."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

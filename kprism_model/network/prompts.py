@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts: what a request says of the object, as sparse tokens ("what") and as dense maps ("where")."""
+"""Prompts of the network: sparse tokens ("what") and dense maps ("where")."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ PADDING = -1
 """Label of a padded point."""
 
 POSITIVE_PADDING = -2
-"""Label of a padded point of the published code's list of positive clicks; differs only under `attend_padding`."""
+"""Label of padding in the published code's list of positive clicks; differs only with `attend_padding`."""
 
 COARSEST_ONLY = 2.0
-"""As `Prompts.minimum_presence`: more than any presence, so all rows stop at the coarsest scale, which tells it."""
+"""For `Prompts.minimum_presence`: above any presence, so all rows stop after the coarsest scale has predicted it."""
 
 
 @dataclass
 class Prompts:
-    """N (image, object) pairs to decode, all with the same kinds of knowledge.
+    """N (image, object) pairs to decode, all with the same kinds of prompts.
 
-    `size` is the input's (height, width) in pixels; `image_index` (N,) says which image each row belongs to. Knowledge,
-    any of which may be absent: `class_index` (N,) rows of the class registry; `references` of batch N or 1; `points`
-    (N, K, 2) as (row, column) in pixels with `point_labels` (N, K): 1 positive, 0 negative, -1 padding; `dense`
-    (N, 3, height, width): positive discs, negative discs, probability of a previous mask. With `minimum_presence`, rows
-    whose presence the coarsest scale finds less probable stop there.
+    `size` is the input's (height, width) in pixels; `image_index` (N,) is the image of each row. The prompts, each of
+    which may be None: `class_index` (N,) rows of the class registry; `references` of batch N or 1; `points` (N, K, 2)
+    as (row, column) in pixels with `point_labels` (N, K): 1 positive, 0 negative, -1 padding; `dense` (N, 3, height,
+    width): positive discs, negative discs, probability of a previous mask. With `minimum_presence`, rows with a lower
+    presence at the coarsest scale stop there.
     """
 
     size: tuple[int, int]
@@ -53,7 +53,7 @@ class Prompts:
         if self.class_index is not None and self.references is not None:
             raise ValueError("a pass takes a class or references, not both")
         if self.points is not None and self.points.shape[1] == 0:
-            raise ValueError("points hold no point; expected None where there is none")
+            raise ValueError("points are empty; expected one point or more, or None")
         rows = len(self.image_index)
         for name in ("class_index", "points", "point_labels", "dense"):
             value = getattr(self, name)
@@ -74,7 +74,7 @@ class Prompts:
 
 
 def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], radius: int = 1) -> Tensor:
-    """Draw clicks as discs: positive ones in the first channel, negative ones in the second.
+    """Clicks as discs: positive ones in the first channel, negative ones in the second.
 
     `points` (N, K, 2) are (row, column) in pixels, `point_labels` (N, K); returns (N, 2, height, width) of 0 and 1.
     """
@@ -92,9 +92,9 @@ def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], rad
 
 
 class DensePromptEncoder(nn.Module):
-    """Brings the dense prompt map to strides 16, 8 and 4 by (stride-2 convolution, ReLU, GroupNorm) four times.
+    """The dense prompt map at strides 16, 8 and 4, by four times (stride-2 convolution, ReLU, GroupNorm).
 
-    The first step has `first_channels`, which the published network sets to `channels`.
+    The first step has `first_channels`; in the published network they are equal to `channels`.
     """
 
     def __init__(self, channels: int, first_channels: int) -> None:
@@ -115,7 +115,7 @@ class DensePromptEncoder(nn.Module):
 
 
 class ClickEncoder(nn.Module):
-    """One token a click: its position and polarity, and the pixel feature under it through a small MLP."""
+    """One token for each click: its position and polarity, and the pixel feature under it through a small MLP."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class ClickEncoder(nn.Module):
     def read(self, pixels: Tensor, points: Tensor, stride: int) -> Tensor:
         """Token contents (N, K, C) from `pixels` (N, h, w, C) under `points` (N, K, 2) given in input pixels.
 
-        The coarsest scale is read at the pixel itself, finer ones as the mean of the 3 x 3 pixels around it.
+        At the coarsest scale it is the pixel itself, at finer ones the mean of the 3 x 3 pixels around it.
         """
         height, width = pixels.shape[1:3]
         centre = _clamped((points / stride).round().long(), height, width)
@@ -142,5 +142,5 @@ class ClickEncoder(nn.Module):
 
 
 def _clamped(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Each (row, column) of `pixels` (..., 2) or, where it lies outside of the image, the nearest one inside."""
+    """Each (row, column) of `pixels` (..., 2), moved to the nearest pixel of the image if it is outside."""
     return torch.stack([pixels[..., 0].clamp(0, height - 1), pixels[..., 1].clamp(0, width - 1)], dim=-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References: object summaries and the space-time-memory readout of labelled example images."""
+"""References: object summaries and the space-time-memory readout of labelled images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class References(NamedTuple):
         )
 
     def gather(self, index: Tensor) -> References:
-        """For N rows the R references of other numbers: `index` (N, R) into B rows of one reference each."""
+        """R references for each of N rows: `index` (N, R) selects from B rows of one reference each."""
         return References(
             tuple(s[:, 0][index] for s in self.summaries),  # type: ignore[arg-type]
             self.keys[:, 0][index],
@@ -52,7 +52,7 @@ class References(NamedTuple):
 
 
 class ObjectSummarizer(nn.Module):
-    """Pools the features of a reference into S vectors a scale: half of its object, half of its surroundings."""
+    """Pools the features of a reference into S vectors at each scale: half of its object, half of its surroundings."""
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def read_references(query: Tensor, references: References) -> Tensor:
     rows, channels, height, width = query.shape
     keys = references.keys.transpose(1, 2).flatten(2)
     values = references.values.transpose(1, 2).flatten(2)
-    # |k - q|^2 without |q|^2, which the softmax over k cancels.
+    # |k - q|^2 without |q|^2, which cancels in the softmax over k.
     affinity = (2 * query.flatten(2).transpose(1, 2) @ keys - keys.square().sum(1, keepdim=True)) / channels**0.5
     read: Tensor = values @ affinity.softmax(-1).transpose(1, 2)
     return read.reshape(rows, -1, height, width)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results that depend on weights alone, kept from call to call."""
+"""A cache for results that depend only on weights."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 class WeightCache(Generic[T]):
-    """The last result of a computation from some weights and a key, for as long as neither changes.
+    """The last result of a computation from weights and a key, as long as neither changes.
 
-    Nothing is kept while gradients are recorded, for then the result must be part of the graph, nor for parameters
-    made in inference mode, which do not tell when they are changed.
+    Nothing is cached while gradients are recorded, because then the result must be part of the graph, and for
+    parameters that were made in inference mode, because their changes cannot be detected.
     """
 
     def __init__(self) -> None:
         self._last: tuple[object, T] | None = None
 
     def get(self, parameters: Iterable[nn.Parameter], key: Hashable, compute: Callable[[], T]) -> T:
-        """The kept result, or `compute()`; all parameters must lie on one device."""
+        """The cached result, or `compute()`; all parameters must be on one device."""
         held = list(parameters)
         if torch.is_grad_enabled() or any(parameter.is_inference() for parameter in held):
             return compute()

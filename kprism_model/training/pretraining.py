@@ -136,7 +136,7 @@ def _build(arguments: argparse.Namespace, size: int, workers: Workers) -> SliceS
     """The slices of the training lists; the first process builds the store, the others open it."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
-        # Reading image files takes packages (nibabel) that a machine which trains from a pack need not have.
+        # It reads image files with nibabel, which a machine that trains from a pack may lack.
         from kprism_model.data.building import build_store
 
         store = build_store(arguments.data, path, split="training", size=size)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kprism_model.data.batch import Batch
-from kprism_model.interaction.simulated_user import Rows, SimulatedUser, rows_where
+from kprism_model.interaction.simulated_user import RowSelection, SimulatedUser, select_rows
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts, click_discs
@@ -17,35 +17,35 @@ from kprism_model.network.references import References
 from kprism_model.training.schedule import Schedule
 
 
-def semantic_prompts(batch: Batch, rows: Rows | None = None) -> Prompts | None:
+def semantic_prompts(batch: Batch, rows: RowSelection | None = None) -> Prompts | None:
     """Prompts for the class of each image in `rows`, by default of all images that have one; None if there is none."""
-    rows = rows or rows_where(batch.class_index >= 0)
+    rows = rows or select_rows(batch.class_index >= 0)
     if rows is None:
         return None
     return Prompts(_image_size(batch), rows.numbers, class_index=batch.class_index[rows.numbers].clamp(min=0))
 
 
-def absent_prompts(batch: Batch, slots: Rows | None = None) -> Prompts | None:
+def absent_prompts(batch: Batch, slots: RowSelection | None = None) -> Prompts | None:
     """Prompts for the presence of classes that the images are known to lack; None if no such class is known.
 
-    `slots` are indices into the flattened `batch.lacking`, by default all that hold a class.
+    `slots` are indices into the flattened `batch.absent_classes`, by default all that hold a class.
     """
-    slots = slots or rows_where((batch.lacking >= 0).flatten())
+    slots = slots or select_rows((batch.absent_classes >= 0).flatten())
     if slots is None:
         return None
-    classes = batch.lacking.flatten()[slots.numbers].clamp(min=0)
-    images = slots.numbers // batch.lacking.shape[1]
+    classes = batch.absent_classes.flatten()[slots.numbers].clamp(min=0)
+    images = slots.numbers // batch.absent_classes.shape[1]
     return Prompts(_image_size(batch), images, class_index=classes, minimum_presence=COARSEST_ONLY)
 
 
 def in_context_prompts(
-    model: KPrism, batch: Batch, features: ImageFeatures, rows: Rows | None = None
+    model: KPrism, batch: Batch, features: ImageFeatures, rows: RowSelection | None = None
 ) -> Prompts | None:
     """Prompts with the references that each image in `rows` has in the batch, by default all images that have any.
 
     `features` are those of the batch's images. None if no image has a reference.
     """
-    rows = rows or rows_where(batch.references[:, 0] >= 0)
+    rows = rows or select_rows(batch.references[:, 0] >= 0)
     if rows is None:
         return None
     return Prompts(_image_size(batch), rows.numbers, references=encode_references(model, batch, features, rows.numbers))

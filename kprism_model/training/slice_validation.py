@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.targets import Target, targets
-from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor, predict_batch
@@ -125,7 +125,7 @@ def _by_references(
     predictor: Predictor, one: _Object, objects: Sequence[_Object], embedding: ImageEmbedding
 ) -> Query | None:
     """A query with slices of other patients as references; None if no other patient shows the structure."""
-    part = one.target.part
+    part = one.target.slice_set
     others = [
         other for other in objects if other.target is one.target and part.patient[other.row] != part.patient[one.row]
     ][:_REFERENCES]
@@ -143,7 +143,7 @@ def _dice_of(predictor: Predictor, objects: Sequence[_Object], queries: Sequence
     answers = predict_batch(predictor, [query for query in queries if query is not None], batch=_BATCH)
     scores: list[float | None] = [None] * len(objects)
     for number, answer in zip(asked, answers, strict=True):
-        scores[number] = dice(answer.served, objects[number].mask)
+        scores[number] = dice(answer.mask_if_present, objects[number].mask)
     return scores
 
 
@@ -151,9 +151,9 @@ def _dice_after_clicks(
     predictor: Predictor, objects: Sequence[_Object], embedded: dict[int, ImageEmbedding]
 ) -> tuple[list[float | None], list[float | None]]:
     """Dice after one and after five clicks of the simulated user."""
-    traces = [Trace(Query(embedded[one.row]), one.mask, None) for one in objects]
-    annotate(partial(predict_batch, predictor, batch=_BATCH), traces, 5, together=_BATCH)
-    return [trace.after(1) for trace in traces], [trace.after(5) for trace in traces]
+    sessions = [ClickSession(Query(embedded[one.row]), one.mask, None) for one in objects]
+    run_click_sessions(partial(predict_batch, predictor, batch=_BATCH), sessions, 5, batch_size=_BATCH)
+    return [session.after(1) for session in sessions], [session.after(5) for session in sessions]
 
 
 def _middle_slices(target: Target, count: int) -> list[int]:

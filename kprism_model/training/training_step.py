@@ -133,7 +133,7 @@ def _suitable_images(batch: Batch, mode: str, schedule: Schedule) -> Tensor:
 
 def _absence_loss(decode: _Decode, batch: Batch, user: SimulatedUser) -> Tensor | None:
     """The presence loss of classes that the images are known to lack; None if no such class is known."""
-    slots = user.rows((batch.lacking >= 0).flatten())
+    slots = user.rows((batch.absent_classes >= 0).flatten())
     prompts = None if slots is None else absent_prompts(batch, slots)
     if slots is None or prompts is None:
         return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dice of a network on a few annotated cases, in the modes in which it serves: fast enough to ask before publishing.
+"""Dice of a network on a few annotated cases, in the modes that users have: fast enough to run before publishing.
 
-Everything is deterministic: the same weights on the same cases give the same figures.
+It is deterministic: the same weights on the same cases give the same figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kprism_model.predictor import Click, ImageEmbedding, Predictor, Query, pred
 from kprism_model.preprocess import evenly_spaced
 
 SERVING_MODES = ("semantic", "in_context", "interactive")
-"""The ways in which the network is asked: by class, by reference, by click."""
+"""The modes that users have: a class, references, clicks."""
 
 Masks = dict[int, NDArray[np.bool_]]
 """Predicted or true masks (row, column) by slice number."""
@@ -29,7 +29,7 @@ Masks = dict[int, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """How much of a case is looked at: slices that show a structure, slices that do not, references, clicks a slice."""
+    """Limits: slices of a case that show a structure and that do not, clicked slices, clicks in each, references."""
 
     shown: int = 6
     absent: int = 2
@@ -39,7 +39,7 @@ class ValidationSettings:
 
 
 class Score(NamedTuple):
-    """Dice of one structure of one case in one mode; `slice` and `prediction` are the slice that fits worst."""
+    """Dice of one structure of one case in one mode; `slice` and `prediction` are those of the worst slice."""
 
     mode: str
     structure: str
@@ -59,18 +59,18 @@ def validate(
 ) -> list[Score]:
     """Score `cases` in `modes`, case by case; references come from `training` cases of other patients.
 
-    The Dice of semantic and in-context masks is over several slices together, some without the structure; a class that
-    the weights do not know scores 0. That of clicked masks is the mean over slices after the last click. A structure
-    that no training case shows has no in-context score.
+    The Dice of semantic and in-context masks is that of several slices together, some without the structure; a class
+    that the weights do not know scores 0. The Dice of clicked masks is the mean over slices after the last click. A
+    structure that no training case shows has no in-context score.
     """
     settings = settings or ValidationSettings()
     scores: list[Score] = []
     for case in cases:
-        looked_at = {name: chosen_slices(case, name, settings) for name in case.structures}
-        numbers = sorted({number for chosen in looked_at.values() for number in chosen})
+        slices_of = {name: chosen_slices(case, name, settings) for name in case.structures}
+        numbers = sorted({number for chosen in slices_of.values() for number in chosen})
         embedded = predictor.embed([case.picture(number) for number in numbers])
         embeddings = dict(zip(numbers, embedded, strict=True))
-        for name, chosen in looked_at.items():
+        for name, chosen in slices_of.items():
             part = _Part(predictor, case, name, {number: embeddings[number] for number in chosen}, settings)
             scores.extend(part.scores(modes, training))
     return scores
@@ -102,16 +102,16 @@ class _Part:
     settings: ValidationSettings
 
     def scores(self, modes: Collection[str], training: Sequence[AnnotatedCase]) -> Iterator[Score]:
-        """A score for each of `modes` in which the structure can be asked for."""
+        """A score for each of `modes` that is possible for the structure."""
         if "semantic" in modes:
             known = self.structure in self.predictor.registry
-            yield self._together("semantic", self._ask(class_name=self.structure) if known else self._nothing())
+            yield self._slices_score("semantic", self._predict(class_name=self.structure) if known else self._empty())
         if "in_context" in modes:
             references = self._references(training)
             if references is not None:
-                yield self._together("in_context", self._ask(references=references))
+                yield self._slices_score("in_context", self._predict(references=references))
         if "interactive" in modes and len(self._shown()):
-            yield self._clicked()
+            yield self._clicks_score()
 
     def _truth(self) -> Masks:
         mask = self.case.mask(self.structure)
@@ -120,24 +120,24 @@ class _Part:
     def _shown(self) -> list[int]:
         return [number for number, mask in self._truth().items() if mask.any()]
 
-    def _nothing(self) -> Masks:
+    def _empty(self) -> Masks:
         return {number: np.zeros_like(mask) for number, mask in self._truth().items()}
 
-    def _ask(self, class_name: str | None = None, references: References | None = None) -> Masks:
+    def _predict(self, class_name: str | None = None, references: References | None = None) -> Masks:
         queries = [Query(embedding, class_name, references) for embedding in self.embeddings.values()]
         answers = predict_batch(self.predictor, queries)
-        return {number: answer.served for number, answer in zip(self.embeddings, answers, strict=True)}
+        return {number: answer.mask_if_present for number, answer in zip(self.embeddings, answers, strict=True)}
 
     def _references(self, training: Sequence[AnnotatedCase]) -> References | None:
-        """One slice, the middle one, of cases spread over those of other patients that show the structure."""
-        fit = [
+        """The middle slice of some cases, spread over those of other patients that show the structure."""
+        usable = [
             case
             for case in training
             if case.patient != self.case.patient
             and self.structure in case.structures
             and len(case.shown(self.structure))
         ]
-        chosen = [fit[number] for number in evenly_spaced(np.arange(len(fit)), self.settings.references)]
+        chosen = [usable[number] for number in evenly_spaced(np.arange(len(usable)), self.settings.references)]
         if not chosen:
             return None
         numbers = [int(case.shown(self.structure)[len(case.shown(self.structure)) // 2]) for case in chosen]
@@ -146,7 +146,7 @@ class _Part:
             [case.mask(self.structure)[number] for case, number in zip(chosen, numbers, strict=True)],
         )
 
-    def _together(self, mode: str, predicted: Masks) -> Score:
+    def _slices_score(self, mode: str, predicted: Masks) -> Score:
         truth = self._truth()
         numbers = list(truth)
         whole = dice(np.stack([predicted[n] for n in numbers]), np.stack([truth[n] for n in numbers]))
@@ -154,8 +154,8 @@ class _Part:
         worst = max(numbers, key=lambda number: errors[number])
         return Score(mode, self.structure, self.case.name, whole, worst, predicted[worst])
 
-    def _clicked(self) -> Score:
-        """Clicks where the simulated annotator sets them, all slices side by side."""
+    def _clicks_score(self) -> Score:
+        """The score after clicks of the simulated user, in all slices at the same time."""
         truth = self._truth()
         numbers = evenly_spaced(np.array(self._shown()), self.settings.clicked)
         masks = {number: np.zeros_like(truth[number]) for number in numbers}
@@ -166,7 +166,7 @@ class _Part:
                 click = next_click(masks[number], truth[number])
                 assert click is not None  # the masks differ
                 before = masks[number].astype(np.float32) if queries[number].clicks else None
-                queries[number] = queries[number].clicked(Click(*click), before)
+                queries[number] = queries[number].with_click(Click(*click), before)
             answers = predict_batch(self.predictor, [queries[number] for number in open_])
             masks.update({number: answer.mask for number, answer in zip(open_, answers, strict=True)})
         scores = {number: dice(masks[number], truth[number]) for number in numbers}

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.components import bounding_box
 from kprism_model.predictor import THRESHOLD
 
 NEGLIGIBLE = 0.01
-"""Probabilities below this are zero."""
+"""Probabilities below this are stored as zero."""
 
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A probability map (row, column): float16 `values` from `corner` on, zero elsewhere.
+    """A probability map (row, column) of an image of `size`: float16 `values` from `corner` on, zero elsewhere.
 
-    Masks and everything else are derived from a patch, never from what it was made of, so that a result that was kept
-    and a fresh one are equal.
+    All later results are computed from the patch, never from the map that it was made of. So a result from the store
+    equals one that is computed again.
     """
 
     size: tuple[int, int]
@@ -29,30 +30,29 @@ class Patch:
 
     @classmethod
     def of(cls, probability: NDArray[Any]) -> Patch:
-        """The patch of a map of probabilities, or of a mask."""
+        """The patch of a map of probabilities (row, column), or of a mask."""
         size = (probability.shape[0], probability.shape[1])
-        rows = np.flatnonzero((probability >= NEGLIGIBLE).any(axis=1))
-        if not len(rows):
+        box = bounding_box(probability >= NEGLIGIBLE)
+        if box is None:
             return cls.empty(size)
-        columns = np.flatnonzero((probability >= NEGLIGIBLE).any(axis=0))
-        box = probability[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        values = np.where(box >= NEGLIGIBLE, box, 0).astype(np.float16)
-        return cls(size, (int(rows[0]), int(columns[0])), values)
+        crop = probability[box]
+        values = np.where(crop >= NEGLIGIBLE, crop, 0).astype(np.float16)
+        return cls(size, (box[0].start, box[1].start), values)
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> Patch:
-        """Nothing anywhere."""
+        """A map of zeros."""
         return cls(size, (0, 0), np.zeros((0, 0), np.float16))
 
     @property
     def box(self) -> tuple[slice, slice]:
-        """Where the values lie."""
+        """The index of the values in the whole map."""
         (top, left), (rows, columns) = self.corner, self.values.shape
         return slice(top, top + rows), slice(left, left + columns)
 
     @property
     def any(self) -> bool:
-        """Whether the mask holds a pixel."""
+        """Whether the mask holds at least one pixel."""
         return bool((self.values >= THRESHOLD).any())
 
     def probability(self) -> NDArray[np.float32]:
@@ -62,7 +62,7 @@ class Patch:
         return whole
 
     def mask(self) -> NDArray[np.bool_]:
-        """Where the probability is at least one half."""
+        """The pixels whose probability is at least one half."""
         whole = np.zeros(self.size, bool)
         whole[self.box] = self.values >= THRESHOLD
         return whole

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Volumes: a stored array becomes slices, prompts become masks of whole structures, in the voxels of the stored array.
+"""Prediction in volumes: masks of whole structures, in the voxels of the stored array.
 
     volume = VolumePredictor(predictor)
     volume.set_volume(array, affine)                       # (i, j, k) as nibabel gives it
-    answer = volume.segment({"liver": StructurePrompts(clicks=[VoxelClick((120, 88, 40), True)])})
-    answer.masks["liver"].mask                             # bool (i, j, k)
+    prediction = volume.segment({"liver": StructurePrompts(clicks=[VoxelClick((120, 88, 40), True)])})
+    prediction.masks["liver"].mask                         # bool (i, j, k)
 
-Requests are stateless: an answer depends on the volume, the prompts and the options alone. What was computed before is
-kept in a `Store` under keys that name all that it depends on, so that a request computes only what is new.
+Requests are stateless: a result depends on the volume, the prompts and the options alone. Earlier results are kept in a
+`Store`, under keys that name everything they depend on, so a request computes only what is new.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, ImageEmbedding, Predictor
 from kprism_model.preprocess import evenly_spaced
 from kprism_model.store import ByteStore, Store
-from kprism_model.volumes.answer import StructureMask, VolumeAnswer, separate
-from kprism_model.volumes.cleanup import fill_holes, largest_part
+from kprism_model.volumes.cleanup import fill_holes, keep_largest_component
 from kprism_model.volumes.data import Volume
 from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.prediction import StructureMask, VolumePrediction, resolve_overlaps
 from kprism_model.volumes.prompt_history import PromptHistory
-from kprism_model.volumes.prompts import SliceTask, StructurePrompts, VoxelClick, check_contradictions
+from kprism_model.volumes.prompts import PromptsBySlice, StructurePrompts, VoxelClick, check_contradictions
 from kprism_model.volumes.propagation import PropagationRules, Propagator
-from kprism_model.volumes.slice_features import Question, SliceFeatures, search
+from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery, segment_slices
 
 __all__ = [
     "Extent",
@@ -39,29 +39,29 @@ __all__ = [
     "StructureMask",
     "StructurePrompts",
     "Volume",
-    "VolumeAnswer",
+    "VolumePrediction",
     "VolumePredictor",
     "VoxelClick",
 ]
 
-OWN_STORE = 512 << 20
-"""Bytes of the store that a predictor makes for itself."""
+DEFAULT_STORE_BYTES = 512 << 20
+"""Size in bytes of the store that a predictor makes for itself."""
 
-KIND_SLICES = 9
-"""Slices that tell what kind of image a volume is."""
+IMAGE_KIND_SLICES = 9
+"""The kind of image of a volume is predicted from this many slices."""
 
 Extent = Literal["slice", "volume"] | tuple[int, int]
-"""How far a structure is followed: prompted slices only, everywhere, or slices first to last (both included)."""
+"""How far masks are propagated: prompted slices only, the whole volume, or slices first to last (both included)."""
 
 Progress = Callable[[int], object]
 
 
 class VolumePredictor:
-    """Answers about one volume; not for several threads at once, but any number of them may share a store and a lock.
+    """Predicts masks in one volume. One object serves one thread; several objects may share a store and a lock.
 
-    `store` keeps features and masks between requests; by default a `ByteStore` of this object's own. A store that is
-    shared needs the `version` of the weights, which becomes part of every key. `lock` is held during each pass through
-    the network, and not between them. `encoded_slices` and `decoded_rows` count passes since the volume was set.
+    `store` keeps features and masks between requests; by default each object has a `ByteStore` of its own. A shared
+    store needs the `version` of the weights, which becomes part of every key. `lock` is held during each pass through
+    the network, and not between passes. `encoded_slices` and `decoded_rows` count passes since the volume was set.
     """
 
     def __init__(
@@ -74,10 +74,12 @@ class VolumePredictor:
         rules: PropagationRules | None = None,
     ) -> None:
         if store is not None and version is None:
-            raise ValueError("a store that is given needs the version of the weights, to tell their results apart")
+            raise ValueError(
+                "a shared store needs the version of the weights, so that results of other weights are not used"
+            )
         self.rules = rules or PropagationRules()
         self._predictor = predictor
-        self._store = ByteStore(OWN_STORE) if store is None else store
+        self._store = ByteStore(DEFAULT_STORE_BYTES) if store is None else store
         self._version = version or ""
         self._lock = nullcontext() if lock is None else lock
         self._volume: Volume | None = None
@@ -93,27 +95,27 @@ class VolumePredictor:
         units: str | None = None,
         window: tuple[float, float] | None = None,
     ) -> Volume:
-        """Answer about this volume from now on; see `Volume.of`. Nothing is encoded yet."""
-        found = Volume.of(volume, affine, plane=plane, modality=modality, units=units, window=window)
-        self.use_volume(found)
-        return found
+        """Use this volume from now on; for the arguments see `Volume.of`. Nothing is encoded yet."""
+        prepared = Volume.of(volume, affine, plane=plane, modality=modality, units=units, window=window)
+        self.use_volume(prepared)
+        return prepared
 
     def use_volume(self, volume: Volume) -> None:
-        """Answer about a volume that was cut and scaled before."""
+        """Use a volume that is already cut into slices and scaled."""
         scope = ("volume", self._version, volume.digest)
         self._volume = volume
         self._features = SliceFeatures(self._predictor, volume.images, self._store, scope, self._lock)
 
     @property
     def volume(self) -> Volume:
-        """The volume; ValueError before one is set."""
+        """The volume; ValueError if none is set."""
         if self._volume is None:
             raise ValueError("no volume is set: call set_volume or use_volume first")
         return self._volume
 
     @property
     def encoded_slices(self) -> int:
-        """Slices, and windows of slices, encoded since the volume was set; those found in the store do not count."""
+        """Slices and windows of slices encoded since the volume was set; results from the store do not count."""
         return 0 if self._features is None else self._features.encoded
 
     @property
@@ -122,16 +124,16 @@ class VolumePredictor:
         return 0 if self._features is None else self._features.decoded
 
     def embed(self, numbers: Sequence[int]) -> list[ImageEmbedding]:
-        """Encoded slices, in the order of `numbers`; those that are not in the store are encoded."""
+        """Encoded slices, in the order of `numbers`; slices that are not in the store are encoded."""
         return self._encoded().embed(numbers)
 
     def image_kind(self) -> ImageKind | None:
-        """What kind of image the volume is, told once for all of it from slices at equal distances.
+        """The kind of image of the whole volume, predicted from slices at equal distances.
 
-        Slices weigh by their contrast, so that nearly empty ones at the ends say little.
+        Slices are weighted by their contrast, so that nearly empty ones at the ends count little.
         """
         features = self._encoded()
-        numbers = evenly_spaced(range(len(features)), KIND_SLICES)
+        numbers = evenly_spaced(range(len(features)), IMAGE_KIND_SLICES)
         contrast = [float(features.images[number].std()) for number in numbers]
         return self._predictor.image_kind(features.embed(numbers), contrast)
 
@@ -143,34 +145,35 @@ class VolumePredictor:
         largest: Sequence[str] = (),
         fill: Sequence[str] = (),
         progress: Progress | None = None,
-    ) -> VolumeAnswer:
-        """Segment each structure where it is prompted, and follow it from there as far as `extent` says.
+    ) -> VolumePrediction:
+        """Segment each structure on its prompted slices, and propagate its masks as far as `extent` says.
 
-        The rules are at the heads of `refinement` (prompted slices), `timeline` (what a correction starts from) and
-        `propagation` (the slices between); where structures overlap, of `volume_answer.separate`. A structure changes
-        on prompted slices and where it is followed; elsewhere it stays as its `before`. Of the structures named in
-        `largest` only the largest part is kept, of those in `fill` holes are filled, in three dimensions. `progress` is
-        called with the number of slices that were followed; what it raises ends the request. ValueError for no
-        structure, no prompts, contradictory clicks, or anything outside of the volume.
+        The rules are in the docstrings of `refinement` (prompted slices), `prompt_history` (the mask that a correction
+        starts from), `propagation` (the slices between) and `prediction.resolve_overlaps`. A structure changes on its
+        prompted slices and where it is propagated; elsewhere its `previous_mask` stays. Structures named in `largest`
+        keep only their largest component, and holes of those in `fill` are filled, both in three dimensions. `progress`
+        is called with the number of slices that were propagated; an exception in it ends the request. ValueError if
+        there is no structure, no prompt, a contradiction between clicks, or a prompt outside the volume.
         """
         features = self._encoded()
         if not structures:
-            raise ValueError("no structure is asked for")
+            raise ValueError("no structure is given; expected one or more")
         check_contradictions(structures)
         _check_named([*largest, *fill], structures)
         limits = self._limits(extent)
         encoded, decoded = features.encoded, features.decoded
-        follower = Propagator(features, self.volume.orientation.spacing, self.rules, progress)
+        propagator = Propagator(features, self.volume.orientation.spacing, self.rules, progress)
         masks: dict[str, StructureMask] = {}
         for name, prompts in structures.items():
-            task = SliceTask.of(name, prompts, self.volume.orientation)
-            if not task.prompted:
+            by_slice = PromptsBySlice.of(name, prompts, self.volume.orientation)
+            if not by_slice.prompted:
                 raise ValueError(f"{name!r} has no prompts: give clicks, scribbles or a mask")
-            mask = self._segment(task, PromptHistory(task, limits, repr(self.rules)), follower)
+            history = PromptHistory(by_slice, limits, repr(self.rules))
+            mask = self._segment(by_slice, history, propagator)
             if name in largest or name in fill:
                 mask = mask.cleaned(largest=name in largest, fill=name in fill)
             masks[name] = mask
-        return VolumeAnswer(separate(masks), features.encoded - encoded, features.decoded - decoded)
+        return VolumePrediction(resolve_overlaps(masks), features.encoded - encoded, features.decoded - decoded)
 
     def predict_classes(
         self,
@@ -184,21 +187,21 @@ class VolumePredictor:
         priors: Mapping[str, float] | None = None,
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
-        """Index map (i, j, k) of classes that the weights know: value n is the n-th name, 0 is none.
+        """Index map (i, j, k) of classes that the network knows: value n is the n-th name, 0 is background.
 
-        The names in `references` are those of structures that labelled cases show instead. Each slice is encoded once
-        for all of them. A structure that is less probable than `minimum_presence` to be in a slice stops there at the
-        coarsest scale. `priors` of classes (see `ImageKind.possible`) multiply their presence; they are 1 by default.
-        `slices` (first, last) restricts where to look; the rest as in `segment`; overlaps as in `merge_classes`.
+        Names in `references` are structures that are given by labelled cases instead. Each slice is encoded once for
+        all structures. A structure whose presence in a slice is less probable than `minimum_presence` stops at the
+        coarsest scale there. `priors` of classes (see `ImageKind.possible`; default 1) multiply their presence.
+        `slices` (first, last) limits the search. The rest is as in `segment`; overlaps are as in `merge_classes`.
         """
-        shown, priors = references or {}, priors or {}
-        asked = {
-            name: Question(0, references=shown[name])
-            if name in shown
-            else Question(0, class_name=name, prior=priors.get(name, 1.0))
+        references, priors = references or {}, priors or {}
+        queries = {
+            name: SliceQuery(0, references=references[name])
+            if name in references
+            else SliceQuery(0, class_name=name, prior=priors.get(name, 1.0))
             for name in class_names
         }
-        return self._everywhere(asked, minimum_presence, slices, largest, fill, progress)
+        return self._predict_slices(queries, minimum_presence, slices, largest, fill, progress)
 
     def predict_references(
         self,
@@ -210,47 +213,49 @@ class VolumePredictor:
         fill: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
-        """Index map (i, j, k) of structures that labelled cases show; the rest as in `predict_classes`."""
-        asked = {name: Question(0, references=shown) for name, shown in references.items()}
-        return self._everywhere(asked, minimum_presence, slices, largest, fill, progress)
+        """Index map (i, j, k) of structures that are given by labelled cases; the rest is as in `predict_classes`."""
+        queries = {name: SliceQuery(0, references=encoded) for name, encoded in references.items()}
+        return self._predict_slices(queries, minimum_presence, slices, largest, fill, progress)
 
-    def _everywhere(
+    def _predict_slices(
         self,
-        asked: Mapping[str, Question],
+        queries: Mapping[str, SliceQuery],
         minimum_presence: float,
         slices: tuple[int, int] | None,
         largest: Sequence[str],
         fill: Sequence[str],
         progress: Progress | None,
     ) -> NDArray[np.uint8]:
-        if not asked or len(asked) > 255:
-            raise ValueError(f"{len(asked)} structures are asked for; expected 1 to 255")
-        _check_named([*largest, *fill], asked)
+        if not queries or len(queries) > 255:
+            raise ValueError(f"{len(queries)} structures are given; expected 1 to 255")
+        _check_named([*largest, *fill], queries)
         first, last = (0, len(self.volume) - 1) if slices is None else self._checked(slices)
         labels, view = self.volume.empty_labels()
-        for number, merged in search(self._encoded(), asked, range(first, last + 1), minimum_presence):
+        for number, merged in segment_slices(self._encoded(), queries, range(first, last + 1), minimum_presence):
             view[number] = merged
             if progress is not None:
                 progress(1)
-        for value, name in enumerate(asked, start=1):
+        for value, name in enumerate(queries, start=1):
             if name in largest:
                 whole = labels == value
-                labels[whole & ~largest_part(whole)] = 0
+                labels[whole & ~keep_largest_component(whole)] = 0
             if name in fill:
                 labels[fill_holes(labels == value) & (labels == 0)] = value
         return labels
 
-    def _segment(self, task: SliceTask, timeline: PromptHistory, follower: Propagator) -> StructureMask:
-        slices = {anchor.number: follower.mask(anchor) for anchor in timeline.anchors()}
+    def _segment(self, by_slice: PromptsBySlice, history: PromptHistory, propagator: Propagator) -> StructureMask:
+        slices = {
+            prompted_slice.number: propagator.mask(prompted_slice) for prompted_slice in history.prompted_slices()
+        }
         confidence = dict.fromkeys(slices, 1.0)
         prompted = tuple(slices)
-        for stretch in timeline.stretches():
-            found = follower.follow(stretch)
-            for number in timeline.inside(stretch):
-                slices[number] = found.patches.get(number, Patch.empty(self.volume.size))
-            confidence |= {number: sure for number, sure in found.confidence.items() if number in slices}
-        clicked = tuple((number, click) for number, click in task.clicks if click.positive)
-        return StructureMask(self.volume.orientation, slices, prompted, confidence, task.before, clicked)
+        for slice_range in history.slice_ranges():
+            propagated = propagator.propagate(slice_range)
+            for number in history.within_limits(slice_range):
+                slices[number] = propagated.patches.get(number, Patch.empty(self.volume.size))
+            confidence |= {number: value for number, value in propagated.confidence.items() if number in slices}
+        positive = tuple((number, click) for number, click in by_slice.clicks if click.positive)
+        return StructureMask(self.volume.orientation, slices, prompted, confidence, by_slice.previous_mask, positive)
 
     def _encoded(self) -> SliceFeatures:
         if self._features is None:
@@ -258,7 +263,7 @@ class VolumePredictor:
         return self._features
 
     def _limits(self, extent: Extent) -> tuple[int, int] | None:
-        """The first and last slice to follow to; None for no following."""
+        """The first and last slice to propagate to; None for no propagation."""
         if extent == "slice":
             return None
         if extent == "volume":
@@ -278,4 +283,6 @@ def _check_named(chosen: Sequence[str], names: Iterable[str]) -> None:
     known = set(names)
     for name in chosen:
         if name not in known:
-            raise ValueError(f"{name!r} is to be cleaned up but not asked for; asked for: {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{name!r} is in `largest` or `fill` but is not segmented; segmented are: {', '.join(sorted(known))}"
+            )

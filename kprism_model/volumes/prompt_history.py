@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which masks follow from which prompts, before anything is computed: prompted slices, and the stretches between them.
+"""Which masks depend on which prompts, before anything is computed: prompted slices, and the slice ranges between them.
 
-A slice that is clicked for the first time while others hold prompts already shows a mask that was followed from those,
-and this is what the click corrects. So the mask that a prompted slice starts from is the one that the clicks before its
-first one lead to. Later clicks on other slices do not change a slice that was corrected, and the whole is a function of
-the prompts in their order: an answer does not depend on which requests came before it.
+When a slice is clicked for the first time and other slices hold prompts already, the user sees a mask there that was
+propagated from those slices, and the click corrects that mask. So a prompted slice starts from the mask that the clicks
+before its own first click lead to. Later clicks on other slices do not change a slice that was corrected. The result
+is a function of the prompts in their order: it does not depend on which requests came before.
 
-Scribbles and given masks have no order; they count as made before all clicks, and start from `before` or from nothing.
+Scribbles and masks in a request have no order. They count as made before all clicks, and correct `previous_mask` or an
+empty mask.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from functools import cached_property
 from itertools import pairwise
 
 from kprism_model.volumes.patches import Patch
-from kprism_model.volumes.prompts import SlicePrompts, SliceTask, digest, digest_of
+from kprism_model.volumes.prompts import PromptsBySlice, SlicePrompts, digest, digest_of
 
 
 @dataclass(frozen=True, eq=False)
-class Anchor:
-    """A slice that holds prompts; they correct `taken` (a mask of the request) or the slice's mask in `stretch`."""
+class PromptedSlice:
+    """A slice with prompts, which correct `initial_mask` (from the request) or the slice's mask in `slice_range`."""
 
     prompts: SlicePrompts
     class_name: str | None
-    taken: Patch | None
-    stretch: SliceRange | None
+    initial_mask: Patch | None
+    slice_range: SliceRange | None
 
     @property
     def number(self) -> int:
@@ -35,95 +36,98 @@ class Anchor:
         return self.prompts.number
 
     @cached_property
-    def start_key(self) -> str:
-        """A key of what the prompts start from."""
-        if self.taken is not None:
-            return digest(repr(self.taken.corner), digest_of(self.taken.values))
-        return "nothing" if self.stretch is None else self.stretch.key
+    def initial_key(self) -> str:
+        """A key of the mask that the prompts correct."""
+        if self.initial_mask is not None:
+            return digest(repr(self.initial_mask.corner), digest_of(self.initial_mask.values))
+        return "nothing" if self.slice_range is None else self.slice_range.key
 
     @cached_property
     def key(self) -> str:
-        """A key of all that the slice's mask depends on, apart from the volume and the weights."""
-        return self.prompts.digest(self.class_name or "", self.start_key)
+        """A key of everything that the slice's mask depends on, except the volume and the weights."""
+        return self.prompts.digest(self.class_name or "", self.initial_key)
 
 
 @dataclass(frozen=True, eq=False)
 class SliceRange:
-    """Slices `first` to `last` without prompts, followed by `rules` from the one or two prompted slices beside them."""
+    """Slices `first` to `last` without prompts; their masks are propagated from the prompted slices next to them.
 
-    before: Anchor | None
-    after: Anchor | None
+    `before` and `after` are those slices, None where there is none. `rules` identifies the rules of propagation.
+    """
+
+    before: PromptedSlice | None
+    after: PromptedSlice | None
     first: int
     last: int
     rules: str
 
     @cached_property
     def key(self) -> str:
-        """A key of all that the masks depend on, apart from the volume and the weights."""
-        keys = ("none" if anchor is None else anchor.key for anchor in (self.before, self.after))
+        """A key of everything that the masks depend on, except the volume and the weights."""
+        keys = ("none" if end is None else end.key for end in (self.before, self.after))
         return digest(*keys, str(self.first), str(self.last), self.rules)
 
 
 class PromptHistory:
-    """The prompts of one structure, followed in slices `limits` (first, last), or not at all (None).
+    """The prompts of one structure, propagated within slices `limits` (first, last), or not at all (None).
 
-    `rules` identifies the rules by which masks are followed.
+    `rules` identifies the rules of propagation.
     """
 
-    def __init__(self, task: SliceTask, limits: tuple[int, int] | None, rules: str = "") -> None:
-        self._task = task
+    def __init__(self, prompts: PromptsBySlice, limits: tuple[int, int] | None, rules: str = "") -> None:
+        self._prompts = prompts
         self._rules = rules
         self._limits = limits
-        self._states: dict[int, list[Anchor]] = {}
+        self._states: dict[int, list[PromptedSlice]] = {}
 
-    def anchors(self, clicks: int | None = None) -> list[Anchor]:
+    def prompted_slices(self, clicks: int | None = None) -> list[PromptedSlice]:
         """The prompted slices after the first `clicks` clicks (default: all), ascending."""
-        count = len(self._task.clicks) if clicks is None else clicks
+        count = len(self._prompts.clicks) if clicks is None else clicks
         if count not in self._states:
-            made = self._task.clicks[:count]
-            numbers = sorted({*self._task.scribbles, *self._task.given, *(number for number, _ in made)})
-            self._states[count] = [self._anchor(number, count) for number in numbers]
+            made = self._prompts.clicks[:count]
+            numbers = sorted({*self._prompts.scribbles, *self._prompts.initial_masks, *(number for number, _ in made)})
+            self._states[count] = [self._prompted_slice(number, count) for number in numbers]
         return self._states[count]
 
-    def stretches(self, clicks: int | None = None) -> list[SliceRange]:
-        """The slices to follow after the first `clicks` clicks (default: all), ascending."""
-        anchors = self.anchors(clicks)
-        if self._limits is None or not anchors:
+    def slice_ranges(self, clicks: int | None = None) -> list[SliceRange]:
+        """The slice ranges to propagate to after the first `clicks` clicks (default: all), ascending."""
+        prompted = self.prompted_slices(clicks)
+        if self._limits is None or not prompted:
             return []
         first, last = self._limits
-        ends: list[Anchor | None] = [None, *anchors, None]
-        found = []
+        ends: list[PromptedSlice | None] = [None, *prompted, None]
+        ranges = []
         for before, after in pairwise(ends):
-            # Between two prompted slices all is followed, so that the result does not depend on the limits.
+            # Between two prompted slices every slice is computed, so that the result does not depend on the limits.
             start = first if before is None else before.number + 1
             stop = last if after is None else after.number - 1
             if max(start, first) <= min(stop, last):
-                found.append(SliceRange(before, after, start, stop, self._rules))
-        return found
+                ranges.append(SliceRange(before, after, start, stop, self._rules))
+        return ranges
 
-    def inside(self, stretch: SliceRange) -> range:
-        """The slices of a stretch that lie within the limits."""
+    def within_limits(self, slice_range: SliceRange) -> range:
+        """The slices of a range that lie within the limits."""
         first, last = self._limits or (0, -1)
-        return range(max(stretch.first, first), min(stretch.last, last) + 1)
+        return range(max(slice_range.first, first), min(slice_range.last, last) + 1)
 
-    def _anchor(self, number: int, count: int) -> Anchor:
-        made = [(order, click) for order, (where, click) in enumerate(self._task.clicks[:count]) if where == number]
-        prompts = SlicePrompts(number, tuple(click for _, click in made), self._task.scribbles.get(number))
-        taken = self._taken(number)
-        timeless = taken is not None or number in self._task.scribbles
-        stretch = None if timeless else self._stretch_with(number, made[0][0])
-        return Anchor(prompts, self._task.class_name, taken, stretch)
+    def _prompted_slice(self, number: int, count: int) -> PromptedSlice:
+        made = [(order, click) for order, (where, click) in enumerate(self._prompts.clicks[:count]) if where == number]
+        prompts = SlicePrompts(number, tuple(click for _, click in made), self._prompts.scribbles.get(number))
+        initial_mask = self._initial_mask(number)
+        without_order = initial_mask is not None or number in self._prompts.scribbles
+        slice_range = None if without_order else self._range_with(number, made[0][0])
+        return PromptedSlice(prompts, self._prompts.class_name, initial_mask, slice_range)
 
-    def _taken(self, number: int) -> Patch | None:
-        """The mask of the request on a slice, if it holds anything there."""
-        mask = self._task.given.get(number)
-        if mask is None and self._task.before is not None and self._task.before[number].any():
-            mask = self._task.before[number]
+    def _initial_mask(self, number: int) -> Patch | None:
+        """The mask of the request on a slice; None if the request has none or an empty one there."""
+        mask = self._prompts.initial_masks.get(number)
+        previous = self._prompts.previous_mask
+        if mask is None and previous is not None and previous[number].any():
+            mask = previous[number]
         return None if mask is None else Patch.of(mask)
 
-    def _stretch_with(self, number: int, clicks: int) -> SliceRange | None:
-        """The stretch that held a slice after the first `clicks` clicks."""
-        stretches = self.stretches(clicks)
-        found = bisect_left(stretches, number, key=lambda stretch: stretch.last)
-        held = found < len(stretches) and stretches[found].first <= number
-        return stretches[found] if held else None
+    def _range_with(self, number: int, clicks: int) -> SliceRange | None:
+        """The slice range that held a slice after the first `clicks` clicks."""
+        ranges = self.slice_ranges(clicks)
+        index = bisect_left(ranges, number, key=lambda slice_range: slice_range.last)
+        return ranges[index] if index < len(ranges) and ranges[index].first <= number else None

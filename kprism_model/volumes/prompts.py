@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request says of the structures in a volume, in voxels of the stored array, and the same slice by slice."""
+"""The prompts of a request in voxels of the stored volume, and the same prompts slice by slice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kprism_model.scribbles import check_scribbles
 
 @dataclass(frozen=True)
 class VoxelClick:
-    """A voxel (i, j, k) of the volume as it is stored that is inside the structure (positive) or outside of it."""
+    """A click on a voxel (i, j, k) of the stored volume: inside the structure (positive) or outside it."""
 
     voxel: tuple[int, int, int]
     positive: bool
@@ -35,24 +35,24 @@ class LocatedClick(VoxelClick):
 
 @dataclass(frozen=True, eq=False)
 class StructurePrompts:
-    """All that a request says of one structure; arrays are (i, j, k) on the grid of the volume as it is stored.
+    """All prompts of one structure; arrays are (i, j, k) on the grid of the stored volume.
 
-    clicks: in the order in which they were made. scribbles: 1 inside, -1 outside, 0 where nothing is drawn. given: a
-    mask to go by; each slice where it is not empty is taken as it is, unless it is clicked or drawn on, and followed
-    from there. before: the mask so far; what it holds outside of what is asked for stays, and on a prompted slice it is
-    what the prompts correct. class_name: a class that the weights know, used on prompted slices together with clicks.
+    clicks: in the order in which they were made. scribbles: 1 inside, -1 outside, 0 where nothing is drawn.
+    initial_mask: a mask to propagate; a slice where it is not empty keeps it, unless clicks or scribbles correct it.
+    previous_mask: the mask so far; prompts correct it on their slices, and it stays on slices that are not computed.
+    class_name: a class that the network knows, used together with the clicks on prompted slices.
     """
 
     clicks: Sequence[VoxelClick] = ()
     scribbles: NDArray[Any] | None = None
-    given: NDArray[Any] | None = None
-    before: NDArray[Any] | None = None
+    initial_mask: NDArray[Any] | None = None
+    previous_mask: NDArray[Any] | None = None
     class_name: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class SlicePrompts:
-    """The prompts of one structure on one slice: clicks in order and scribbles (row, column), if any."""
+    """The prompts of one structure on one slice: clicks in order and, if there are any, scribbles (row, column)."""
 
     number: int
     clicks: tuple[Click, ...] = ()
@@ -60,54 +60,54 @@ class SlicePrompts:
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to decode, rather than a mask to take as it is."""
+        """Whether there is a prompt to decode; if not, the initial mask is used unchanged."""
         return bool(self.clicks) or self.scribbles is not None
 
     @property
     def positive(self) -> bool:
-        """Whether anything says where the structure is, rather than where it is not."""
+        """Whether at least one prompt is positive."""
         drawn = self.scribbles is not None and bool((self.scribbles == 1).any())
         return drawn or any(click.positive for click in self.clicks)
 
     def first(self, count: int) -> SlicePrompts:
-        """The same with the first `count` clicks."""
+        """The same prompts with the first `count` clicks only."""
         return replace(self, clicks=self.clicks[:count])
 
     def digest(self, *more: str) -> str:
-        """A key of all that is in here and of `more`."""
+        """A key of all fields and of `more`."""
         return digest(str(self.number), repr(self.clicks), digest_of(self.scribbles), *more)
 
 
 @dataclass(frozen=True, eq=False)
-class SliceTask:
-    """The prompts of one structure, checked and slice by slice.
+class PromptsBySlice:
+    """The checked prompts of one structure, slice by slice.
 
-    clicks: (slice, click) in order. scribbles and given: by slice, only where there is something, in ascending order.
-    before: bool (slice, row, column), or None.
+    clicks: (slice, click) in order. scribbles and initial_masks: by slice, ascending, without empty slices.
+    previous_mask: bool (slice, row, column), or None.
     """
 
     class_name: str | None
     clicks: tuple[tuple[int, Click], ...]
     scribbles: dict[int, NDArray[np.int8]]
-    given: dict[int, NDArray[np.bool_]]
-    before: NDArray[np.bool_] | None
+    initial_masks: dict[int, NDArray[np.bool_]]
+    previous_mask: NDArray[np.bool_] | None
 
     @classmethod
-    def of(cls, name: str, prompts: StructurePrompts, orientation: SliceOrientation) -> SliceTask:
-        """Check and convert what is said of the structure `name`; ValueError names it and what was wrong."""
-        given = _mask(name, "given", prompts.given, orientation)
+    def of(cls, name: str, prompts: StructurePrompts, orientation: SliceOrientation) -> PromptsBySlice:
+        """Check and convert the prompts of the structure `name`; ValueError names it and what is wrong."""
+        initial = _mask(name, "initial_mask", prompts.initial_mask, orientation)
         return cls(
             prompts.class_name,
             _clicks(name, prompts.clicks, orientation),
             _scribbles(name, prompts.scribbles, orientation),
-            {} if given is None else {number: given[number].copy() for number in _filled(given)},
-            _mask(name, "before", prompts.before, orientation),
+            {} if initial is None else {number: initial[number].copy() for number in _filled(initial)},
+            _mask(name, "previous_mask", prompts.previous_mask, orientation),
         )
 
     @property
     def prompted(self) -> list[int]:
-        """Slices that hold prompts, ascending."""
-        return sorted({*self.scribbles, *self.given, *(number for number, _ in self.clicks)})
+        """The slices with prompts or an initial mask, ascending."""
+        return sorted({*self.scribbles, *self.initial_masks, *(number for number, _ in self.clicks)})
 
 
 def digest(*parts: str) -> str:
@@ -133,22 +133,24 @@ def check_contradictions(structures: Mapping[str, StructurePrompts]) -> None:
 
 
 def _clicks(name: str, clicks: Sequence[VoxelClick], orientation: SliceOrientation) -> tuple[tuple[int, Click], ...]:
-    found: list[tuple[int, Click]] = []
+    by_slice: list[tuple[int, Click]] = []
     for click in clicks:
         if len(click.voxel) != 3 or any(int(index) != index for index in click.voxel):
             raise ValueError(f"a click of {name!r} is at {click.voxel}; expected three whole voxel indices (i, j, k)")
         if not all(0 <= index < side for index, side in zip(click.voxel, orientation.shape, strict=True)):
-            raise ValueError(f"a click of {name!r} is at {click.voxel}, outside of the volume {orientation.shape}")
+            raise ValueError(
+                f"a click of {name!r} is at {click.voxel}, outside the volume of shape {orientation.shape}"
+            )
         if isinstance(click, LocatedClick):
             number, row, column = click.slice, click.row, click.column
         else:
             number, row, column = orientation.locate(click.voxel)
-        found.append((number, Click(row, column, click.positive)))
-    for number in {number for number, _ in found}:
-        count = sum(other == number for other, _ in found)
+        by_slice.append((number, Click(row, column, click.positive)))
+    for number in {number for number, _ in by_slice}:
+        count = sum(other == number for other, _ in by_slice)
         if count > MAXIMUM_CLICKS:
             raise ValueError(f"{name!r} has {count} clicks on slice {number}; at most {MAXIMUM_CLICKS} are accepted")
-    return tuple(found)
+    return tuple(by_slice)
 
 
 def _scribbles(name: str, scribbles: NDArray[Any] | None, orientation: SliceOrientation) -> dict[int, NDArray[np.int8]]:
@@ -169,7 +171,9 @@ def _mask(name: str, what: str, mask: NDArray[Any] | None, orientation: SliceOri
 
 def _check_shape(name: str, what: str, array: NDArray[Any], orientation: SliceOrientation) -> None:
     if np.shape(array) != orientation.shape:
-        raise ValueError(f"{what} of {name!r} has shape {np.shape(array)}, the volume {orientation.shape}")
+        raise ValueError(
+            f"{what} of {name!r} has shape {np.shape(array)}, but the volume has shape {orientation.shape}"
+        )
 
 
 def _filled(slices: NDArray[Any]) -> list[int]:

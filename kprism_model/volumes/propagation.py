@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A structure followed through a volume from the slices that hold prompts, by the network's own in-context mode.
+"""Propagation of a structure through a volume from its prompted slices, by the network's own in-context mode.
 
 A prompted slice with its mask is a reference for the slices around it (a space-time memory, arXiv 2106.05210). Each
-slice is asked for twice. First by references alone: this cannot drift, for it knows nothing of the slices between. Then
-by references, the mask of the slice before as previous mask, and points in and around that mask as clicks, which is how
-the network was trained to carry a mask on: this cannot jump elsewhere. The two probabilities are averaged, the first
-with the more weight the better it finds the prompted slice's own mask, which tells whether the network understands the
-structure at all. Prompted slices are never changed by what is followed.
+slice is predicted twice:
 
-- From one prompted slice to an end of the volume, slice by slice: the outline may move by no more than `slope` slice
-  distances, and only what grows out of the mask before is kept. The walk ends before the first slice where the
-  structure is not found, or where the references support it much less than on the prompted slice.
-- Between two prompted slices each slice is answered on its own: both are references, and the shape between their masks
-  is the previous mask, and the answer where the network finds nothing. A prompted slice with an empty mask is an end:
-  what comes from the other side stops there.
+1. from references alone. This cannot drift, because it knows nothing of the slices between;
+2. from references, the mask of the slice before as previous mask, and clicks in and around that mask, as the network
+   was trained to propagate masks. This cannot jump to another place.
+
+The two probabilities are averaged. The first gets more weight the better it reproduces the prompted slice's own mask,
+which shows whether the network understands the structure at all. Propagation never changes prompted slices.
+
+- From one prompted slice to an end of the volume: slice by slice. The outline may move by at most `slope` slice
+  distances, and only components that touch the mask before are kept. It stops before the first slice where the
+  structure is absent, or where the references support it much less than on the prompted slice.
+- Between two prompted slices: each slice by itself. Both slices are references. The shape interpolated between their
+  masks is the previous mask, and it is the result where the prediction is empty. A prompted slice with an empty mask is
+  an end: propagation from the other side stops there.
 """
 
 from __future__ import annotations
@@ -31,28 +34,28 @@ from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction
 from kprism_model.queries import join_references
 from kprism_model.volumes.patches import Patch
-from kprism_model.volumes.prompt_history import Anchor, SliceRange
+from kprism_model.volumes.prompt_history import PromptedSlice, SliceRange
 from kprism_model.volumes.refinement import refine
-from kprism_model.volumes.shapes import between, carried_clicks, confine
-from kprism_model.volumes.slice_features import TOGETHER, Question, SliceFeatures
+from kprism_model.volumes.shapes import confine, interpolate_masks, propagation_clicks
+from kprism_model.volumes.slice_features import SLICES_PER_BATCH, SliceFeatures, SliceQuery
 
 Progress = Callable[[int], object]
 
-AHEAD = 4
-"""Slices that a walk asks references about in one pass; the more, the more are asked in vain beyond the end."""
+SLICES_AHEAD = 4
+"""Slices that are predicted from references in one pass; more of them waste more passes beyond the structure's end."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PropagationRules:
-    """The numbers by which structures are followed.
+    """The numbers that govern propagation.
 
     slope: how far an outline may move sideways from slice to slice, in distances between slices. recent: how many of
-    the last slices join the prompted one as references. weight: of what references alone say, where they are trusted
-    wholly. support: a structure ends where the mean probability that references alone give to its mask is below this
-    share of what they give to the prompted slice's mask, where they are trusted wholly. presence: a structure ends
-    where the network finds its presence less probable. Less trust makes weight and support less in proportion.
+    the last slices join the prompted one as references. weight: of the prediction from references alone, at full trust.
+    support: a structure ends where the mean probability from references alone, inside its mask, is below this share of
+    the value on the prompted slice, at full trust. presence: a structure ends where its presence is less probable than
+    this. Less trust reduces `weight` and `support` in proportion.
     """
 
     slope: float = 2.0
@@ -63,11 +66,11 @@ class PropagationRules:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A prompted slice to follow from: its mask, itself as a reference, and what this reference says of the slice.
+class PropagationSource:
+    """A prompted slice to propagate from: its mask, the slice as a reference, and how well that reference works.
 
-    trust: from 0, where what it finds there has a Dice of one half or less with the mask, to 1, where it is the mask.
-    support: mean probability that it gives to the mask.
+    trust: 1 where a prediction from the reference reproduces the mask, 0 where their Dice is one half or less. support:
+    mean probability of that prediction inside the mask.
     """
 
     number: int
@@ -78,24 +81,24 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
-    """Masks by slice, and for each how sure the network is; slices that do not show the structure are left out."""
+class PropagatedSlices:
+    """Masks by slice, and the confidence of each; slices without the structure are left out."""
 
     patches: dict[int, Patch]
     confidence: dict[int, float]
 
     def add(self, number: int, patch: Patch) -> None:
-        """Note the mask of a slice, with its mean probability as confidence; nothing where it is empty."""
+        """Add the mask of a slice, with its mean probability as confidence; an empty mask is left out."""
         if patch.any:
             self.patches[number] = patch
             self.confidence[number] = float(patch.values[patch.values >= THRESHOLD].mean(dtype=np.float64))
 
 
 class Propagator:
-    """Computes masks of anchors and stretches of one volume, for one request.
+    """Computes the masks of prompted slices and slice ranges of one volume, for one request.
 
-    `spacing` is the distance in mm between slices, rows and columns. What the request needs again is held, whatever the
-    store forgets: a prompted slice may start from masks that start from others.
+    `spacing` is the distance in mm between slices, rows and columns. Results stay here until the request ends, even if
+    the store drops them: prompted slices may start from masks that start from other masks.
     """
 
     def __init__(
@@ -109,109 +112,117 @@ class Propagator:
         self._rules = rules
         self._reach = 1 + rules.slope * spacing[0] / min(spacing[1:])
         self._progress = progress or (lambda slices: None)
-        self._held: dict[tuple[str, str], Any] = {}
+        self._results: dict[tuple[str, str], Any] = {}
 
-    def mask(self, anchor: Anchor) -> Patch:
-        """The mask of a prompted slice; empty where nothing says where the structure is."""
-        return self._keep("mask", anchor.key, lambda: self._mask(anchor))
+    def mask(self, prompted_slice: PromptedSlice) -> Patch:
+        """The mask of a prompted slice; empty if it has neither an initial mask nor a positive prompt."""
+        return self._cached("mask", prompted_slice.key, lambda: self._mask(prompted_slice))
 
-    def follow(self, stretch: SliceRange) -> Followed:
-        """The masks of a stretch."""
-        return self._keep("followed", stretch.key, lambda: self._follow(stretch))
+    def propagate(self, slice_range: SliceRange) -> PropagatedSlices:
+        """The masks of a slice range."""
+        return self._cached("propagated", slice_range.key, lambda: self._propagate(slice_range))
 
-    def _keep(self, kind: str, key: str, compute: Callable[[], T]) -> T:
-        if (kind, key) not in self._held:
-            self._held[kind, key] = self._features.cached(kind, key, compute)
-        held: T = self._held[kind, key]
-        return held
+    def _cached(self, kind: str, key: str, compute: Callable[[], T]) -> T:
+        if (kind, key) not in self._results:
+            self._results[kind, key] = self._features.cached(kind, key, compute)
+        result: T = self._results[kind, key]
+        return result
 
-    def _mask(self, anchor: Anchor) -> Patch:
-        start = anchor.taken
-        if start is None and anchor.stretch is not None:
-            start = self.follow(anchor.stretch).patches.get(anchor.number)
-        if not anchor.prompts.any:
-            return start or Patch.empty(self._features.size)
-        if start is None and not anchor.prompts.positive:
+    def _mask(self, prompted_slice: PromptedSlice) -> Patch:
+        initial_mask = prompted_slice.initial_mask
+        if initial_mask is None and prompted_slice.slice_range is not None:
+            initial_mask = self.propagate(prompted_slice.slice_range).patches.get(prompted_slice.number)
+        if not prompted_slice.prompts.any:
+            return initial_mask or Patch.empty(self._features.size)
+        if initial_mask is None and not prompted_slice.prompts.positive:
             return Patch.empty(self._features.size)
-        return refine(self._features, anchor.prompts, anchor.class_name, start, anchor.start_key)
+        return refine(
+            self._features,
+            prompted_slice.prompts,
+            prompted_slice.class_name,
+            initial_mask,
+            prompted_slice.initial_key,
+        )
 
-    def _follow(self, stretch: SliceRange) -> Followed:
-        before, after = (self._source(anchor) for anchor in (stretch.before, stretch.after))
-        slices = range(stretch.first, stretch.last + 1)
+    def _propagate(self, slice_range: SliceRange) -> PropagatedSlices:
+        before, after = (self._source(prompted_slice) for prompted_slice in (slice_range.before, slice_range.after))
+        slices = range(slice_range.first, slice_range.last + 1)
         if before is not None and after is not None:
             return self._between(before, after, slices)
         if before is not None:
-            return self._walk(before, slices)
+            return self._outwards(before, slices)
         if after is not None:
-            return self._walk(after, slices[::-1])
-        return Followed({}, {})
+            return self._outwards(after, slices[::-1])
+        return PropagatedSlices({}, {})
 
-    def _source(self, anchor: Anchor | None) -> Source | None:
-        """What to follow from; None where there is no mask."""
-        if anchor is None or not (mask := self.mask(anchor)).any:
+    def _source(self, prompted_slice: PromptedSlice | None) -> PropagationSource | None:
+        """The slice as a source of propagation; None if its mask is empty."""
+        if prompted_slice is None or not (mask := self.mask(prompted_slice)).any:
             return None
 
-        def encode() -> Source:
-            shown = mask.mask()
-            reference = self._features.reference(anchor.number, shown)
-            [answer] = self._features.answer([Question(anchor.number, references=reference)])
-            support = float(answer.probability[shown].mean(dtype=np.float64))
-            trust = max(0.0, 2 * dice(answer.mask, shown) - 1)
-            return Source(anchor.number, mask, reference, trust, support)
+        def encode() -> PropagationSource:
+            pixels = mask.mask()
+            reference = self._features.reference(prompted_slice.number, pixels)
+            [prediction] = self._features.predict([SliceQuery(prompted_slice.number, references=reference)])
+            support = float(prediction.probability[pixels].mean(dtype=np.float64))
+            trust = max(0.0, 2 * dice(prediction.mask, pixels) - 1)
+            return PropagationSource(prompted_slice.number, mask, reference, trust, support)
 
-        return self._keep("source", anchor.key, encode)
+        return self._cached("source", prompted_slice.key, encode)
 
-    def _between(self, one: Source, other: Source, slices: range) -> Followed:
-        """Answer the slices between two prompted ones, in batches."""
+    def _between(self, one: PropagationSource, other: PropagationSource, slices: range) -> PropagatedSlices:
+        """Predict the slices between two prompted ones, in batches."""
         shares = (np.array(slices) - one.number) / (other.number - one.number)
-        shapes = between(one.mask.mask(), other.mask.mask(), shares)
+        shapes = interpolate_masks(one.mask.mask(), other.mask.mask(), shares)
         references = join_references([one.reference, other.reference])
         weight = self._rules.weight * (one.trust + other.trust) / 2
-        followed = Followed({}, {})
-        for start in range(0, len(slices), TOGETHER):
-            part = range(start, min(start + TOGETHER, len(slices)))
-            numbers = [slices[row] for row in part]
-            alone = self._features.answer([Question(number, references=references) for number in numbers])
-            carried = self._features.answer(
-                [_carried(slices[row], references, shapes[row] > 0, shapes[row]) for row in part]
+        propagated = PropagatedSlices({}, {})
+        for start in range(0, len(slices), SLICES_PER_BATCH):
+            rows = range(start, min(start + SLICES_PER_BATCH, len(slices)))
+            from_references = self._features.predict([SliceQuery(slices[row], references=references) for row in rows])
+            from_masks = self._features.predict(
+                [_propagation_query(slices[row], references, shapes[row] > 0, shapes[row]) for row in rows]
             )
-            for row, number, first, second in zip(part, numbers, alone, carried, strict=True):
+            for row, first, second in zip(rows, from_references, from_masks, strict=True):
                 probability = (1 - weight) * second.probability + weight * first.probability
-                found = Patch.of(confine(probability, shapes[row] > 0, self._reach))
-                followed.add(number, found if found.any else Patch.of(shapes[row]))
-            self._progress(len(part))
-        return followed
+                patch = Patch.of(confine(probability, shapes[row] > 0, self._reach))
+                propagated.add(slices[row], patch if patch.any else Patch.of(shapes[row]))
+            self._progress(len(rows))
+        return propagated
 
-    def _walk(self, source: Source, slices: range) -> Followed:
-        """Follow one slice after another until the structure ends."""
+    def _outwards(self, source: PropagationSource, slices: range) -> PropagatedSlices:
+        """Predict one slice after another until the structure ends."""
         rules, last, recent = self._rules, source.mask, list[References]()
         weight = rules.weight * source.trust
-        least = rules.support * source.trust * source.support
-        followed = Followed({}, {})
-        stop_below = rules.presence if source.trust else COARSEST_ONLY  # without trust only the presence matters
-        for start in range(0, len(slices), AHEAD):
-            numbers = slices[start : start + AHEAD]
-            questions = [Question(number, references=source.reference) for number in numbers]
-            answers = self._features.answer(questions, minimum_presence=stop_below)
-            for number, alone in zip(numbers, answers, strict=True):
+        minimum_support = rules.support * source.trust * source.support
+        propagated = PropagatedSlices({}, {})
+        stop_below = rules.presence if source.trust else COARSEST_ONLY  # without trust only the presence is used
+        for start in range(0, len(slices), SLICES_AHEAD):
+            numbers = slices[start : start + SLICES_AHEAD]
+            queries = [SliceQuery(number, references=source.reference) for number in numbers]
+            predictions = self._features.predict(queries, minimum_presence=stop_below)
+            for number, from_references in zip(numbers, predictions, strict=True):
                 references = join_references([source.reference, *recent])
-                shown = last.mask()
-                [carried] = self._features.answer([_carried(number, references, shown, last.probability())])
-                probability = (1 - weight) * carried.probability + weight * alone.probability
-                last = Patch.of(confine(probability, shown, self._reach))
+                mask = last.mask()
+                [from_mask] = self._features.predict([_propagation_query(number, references, mask, last.probability())])
+                probability = (1 - weight) * from_mask.probability + weight * from_references.probability
+                last = Patch.of(confine(probability, mask, self._reach))
                 self._progress(1)
-                if not last.any or alone.presence < rules.presence or _support(alone, last) < least:
-                    return followed
-                followed.add(number, last)
+                absent = not last.any or from_references.presence < rules.presence
+                if absent or _support(from_references, last) < minimum_support:
+                    return propagated
+                propagated.add(number, last)
                 if rules.recent:
                     recent = [*recent, self._features.reference(number, last.mask())][-rules.recent :]
-        return followed
+        return propagated
 
 
-def _carried(number: int, references: References, mask: NDArray[np.bool_], previous: NDArray[np.float32]) -> Question:
-    return Question(number, references=references, clicks=carried_clicks(mask), previous_mask=previous)
+def _propagation_query(
+    number: int, references: References, mask: NDArray[np.bool_], previous: NDArray[np.float32]
+) -> SliceQuery:
+    return SliceQuery(number, references=references, clicks=propagation_clicks(mask), previous_mask=previous)
 
 
-def _support(answer: Prediction, patch: Patch) -> float:
-    """Mean probability of an answer in the mask of a patch."""
-    return float(answer.probability[patch.mask()].mean(dtype=np.float64))
+def _support(prediction: Prediction, patch: Patch) -> float:
+    """Mean probability of a prediction inside the mask of a patch."""
+    return float(prediction.probability[patch.mask()].mean(dtype=np.float64))

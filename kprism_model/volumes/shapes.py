@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Geometry of masks (row, column): points that stand for a mask, its surroundings, and the shape between two masks."""
+"""Geometry of masks (row, column): clicks that describe a mask, growth from one slice to the next, interpolation."""
 
 from __future__ import annotations
 
@@ -7,56 +7,61 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from kprism_model.components import EIGHT_CONNECTED, bounding_box, components_touching
 from kprism_model.queries import Click
 
 BoolArray = NDArray[np.bool_]
 
-_EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
-PARTS = 3  # of a mask in several parts, the largest so many are carried on
-SMALL_PART = 0.1  # and of those only parts of at least this share of the largest
-AROUND = 4  # clicks beside a mask, one in each quarter
-BESIDE = 0.6  # they lie so many radii of the mask away from its outline, and two pixels more
+MAXIMUM_PARTS = 3
+"""At most this many connected components of a mask get a positive click, the largest ones."""
+MINIMUM_PART_SHARE = 0.1
+"""A component gets a click if it has at least this share of the largest component's pixels."""
+NEGATIVE_CLICKS = 4
+"""Negative clicks around a mask, one in each quarter."""
+NEGATIVE_CLICK_DISTANCE = 0.6
+"""Distance of negative clicks from the outline in radii of the mask; two pixels are added to it."""
 
 
-def carried_clicks(mask: BoolArray) -> tuple[Click, ...]:
-    """Clicks that say of the next slice what a mask says of this one: inside of each larger part, and around all.
+def propagation_clicks(mask: BoolArray) -> tuple[Click, ...]:
+    """Clicks that describe a mask to the network on the next slice: one inside each large component, four around all.
 
-    A click inside is at the deepest pixel of its part; those around lie in each quarter seen from the mask's centre,
-    as far as the image goes.
+    A positive click lies on the deepest pixel of its component. The negative ones lie in the four quarters around the
+    mask's centre, as far as the image goes.
     """
-    top, left, box = _crop(mask, margin=int(BESIDE * _radius(mask)) + 5)
-    depth = ndimage.distance_transform_edt(np.pad(box, 1))[1:-1, 1:-1]
-    parts, count = ndimage.label(box, _EIGHT_CONNECTED)
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    largest = np.argsort(-sizes, kind="stable")[:PARTS]
+    rows, columns = _crop(mask, margin=int(NEGATIVE_CLICK_DISTANCE * _radius(mask)) + 5)
+    crop, top, left = mask[rows, columns], rows.start, columns.start
+    depth = ndimage.distance_transform_edt(np.pad(crop, 1))[1:-1, 1:-1]
+    components, count = ndimage.label(crop, EIGHT_CONNECTED)
+    sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
+    largest = np.argsort(-sizes, kind="stable")[:MAXIMUM_PARTS]
     clicks = []
     for part in largest:
-        if sizes[part] >= SMALL_PART * sizes[largest[0]]:
-            row, column = np.unravel_index(np.where(parts == part + 1, depth, 0).argmax(), box.shape)
+        if sizes[part] >= MINIMUM_PART_SHARE * sizes[largest[0]]:
+            row, column = np.unravel_index(np.where(components == part + 1, depth, 0).argmax(), crop.shape)
             clicks.append(Click(float(top + row), float(left + column), True))
-    clicks += [Click(float(top + row), float(left + column), False) for row, column in _around(box)]
+    clicks += [Click(float(top + row), float(left + column), False) for row, column in _pixels_around(crop)]
     return tuple(clicks)
 
 
 def confine(probability: NDArray[np.float32], mask: BoolArray, reach: float) -> NDArray[np.float32]:
-    """Keep the parts of a map that grow out of `mask`, the structure on the slice before, and zero elsewhere.
+    """Keep the components of a probability map that touch `mask`, the structure on the slice before; zero elsewhere.
 
-    `reach` is how many pixels they may go beyond it.
+    `reach` is the greatest distance in pixels from `mask` at which probabilities are kept.
     """
-    top, left, box = _crop(mask, margin=int(reach) + 2)
-    window = (slice(top, top + box.shape[0]), slice(left, left + box.shape[1]))
-    near = ndimage.distance_transform_edt(~box) <= reach
-    parts, _ = ndimage.label((probability[window] >= 0.5) & near, _EIGHT_CONNECTED)
-    others = np.isin(parts, np.setdiff1d(np.unique(parts), np.unique(parts[box])))
+    rows, columns = _crop(mask, margin=int(reach) + 2)
+    crop, near_mask = probability[rows, columns], mask[rows, columns]
+    near = ndimage.distance_transform_edt(~near_mask) <= reach
+    predicted = (crop >= 0.5) & near
+    detached = predicted & ~components_touching(predicted, near_mask, EIGHT_CONNECTED)
     kept = np.zeros_like(probability)
-    kept[window] = np.where(near & ~(others & (parts > 0)), probability[window], 0)
+    kept[rows, columns] = np.where(near & ~detached, crop, 0)
     return kept
 
 
-def between(one: BoolArray, other: BoolArray, shares: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Masks between two masks that are not empty, as shape-based interpolation (Raya and Udupa 1990) draws them.
+def interpolate_masks(one: BoolArray, other: BoolArray, shares: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Masks between two non-empty masks, by shape-based interpolation (Raya and Udupa 1990).
 
-    `shares` (n,) say how far each is from `one` (0) to `other` (1). The masks' centres move on a straight line, and
+    `shares` (n,) are positions between `one` (0) and `other` (1). The masks' centres move on a straight line, and the
     signed distances to the outlines, centred, are blended. Returns (n, row, column) of 0 and 1; none is empty.
     """
     centres = np.array([np.argwhere(mask).mean(axis=0) for mask in (one, other)])
@@ -74,7 +79,7 @@ def between(one: BoolArray, other: BoolArray, shares: NDArray[np.float64]) -> ND
 
 
 def _signed_distance(mask: BoolArray) -> NDArray[np.float64]:
-    """Distance to the outline in pixels, positive inside; half a pixel beside it."""
+    """Distance to the outline in pixels, positive inside; half a pixel for the pixels beside it."""
     inside = ndimage.distance_transform_edt(mask)
     outside = ndimage.distance_transform_edt(~mask)
     distance: NDArray[np.float64] = np.where(mask, inside - 0.5, 0.5 - outside)
@@ -82,25 +87,26 @@ def _signed_distance(mask: BoolArray) -> NDArray[np.float64]:
 
 
 def _radius(mask: BoolArray) -> float:
-    """The radius of a disc of the same area."""
+    """The radius of a disc with the same area."""
     return float(np.sqrt(np.count_nonzero(mask) / np.pi))
 
 
-def _crop(mask: BoolArray, margin: int) -> tuple[int, int, BoolArray]:
-    """The first row and column of the mask's box with a margin, and the mask in there."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, left = max(0, int(rows[0]) - margin), max(0, int(columns[0]) - margin)
-    return top, left, mask[top : int(rows[-1]) + margin + 1, left : int(columns[-1]) + margin + 1]
+def _crop(mask: BoolArray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the mask's box with a margin; ValueError for an empty mask."""
+    box = bounding_box(mask, margin)
+    if box is None:
+        raise ValueError(f"a mask of shape {mask.shape} is empty; expected at least one pixel")
+    return box[0], box[1]
 
 
-def _around(mask: BoolArray) -> list[tuple[int, int]]:
-    """Pixels beside a mask, the one nearest to the diagonal of each quarter."""
+def _pixels_around(mask: BoolArray) -> list[tuple[int, int]]:
+    """Pixels beside a mask: for each quarter the one nearest to its diagonal."""
     outside = ndimage.distance_transform_edt(~mask)
-    away = BESIDE * _radius(mask) + 2
-    ring = np.argwhere((outside >= away) & (outside < away + 1.5))
+    distance = NEGATIVE_CLICK_DISTANCE * _radius(mask) + 2
+    ring = np.argwhere((outside >= distance) & (outside < distance + 1.5))
     if not len(ring):
         return []
     angles = np.arctan2(*(ring - np.argwhere(mask).mean(axis=0)).T)
-    diagonals = np.pi / 4 + np.arange(AROUND) * np.pi / 2
+    diagonals = np.pi / 4 + np.arange(NEGATIVE_CLICKS) * np.pi / 2
     chosen = (int(np.abs((angles - diagonal + np.pi) % (2 * np.pi) - np.pi).argmin()) for diagonal in diagonals)
     return [(int(ring[point, 0]), int(ring[point, 1])) for point in chosen]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoded slices of one volume, and all passes through the network about them: batched, locked, counted, kept."""
+"""The encoded slices of one volume, and all passes through the network for it: batched, locked, counted and cached."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from kprism_model.predictor import Prediction, Predictor, merge_classes, predict
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.window import Window
-from kprism_model.windowed import answer_in_windows
+from kprism_model.windowed import predict_in_windows
 
-TOGETHER = 8
-"""Slices that are asked about in one pass."""
+SLICES_PER_BATCH = 8
+"""Slices that are predicted in one pass."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
-    """One structure asked for on slice `number`; `prior`: how probably it can be there. The rest as in `Query`."""
+class SliceQuery:
+    """A query for one structure on slice `number`; `prior`: probability that it can be there. Else as `Query`."""
 
     number: int
     class_name: str | None = None
@@ -38,10 +38,10 @@ class Question:
 
 
 class SliceFeatures:
-    """Slices (slice, row, column) in [0, 1], or with three channels behind that, and what the network makes of them.
+    """Slices (slice, row, column) or (slice, row, column, 3) in [0, 1], and the network's results for them.
 
-    `scope` is the part of every key in `store` that names the slices and the weights. `lock` is held during each pass.
-    `encoded` and `decoded` count slices (and windows of slices) encoded and rows decoded.
+    `scope` is the part of every key in `store` that identifies the slices and the weights. `lock` is held during each
+    pass. `encoded` and `decoded` count encoded slices (and windows of slices) and decoded rows.
     """
 
     def __init__(
@@ -69,24 +69,24 @@ class SliceFeatures:
         return len(self.images)
 
     def cached(self, kind: str, key: str, compute: Callable[[], T]) -> T:
-        """What the store has of `kind` under `key`; computed and kept if it has none."""
+        """The stored result of `kind` under `key`; computed and stored if there is none."""
         return cached(self._store, (*self._scope, kind, key), compute)
 
     def kept(self, kind: str, key: str) -> bool:
-        """Whether the store has something of `kind` under `key` now."""
+        """Whether the store holds a result of `kind` under `key` now."""
         return self._store.get((*self._scope, kind, key)) is not None
 
     def embed(self, numbers: Sequence[int]) -> list[ImageEmbedding]:
-        """Encoded slices, in the order of `numbers`; those that are not kept are encoded.
+        """Encoded slices, in the order of `numbers`; slices that are not in the store are encoded.
 
-        Each alone: in batches the last bits would depend on the company, and so on what was asked before; and batches
-        save next to no time on a CPU.
+        They are encoded one by one. In a batch the last bits of a result depend on the other slices, and so on earlier
+        requests; and on a CPU batches save almost no time.
         """
-        found = {number: self.embed_window(number, Window.whole(self.size)) for number in dict.fromkeys(numbers)}
-        return [found[number] for number in numbers]
+        embeddings = {number: self.embed_window(number, Window.whole(self.size)) for number in dict.fromkeys(numbers)}
+        return [embeddings[number] for number in numbers]
 
     def embed_window(self, number: int, window: Window) -> ImageEmbedding:
-        """A window of a slice, encoded if it is not kept."""
+        """A window of a slice, encoded if it is not in the store."""
         key = (*self._scope, "features", number, window)
         kept: ImageEmbedding | None = self._store.get(key)
         return self._encode(number, window, key) if kept is None else kept
@@ -101,55 +101,57 @@ class SliceFeatures:
                 self._store.put(key, kept, size_of(kept))
         return kept
 
-    def answer(self, questions: Sequence[Question], *, minimum_presence: float | None = None) -> list[Prediction]:
-        """Answers in order; see `predict_batch` for `minimum_presence`."""
-        numbers = list(dict.fromkeys(question.number for question in questions))
+    def predict(self, queries: Sequence[SliceQuery], *, minimum_presence: float | None = None) -> list[Prediction]:
+        """Predictions in the order of `queries`; see `predict_batch` for `minimum_presence`."""
+        numbers = list(dict.fromkeys(query.number for query in queries))
         embeddings = dict(zip(numbers, self.embed(numbers), strict=True))
-        queries = [
-            Query(embeddings[q.number], q.class_name, q.references, q.clicks, q.scribbles, q.previous_mask)
-            for q in questions
-        ]
-        return self._ask(queries, minimum_presence)
-
-    def correct(self, question: Question) -> Prediction:
-        """The answer to a question with clicks or scribbles, in a window of the slice where one is worth it."""
-        native = self._predictor.model.config.native_size
-        [answer] = answer_in_windows(
-            [question], [self.size], native, lambda _, window: self.embed_window(question.number, window), self._ask
+        return self._predict_batch(
+            [
+                Query(embeddings[q.number], q.class_name, q.references, q.clicks, q.scribbles, q.previous_mask)
+                for q in queries
+            ],
+            minimum_presence,
         )
-        return answer
 
-    def _ask(self, queries: Sequence[Query], minimum_presence: float | None = None) -> list[Prediction]:
+    def correct(self, query: SliceQuery) -> Prediction:
+        """The prediction for a query with clicks or scribbles, in a window of the slice where that shows more."""
+        native = self._predictor.model.config.native_size
+        [prediction] = predict_in_windows(
+            [query], [self.size], native, lambda _, window: self.embed_window(query.number, window), self._predict_batch
+        )
+        return prediction
+
+    def _predict_batch(self, queries: Sequence[Query], minimum_presence: float | None = None) -> list[Prediction]:
         with self._lock:
             self.decoded += len(queries)
             return predict_batch(self._predictor, queries, minimum_presence=minimum_presence)
 
     def reference(self, number: int, mask: NDArray[np.bool_]) -> References:
-        """A slice with a mask that is not empty, as a reference; the features of the slice are not computed again."""
+        """A slice with a mask that is not empty, as a reference; the slice's features are not computed again."""
         [embedding] = self.embed([number])
         with self._lock:
             return self._predictor.embed_reference(embedding, self.images[number], mask)
 
 
-def search(
-    features: SliceFeatures, asked: Mapping[str, Question], slices: range, minimum_presence: float
+def segment_slices(
+    features: SliceFeatures, queries: Mapping[str, SliceQuery], slices: range, minimum_presence: float
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Every question of `asked` about each slice: the slice's number, and its index map in the order of `asked`.
+    """Predict all `queries` on each slice; yields the slice's number and its index map, in the order of `queries`.
 
-    Questions of a fixed group of slices share passes, so that no answer depends on `slices`. One that is less probable
-    than `minimum_presence` stops at the coarsest scale. Presence given that a structure can be there, times the prior
-    of that, is its presence; the rest as in `merge_classes`.
+    Fixed groups of slices share a pass, so that no result depends on `slices`. A structure that is less probable than
+    `minimum_presence` stops at the coarsest scale. Its presence is multiplied by the query's prior; the rest is as in
+    `merge_classes`.
     """
-    names = list(asked)
-    for start in range(slices.start - slices.start % TOGETHER, slices.stop, TOGETHER):
-        group = range(start, min(start + TOGETHER, len(features)))
-        questions = [replace(question, number=number) for number in group for question in asked.values()]
-        answers = iter(features.answer(questions, minimum_presence=minimum_presence))
+    names = list(queries)
+    for start in range(slices.start - slices.start % SLICES_PER_BATCH, slices.stop, SLICES_PER_BATCH):
+        group = range(start, min(start + SLICES_PER_BATCH, len(features)))
+        on_slices = [replace(query, number=number) for number in group for query in queries.values()]
+        predictions = iter(features.predict(on_slices, minimum_presence=minimum_presence))
         for number in group:
-            found = {name: _weighed(next(answers), question.prior) for name, question in asked.items()}
+            by_name = {name: _with_prior(next(predictions), query.prior) for name, query in queries.items()}
             if number in slices:
-                yield number, merge_classes(found, names, presence_threshold=minimum_presence)
+                yield number, merge_classes(by_name, names, presence_threshold=minimum_presence)
 
 
-def _weighed(prediction: Prediction, prior: float) -> Prediction:
+def _with_prior(prediction: Prediction, prior: float) -> Prediction:
     return replace(prediction, presence=prediction.presence * prior)

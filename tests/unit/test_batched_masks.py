@@ -11,9 +11,9 @@ import torch
 from scipy import ndimage
 
 from kprism_model.interaction import batched_masks, corrupted_masks, propagated_masks
-from kprism_model.interaction.batched_masks import CORRUPTION_CHANCES, MOVE_CHANCES, carried_points
-from kprism_model.interaction.propagated_masks import MOVED_FAR, NEXT_SLICE, Motion
-from kprism_model.volumes.shapes import carried_clicks
+from kprism_model.interaction.batched_masks import CORRUPTION_CHANCES, MOVE_CHANCES, propagation_points
+from kprism_model.interaction.propagated_masks import LARGE_MOTION, SLICE_TO_SLICE_MOTION, MotionLimits
+from kprism_model.volumes.shapes import propagation_clicks
 from tests.unit.unsynchronised import Unsynchronised
 
 SIZE = 72
@@ -51,8 +51,8 @@ def chances(count: int, numbers: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, numbers, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("most", [NEXT_SLICE, MOVED_FAR])
-def test_masks_move_as_row_by_row(most: Motion) -> None:
+@pytest.mark.parametrize("most", [SLICE_TO_SLICE_MOTION, LARGE_MOTION])
+def test_masks_move_as_row_by_row(most: MotionLimits) -> None:
     masks, chance = shapes(40), chances(40, MOVE_CHANCES)
     found = batched_masks.moved_masks(torch.from_numpy(masks), chance, most).numpy()
     for row, mask in enumerate(masks):
@@ -92,9 +92,9 @@ def test_wrong_masks_are_of_all_kinds_and_the_answer_half_of_the_time() -> None:
 def test_points_that_stand_for_masks_are_those_of_row_by_row() -> None:
     masks = shapes(40)
     masks[0] = True  # nothing lies around
-    points, labels = carried_points(torch.from_numpy(masks))
+    points, labels = propagation_points(torch.from_numpy(masks))
     for row, mask in enumerate(masks):
-        expected = carried_clicks(mask)
+        expected = propagation_clicks(mask)
         for label in (1, 0):
             wanted = {(click.row, click.column) for click in expected if click.positive == bool(label)}
             found = {tuple(point) for point in points[row][labels[row] == label].tolist()}
@@ -108,7 +108,7 @@ def test_empty_masks_break_nothing() -> None:
     empty = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
     assert not batched_masks.moved_masks(empty, chances(2, MOVE_CHANCES)).any()
     assert batched_masks.corrupted_masks(empty, empty, chances(2, CORRUPTION_CHANCES)).shape == empty.shape
-    points, labels = carried_points(empty)
+    points, labels = propagation_points(empty)
     assert (labels == -1).all() and (points == 0).all()
 
 
@@ -117,14 +117,14 @@ def test_nothing_waits_for_the_device_and_the_graph_has_no_break() -> None:
     with Unsynchronised():
         moved = batched_masks.moved_masks(masks, chances(5, MOVE_CHANCES))
         wrong = batched_masks.corrupted_masks(masks, answers, chances(5, CORRUPTION_CHANCES))
-        points, labels = carried_points(masks)
+        points, labels = propagation_points(masks)
     compiled = {
         f: torch.compile(f, fullgraph=True, backend="eager")
-        for f in (batched_masks.moved_masks, batched_masks.corrupted_masks, carried_points)
+        for f in (batched_masks.moved_masks, batched_masks.corrupted_masks, propagation_points)
     }
     assert torch.equal(compiled[batched_masks.moved_masks](masks, chances(5, MOVE_CHANCES)), moved)
     assert torch.equal(compiled[batched_masks.corrupted_masks](masks, answers, chances(5, CORRUPTION_CHANCES)), wrong)
-    assert all(map(torch.equal, compiled[carried_points](masks), (points, labels)))
+    assert all(map(torch.equal, compiled[propagation_points](masks), (points, labels)))
 
 
 def test_waiting_would_be_found() -> None:

@@ -55,7 +55,7 @@ def batch(store: SliceStore) -> Batch:
     mixture = Mixture(absent=0.0, synthetic=0.0, regions=0.0, window=0.0)
     sampler = Sampler(store, seed=0, mixture=mixture, augmentation=Augmentation.none())
     drawn = sampler.batch(4, step=0, size=SIZE)
-    drawn.lacking[0, 0] = 0
+    drawn.absent_classes[0, 0] = 0
     return drawn
 
 
@@ -115,7 +115,7 @@ def test_no_step_waits_for_the_device(
 
 
 def test_rows_without_weight_count_as_if_they_were_not_there(model: KPrism, batch: Batch) -> None:
-    batch.class_index[1], batch.references[2], batch.lacking[3] = -1, -1, -1
+    batch.class_index[1], batch.references[2], batch.absent_classes[3] = -1, -1, -1
     settings = StepSettings(weights=(1.0, 1.0, 0.0), correction_probability=0.0)
     found = []
     for user in (RowwiseUser(np.random.default_rng(0)), batched()):
@@ -133,7 +133,8 @@ def test_rows_without_weight_count_as_if_they_were_not_there(model: KPrism, batc
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_images_without_anything_to_ask_for_give_a_gradient_of_zero(model: KPrism, batch: Batch, schedule: str) -> None:
-    batch.class_index[:], batch.references[:], batch.objects[:], batch.masks[:], batch.lacking[:] = -1, -1, 0, 0, -1
+    batch.class_index[:], batch.references[:], batch.absent_classes[:] = -1, -1, -1
+    batch.objects[:], batch.masks[:] = 0, 0
     settings = StepSettings(**SCHEDULES[schedule])
     loss, scores = training_step(model, batch, np.random.default_rng(0), settings, user=batched())
     assert loss == 0 and all(score.isnan() for score in scores.values())

@@ -150,15 +150,15 @@ def test_changed_weights_are_noticed(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format_version=2), "has format_version 2, this version reads 1"),
-        (lambda c: c.pop("format_version"), "has format_version None, this version reads 1"),
+        (lambda c: c.update(format_version=2), "has format_version 2, expected 1"),
+        (lambda c: c.pop("format_version"), "has format_version None, expected 1"),
         (lambda c: c.pop("sha256"), "sha256 must be a str, got None"),
         (lambda c: c.update(classes="liver"), "classes must be a list, got 'liver'"),
         (lambda c: c["classes"].pop(), "3 class names for num_classes 4"),
         (lambda c: c.update(classes=["a", "b", "c", "A"]), "class 'A' is listed twice"),
         (lambda c: c["config"].update(colour=1), "configuration keys: unknown colour"),
         (lambda c: c["config"].update(width=33), "width must be a multiple of 32, got 33"),
-        (lambda c: c["preprocessing"].update(ct_window=[-160, 240]), r"expect the preprocessing .*-160.* does .*-500"),
+        (lambda c: c["preprocessing"].update(ct_window=[-160, 240]), r"expect the preprocessing .*-160.* has .*-500"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(

@@ -45,7 +45,7 @@ def test_adding_keeps_every_row_and_the_original() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["liver", "Liver "], "class 'Liver ' is listed twice; it already is 'liver'"),
+        (["liver", "Liver "], "class 'Liver ' is listed twice; the first entry is 'liver'"),
         (["liver", ""], "non-empty string, got ''"),
         (["liver", 3], "non-empty string, got 3"),
         ("liver", "the single string 'liver'"),

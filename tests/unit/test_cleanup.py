@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kprism_model.volumes.cleanup import as_scribbled
+from kprism_model.volumes.cleanup import apply_scribbles
 
 GRID = (9, 12)
 
@@ -20,14 +20,14 @@ def test_what_lies_beyond_a_frame_goes_and_what_was_drawn_is_so() -> None:
     mask = filled(slice(2, 7), slice(0, 8)) > 0
     scribbles = filled(slice(0, 9), slice(3, 4), -1)
     scribbles[4, 10] = 1
-    found = as_scribbled(mask, scribbles, filled(slice(3, 6), slice(5, 7)) > 0)
+    found = apply_scribbles(mask, scribbles, filled(slice(3, 6), slice(5, 7)) > 0)
     assert not found[:, :4].any()  # the frame, and the part beyond it
     assert found[2:7, 4:8].all() and found[4, 10] and found.sum() == 21
 
 
 def test_a_part_that_was_there_before_stays_on_both_sides() -> None:
     mask = filled(slice(2, 7), slice(0, 8)) > 0
-    found = as_scribbled(mask, filled(slice(0, 9), slice(3, 4), -1), mask)
+    found = apply_scribbles(mask, filled(slice(0, 9), slice(3, 4), -1), mask)
     np.testing.assert_array_equal(found, mask & (filled(slice(0, 9), slice(3, 4)) == 0))
 
 
@@ -36,4 +36,4 @@ def test_a_part_that_no_scribble_cut_off_stays() -> None:
     mask = (filled(slice(2, 7), slice(0, 3)) | filled(slice(2, 7), slice(6, 9))) > 0
     scribbles = filled(slice(2, 7), slice(3, 4), -1)
     scribbles[4, 7] = 1
-    np.testing.assert_array_equal(as_scribbled(mask, scribbles), mask)
+    np.testing.assert_array_equal(apply_scribbles(mask, scribbles), mask)

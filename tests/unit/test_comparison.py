@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kprism_model.cli.main import main
-from kprism_model.evaluation.command import Protocol
 from kprism_model.evaluation.comparison import COMPARED, CORE, compare
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
 
 SETS = (*CORE, "isic_dermoscopy", "acdc_mr")

@@ -71,7 +71,7 @@ def test_the_decathlons_bare_test_entries_have_no_label(tmp_path: Path) -> None:
     [
         ({"modality": {"0": "T1", "1": "T2"}}, '"modality" must name one modality'),
         ({"labels": {"disc": 1}}, "must map 0..255 to names, got 'disc': 1"),
-        ({"labels": {"0": "background", "1": "a", "2": "A"}}, "one name each"),
+        ({"labels": {"0": "background", "1": "a", "2": "A"}}, "different names"),
         ({"labels": {}}, '"labels" must map label indices to names'),
         ({"training": {}}, '"training" must be a list, got dict'),
         ({"training": [{"label": "x.png"}]}, r'training\[0\] must be a path or an object with "image"'),
@@ -111,7 +111,7 @@ def test_wrong_pixels_are_named(tmp_path: Path) -> None:
         load_case(dataset, dataset.cases("training")[0])
     image = np.zeros((8, 9), np.uint8)
     dataset = read_dataset(write_dataset(tmp_path / "shape", [label], images=[image]))
-    with pytest.raises(ValueError, match=r"case_0.png has shape \(8, 8\), its image .* \(8, 9\)"):
+    with pytest.raises(ValueError, match=r"case_0.png has shape \(8, 8\), but its image .* has \(8, 9\)"):
         load_case(dataset, dataset.cases("training")[0])
     (tmp_path / "shape" / "images" / "case_0.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"case_0.png cannot be read as a picture"):
@@ -123,7 +123,7 @@ def test_wrong_volumes_are_named(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "set", [label], images=[np.zeros((4, 5, 7), np.float32)])
     dataset = read_dataset(folder)
     (case,) = dataset.cases("training")
-    with pytest.raises(ValueError, match=r"labels/case_0.nii.gz has shape \(4, 5, 6\), its image \(4, 5, 7\)"):
+    with pytest.raises(ValueError, match=r"labels/case_0.nii.gz has shape \(4, 5, 6\), but its image has \(4, 5, 7\)"):
         load_case(dataset, case)
     nib.save(nib.Nifti1Image(np.zeros((4, 5, 6, 2), np.float32), np.eye(4)), case.image)
     with pytest.raises(ValueError, match=r"images/case_0.nii.gz must be a volume of three axes"):

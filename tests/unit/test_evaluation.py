@@ -18,13 +18,15 @@ from kprism_model.checkpoint import load_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import read_dataset
-from kprism_model.evaluation import command as evaluation
-from kprism_model.evaluation.command import Protocol, choose_cases, evaluate, evaluate_dataset
-from kprism_model.evaluation.dataset import DatasetEvaluation, Knowledge, encoded_blocks
-from kprism_model.evaluation.protocol import Slice, Tally, measure_masks, targets_of
+from kprism_model.evaluation import command
+from kprism_model.evaluation import evaluate as evaluation
+from kprism_model.evaluation.dataset import DatasetEvaluation, EvaluationReferences, encoded_blocks
+from kprism_model.evaluation.evaluate import choose_cases, evaluate, evaluate_dataset
+from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.reference_pool import ReferencePool
 from kprism_model.evaluation.report_files import load_report, save_report
-from kprism_model.interaction.annotation import Trace, annotate
+from kprism_model.evaluation.scores import ScoreAccumulator, Slice, measure_masks, targets_of
+from kprism_model.interaction.click_sessions import ClickSession, run_click_sessions
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
@@ -78,9 +80,9 @@ def improving(steps: Sequence[int]) -> Callable[[Sequence[Query]], list[Predicti
 def test_an_annotator_clicks_until_nothing_can_change(predictor: Predictor) -> None:
     true = rectangle((SIZE, SIZE), slice(10, 20), slice(10, 20)).astype(bool)
     query = Query(embedding(predictor))
-    slow, fast = Trace(query, true, None), Trace(query, true, half(true, 9))
-    annotate(improving([1, 2, 3, 4, 5, 6, 7, 8, 9]), [slow], 20)
-    annotate(improving([9]), [fast], 20)
+    slow, fast = ClickSession(query, true, None), ClickSession(query, true, half(true, 9))
+    run_click_sessions(improving([1, 2, 3, 4, 5, 6, 7, 8, 9]), [slow], 20)
+    run_click_sessions(improving([9]), [fast], 20)
     assert len(slow.scores) == 9  # 2 * 9 / 19 is the first Dice above 0.90
     assert slow.clicks_to(0.9, 20) == 9 and slow.clicks_to(0.85, 20) == 8
     assert slow.after(1) == pytest.approx(2 / 11) and slow.after(3) == pytest.approx(6 / 13)
@@ -90,45 +92,48 @@ def test_an_annotator_clicks_until_nothing_can_change(predictor: Predictor) -> N
 def test_traces_do_not_depend_on_how_many_are_answered_together(predictor: Predictor) -> None:
     true = rectangle((SIZE, SIZE), slice(10, 20), slice(10, 20)).astype(bool)
     for together in (1, 2, 5):
-        traces = [Trace(Query(embedding(predictor)), true, None) for _ in range(5)]
-        annotate(improving([2, 4, 9]), traces, 20, together=together)
-        assert [len(trace.scores) for trace in traces] == [5] * 5
+        sessions = [ClickSession(Query(embedding(predictor)), true, None) for _ in range(5)]
+        run_click_sessions(improving([2, 4, 9]), sessions, 20, batch_size=together)
+        assert [len(session.scores) for session in sessions] == [5] * 5
 
 
 def test_a_trace_fails_at_the_limit_and_a_right_mask_gets_no_click(predictor: Predictor) -> None:
     true = rectangle((SIZE, SIZE), slice(10, 20), slice(10, 20)).astype(bool)
-    failing, right = Trace(Query(embedding(predictor)), true, None), Trace(Query(embedding(predictor)), true, None)
-    annotate(improving([1]), [failing], 7)
-    annotate(improving([10]), [right], 7)
+    failing, right = (
+        ClickSession(Query(embedding(predictor)), true, None),
+        ClickSession(Query(embedding(predictor)), true, None),
+    )
+    run_click_sessions(improving([1]), [failing], 7)
+    run_click_sessions(improving([10]), [right], 7)
     assert len(failing.scores) == 7 and failing.clicks_to(0.9, 7) == 7 and not failing.reached(0.85)
     assert len(right.scores) == 1 and right.after(5) == 1.0
 
 
 def test_dice_per_case_counts_absent_structures(predictor: Predictor) -> None:
     label = rectangle((SIZE, SIZE), slice(0, 10), slice(0, 10))
-    parts = [
+    slices = [
         Slice(case, case, 0, np.zeros((SIZE, SIZE), np.float32), label * here, None, None, embedding(predictor))
         for case, here in (("present", 1), ("empty", 0), ("false", 0))
     ]
     box = label.astype(bool)
     answers = [Prediction(box, box.astype(np.float32), presence) for presence in (0.9, 0.1, 0.9)]
-    tally = Tally("set", ["semantic"])
-    measure_masks(tally, "semantic", targets_of(parts, {1: "box"}), answers, distances=True)
-    figures = {figure.name: figure for figure in tally.figures()}
+    accumulator = ScoreAccumulator("set", ["semantic"])
+    measure_masks(accumulator, "semantic", targets_of(slices, {1: "box"}), answers, distances=True)
+    figures = {figure.name: figure for figure in accumulator.figures()}
     assert figures["dice_present"].value == 1.0 and figures["dice_present"].count == 1
     assert figures["dice_case"].value == pytest.approx(2 / 3) and figures["dice_case"].count == 3
     assert figures["hd95"].value == 0.0 and figures["hd95"].count == 1 and figures["hd95"].unit == "px"
 
 
 def test_draws_give_a_mean_and_a_deviation_and_first_masks_save_clicks() -> None:
-    tally = Tally("set")
+    accumulator = ScoreAccumulator("set")
     for draw, score in enumerate((0.5, 0.7, 0.9)):
-        tally.add("box", "in_context_1", "dice_present", score, draw=draw)
+        accumulator.add("box", "in_context_1", "dice_present", score, draw=draw)
     for without, after in ((8, 2), (12, 8)):
-        tally.add("box", "interactive", "noc90", without)
-        tally.add("box", "semantic+interactive", "noc90", after)
-        tally.add("box", "scribble+interactive", "noc90", after)
-    figures = {(figure.mode, figure.name): figure for figure in tally.figures()}
+        accumulator.add("box", "interactive", "noc90", without)
+        accumulator.add("box", "semantic+interactive", "noc90", after)
+        accumulator.add("box", "scribble+interactive", "noc90", after)
+    figures = {(figure.mode, figure.name): figure for figure in accumulator.figures()}
     assert figures["in_context_1", "dice_present"].value == pytest.approx(0.7)
     assert figures["in_context_1", "dice_present"].std == pytest.approx(0.2)
     assert figures["semantic+interactive", "clicks_saved"].value == pytest.approx(0.5)
@@ -179,10 +184,10 @@ def test_stopping_early_where_a_structure_is_absent_changes_no_figure(
 ) -> None:
     def figures(threshold: float) -> list[tuple[Any, ...]]:
         monkeypatch.setattr("kprism_model.evaluation.dataset.THRESHOLD", threshold)
-        run = DatasetEvaluation(predictor, dataset, ["semantic", "in_context"], Knowledge(drawn), 6)
+        run = DatasetEvaluation(predictor, dataset, ["semantic", "in_context"], EvaluationReferences(drawn), 6)
         for block in encoded_blocks(predictor, dataset, dataset.cases("test")):
             run.measure(block)
-        return [(figure.mode, figure.name, figure.value, figure.count) for figure in run.tally.figures()]
+        return [(figure.mode, figure.name, figure.value, figure.count) for figure in run.accumulator.figures()]
 
     dataset = read_dataset(folder)
     drawn = ReferencePool(dataset, ()).draw(predictor, (1,), 1, 0, [])
@@ -261,9 +266,9 @@ def test_clicks_are_answered_in_windows_unless_told_otherwise(repository: Path, 
     first = [report.figure("small", "disc", "interactive", "dice_1") for report in reports]
     assert first[0] == first[1]
     parser = argparse.ArgumentParser()
-    evaluation.add_arguments(parser)
+    command.add_arguments(parser)
     given = ["--checkpoint", str(shipped), "--data", str(data), "--modes", "interactive", "--max-slices", "1"]
-    assert evaluation.run(parser.parse_args([*given, "--out", str(tmp_path), "--no-window"])) == 0
+    assert command.run(parser.parse_args([*given, "--out", str(tmp_path), "--no-window"])) == 0
     assert load_report(tmp_path / "evaluation.json").protocol["window"] is False
 
 

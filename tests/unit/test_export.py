@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kprism_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.cli.main import main
-from kprism_model.export.check import KINDS, OnnxKPrism, decoder_inputs
+from kprism_model.export.check import PROMPT_COMBINATIONS, OnnxKPrism, decoder_inputs
 from kprism_model.export.command import TOLERANCE, export, graphs, write_graph
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
@@ -89,7 +89,7 @@ def _both(
     return (decoded.logits[-1], decoded.presence), answer
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROMPT_COMBINATIONS)
 @pytest.mark.parametrize(("size", "images", "rows"), [((64, 64), 1, 1), ((32, 96), 2, 5), ((160, 96), 3, 2)])
 def test_the_graphs_answer_as_the_network(
     exported: tuple[Checkpoint, OnnxKPrism, Path], kind: str, size: tuple[int, int], images: int, rows: int
@@ -103,22 +103,22 @@ def test_the_graphs_answer_as_the_network(
 def test_rows_of_every_kind_in_one_call_equal_single_calls(exported: tuple[Checkpoint, OnnxKPrism, Path]) -> None:
     """Absent knowledge may be padding instead of an axis of length 0."""
     model, onnx, size = exported[0].model, exported[1], (64, 96)
-    index = torch.arange(len(KINDS)) % 2
-    clicked = torch.tensor(["clicks" in kind for kind in KINDS])
+    index = torch.arange(len(PROMPT_COMBINATIONS)) % 2
+    clicked = torch.tensor(["clicks" in kind for kind in PROMPT_COMBINATIONS])
     with torch.inference_mode():
         features = model.encode_image(torch.rand(2, 3, *size))
         whole = _prompts(model, "references+clicks", size, 2, 1)
         assert whole.points is not None and whole.point_labels is not None and whole.dense is not None
         inputs = decoder_inputs(features, whole, model.config) | {
             "image_index": index,
-            "class_index": torch.tensor([2 if "class" in kind else -1 for kind in KINDS]),
-            "reference_index": torch.tensor([0 if "references" in kind else -1 for kind in KINDS]),
-            "points": whole.points.expand(len(KINDS), -1, -1),
+            "class_index": torch.tensor([2 if "class" in kind else -1 for kind in PROMPT_COMBINATIONS]),
+            "reference_index": torch.tensor([0 if "references" in kind else -1 for kind in PROMPT_COMBINATIONS]),
+            "points": whole.points.expand(len(PROMPT_COMBINATIONS), -1, -1),
             "point_labels": torch.where(clicked[:, None], whole.point_labels, -1),
             "dense": torch.where(clicked[:, None, None, None], whole.dense, 0.0),
         }
         logits, presence = onnx.decoder.run(None, {name: value.numpy() for name, value in inputs.items()})
-        for row, kind in enumerate(KINDS):
+        for row, kind in enumerate(PROMPT_COMBINATIONS):
             known = {
                 "class_index": torch.tensor([2]) if "class" in kind else None,
                 "references": whole.references if "references" in kind else None,

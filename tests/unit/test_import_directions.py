@@ -33,11 +33,12 @@ APP_RULES: Mapping[str, set[str]] = {
 }
 """Room or module of `apps/kprism/lib` -> those that it may import."""
 
-BASICS = {"classes", "files", "metrics", "orientation", "preprocess", "scribbles", "store"}
+BASICS = {"classes", "components", "files", "metrics", "orientation", "preprocess", "scribbles", "store"}
 PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predictor", "window", "windowed"}
 
 MODEL_RULES: Mapping[str, set[str]] = {
     "classes": set(),
+    "components": set(),
     "files": set(),
     "locations": set(),
     "metrics": set(),
@@ -52,7 +53,7 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "queries": BASICS | {"network"},
     "image_kind": BASICS | {"network", "queries"},
     "predictor": BASICS | {"network", "queries", "image_kind"},
-    "window": {"queries", "predictor"},
+    "window": {"components", "queries", "predictor"},
     "presets": BASICS | {"locations", "network", "checkpoint", "predictor"},
     "windowed": BASICS | {"network", "queries", "predictor", "window"},
     "volumes": PREDICTION,

@@ -13,12 +13,20 @@ import torch
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.datasets import read_dataset
-from kprism_model.evaluation.command import PROTOCOLS, Protocol, evaluate
+from kprism_model.evaluation.evaluate import evaluate
 from kprism_model.evaluation.instances import InstanceSampling, instance_classes
-from kprism_model.evaluation.protocol import CLICKS_ONLY, Slice, Tally, Target, measure_presence, measure_traces
+from kprism_model.evaluation.protocol import PROTOCOLS, Protocol
 from kprism_model.evaluation.report import DatasetResult, EvaluationReport, Figure
 from kprism_model.evaluation.report_tables import to_markdown
-from kprism_model.interaction.annotation import Trace
+from kprism_model.evaluation.scores import (
+    CLICKS_ONLY,
+    ScoreAccumulator,
+    Slice,
+    Target,
+    measure_click_sessions,
+    measure_presence,
+)
+from kprism_model.interaction.click_sessions import ClickSession
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
@@ -62,8 +70,8 @@ def lungs() -> np.ndarray:
 
 def target(predictor: Predictor, mask: np.ndarray, case: str = "case", number: int = 0) -> Target:
     image = np.zeros((SIZE, SIZE), np.float32)
-    part = Slice(case, case, number, image, mask.astype(np.uint8), None, None, predictor.embed([image])[0])
-    return Target(part, 1, "nucleus", mask.astype(bool))
+    image_slice = Slice(case, case, number, image, mask.astype(np.uint8), None, None, predictor.embed([image])[0])
+    return Target(image_slice, 1, "nucleus", mask.astype(bool))
 
 
 def test_many_small_components_are_instances_and_few_or_unequal_ones_are_not(folder: Path, tmp_path: Path) -> None:
@@ -101,29 +109,29 @@ def test_instances_are_drawn_by_seed_whatever_else_is_asked(predictor: Predictor
     assert len({str(draw) for draw in draws}) > 1
     cases = [corners(sampling.clicked([target(predictor, nuclei(), name)])) for name in "abcde"]
     assert len({str(case) for case in cases}) > 1
-    assert len(InstanceSampling([1], 0, most=20).clicked([one])) == 9  # the speck is too small
+    assert len(InstanceSampling([1], 0, maximum_per_image=20).clicked([one])) == 9  # the speck is too small
     assert InstanceSampling([2], 0).clicked([one]) == [one]
 
 
 def test_figures_are_means_over_instances_then_over_images(predictor: Predictor) -> None:
     first, second = target(predictor, nuclei()), target(predictor, nuclei(), "other")
-    sampling = InstanceSampling([1], 0, most=2)
+    sampling = InstanceSampling([1], 0, maximum_per_image=2)
     targets = sampling.clicked([first, second])[:3]
-    traces = []
+    sessions = []
     for one, scores in zip(targets, ([0.5] * 4 + [0.95], [0.95] * 5, [0.87] + [0.95] * 4), strict=True):
-        trace = Trace(Query(one.part.embedding), one.mask, None)
-        trace.scores.extend(scores)
-        traces.append(trace)
-    tally = Tally("set", instance_classes=["nucleus"])
-    measure_traces(tally, CLICKS_ONLY, targets, traces, 20)
-    measure_traces(tally, "semantic+interactive", [first, second], traces[:2], 20)
-    figures = {figure.name: figure for figure in tally.figures() if figure.mode == CLICKS_ONLY}
+        session = ClickSession(Query(one.image_slice.embedding), one.mask, None)
+        session.scores.extend(scores)
+        sessions.append(session)
+    accumulator = ScoreAccumulator("set", instance_classes=["nucleus"])
+    measure_click_sessions(accumulator, CLICKS_ONLY, targets, sessions, 20)
+    measure_click_sessions(accumulator, "semantic+interactive", [first, second], sessions[:2], 20)
+    figures = {figure.name: figure for figure in accumulator.figures() if figure.mode == CLICKS_ONLY}
     assert figures["dice_1"].value == pytest.approx(((0.5 + 0.95) / 2 + 0.87) / 2) and figures["dice_1"].count == 2
     assert figures["noc90"].value == pytest.approx(((5 + 1) / 2 + 2) / 2)
     assert figures["noc85"].value == pytest.approx(((5 + 1) / 2 + 1) / 2)
-    curve = next(curve for curve in tally.curves() if curve.mode == CLICKS_ONLY)
+    curve = next(curve for curve in accumulator.curves() if curve.mode == CLICKS_ONLY)
     assert curve.reached[:6] == pytest.approx([0, 0.25, 0.75, 0.75, 0.75, 1])
-    assert all(figure.name != "clicks_saved" for figure in tally.figures())
+    assert all(figure.name != "clicks_saved" for figure in accumulator.figures())
 
 
 def test_presence_is_found_where_it_overlaps_and_false_where_anything_is_painted(predictor: Predictor) -> None:
@@ -141,10 +149,10 @@ def test_presence_is_found_where_it_overlaps_and_false_where_anything_is_painted
         (0 * box, 0 * far, 0.9, ("false_positive_rate", 0.0)),
     ]
     for true, painted, presence, added in asked:
-        tally = Tally("set")
+        accumulator = ScoreAccumulator("set")
         prediction = Prediction(painted.astype(bool), painted.astype(np.float32), presence)
-        measure_presence(tally, "semantic", [target(predictor, true)], [prediction])
-        assert [(figure.name, figure.value) for figure in tally.figures()] == ([added] if added else [])
+        measure_presence(accumulator, "semantic", [target(predictor, true)], [prediction])
+        assert [(figure.name, figure.value) for figure in accumulator.figures()] == ([added] if added else [])
 
 
 def test_shares_of_questions_are_pooled_over_classes() -> None:
@@ -189,7 +197,7 @@ def test_instances_are_clicked_one_by_one_and_asked_for_together(predictor: Pred
 def test_a_list_without_cases_is_a_note(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
     bare = write_dataset(tmp_path / "bare", [nuclei()] * 2, classes=["nucleus"])
     report = evaluate(predictor, [bare], Protocol(split="validation"), progress=False)
-    assert report.results[0].notes == ["bare: the validation list holds no labelled case"] and not report.figures
+    assert report.results[0].notes == ["bare: the validation list has no labelled case"] and not report.figures
 
 
 def figure_of(mode: str) -> str:

@@ -112,7 +112,7 @@ def test_tracked_files_and_start_weights_count_once(
     out = tree / "a.pack"
     assert pack(out, folders, "--tree", tree, "--initial", tree / "w") == 0
     total = 1550 + out.stat().st_size
-    assert f"start weights 1,550 bytes, with the pack {total:,} of 62,914,560" in capsys.readouterr().out
+    assert f"initial weights 1,550 bytes, with the pack {total:,} of 62,914,560" in capsys.readouterr().out
     subprocess.run(["git", "-C", tree, "add", "a.pack"], check=True)
     before = out.read_bytes()
     monkeypatch.setattr("kprism_model.data.packing.TREE_LIMIT", total - 10)

@@ -8,12 +8,12 @@ import pytest
 
 from kprism_model.orientation import SliceOrientation
 from kprism_model.queries import Click
-from kprism_model.volumes.answer import StructureMask, separate
-from kprism_model.volumes.cleanup import fill_holes, largest_part
+from kprism_model.volumes.cleanup import fill_holes, keep_largest_component
 from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.prediction import StructureMask, resolve_overlaps
 from kprism_model.volumes.prompt_history import PromptHistory
-from kprism_model.volumes.prompts import SliceTask
-from kprism_model.volumes.shapes import between, carried_clicks, confine
+from kprism_model.volumes.prompts import PromptsBySlice
+from kprism_model.volumes.shapes import confine, interpolate_masks, propagation_clicks
 
 SIZE = (40, 50)
 
@@ -26,7 +26,7 @@ def box(top: int, left: int, rows: int, columns: int) -> np.ndarray:
 
 def test_carried_clicks_lie_in_every_larger_part_and_around_the_mask() -> None:
     mask = box(10, 10, 9, 9) | box(10, 30, 7, 7) | box(35, 2, 1, 2)
-    clicks = carried_clicks(mask)
+    clicks = propagation_clicks(mask)
     inside = [(click.row, click.column) for click in clicks if click.positive]
     outside = [click for click in clicks if not click.positive]
     assert inside == [(14, 14), (13, 33)]  # the speck is less than a tenth of the largest part
@@ -36,7 +36,7 @@ def test_carried_clicks_lie_in_every_larger_part_and_around_the_mask() -> None:
 
 
 def test_a_mask_that_fills_the_image_has_nothing_around_it() -> None:
-    clicks = carried_clicks(np.ones(SIZE, bool))
+    clicks = propagation_clicks(np.ones(SIZE, bool))
     assert len(clicks) == 1 and clicks[0].positive
 
 
@@ -58,7 +58,7 @@ def test_a_part_that_is_near_but_does_not_touch_is_dropped() -> None:
 
 def test_shapes_between_two_masks_move_and_grow_steadily() -> None:
     one, other = box(5, 5, 6, 6), box(25, 31, 12, 12)
-    shapes = between(one, other, np.array([0.0, 0.5, 1.0])) > 0
+    shapes = interpolate_masks(one, other, np.array([0.0, 0.5, 1.0])) > 0
     np.testing.assert_array_equal(shapes[0], one)
     np.testing.assert_array_equal(shapes[2], other)
     middle = np.argwhere(shapes[1])
@@ -67,7 +67,7 @@ def test_shapes_between_two_masks_move_and_grow_steadily() -> None:
 
 
 def test_shapes_between_thin_masks_are_never_empty() -> None:
-    shapes = between(box(5, 5, 1, 20), box(20, 40, 15, 1), np.linspace(0.1, 0.9, 9))
+    shapes = interpolate_masks(box(5, 5, 1, 20), box(20, 40, 15, 1), np.linspace(0.1, 0.9, 9))
     assert (shapes.sum(axis=(1, 2)) > 0).all()
 
 
@@ -76,10 +76,10 @@ def test_the_largest_part_and_clicked_parts_stay() -> None:
     mask[1:4, 2:8, 2:8], mask[4:6, 15:18, 15:18], mask[0, 0, 19] = True, True, True
     expected = mask.copy()
     expected[0, 0, 19] = expected[4:6, 15:18, 15:18] = False
-    np.testing.assert_array_equal(largest_part(mask), expected)
-    np.testing.assert_array_equal(largest_part(mask, [(0, 0, 19)]).sum(), expected.sum() + 1)
-    np.testing.assert_array_equal(largest_part(mask, [(5, 5, 5)]), expected)
-    assert not largest_part(np.zeros((2, 3, 4), bool)).any()
+    np.testing.assert_array_equal(keep_largest_component(mask), expected)
+    np.testing.assert_array_equal(keep_largest_component(mask, [(0, 0, 19)]).sum(), expected.sum() + 1)
+    np.testing.assert_array_equal(keep_largest_component(mask, [(5, 5, 5)]), expected)
+    assert not keep_largest_component(np.zeros((2, 3, 4), bool)).any()
 
 
 def test_only_cavities_closed_on_all_sides_are_filled() -> None:
@@ -114,7 +114,7 @@ def test_overlaps_go_by_click_then_prompt_then_probability_then_order() -> None:
     third = structure(
         {0: 0.7 * box(5, 5, 2, 2), 1: 0.95 * box(5, 5, 1, 5)}, (0,), clicked=((0, Click(5.0, 5.0, True)),)
     )
-    apart = separate({"first": first, "second": second, "third": third})
+    apart = resolve_overlaps({"first": first, "second": second, "third": third})
     on = {name: [mask.on(number) for number in (0, 1)] for name, mask in apart.items()}
     np.testing.assert_array_equal(on["third"][0], box(5, 5, 2, 2))  # prompted like the first, more probable
     np.testing.assert_array_equal(on["first"][0], box(5, 5, 5, 5) & ~box(5, 5, 2, 2))  # prompted
@@ -129,48 +129,52 @@ def test_a_mask_from_before_counts_one_half_and_yields_where_another_is_asked_fo
     before[:, 5:10, 5:10] = True
     old = structure({}, (), before=before)
     new = structure({1: 0.6 * box(5, 5, 2, 5) + 0.4 * box(7, 5, 3, 5)}, ())
-    apart = separate({"old": old, "new": new})
+    apart = resolve_overlaps({"old": old, "new": new})
     np.testing.assert_array_equal(apart["old"].on(1), box(7, 5, 3, 5))
     np.testing.assert_array_equal(apart["old"].on(0), before[0])
 
 
-def task(*clicks: tuple[int, bool], given: tuple[int, ...] = ()) -> SliceTask:
+def task(*clicks: tuple[int, bool], given: tuple[int, ...] = ()) -> PromptsBySlice:
     made = tuple((number, Click(5.0, 6.0, positive)) for number, positive in clicks)
-    return SliceTask(None, made, {}, {number: box(5, 5, 4, 4) for number in given}, None)
+    return PromptsBySlice(None, made, {}, {number: box(5, 5, 4, 4) for number in given}, None)
 
 
 def test_a_first_click_starts_from_what_the_clicks_before_it_led_to() -> None:
-    anchors = PromptHistory(task((10, True), (20, True), (10, False), (15, True)), (0, 30)).anchors()
-    ten, fifteen, twenty = anchors
-    assert [anchor.number for anchor in anchors] == [10, 15, 20]
-    assert ten.stretch is None and len(ten.prompts.clicks) == 2
-    assert twenty.stretch is not None and twenty.stretch.before is not None
-    assert len(twenty.stretch.before.prompts.clicks) == 1  # slice 10 as it was when slice 20 was first clicked
-    assert fifteen.stretch is not None and (fifteen.stretch.first, fifteen.stretch.last) == (11, 19)
-    assert fifteen.stretch.before is not None and fifteen.stretch.before.key == ten.key
+    prompted_slices = PromptHistory(task((10, True), (20, True), (10, False), (15, True)), (0, 30)).prompted_slices()
+    ten, fifteen, twenty = prompted_slices
+    assert [prompted_slice.number for prompted_slice in prompted_slices] == [10, 15, 20]
+    assert ten.slice_range is None and len(ten.prompts.clicks) == 2
+    assert twenty.slice_range is not None and twenty.slice_range.before is not None
+    assert len(twenty.slice_range.before.prompts.clicks) == 1  # slice 10 as it was when slice 20 was first clicked
+    assert fifteen.slice_range is not None and (fifteen.slice_range.first, fifteen.slice_range.last) == (11, 19)
+    assert fifteen.slice_range.before is not None and fifteen.slice_range.before.key == ten.key
 
 
 def test_a_new_click_changes_the_keys_of_its_own_slice_and_of_the_stretches_beside_it() -> None:
     before = PromptHistory(task((5, True), (10, True), (20, True)), (0, 30))
     after = PromptHistory(task((5, True), (10, True), (20, True), (20, False)), (0, 30))
-    assert [a.key == b.key for a, b in zip(before.anchors(), after.anchors(), strict=True)] == [True, True, False]
-    kept = [a.key == b.key for a, b in zip(before.stretches(), after.stretches(), strict=True)]
+    assert [a.key == b.key for a, b in zip(before.prompted_slices(), after.prompted_slices(), strict=True)] == [
+        True,
+        True,
+        False,
+    ]
+    kept = [a.key == b.key for a, b in zip(before.slice_ranges(), after.slice_ranges(), strict=True)]
     assert kept == [True, True, False, False]
 
 
 def test_limits_cut_the_ends_and_leave_out_what_lies_beyond() -> None:
-    timeline = PromptHistory(task((10, True), (20, True)), (15, 25))
-    stretches = [(stretch.first, stretch.last) for stretch in timeline.stretches()]
-    assert stretches == [(11, 19), (21, 25)]
-    assert [list(timeline.inside(stretch)) for stretch in timeline.stretches()] == [
+    history = PromptHistory(task((10, True), (20, True)), (15, 25))
+    slice_ranges = [(slice_range.first, slice_range.last) for slice_range in history.slice_ranges()]
+    assert slice_ranges == [(11, 19), (21, 25)]
+    assert [list(history.within_limits(slice_range)) for slice_range in history.slice_ranges()] == [
         [15, 16, 17, 18, 19],
         [21, 22, 23, 24, 25],
     ]
-    assert PromptHistory(task((10, True), (20, True)), None).stretches() == []
+    assert PromptHistory(task((10, True), (20, True)), None).slice_ranges() == []
 
 
 def test_given_slices_count_as_made_before_all_clicks() -> None:
-    [given, clicked] = PromptHistory(task((12, False), given=(8,)), (0, 30)).anchors()
-    assert given.number == 8 and given.taken is not None and not given.prompts.any
-    assert clicked.stretch is not None and clicked.stretch.before is not None
-    assert clicked.stretch.before.key == given.key
+    [given, clicked] = PromptHistory(task((12, False), given=(8,)), (0, 30)).prompted_slices()
+    assert given.number == 8 and given.initial_mask is not None and not given.prompts.any
+    assert clicked.slice_range is not None and clicked.slice_range.before is not None
+    assert clicked.slice_range.before.key == given.key

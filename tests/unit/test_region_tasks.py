@@ -120,7 +120,7 @@ def test_batches_hold_such_groups_whose_views_refer_to_each_other(store: SliceSt
     mixture = Mixture(synthetic=0.0, regions=1.0, references=(0.0, 1.0))
     batch = Sampler(store, seed=0, mixture=mixture).batch(6, step=0, size=32)
     assert set(batch.dataset) <= {"labelled", "unlabelled"} and (batch.class_index == NO_CLASS).all()
-    assert (batch.lacking == NO_CLASS).all() and torch.equal(batch.objects, batch.masks)
+    assert (batch.absent_classes == NO_CLASS).all() and torch.equal(batch.objects, batch.masks)
     assert [sorted(row) for row in batch.references.tolist()] == [[1, 2], [0, 2], [0, 1], [4, 5], [3, 5], [3, 4]]
 
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kprism_model.evaluation.contact_sheet import COLUMNS, PREDICTED_COLOUR, TILE, TRUE_COLOUR, WorstCase, contact_sheet
+from kprism_model.evaluation.contact_sheet import (
+    COLUMNS,
+    PREDICTED_COLOUR,
+    TILE_PIXELS,
+    TRUE_COLOUR,
+    WorstCase,
+    contact_sheet,
+)
 from kprism_model.evaluation.plots import plot_clicks, plot_modes
 from kprism_model.evaluation.report import Curve, DatasetResult, EvaluationReport, Figure
 from kprism_model.evaluation.report_tables import mode_title, to_markdown
@@ -50,20 +57,20 @@ def test_the_summary_comes_first_with_means_of_what_was_trained() -> None:
     assert "| one | 0.400 | 0.800 | 25 % |" in summary
     assert "| **mean, trained on** | **0.300** | **0.600** | **25 %** |" in summary
     assert "| new |  | 0.200 | 25 % |" in summary and "**mean, never seen**" not in summary
-    assert "## Interactive: clicks by the simulated annotator" in rest
+    assert "## Interactive: clicks by the simulated user" in rest
     assert "- two: a note" in rest
 
 
 def test_modes_have_titles() -> None:
     assert mode_title("in_context_1") == "In-context, 1 reference"
     assert mode_title("retrieved_5") == "In-context, 5 retrieved references"
-    assert mode_title("in_context_5+interactive") == "Chained: clicks after a first mask from 5 references"
+    assert mode_title("in_context_5+interactive") == "Chained: clicks after a mask from 5 references"
 
 
 def test_a_report_survives_the_way_through_json() -> None:
     content = report().to_dict()
     assert EvaluationReport.from_dict(content).to_dict() == content
-    with pytest.raises(ValueError, match="format version 1"):
+    with pytest.raises(ValueError, match="format_version 1"):
         EvaluationReport.from_dict({**content, "format_version": 1})
 
 
@@ -82,6 +89,6 @@ def test_a_contact_sheet_shows_both_outlines() -> None:
     mask[10:30, 10:30] = True
     case = WorstCase("set", "box", "semantic", "case", 0, 0.5, np.zeros((40, 60), np.float32), mask, mask[:, ::-1])
     sheet = np.array(Image.open(io.BytesIO(contact_sheet([case] * (COLUMNS + 1)))))
-    assert sheet.shape[1] == COLUMNS * TILE and sheet.shape[0] > 2 * TILE
+    assert sheet.shape[1] == COLUMNS * TILE_PIXELS and sheet.shape[0] > 2 * TILE_PIXELS
     for colour in (TRUE_COLOUR, PREDICTED_COLOUR):
         assert (sheet == colour).all(2).sum() > 8 * 100

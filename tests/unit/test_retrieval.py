@@ -46,7 +46,7 @@ def test_bad_vectors_are_refused() -> None:
         Candidates(np.zeros((2, 2), np.float32), ["a"], [1, 2])
     with pytest.raises(ValueError, match="not finite"):
         Candidates(np.full((1, 2), np.nan, np.float32), ["a"], [1])
-    with pytest.raises(ValueError, match=r"\(3,\), the candidates \(2,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\), but the candidates have shape \(2,\)"):
         candidates().nearest([1, 2, 3], 1)
 
 

@@ -164,21 +164,23 @@ def test_images_are_asked_for_what_they_lack(store: SliceStore) -> None:
     batch = plain(store).batch(60, step=0, size=32)
     own_absent = {0: set(), 1: {1}, 2: {0}, 3: {0}, 4: {0, 1}, 5: set()}
     blob = 2
-    for lacking, name, case in zip(batch.lacking.tolist(), batch.dataset, cases(batch.images), strict=True):
+    for absent_classes, name, case in zip(
+        batch.absent_classes.tolist(), batch.dataset, cases(batch.images), strict=True
+    ):
         if name == "blobs":
-            assert set(lacking) <= {0, 1}
+            assert set(absent_classes) <= {0, 1}
         elif own_absent[case]:
-            assert lacking[0] in own_absent[case] and lacking[1] == blob
+            assert absent_classes[0] in own_absent[case] and absent_classes[1] == blob
         else:
-            assert lacking == [blob, blob]
+            assert absent_classes == [blob, blob]
 
 
 def test_images_of_other_data_sets_may_hold_a_structure_unlabelled(store: SliceStore) -> None:
     mixture = Mixture(elsewhere=0.0, synthetic=0.5, regions=0.0)
     sampler = Sampler(store, seed=0, augmentation=Augmentation.none(), mixture=mixture)
     batch = sampler.batch(60, step=0, size=32)
-    for lacking, name in zip(batch.lacking.tolist(), batch.dataset, strict=True):
-        assert set(lacking) <= ({NO_CLASS, 0, 1} if name == "pair" else {NO_CLASS})
+    for absent_classes, name in zip(batch.absent_classes.tolist(), batch.dataset, strict=True):
+        assert set(absent_classes) <= ({NO_CLASS, 0, 1} if name == "pair" else {NO_CLASS})
 
 
 def test_components_are_measured_in_the_images_own_pixels(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_a_single_patient_gives_no_references(tmp_path: Path) -> None:
 def test_wrong_requests_are_refused(store: SliceStore) -> None:
     with pytest.raises(ValueError, match="n must be 1 or more"):
         plain(store).batch(0, step=0, size=32)
-    with pytest.raises(ValueError, match="dataset_weights must give"):
+    with pytest.raises(ValueError, match="dataset_weights must map"):
         plain(store, dataset_weights={"nowhere": 1.0})
     with pytest.raises(ValueError, match="unknown class 'blob'"):
         plain(store, registry=ClassRegistry(["first", "second"]))

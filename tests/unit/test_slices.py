@@ -92,7 +92,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
         build([folder], tmp_path / "store", size=100)
     with pytest.raises(ValueError, match="one or more data sets with test cases"):
         build_store([folder], tmp_path / "store", split="test", size=64)
-    with pytest.raises(ValueError, match=r"each of its own name, got \['set', 'set'\]"):
+    with pytest.raises(ValueError, match=r"and different names, got \['set', 'set'\]"):
         build([folder, folder], tmp_path / "store")
     with pytest.raises(ValueError, match="not a usable slice store"):
         SliceStore.open(tmp_path / "nothing")

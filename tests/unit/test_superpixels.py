@@ -82,7 +82,7 @@ def test_images_without_edges_are_one_region() -> None:
 @pytest.mark.parametrize("minimum_size", [1, 12])
 def test_the_criterion_is_that_of_the_paper(monkeypatch: pytest.MonkeyPatch, scale: float, minimum_size: int) -> None:
     """Without the rounds before it, the result is that of the paper's algorithm, written here as it stands there."""
-    monkeypatch.setattr(module, "_ROUNDS", 0)
+    monkeypatch.setattr(module, "_BORUVKA_ROUNDS", 0)
     image = texture()[:24, :30, 0]
     regions = superpixels(image, scale=scale, sigma=0, minimum_size=minimum_size)
     expected = algorithm_of_the_paper(image, scale, minimum_size)

@@ -101,10 +101,10 @@ def test_modes_add_up_on_the_same_features(sampler: Sampler) -> None:
 def test_presence_is_learned_from_what_images_lack(sampler: Sampler) -> None:
     model = KPrism(_config()).train()
     batch = sampler.batch(4, step=0, size=SIZE)
-    assert (batch.lacking == -1).all()  # there is one class, and all images show it
+    assert (batch.absent_classes == -1).all()  # there is one class, and all images show it
     only = StepSettings(weights=ONLY["semantic"], correction_probability=0.0)
     before, _ = training_step(model, batch, np.random.default_rng(0), only)
-    batch.lacking[:, 0] = 0
+    batch.absent_classes[:, 0] = 0
     after, _ = training_step(model, batch, np.random.default_rng(0), only)
     expected = F.softplus(
         model(batch.images, Prompts((SIZE, SIZE), torch.arange(4), class_index=torch.zeros(4).long())).presence

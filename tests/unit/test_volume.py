@@ -21,7 +21,7 @@ from kprism_model.volumes.predictor import (
     PropagationRules,
     StructurePrompts,
     Volume,
-    VolumeAnswer,
+    VolumePrediction,
     VolumePredictor,
     VoxelClick,
 )
@@ -63,7 +63,7 @@ def inside(*voxels: tuple[int, int, int]) -> StructurePrompts:
     return StructurePrompts([VoxelClick(voxel, True) for voxel in voxels])
 
 
-def same(one: VolumeAnswer, other: VolumeAnswer) -> bool:
+def same(one: VolumePrediction, other: VolumePrediction) -> bool:
     return one.masks.keys() == other.masks.keys() and all(
         np.array_equal(one.masks[name].mask, other.masks[name].mask)
         and one.masks[name].confidence == other.masks[name].confidence
@@ -140,7 +140,9 @@ def test_a_correction_starts_from_the_mask_that_was_shown(predictor: Predictor) 
     alone = volume.segment({"lump": StructurePrompts([VoxelClick((9, 14, 6), True)])}, extent="slice").masks["lump"]
     mask = np.zeros(SHAPE, bool)
     mask[:, :, 6] = volume.volume.orientation.to_volume(np.broadcast_to(shown, (SHAPE[2], *shown.shape)))[:, :, 6]
-    started = volume.segment({"lump": StructurePrompts([VoxelClick((9, 14, 6), True)], before=mask)}, extent="slice")
+    started = volume.segment(
+        {"lump": StructurePrompts([VoxelClick((9, 14, 6), True)], previous_mask=mask)}, extent="slice"
+    )
     assert not np.array_equal(corrected, alone.on(6))
     assert np.abs(corrected.astype(int) - started.masks["lump"].on(6).astype(int)).mean() < 0.2
 
@@ -149,7 +151,7 @@ def test_a_range_is_a_part_of_the_whole_and_the_rest_stays(predictor: Predictor)
     volume = ready(predictor)
     before = np.zeros(SHAPE, bool)
     before[2:5, 2:5, :4] = True
-    prompts = StructurePrompts([VoxelClick((9, 14, 4), True)], before=before)
+    prompts = StructurePrompts([VoxelClick((9, 14, 4), True)], previous_mask=before)
     whole = volume.segment({"lump": prompts}).masks["lump"]
     part = volume.segment({"lump": prompts}, extent=(3, 6)).masks["lump"]
     only = volume.segment({"lump": prompts}, extent="slice").masks["lump"]
@@ -165,7 +167,7 @@ def test_given_slices_stay_and_an_emptied_slice_ends_the_structure(predictor: Pr
     given = np.zeros(SHAPE, bool)
     given[6:12, 10:18, 3] = True
     end = VoxelClick((9, 14, 5), False)
-    answer = volume.segment({"lump": StructurePrompts(given=given)}).masks["lump"]
+    answer = volume.segment({"lump": StructurePrompts(initial_mask=given)}).masks["lump"]
     np.testing.assert_array_equal(answer.mask[:, :, 3], given[:, :, 3])
     assert answer.prompted == (3,) and answer.mask[:, :, 2].any() and answer.mask[:, :, 6].any()
     # Before the click slice 5 shows a mask, which the click corrects; a slice without a mask is emptied for good.
@@ -357,7 +359,7 @@ def test_bad_requests_are_refused(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match="no volume is set"):
         VolumePredictor(predictor).segment({"lump": inside((0, 0, 0))})
     volume = ready(predictor)
-    with pytest.raises(ValueError, match=r"'lump' is at \(9, 14, 9\), outside of the volume \(20, 26, 9\)"):
+    with pytest.raises(ValueError, match=r"'lump' is at \(9, 14, 9\), outside the volume of shape \(20, 26, 9\)"):
         volume.segment({"lump": inside((9, 14, 9))})
     with pytest.raises(ValueError, match="'lump' has no prompts"):
         volume.segment({"lump": StructurePrompts()})
@@ -365,9 +367,11 @@ def test_bad_requests_are_refused(predictor: Predictor) -> None:
         volume.segment({"one": inside((9, 14, 4)), "two": inside((9, 14, 4))})
     with pytest.raises(ValueError, match=r"slices are \(3, 9\); expected .* within 0 to 8"):
         volume.segment({"lump": inside((9, 14, 4))}, extent=(3, 9))
-    with pytest.raises(ValueError, match=r"before of 'lump' has shape \(9, 26, 20\), the volume \(20, 26, 9\)"):
-        volume.segment({"lump": StructurePrompts([VoxelClick((1, 1, 1), True)], before=np.ones((9, 26, 20)))})
-    with pytest.raises(ValueError, match="'kidney' is to be cleaned up but not asked for"):
+    with pytest.raises(
+        ValueError, match=r"previous_mask of 'lump' has shape \(9, 26, 20\), but the volume has shape \(20, 26, 9\)"
+    ):
+        volume.segment({"lump": StructurePrompts([VoxelClick((1, 1, 1), True)], previous_mask=np.ones((9, 26, 20)))})
+    with pytest.raises(ValueError, match="'kidney' is in `largest` or `fill` but is not segmented"):
         volume.segment({"lump": inside((9, 14, 4))}, largest=["kidney"])
     with pytest.raises(ValueError, match="'lump' has 257 clicks on slice 4"):
         volume.segment({"lump": inside(*[(9, 14, 4)] * 257)})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kprism_model.data.windows import crop_to_windows, random_windows
 from kprism_model.queries import Click
-from kprism_model.volumes.slice_features import Question
+from kprism_model.volumes.slice_features import SliceQuery
 from kprism_model.window import Box, Window, WindowRules, choose_window, window_around
 
 RULES = WindowRules()
@@ -43,8 +43,8 @@ def test_a_window_holds_its_box_with_free_space_and_lies_in_the_image(drawn: tup
     assert window.top >= 0 and window.left >= 0
     assert window.top + window.rows <= size[0] and window.left + window.columns <= size[1]
     if not window.is_whole:
-        assert window.longest <= np.ceil(max(size) / RULES.least)
-        assert window.longest * RULES.enlarged >= NATIVE
+        assert window.longest <= np.ceil(max(size) / RULES.minimum_magnification)
+        assert window.longest * RULES.maximum_enlargement >= NATIVE
         assert window.longest >= box.longest * (1 + 2 * RULES.margin)
         assert not window.cuts(window.crop(mask_of(size, box)) > 0)
 
@@ -79,7 +79,7 @@ def test_sides_come_from_a_ladder_and_corners_from_a_grid(drawn: tuple[tuple[int
 
 
 def test_the_ladder_goes_from_the_least_to_the_largest_magnification() -> None:
-    rules = WindowRules(least=1.6, most=6.4, step=2**0.5, enlarged=3)
+    rules = WindowRules(minimum_magnification=1.6, maximum_magnification=6.4, step=2**0.5, maximum_enlargement=3)
     assert rules.sides((640, 400), 64) == [100, 141, 200, 283, 400]
     assert rules.sides((640, 400), 480) == [200, 283, 400]
     assert rules.sides((40, 50), 192) == []
@@ -114,7 +114,7 @@ def test_only_a_second_look_is_in_a_window() -> None:
     strokes[52, 50:60] = 1
 
     def window(**prompts: object) -> Window:
-        return choose_window(size, NATIVE, Question(0, **prompts), RULES)  # type: ignore[arg-type]
+        return choose_window(size, NATIVE, SliceQuery(0, **prompts), RULES)  # type: ignore[arg-type]
 
     assert window(clicks=(first,)).is_whole
     assert window(scribbles=strokes).is_whole
@@ -122,7 +122,7 @@ def test_only_a_second_look_is_in_a_window() -> None:
     assert window(clicks=(first,), previous_mask=np.zeros(size)).is_whole
     assert not window(clicks=(first,), previous_mask=mask).is_whole
     assert not window(scribbles=strokes, previous_mask=mask).is_whole
-    assert window(clicks=(first, Click(52, 50, True))).longest >= 200 / RULES.unseen
+    assert window(clicks=(first, Click(52, 50, True))).longest >= 200 / RULES.maximum_without_mask
     both = window(clicks=(first, second), previous_mask=mask)
     assert both.is_whole or both.holds(Box(50, 50, 150, 70))
     assert window(clicks=(Click(-0.5, 199.5, True),), previous_mask=mask).holds(Box(0, 50, 70, 199))
@@ -139,7 +139,7 @@ def test_a_mask_at_the_border_of_the_image_is_not_cut() -> None:
 def test_arrays_of_another_size_and_impossible_rules_are_refused() -> None:
     with pytest.raises(ValueError, match="100 x 100 pixels, got shape"):
         Window(0, 0, 10, 10, (100, 100)).crop(np.zeros((100, 90)))
-    for changes in ({"least": 1.0}, {"step": 1.0}, {"margin": -0.1}, {"most": 1.1}):
+    for changes in ({"minimum_magnification": 1.0}, {"step": 1.0}, {"margin": -0.1}, {"maximum_magnification": 1.1}):
         with pytest.raises(ValueError, match="expected margin"):
             replace(RULES, **changes)
     with pytest.raises(ValueError, match="grid must be at least 1, got 0"):

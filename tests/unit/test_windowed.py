@@ -23,7 +23,7 @@ from kprism_model.queries import Query
 from kprism_model.store import ByteStore
 from kprism_model.volumes.predictor import StructurePrompts, Volume, VolumePredictor, VoxelClick
 from kprism_model.window import Window
-from kprism_model.windowed import answer_in_windows, answer_queries, merged, query_in
+from kprism_model.windowed import crop_query, paste_prediction, predict_batch_in_windows, predict_in_windows
 
 SIZE = (160, 120)
 NATIVE = 64
@@ -65,12 +65,12 @@ def test_a_window_is_widened_until_the_structure_fits(predictor: Predictor) -> N
     embedding, asked = predictor.embed([picture()])[0], list[Window]()
     grown = disc(60, 60, 24)
     query = Query(embedding, clicks=(Click(60, 60, True),), previous_mask=disc(60, 60, 5).astype(np.float32))
-    [answer] = answer_in_windows([query], [SIZE], NATIVE, *seeing(grown, asked, embedding))
+    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(grown, asked, embedding))
     assert len(asked) > 1 and not asked[-1].is_whole
     assert [window.longest for window in asked] == sorted({window.longest for window in asked})
     assert np.array_equal(answer.mask, grown)
     everything, asked = np.ones(SIZE, bool), []
-    [answer] = answer_in_windows([query], [SIZE], NATIVE, *seeing(everything, asked, embedding))
+    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(everything, asked, embedding))
     assert asked[-1].is_whole and answer.mask.all()
     assert [window.longest for window in asked] == sorted({window.longest for window in asked})
 
@@ -79,7 +79,7 @@ def test_a_structure_at_the_border_of_the_image_needs_no_wider_window(predictor:
     embedding, asked = predictor.embed([picture()])[0], list[Window]()
     corner = disc(0, 119, 12)
     query = Query(embedding, clicks=(Click(2, 117, True),), previous_mask=disc(0, 119, 9).astype(np.float32))
-    [answer] = answer_in_windows([query], [SIZE], NATIVE, *seeing(corner, asked, embedding))
+    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(corner, asked, embedding))
     assert len(asked) == 1 and not asked[0].is_whole
     assert np.array_equal(answer.mask, corner)
 
@@ -91,14 +91,14 @@ def test_only_the_connected_part_at_the_newest_click_is_written() -> None:
     grown = disc(60, 64, 12)
     clicks = (Click(60, 60, True), Click(60, 74, True))
     query = Query(None, clicks=clicks, previous_mask=previous)  # type: ignore[arg-type]  # no image is looked at here
-    answer = merged(query, window, prediction(window.crop(grown | apart)))
+    answer = paste_prediction(query, window, prediction(window.crop(grown | apart)))
     added = grown & ~before
     assert (answer.mask[added]).all()
     assert not answer.mask[apart].any() and np.allclose(answer.probability[apart], 0.1)
     assert answer.mask[outside].all() and np.allclose(answer.probability[outside], 0.8)
     assert np.array_equal(answer.mask, answer.probability >= 0.5)
     there = Query(None, clicks=(*clicks, Click(90, 90, True)), previous_mask=previous)  # type: ignore[arg-type]
-    both = merged(there, window, prediction(window.crop(grown | apart)))
+    both = paste_prediction(there, window, prediction(window.crop(grown | apart)))
     assert both.mask[apart].all() and both.mask[60, 74]  # the older click is not obeyed by the previous mask either
 
 
@@ -107,7 +107,7 @@ def test_a_click_on_what_is_in_the_mask_already_changes_the_structure_around_it(
     before, grown, apart = disc(60, 60, 10), disc(60, 60, 20), disc(100, 90, 6)
     for prompts in ({"clicks": (Click(60, 60, True),)}, {"scribbles": disc(60, 60, 3).astype(np.int8)}):
         query = Query(None, previous_mask=before.astype(np.float32), **prompts)  # type: ignore[arg-type]
-        answer = merged(query, window, prediction(window.crop(grown | apart)))
+        answer = paste_prediction(query, window, prediction(window.crop(grown | apart)))
         assert np.array_equal(answer.mask, grown)
 
 
@@ -117,14 +117,14 @@ def test_a_change_at_a_stroke_is_written_and_others_are_not() -> None:
     strokes = np.zeros(SIZE, np.int8)
     strokes[40, 36:44] = -1
     query = Query(None, scribbles=strokes, previous_mask=(spurious | kept).astype(np.float32))  # type: ignore[arg-type]
-    answer = merged(query, window, prediction(np.zeros((100, 100), bool)))
+    answer = paste_prediction(query, window, prediction(np.zeros((100, 100), bool)))
     assert np.array_equal(answer.mask, kept)
 
 
 def test_a_whole_image_is_answered_as_it_is() -> None:
     query = Query(None, clicks=(Click(60, 60, True),), previous_mask=disc(60, 60, 10))  # type: ignore[arg-type]
     answer = prediction(disc(100, 100, 10))
-    assert merged(query, Window.whole(SIZE), answer) is answer
+    assert paste_prediction(query, Window.whole(SIZE), answer) is answer
 
 
 @settings(max_examples=30, deadline=None)
@@ -136,7 +136,7 @@ def test_what_is_written_is_the_previous_mask_or_the_answer(seed: int) -> None:
     found = rng.random((64, 80), dtype=np.float32)
     click = Click(float(rng.integers(16, 80)), float(rng.integers(24, 104)), bool(rng.integers(2)))
     query = Query(None, clicks=(click,), previous_mask=previous)  # type: ignore[arg-type]
-    answer = merged(query, window, Prediction(found >= 0.5, found, 1.0))
+    answer = paste_prediction(query, window, Prediction(found >= 0.5, found, 1.0))
     pasted = window.paste(found, previous)
     assert np.all((answer.probability == previous) | (answer.probability == pasted))
     assert answer.mask[int(click.row), int(click.column)] == (pasted[int(click.row), int(click.column)] >= 0.5)
@@ -152,7 +152,7 @@ def test_a_question_in_a_window_is_the_question_about_the_crop(predictor: Predic
     crop = predictor.embed([window.crop(image)])[0]
     for known in ({"class_name": "b"}, {"references": shown}, {}):
         query = Query(predictor.embed([image])[0], clicks=clicks, scribbles=strokes, previous_mask=mask, **known)
-        asked = query_in(query, window, crop)
+        asked = crop_query(query, window, crop)
         assert (asked.class_name, asked.references) == (query.class_name, query.references)
         expected = predictor.predict(
             **known,
@@ -161,7 +161,7 @@ def test_a_question_in_a_window_is_the_question_about_the_crop(predictor: Predic
             previous_mask=mask[40:104, 30:94],
             embedding=crop,
         )
-        assert np.array_equal(predictor.answer([asked])[0].probability, expected.probability)
+        assert np.array_equal(predictor.predict_queries([asked])[0].probability, expected.probability)
 
 
 def test_many_pictures_are_answered_as_each_is_alone(predictor: Predictor) -> None:
@@ -174,11 +174,11 @@ def test_many_pictures_are_answered_as_each_is_alone(predictor: Predictor) -> No
         for embedding, image in zip(embeddings, images, strict=True)
     ]
     passes, store = predictor.encoder_passes, ByteStore(64 << 20)
-    together = answer_queries(predictor, by_id, store, queries)
+    together = predict_batch_in_windows(predictor, by_id, store, queries)
     encoded = predictor.encoder_passes - passes
     assert encoded >= 2
     for query, answer in zip(queries, together, strict=True):
-        [alone] = answer_queries(predictor, by_id, store, [query])
+        [alone] = predict_batch_in_windows(predictor, by_id, store, [query])
         assert np.array_equal(alone.mask, answer.mask)
     assert predictor.encoder_passes - passes == encoded  # the windows were kept
 
@@ -196,7 +196,7 @@ def test_a_second_click_on_a_slice_uses_the_window_of_the_first_and_undo_is_exac
     before = np.zeros((SIZE[1], SIZE[0], 2), bool)
     before[50:60, 70:82, 1] = True
     clicks = [VoxelClick((61, 75, 1), True), VoxelClick((54, 70, 1), False), VoxelClick((52, 83, 1), True)]
-    requests = [{"lump": StructurePrompts(clicks[:count], before=before)} for count in (1, 2, 3)]
+    requests = [{"lump": StructurePrompts(clicks[:count], previous_mask=before)} for count in (1, 2, 3)]
 
     def ask(volume: VolumePredictor, number: int) -> tuple[np.ndarray, int, int]:
         answer = volume.segment(requests[number], extent="slice")
@@ -211,7 +211,7 @@ def test_a_second_click_on_a_slice_uses_the_window_of_the_first_and_undo_is_exac
     assert ask(volume, 1)[1:] == (0, 0)
     far = np.array(before)
     far[:, :, 0] = before[:, :, 1]  # the other slice has windows of its own
-    other = {"lump": StructurePrompts([VoxelClick((61, 75, 0), True)], before=far)}
+    other = {"lump": StructurePrompts([VoxelClick((61, 75, 0), True)], previous_mask=far)}
     assert volume.segment(other, extent="slice").encoded_slices >= 1
 
 

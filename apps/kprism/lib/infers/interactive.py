@@ -6,7 +6,8 @@ send the request again without it.
 
 A click is negative for a label if it is on background, or on another label in a slice where this label is clicked too.
 Where labels of one request overlap, a voxel goes to the label that it was clicked as; else to one that is clicked on
-this slice; else to the most probable one; else to the one that the request names first (`kprism_model.volumes.answer`).
+this slice; else to the most probable one; else to the one that the request names first (see
+`kprism_model.volumes.prediction`).
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Interactive(PromptedTask):
         return {
             label: StructurePrompts(
                 clicks=clicks_for(label, request.clicks),
-                given=masks.get(label) if request.options["follow_mask"] else None,
-                before=masks.get(label),
+                initial_mask=masks.get(label) if request.options["follow_mask"] else None,
+                previous_mask=masks.get(label),
                 class_name=self.class_name(request, label),
             )
             for label in request.labels

@@ -36,7 +36,7 @@ class Scribbles(PromptedTask):
         [label] = request.labels
         before = request.initial_masks.masks[label]
         class_name = self.class_name(request, label)
-        return {label: StructurePrompts(scribbles=request.scribbles, before=before, class_name=class_name)}
+        return {label: StructurePrompts(scribbles=request.scribbles, previous_mask=before, class_name=class_name)}
 
     def answer(self, request: InferRequest) -> InferResult:
         """As all models with prompts, but every voxel that is drawn on is as drawn, whatever the network predicts."""

@@ -70,7 +70,7 @@ def score_image(
             references = find(name, embedding)
             if references is not None:
                 shown = run(partial(predictor.predict, references=references, embedding=embedding))
-                differences.append(1 - dice(answer[name].served, shown.served))
+                differences.append(1 - dice(answer[name].mask_if_present, shown.mask_if_present))
         if differences:
             disagreement[name] = float(np.mean(differences))
     features = [embedding.features.stride16[0].float().mean((1, 2)).cpu().numpy() for embedding in embeddings]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated annotator of the effort benchmark: where she clicks, and what the results say."""
+"""The simulated annotator of the effort benchmark: where it clicks, and what the results say."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from benchmarks.annotator import Effort, read_truth, worst_voxel
 from benchmarks.effort import check_settings, chosen_cases, configuration, results_table, write_results
+from benchmarks.simulated_annotator import Effort, read_truth, worst_voxel
 
 
-def test_she_clicks_in_the_worst_slice_at_the_deepest_place() -> None:
+def test_it_clicks_in_the_worst_slice_at_the_deepest_place() -> None:
     truth = np.zeros((20, 16, 3), bool)
     truth[2:7, 3:8, 0] = True
     truth[5:16, 4:13, 2] = True

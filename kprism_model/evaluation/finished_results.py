@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished data sets of an evaluation, kept on disk so that a run that was killed goes on where it stopped."""
+"""Finished data sets of an evaluation on disk, so that a killed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _PICTURES = ("image", "target", "prediction")
 
 
 class FinishedResults:
-    """Results by data set in `folder`; one is found again only under the same `protocol` and dataset.json.
+    """Results by data set in `folder`; a result is used again only with the same `protocol` and dataset.json.
 
-    `protocol` must hold all that the figures depend on: the settings and the version of the weights.
+    `protocol` must hold everything that the figures depend on: the settings and the version of the weights.
     """
 
     def __init__(self, folder: Path, protocol: dict[str, Any]) -> None:
         self._folder = folder
         self._protocol = protocol
 
-    def find(self, dataset: Dataset) -> DatasetResult | None:
-        """The finished result, None where there is none of this protocol or it cannot be read."""
+    def load(self, dataset: Dataset) -> DatasetResult | None:
+        """The finished result; None if there is none for this protocol or it cannot be read."""
         path = self._path(dataset)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -47,11 +47,11 @@ class FinishedResults:
             return None
         return result
 
-    def keep(self, dataset: Dataset, result: DatasetResult) -> None:
-        """Write the result: the pictures first, then the JSON that stands for all of it."""
+    def save(self, dataset: Dataset, result: DatasetResult) -> None:
+        """Write the result: first the pictures, then the JSON, which marks the result as complete."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._path(dataset)
-        path.unlink(missing_ok=True)  # an old one must not name the new pictures
+        path.unlink(missing_ok=True)  # an old JSON must not belong to new pictures
         arrays = {
             f"{name}_{number}": getattr(case, name) for number, case in enumerate(result.worst) for name in _PICTURES
         }

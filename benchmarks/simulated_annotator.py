@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated annotator who works through a server's HTTP interface as a person works through a viewer.
+"""A simulated annotator who uses a server's HTTP interface as a person uses a viewer.
 
-She asks for the next case, for a first mask if the server has something to go on, throws it away if it is more wrong
-than right, clicks where the answer is most wrong until each structure is right enough, and submits what she ends with.
-Masks are arrays (i, j, k) of the stored file.
+The annotator requests the next case, and an initial mask if the server can predict one. A mask that is more wrong than
+right is thrown away. Then the annotator clicks on the largest error until each structure is good enough, and submits
+the masks. Masks are arrays (i, j, k) of the stored file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from benchmarks.live_server import LiveServer
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 
-USELESS = 0.5
-"""Dice below which a first mask is thrown away, which costs as much as a click."""
+USELESS_DICE = 0.5
+"""An initial mask with a lower Dice is thrown away, which costs as much as a click."""
 
 Masks = dict[str, NDArray[np.bool_]]
 """Name -> mask (i, j, k)."""
@@ -36,7 +36,7 @@ Masks = dict[str, NDArray[np.bool_]]
 
 @dataclass
 class Effort:
-    """What one case cost: clicks, Dice of the first and the last mask for each structure, by which model it started."""
+    """The work for one case: clicks, Dice of the first and the last mask of each structure, and the initial model."""
 
     image: str
     started_by: str = "nothing"
@@ -57,11 +57,11 @@ class Effort:
         return asdict(self)
 
 
-class Annotator:
+class SimulatedAnnotator:
     """Works on `server`; `truth` knows the masks of every image id.
 
-    `target` is the Dice at which a structure is right enough, `limit` the clicks after which she gives up on it;
-    `efforts` are those of an earlier part of her work.
+    `target` is the Dice at which a structure is good enough, `limit` the largest number of clicks on it; `efforts` are
+    those of an earlier run.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class Annotator:
         return str(chosen) if chosen else None
 
     def label(self, image: str, start: str | None) -> Effort:
-        """Segment one case, starting from the answer of model `start` (None: from nothing), and submit it."""
+        """Segment one case, starting from the masks of model `start` (None: from empty masks), and submit it."""
         begun = time.perf_counter()
         truth = self._truth[image]
         effort = Effort(image, labelled_before=len(self.efforts))
         masks = {name: np.zeros_like(mask) for name, mask in truth.items()}
         if start is not None:
-            found, effort.weights = self._first_masks(start, image, list(truth))
-            masks |= found
+            initial, effort.weights = self._initial_masks(start, image, list(truth))
+            masks |= initial
             effort.started_by = start
         for name, target in truth.items():
             effort.first_dice[name] = dice(masks[name], target)
@@ -103,17 +103,17 @@ class Annotator:
         self.efforts.append(effort)
         return effort
 
-    def _first_masks(self, model: str, image: str, names: list[str]) -> tuple[Masks, str]:
+    def _initial_masks(self, model: str, image: str, names: list[str]) -> tuple[Masks, str]:
         params = {"structures": ", ".join(names), "result_extension": ".nii.gz", "client_id": "annotator"}
-        told, content = self._server.infer_all(model, image, params)
-        return masks_in(content, told["label_names"], names), str(told["weights_version"])
+        metadata, content = self._server.infer_all(model, image, params)
+        return masks_in(content, metadata["label_names"], names), str(metadata["weights_version"])
 
     def _correct(
         self, image: str, name: str, first: NDArray[np.bool_], truth: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], int]:
-        """Click until the mask is right enough; returns it and how many clicks that took."""
+        """Click until the mask is good enough; returns it and the number of clicks."""
         mask, clicks = first, 0
-        if first.any() and dice(first, truth) < USELESS:
+        if first.any() and dice(first, truth) < USELESS_DICE:
             mask, clicks = np.zeros_like(first), 1
         positive: list[list[int]] = []
         negative: list[list[int]] = []
@@ -125,14 +125,14 @@ class Annotator:
             made.append(voxel)
             clicks += 1
             params = {name: positive, "background": negative, "click_order": made, "label": name}
-            told, content = self._server.infer_all(
+            metadata, content = self._server.infer_all(
                 "interactive", image, {**params, "result_extension": ".nii.gz", "client_id": "annotator"}, files=upload
             )
-            mask = masks_in(content, told["label_names"], [name]).get(name, np.zeros_like(truth))
+            mask = masks_in(content, metadata["label_names"], [name]).get(name, np.zeros_like(truth))
         return mask, clicks
 
     def submit(self, image: str, masks: Masks) -> None:
-        """Submit the structures that the annotator sees in the image; later names lie on top."""
+        """Submit all masks that are not empty; later names are on top."""
         labels = np.zeros(next(iter(masks.values())).shape, np.uint8)
         names = [name for name, mask in masks.items() if mask.any()]
         for value, name in enumerate(names, 1):
@@ -151,21 +151,21 @@ class Annotator:
 
 
 def worst_voxel(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[list[int], bool]:
-    """Where she clicks: in the slice (along k) with the most wrong voxels; and whether the structure is there.
+    """The voxel to click on, in the slice (along k) with the most wrong voxels; and whether the structure is there.
 
-    ValueError where the masks agree.
+    ValueError if the masks are equal.
     """
     wrong = (mask ^ truth).sum(axis=(0, 1))
     k = int(wrong.argmax())
     click = next_click(mask[:, :, k], truth[:, :, k])
     if click is None:
-        raise ValueError("the mask is right everywhere; there is nothing to click on")
+        raise ValueError("the mask is right everywhere; expected an error to click on")
     i, j, inside = click
     return [round(i), round(j), k], inside
 
 
 def masks_in(content: bytes, names: Mapping[str, int], wanted: list[str]) -> Masks:
-    """The wanted masks of an answer's file, where `names` gives their values."""
+    """The wanted masks in the file of a response; `names` maps them to their values."""
     with tempfile.NamedTemporaryFile(suffix=".nii.gz") as file:
         file.write(content)
         file.flush()
@@ -175,14 +175,14 @@ def masks_in(content: bytes, names: Mapping[str, int], wanted: list[str]) -> Mas
 
 
 def _as_nifti(labels: NDArray[np.uint8]) -> bytes:
-    """A NIfTI file without a place in space: it lies on the grid of its image, voxel by voxel."""
+    """A NIfTI file without an affine: it has the grid of its image, voxel by voxel."""
     return gzip.compress(nibabel.Nifti1Image(labels, None).to_bytes(), 1)
 
 
 def read_truth(folder: Path, images: Collection[str] | None = None, *, split: str = "training") -> dict[str, Masks]:
-    """The masks of a data set in the Decathlon's layout, by image id; structures that a case lacks are left out.
+    """Image id -> masks, of a list of a data set in the Decathlon's layout; absent structures are left out.
 
-    Of a list, or of those of its `images`.
+    With `images`, only of these images.
     """
     content = json.loads((folder / "dataset.json").read_text())
     names = {int(value): name for value, name in content["labels"].items() if int(value) > 0}

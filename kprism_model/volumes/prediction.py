@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of structures in a volume: kept by slice, given in voxels of the stored array, apart from each other."""
+"""Masks of structures in a volume: stored by slice, returned in voxels of the stored array, without overlap."""
 
 from __future__ import annotations
 
@@ -12,38 +12,41 @@ from numpy.typing import NDArray
 from kprism_model.orientation import SliceOrientation
 from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import Click
-from kprism_model.volumes.cleanup import fill_holes, largest_part
+from kprism_model.volumes.cleanup import fill_holes, keep_largest_component
 from kprism_model.volumes.patches import Patch
 
-_UNCHANGED = THRESHOLD  # the probability of masks that were not computed
+_PREVIOUS_PROBABILITY = THRESHOLD
+"""The probability of pixels of the previous mask that were not computed."""
+_CLICKED_SCORE = 3
+"""The score of a clicked pixel; all others are at most 2."""
 
 
 @dataclass(frozen=True, eq=False)
 class StructureMask:
-    """One structure's answer.
+    """The mask of one structure.
 
-    slices: the mask on each slice that was asked for, `prompted` those among them that hold prompts. confidence: how
-    sure the network is, by slice: 1 on prompted slices; slices where nothing was found are left out. before: the mask
-    (slice, row, column) that stands on all other slices, or None. clicked: (slice, click) of positive clicks.
+    slices: the mask of each computed slice; `prompted` are the slices among them with prompts. confidence: by slice, 1
+    on prompted slices; slices without the structure are left out. previous_mask: the mask (slice, row, column) on all
+    other slices, or None. positive_clicks: (slice, click).
     """
 
     orientation: SliceOrientation = field(repr=False)
     slices: dict[int, Patch] = field(repr=False)
     prompted: tuple[int, ...]
     confidence: dict[int, float] = field(repr=False)
-    before: NDArray[np.bool_] | None = field(repr=False)
-    clicked: tuple[tuple[int, Click], ...] = field(repr=False)
+    previous_mask: NDArray[np.bool_] | None = field(repr=False)
+    positive_clicks: tuple[tuple[int, Click], ...] = field(repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Where the structure is, bool (i, j, k); a new array each time."""
+        """The mask of the whole volume, bool (i, j, k); a new array each time."""
         mask = np.zeros(self.orientation.shape, bool, order="F")
         self._write(self.orientation.to_slices(mask))
         return mask
 
     @property
     def changed(self) -> tuple[int, ...]:
-        """Slices whose mask was computed, ascending."""
+        """The slices whose mask was computed, ascending."""
         return tuple(sorted(self.slices))
 
     def on(self, number: int) -> NDArray[np.bool_]:
@@ -51,42 +54,42 @@ class StructureMask:
         if number in self.slices:
             return self.slices[number].mask()
         _, rows, columns = (self.orientation.shape[axis] for axis in self.orientation.axes)
-        return np.zeros((rows, columns), bool) if self.before is None else self.before[number]
+        return np.zeros((rows, columns), bool) if self.previous_mask is None else self.previous_mask[number]
 
     def cleaned(self, *, largest: bool, fill: bool) -> StructureMask:
-        """The same with only its largest part and those that were clicked, and without holes, on changed slices."""
+        """A copy whose computed slices keep only the largest and the clicked components, and have no holes."""
         whole = np.zeros([self.orientation.shape[axis] for axis in self.orientation.axes], bool)
         self._write(whole)
         clean = whole
         if largest:
-            clicks = [(number, int(click.row), int(click.column)) for number, click in self.clicked]
-            clean = largest_part(clean, clicks)
+            points = [(number, int(click.row), int(click.column)) for number, click in self.positive_clicks]
+            clean = keep_largest_component(clean, points)
         if fill:
             clean = fill_holes(clean)
         slices = {}
         for number, patch in self.slices.items():
             probability = np.where(clean[number], patch.probability(), 0)
-            probability[clean[number] & ~whole[number]] = _UNCHANGED
+            probability[clean[number] & ~whole[number]] = _PREVIOUS_PROBABILITY
             slices[number] = Patch.of(probability)
         return replace(self, slices=slices)
 
     def _write(self, view: NDArray[np.bool_]) -> None:
-        if self.before is not None:
-            view[:] = self.before
+        if self.previous_mask is not None:
+            view[:] = self.previous_mask
         for number, patch in self.slices.items():
             view[number] = patch.mask()
 
 
 @dataclass(frozen=True, eq=False)
-class VolumeAnswer:
-    """The masks by name and what it took: slices encoded and rows decoded for this answer."""
+class VolumePrediction:
+    """The masks by name, and the passes that they took: slices encoded and rows decoded for this request."""
 
     masks: dict[str, StructureMask]
     encoded_slices: int
     decoded_rows: int
 
     def index_map(self, order: Sequence[str]) -> NDArray[np.uint8]:
-        """One map (i, j, k): voxel value n is the n-th name of `order`, 0 is none; earlier names win."""
+        """One map (i, j, k): value n is the n-th name of `order`, 0 is background; earlier names win."""
         if len(order) > 255 or not self.masks:
             raise ValueError(f"need masks and at most 255 names, got {len(self.masks)} and {len(order)}")
         orientation = next(iter(self.masks.values())).orientation
@@ -97,15 +100,15 @@ class VolumeAnswer:
         return labels
 
 
-def separate(masks: Mapping[str, StructureMask]) -> dict[str, StructureMask]:
-    """The same masks without overlap on all slices where any of them was computed.
+def resolve_overlaps(masks: Mapping[str, StructureMask]) -> dict[str, StructureMask]:
+    """The masks without overlap on every slice where at least one of them was computed.
 
-    A voxel of several structures goes to
+    A pixel that several structures claim goes to
 
-    1. the structure that it was clicked as;
-    2. else one that holds prompts on this slice, before one that was followed to it or not computed there;
-    3. else the most probable one, where masks that were not computed count one half;
-    4. else the one that the request names first.
+    1. the structure that was clicked there;
+    2. else a structure with prompts on this slice, before one that was propagated to it or not computed there;
+    3. else the most probable structure; masks that were not computed count one half;
+    4. else the structure that comes first in `masks`.
     """
     result = dict(masks)
     if len(masks) == 1:
@@ -124,13 +127,13 @@ def separate(masks: Mapping[str, StructureMask]) -> dict[str, StructureMask]:
 
 
 def _score(mask: StructureMask, number: int) -> NDArray[np.float32]:
-    """By how much a structure claims each pixel of its mask, by the rules of `separate`; 0 elsewhere."""
+    """How strongly a structure claims each pixel of its mask, by the rules of `resolve_overlaps`; 0 elsewhere."""
     patch = mask.slices.get(number)
-    probability = np.float32(_UNCHANGED) if patch is None else patch.probability()
+    probability = np.float32(_PREVIOUS_PROBABILITY) if patch is None else patch.probability()
     score = np.where(mask.on(number), probability + (1 if number in mask.prompted else 0), 0).astype(np.float32)
-    for where, click in mask.clicked:
-        if where == number and score[int(click.row), int(click.column)] > 0:
-            score[int(click.row), int(click.column)] = 3
+    for clicked_slice, click in mask.positive_clicks:
+        if clicked_slice == number and score[int(click.row), int(click.column)] > 0:
+            score[int(click.row), int(click.column)] = _CLICKED_SCORE
     return score
 
 
