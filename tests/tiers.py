@@ -33,8 +33,10 @@ SLOW_FILES = (
     "unit/test_active_learner.py",
     "unit/test_training.py",
     "unit/test_finetune.py",
+    "unit/test_pretraining.py",
+    "contract/test_batch.py",
 )
-"""Unit tests that `--fast` leaves out beside all of `e2e`."""
+"""Tests that `--fast` leaves out beside all of `e2e`."""
 
 
 def arrange(items: list[pytest.Item], folder: Path, *, parallel: bool) -> None:

@@ -24,18 +24,27 @@ def kill_before_rename(number: int) -> None:
     os.replace = count  # type: ignore[assignment]
 
 
-def status_of_killed(work: Callable[[], object], number: int) -> int:
-    """Do some work in a copy of this process that is killed before a rename: its exit status, -9 if it was killed.
+def status_of_copy(work: Callable[[], object]) -> int:
+    """Do some work in a copy of this process: its exit status, -9 if it was killed.
 
-    A copy spares the imports of a process of its own. The work must not compute in several threads, which a copy lacks.
+    A copy spares the imports of a new process. It lacks the threads of this one, so do not compute in several threads.
     """
     process = os.fork()
     if process == 0:
         try:
-            kill_before_rename(number)
             work()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)  # without the end of the tests, which is the other process's
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def status_of_killed(work: Callable[[], object], number: int) -> int:
+    """Do some work in a copy of this process that is killed before its rename of this number: its exit status."""
+
+    def killed() -> None:
+        kill_before_rename(number)
+        work()
+
+    return status_of_copy(killed)

@@ -113,8 +113,8 @@ def test_impossible_cases_are_refused() -> None:
 
 def test_it_learns_the_structure_of_two_cases_in_all_modes(published: Checkpoint, tmp_path: Path) -> None:
     store = store_of(tmp_path, case("a", {"tumour": 1}), case("b", {"tumour": 1}, seed=1))
-    tuner = finetuner(published, tmp_path, store)
-    records = take(tuner, 48)  # the heads, which are not trained, are random here
+    tuner = finetuner(published, tmp_path, store, batch_size=2)
+    records = take(tuner, 36)  # the heads, which are not trained, are random here
     assert {"semantic", "in_context", "interactive"} <= {key for record in records for key in record}
     early, late = (np.nanmean([record["loss"] for record in part]) for part in (records[:6], records[-6:]))
     assert late < 0.8 * early

@@ -132,8 +132,9 @@ def make_trainer(store: SliceStore, folder: Path) -> Trainer:
 
 KILLED = """
 import sys
+from functools import partial
 from pathlib import Path
-from kill_at_rename import kill_before_rename
+from kill_at_rename import kill_before_rename, status_of_copy
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Sampler
 from kprism_model.network.config import KPrismConfig
@@ -142,26 +143,36 @@ from kprism_model.training.snapshots import SnapshotWriter
 from kprism_model.training.plan import TrainingPlan
 from kprism_model.training.trainer import Trainer
 
-folder = Path(sys.argv[2])
-store, held_out = split_validation(read_pack(Path(sys.argv[1]), progress=False))
-config = KPrismConfig.tiny(num_classes=2, native_size=64)
-trainer = Trainer(config, Sampler(store, seed=0), TrainingPlan(batch_size=2, sizes=((0.0, 64),)), folder / "run")
-writer = SnapshotWriter(folder / "kept", held_out, lambda trainer: {"step": trainer.step})
-writer(trainer)
-next(trainer.steps())
-kill_before_rename(int(sys.argv[3]))
-writer(trainer)
+def write_twice(folder: Path, rename: int) -> None:
+    store, held_out = split_validation(read_pack(Path(sys.argv[1]), progress=False))
+    config = KPrismConfig.tiny(num_classes=2, native_size=64)
+    trainer = Trainer(config, Sampler(store, seed=0), TrainingPlan(batch_size=2, sizes=((0.0, 64),)), folder / "run")
+    writer = SnapshotWriter(folder / "kept", held_out, lambda trainer: {"step": trainer.step})
+    writer(trainer)
+    next(trainer.steps())
+    kill_before_rename(rename)
+    writer(trainer)
+
+print(*(status_of_copy(partial(write_twice, Path(sys.argv[2]) / str(rename), rename)) for rename in range(5)))
 """
 
 
-@pytest.mark.parametrize("rename", range(5))
-def test_a_kill_leaves_whole_files(packed: Path, tmp_path: Path, rename: int) -> None:
-    """Killed before any of the renames of the second time: table, weights, their description and log."""
+@pytest.fixture(scope="module")
+def killed(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """A folder for each rename of the second snapshot before which the process was killed, and how each ended."""
+    folder = tmp_path_factory.mktemp("killed")
     places = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, packed, tmp_path, str(rename)]
-    done = subprocess.run(command, env=places, capture_output=True, text=True, check=False)
-    assert done.returncode == (-signal.SIGKILL if rename < 4 else 0), done.stderr
-    kept = tmp_path / "kept"
+    command = [sys.executable, "-c", KILLED, packed, folder]
+    done = subprocess.run(command, env=places, capture_output=True, text=True, check=True)
+    return folder, [*map(int, done.stdout.splitlines()[-1].split())]
+
+
+@pytest.mark.parametrize("rename", range(5))
+def test_a_kill_leaves_whole_files(killed: tuple[Path, list[int]], rename: int) -> None:
+    """Killed before any of the renames of the second time: table, weights, their description and log."""
+    folder, statuses = killed
+    assert statuses[rename] == (-signal.SIGKILL if rename < 4 else 0)
+    kept = folder / str(rename) / "kept"
     described = sorted(kept.glob("ema-*.json"))
     for path in described:
         step = load_checkpoint(path).metadata["step"]
