@@ -101,7 +101,7 @@ def test_the_cpu_does_as_it_did(model: KPrism, batch: Batch, schedule: str, expe
 def test_no_step_waits_for_the_device(
     model: KPrism, batch: Batch, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "_may_hold", lambda padded: True)  # as on a GPU
+    monkeypatch.setattr(decoder, "_may_contain_padding", lambda padded: True)  # as on a GPU
     user, settings = batched(), StepSettings(**SCHEDULES[schedule])
     with Unsynchronised():
         loss, scores = training_step(
@@ -153,7 +153,7 @@ def test_a_seed_decides_what_the_batched_user_does(model: KPrism, batch: Batch) 
 def test_a_whole_step_waits_for_nothing_and_logs_late(
     store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "_may_hold", lambda padded: True)
+    monkeypatch.setattr(decoder, "_may_contain_padding", lambda padded: True)
     monkeypatch.setattr(training_step_module, "simulated_user", BatchedUser)
     plan = TrainingPlan(minutes=1e9, batch_size=4, sizes=((0.0, SIZE),), precision="float32")
     trainer = Trainer(KPrismConfig.tiny(num_classes=1), Sampler(store, seed=0), plan, tmp_path)
