@@ -46,6 +46,7 @@ def test_the_column_is_the_fastest_axis() -> None:
         (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[0]}' + bytes(11)), "do not fit 4 x 3 x 5"),
         (gzip.compress(b"\x10\0\0\0" + b'{"planes":[0,0]}' + bytes(24)), "do not fit 4 x 3 x 5"),
     ],
+    ids=["no gzip", "no JSON", "plane outside", "too short", "plane twice"],  # gzip's bytes hold the time
 )
 def test_what_does_not_fit_is_refused(message: bytes, sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
