@@ -2,7 +2,7 @@
 """The checks in three tiers; `./kprism test` runs this module in the project's environment.
 
     python -m tests.run                         every check, as CI runs them: ruff, mypy, pytest
-    python -m tests.run --fast                  pytest without what trains or starts servers of its own: two minutes
+    python -m tests.run --fast                  pytest without what trains or starts servers of its own: 2.5 minutes
     python -m tests.run --campaign              the names of the campaigns
     python -m tests.run --campaign NAME         one of them in its long form: 40 minutes, or --minutes
     python -m tests.run ARGUMENT...             pytest with these arguments, in one process
