@@ -221,7 +221,7 @@ def test_a_second_correction_of_a_small_structure_encodes_nothing(repository: Pa
     columns, rows = np.mgrid[:400, :380]
     true = (columns - 150) ** 2 + (rows - 120) ** 2 <= 20**2
     noise = np.random.default_rng(0).normal(0, 10, true.shape)
-    volume.set_volume((60 + 120 * true + noise).astype(np.float32)[:, :, None], np.eye(4))
+    volume.set_volume((60 + 60 * true + noise).astype(np.float32)[:, :, None], np.eye(4))
     clicks = [((150, 120), True), ((164, 120), True), ((138, 126), True), ((150, 106), True)]
     answers = [
         volume.segment(
@@ -230,10 +230,7 @@ def test_a_second_correction_of_a_small_structure_encodes_nothing(repository: Pa
         )
         for count in (1, 2, 3, 4, 3)
     ]
-    encoded = [answer.encoded_slices for answer in answers]
-    assert encoded[0] == 1  # the image
-    assert 1 <= sum(encoded[1:3]) <= 2  # its window, and a second one if the mask grows beyond the first
-    assert encoded[3:] == [0, 0]
+    assert [answer.encoded_slices for answer in answers] == [1, 1, 0, 0, 0]  # the image, its window, nothing more
     assert [answer.decoded_rows for answer in answers] == [1, 1, 1, 1, 0]
     assert np.array_equal(answers[4].masks["disc"].mask, answers[2].masks["disc"].mask)
     assert dice(answers[3].masks["disc"].mask[:, :, 0], true) > 0.95
