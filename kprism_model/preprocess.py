@@ -32,6 +32,7 @@ PERCENTILES = (0.5, 99.5)
 """Intensities without a known unit are scaled between these percentiles (as nnU-Net does for CT, arXiv 1809.10486)."""
 
 _SAMPLES = 1 << 22  # percentiles of a large volume are taken from about this many evenly spaced voxels
+_VALUES_AT_ONCE = 1 << 20  # in float64, so that a large volume needs little more memory
 
 
 def scale_intensity(
@@ -234,9 +235,11 @@ def _rescale(image: NDArray[Any], low: float, high: float, bottom: float, top: f
     half_span = high / 2 - low / 2  # halves, because the difference of two large floats can overflow
     if half_span <= 0:
         return scaled
-    for index, part in enumerate(image):
-        values = np.nan_to_num(part.astype(np.float64), nan=bottom, posinf=top, neginf=bottom)
-        scaled[index] = (np.clip(values, low, high) / 2 - low / 2) / half_span
+    slab = max(1, _VALUES_AT_ONCE // max(1, image[0].size))
+    for start in range(0, len(image), slab):
+        part = slice(start, start + slab)
+        values = np.nan_to_num(image[part].astype(np.float64), nan=bottom, posinf=top, neginf=bottom)
+        scaled[part] = (np.clip(values, low, high) / 2 - low / 2) / half_span
     return scaled
 
 

@@ -95,13 +95,13 @@ def augment_batch(
         raise ValueError(f"expected images (n, 3, S, S) and masks (n, m, S, S), got {images.shape} and {masks.shape}")
     settings = settings or Augmentation()
     fraction = torch.ones(len(images), 2) if content is None else content.float() / side
-    theta = _random_affine(fraction, settings, generator)
+    theta = random_affine(fraction, settings, generator)
     images, masks, inside = _resample(images, masks, fraction.to(images.device), theta.to(images.device), size)
     images = change_intensity(images, inside, settings, generator)
     return images * inside, (masks > 0.5).float()
 
 
-def _random_affine(content: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+def random_affine(content: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
     """Affine maps (n, 2, 3) from output to input positions, as `F.affine_grid` takes them.
 
     `content` (n, 2) is the share of the canvas in rows and columns. Positions are (column, row) in units of the canvas.

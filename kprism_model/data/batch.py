@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +15,18 @@ NO_CLASS = -1
 
 ABSENT_CLASSES_PER_IMAGE = 2
 """Number of absent structures that are predicted for each image, so that the network learns presence."""
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """n sequences of T slices.
+
+    images: float32 (n, T, 3, S, S) in [0, 1]. masks: float32 (n, T, 1, S, S) of 0 and 1; the first slice of each
+    sequence shows the structure, the others may be empty.
+    """
+
+    images: Tensor
+    masks: Tensor
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,7 @@ class Batch:
     simulated user clicks on: the structure, a union of structures or a part of one; empty if there is nothing to click
     on. absent_classes: int64 (n, `ABSENT_CLASSES_PER_IMAGE`), registry rows of structures that are not in the image; -1
     if none is known. dataset: the name of each image's data set. kinds: the kind of each image
-    (`kprism_model.data.kinds`), empty for synthetic images.
+    (`kprism_model.data.kinds`), empty for synthetic images. sequences: slices of volumes, for propagation.
     """
 
     images: Tensor
@@ -37,16 +51,26 @@ class Batch:
     absent_classes: Tensor
     dataset: tuple[str, ...]
     kinds: tuple[str, ...] = ()
+    sequences: SequenceBatch | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device; a copy from the CPU to a GPU does not wait for it."""
-        if device == self.images.device:
-            return self
-        moved = {name: _send(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Batch(**{**vars(self), **moved})
+        return self if device == self.images.device else self._changed(lambda value: _send(value, device))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which a GPU copies without waiting; called by PyTorch's data loader."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with all its tensors changed."""
+        tensors: dict[str, Any] = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.sequences is None:
+            return replace(self, **tensors)
+        sequences = SequenceBatch(change(self.sequences.images), change(self.sequences.masks))
+        return replace(self, **tensors, sequences=sequences)
 
 
 def _send(value: Tensor, device: torch.device) -> Tensor:
     if value.device.type == "cpu" and device.type == "cuda":
-        return value.pin_memory().to(device, non_blocking=True)
+        return (value if value.is_pinned() else value.pin_memory()).to(device, non_blocking=True)
     return value.to(device)

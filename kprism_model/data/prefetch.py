@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefetching of batches in one background thread.
+"""Prefetching of batches in one background thread, or in several processes.
 
 The worker calls `make(0)`, `make(1)`, ... and puts the results into a bounded queue; the consumer gets them in that
 order. The content of a batch depends on its number alone, so timing never changes training. An exception of `make` is
@@ -10,12 +10,60 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Sampler as TorchSampler
+
 T = TypeVar("T")
+_BATCHES_PER_PROCESS = 2  # that wait for the training
 _POLL_SECONDS = 0.1  # a worker that waits for a free place notices within this time that it is closed
+
+
+@contextmanager
+def prefetched(make: Callable[[int], T], *, start: int, processes: int, pin: bool) -> Iterator[Iterator[T]]:
+    """Endless make(start), make(start + 1), ..., made by `processes`, or by one thread if that is 0.
+
+    With `pin`, what processes make is in page-locked memory for a GPU. The processes are forked and must not use it.
+    """
+    if not processes:
+        with Prefetcher(make, start=start) as items:
+            yield items
+        return
+    loader = DataLoader(
+        _Made(make),
+        batch_size=None,
+        sampler=_NumbersFrom(start),
+        num_workers=processes,
+        prefetch_factor=_BATCHES_PER_PROCESS,
+        pin_memory=pin,
+        multiprocessing_context="fork",
+    )
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        del iterator  # ends the processes
+
+
+class _Made(Dataset[T]):
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self._make = make
+
+    def __getitem__(self, number: int) -> T:
+        return self._make(number)
+
+
+class _NumbersFrom(TorchSampler[int]):
+    def __init__(self, start: int) -> None:
+        self._start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self._start)
 
 
 class Prefetcher(Generic[T]):

@@ -14,18 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kprism_model.interaction.batched_regions import (
-    centroid,
-    component_labels,
-    component_sizes,
-    pixel_grid,
-    positions,
-    squared_distance,
-)
+from kprism_model.interaction.batched_regions import centroid, pixel_grid, squared_distance
 from kprism_model.interaction.corrupted_masks import BLOB_RADII, CUT_SHARES, PREDICTION_CHANCE
 from kprism_model.interaction.propagated_masks import LARGE_MOTION, SLICE_TO_SLICE_MOTION, MotionLimits
-from kprism_model.network.prompts import PADDING
-from kprism_model.volumes.shapes import MAXIMUM_PARTS, MINIMUM_PART_SHARE, NEGATIVE_CLICK_DISTANCE, NEGATIVE_CLICKS
 
 MOVE_CHANCES = 6
 """Random numbers for one moved mask."""
@@ -74,49 +65,6 @@ def corrupted_masks(masks: Tensor, predictions: Tensor, chance: Tensor) -> Tenso
     made = kinds.gather(1, number)[:, 0]
     predicted = predictions.flatten(1).any(1) & (own[:, 0] < PREDICTION_CHANCE)
     return torch.where(predicted[:, None, None], predictions, made)
-
-
-def propagation_points(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Points (N, 7, 2) and labels (N, 7) that describe masks, as `kprism_model.volumes.shapes.propagation_clicks`.
-
-    Up to three positive points on the deepest pixels of the larger components, up to four negative points around, and
-    padding.
-    """
-    inside, depths = _deepest_of_parts(masks)
-    around, there = _around(masks)
-    numbers = torch.cat([inside, around], dim=1)
-    labels = torch.cat([torch.where(depths > 0, 1, PADDING), torch.where(there, 0, PADDING)], dim=1)
-    return positions(numbers, masks.shape[-1]) * (labels >= 0)[..., None], labels
-
-
-def _deepest_of_parts(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the deepest pixel of each of the largest components, and its squared depth, 0 for none: (N, 3)."""
-    labels = component_labels(masks).flatten(1)
-    sizes = component_sizes(labels)
-    depth = squared_distance(masks, border=True).flatten(1)
-    smallest = MINIMUM_PART_SHARE * sizes.amax(1, keepdim=True)
-    numbers, depths = [], []
-    for _ in range(MAXIMUM_PARTS):
-        size, start = sizes.max(1, keepdim=True)
-        deepest, number = torch.where((labels == start) & (size >= smallest), depth, 0.0).max(1, keepdim=True)
-        numbers.append(number)
-        depths.append(deepest)
-        sizes = sizes.scatter(1, start, 0.0)
-    return torch.cat(numbers, dim=1), torch.cat(depths, dim=1)
-
-
-def _around(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the pixel beside each mask that is nearest to each quarter's diagonal, and if there is one: (N, 4)."""
-    outside = squared_distance(~masks, border=False).sqrt()
-    away = (NEGATIVE_CLICK_DISTANCE * _radius(masks) + 2)[:, None, None]
-    ring = (outside >= away) & (outside < away + 1.5)
-    rows, columns = pixel_grid(masks)
-    centre = centroid(masks)[..., None, None]
-    angles = torch.atan2(rows - centre[:, 0], columns - centre[:, 1]).flatten(1)
-    diagonals = math.pi / 4 + torch.arange(NEGATIVE_CLICKS, device=masks.device) * (2 * math.pi / NEGATIVE_CLICKS)
-    apart = ((angles[:, None] - diagonals[:, None] + math.pi) % (2 * math.pi) - math.pi).abs()
-    apart = torch.where(ring.flatten(1)[:, None], apart, math.inf)
-    return apart.argmin(2), ring.flatten(1).any(1, keepdim=True).expand(-1, NEGATIVE_CLICKS)
 
 
 def _cut(masks: Tensor, chance: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 """Training masks for propagation: the mask of "the slice before", made from the true mask of any image.
 
 The true mask is moved, rotated, scaled and made thicker or thinner by as much as neighbouring slices differ. The
-prompts are those of `kprism_model.volumes.propagation`: references, clicks that describe the propagated mask, and the
-mask itself as previous mask.
+prompts are those of `kprism_model.volumes.propagation`: references, and the mask as previous mask.
 """
 
 from __future__ import annotations
@@ -15,9 +14,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-
-from kprism_model.network.prompts import PADDING
-from kprism_model.volumes.shapes import propagation_clicks
 
 BoolArray = NDArray[np.bool_]
 
@@ -42,29 +38,10 @@ LARGE_MOTION = MotionLimits(40.0, 0.5, 1.0, 0.5)
 """The difference between a bad initial mask and the truth."""
 
 
-class PropagatedMasks(NamedTuple):
-    """Propagated masks for N rows.
-
-    `masks` (N, 1, H, W) float32 of 0 and 1; `points` (N, K, 2) as (row, column) that describe them, with `labels`
-    (N, K): 1 positive, 0 negative, -1 padding.
-    """
-
-    masks: Tensor
-    points: Tensor
-    labels: Tensor
-
-
-def propagated_masks(masks: Tensor, rng: np.random.Generator) -> PropagatedMasks:
-    """Simulated masks of the slice before, from the true masks (N, 1, H, W) of this slice; none may be empty."""
-    before = [moved_mask(mask, rng) for mask in (masks[:, 0] > 0.5).cpu().numpy()]
-    clicks = [propagation_clicks(mask) for mask in before]
-    points = torch.zeros(len(clicks), max(map(len, clicks)), 2)
-    labels = torch.full(points.shape[:2], PADDING)
-    for row, made in enumerate(clicks):
-        points[row, : len(made)] = torch.tensor([(click.row, click.column) for click in made])
-        labels[row, : len(made)] = torch.tensor([int(click.positive) for click in made])
-    previous = torch.from_numpy(np.stack(before)[:, None].astype(np.float32))
-    return PropagatedMasks(*(part.to(masks.device) for part in (previous, points, labels)))
+def propagated_masks(masks: Tensor, rng: np.random.Generator) -> Tensor:
+    """Simulated masks of the slice before, from the true masks (N, 1, H, W) of this slice; an empty one stays empty."""
+    before = [moved_mask(mask, rng) if mask.any() else mask for mask in (masks[:, 0] > 0.5).cpu().numpy()]
+    return torch.from_numpy(np.stack(before)[:, None].astype(np.float32)).to(masks.device)
 
 
 def moved_mask(mask: BoolArray, rng: np.random.Generator, limits: MotionLimits = SLICE_TO_SLICE_MOTION) -> BoolArray:

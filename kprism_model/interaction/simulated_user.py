@@ -20,7 +20,7 @@ from kprism_model.interaction.batched_masks import CORRUPTION_CHANCES, MOVE_CHAN
 from kprism_model.interaction.batched_scribbles import SCRIBBLE_CHANCES, Scribbles
 from kprism_model.interaction.clicks import next_clicks, simulate_scribble
 from kprism_model.interaction.corrupted_masks import corrupted_masks
-from kprism_model.interaction.propagated_masks import PropagatedMasks, propagated_masks
+from kprism_model.interaction.propagated_masks import propagated_masks
 from kprism_model.network.prompts import PADDING
 from kprism_model.scribbles import SCRIBBLE_POINTS, scribble_points
 
@@ -55,8 +55,8 @@ class SimulatedUser(Protocol):
     def corrupted_masks(self, masks: Tensor, predictions: Tensor) -> Tensor:
         """A mask to correct for each row, shaped as `masks`: half of the time its prediction, else a synthetic one."""
 
-    def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
-        """Simulated masks of the slice before, with the points that describe them."""
+    def propagated_masks(self, masks: Tensor) -> Tensor:
+        """Simulated masks of the slice before, shaped as `masks`."""
 
 
 class RowwiseUser:
@@ -93,7 +93,7 @@ class RowwiseUser:
         """See `SimulatedUser`."""
         return corrupted_masks(masks, predictions, self._rng)
 
-    def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
+    def propagated_masks(self, masks: Tensor) -> Tensor:
         """See `SimulatedUser`."""
         return propagated_masks(masks, self._rng)
 
@@ -123,10 +123,9 @@ class BatchedUser:
         chance = self._chance(masks, CORRUPTION_CHANCES)
         return batched_masks.corrupted_masks(masks[:, 0] > 0.5, predictions[:, 0] > 0.5, chance)[:, None].float()
 
-    def propagated_masks(self, masks: Tensor) -> PropagatedMasks:
+    def propagated_masks(self, masks: Tensor) -> Tensor:
         """See `SimulatedUser`."""
-        before = batched_masks.moved_masks(masks[:, 0] > 0.5, self._chance(masks, MOVE_CHANCES))
-        return PropagatedMasks(before[:, None].float(), *batched_masks.propagation_points(before))
+        return batched_masks.moved_masks(masks[:, 0] > 0.5, self._chance(masks, MOVE_CHANCES))[:, None].float()
 
     def _chance(self, masks: Tensor, count: int) -> Tensor:
         return torch.rand(len(masks), count, generator=self._generator, device=masks.device)

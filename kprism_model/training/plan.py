@@ -23,7 +23,8 @@ class TrainingPlan:
     spent. `sizes` are pairs (share of the budget from which it holds, side in pixels). A step takes the mean gradient
     of `accumulate` batches of `batch_size` images in each process. `trunk_rate` is the learning rate of a pretrained
     image encoder relative to that of the rest; `final_rate` is the last learning rate relative to the peak. `precision`
-    "auto" is bfloat16 autocast where the device computes in it, else float32.
+    "auto" is bfloat16 autocast where the device computes in it, else float32. With each batch, `sequences` of
+    `sequence_length` neighbouring slices are propagated, with `propagation_weight` for that part of the loss.
     """
 
     minutes: float = 90.0
@@ -39,6 +40,9 @@ class TrainingPlan:
     ema_decay: float = 0.998
     precision: Precision = "auto"
     seed: int = 0
+    sequences: int = 0
+    sequence_length: int = 6
+    propagation_weight: float = 1.0
     step: StepSettings = field(default_factory=StepSettings)
     save_minutes: float = 3.0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kprism_model.data.batch import Batch
+from kprism_model.data.batch import Batch, SequenceBatch
 from kprism_model.data.sampling import Sampler
+from kprism_model.data.sequence_sampling import SequenceSampler
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts
 from kprism_model.progress import progress_bar
 from kprism_model.training.prompts import absent_prompts, in_context_prompts, semantic_prompts
+from kprism_model.training.propagation_step import MAXIMUM_RECENT, EncodedSequences, shows_something
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,17 @@ _IMAGES = 8  # in a batch
 _STEPS = 400
 _LEARNING_RATE = 1e-3
 _HELD_OUT_EVERY = 5  # this batch shows whether the fit is an improvement
+PROPAGATED = -1
+_PROPAGATED_SHARE = 0.25  # weight of these rows, relative to that of all classes together
+_SEQUENCES = 2  # in a batch
+_SLICES = 6  # of each
 _FIRST_STEP = 1 << 30  # of the sampler, so that these batches were not trained on
 
 
 class PresenceInputs(NamedTuple):
     """M rows for the head: `inputs` (M, 2 * width), `present` (M,) of 0 and 1, `group` (M,).
 
-    A group is a class in one mode, semantic or in-context.
+    A group is a class in one mode, semantic or in-context, or `PROPAGATED` for all slices of volumes.
     """
 
     inputs: Tensor
@@ -48,9 +55,17 @@ class PresenceInputs(NamedTuple):
     group: Tensor
 
 
-def fit_presence(model: KPrism, sampler: Sampler, *, batches: int = BATCHES, progress: bool = True) -> dict[str, float]:
+def fit_presence(
+    model: KPrism,
+    sampler: Sampler,
+    sequences: SequenceSampler | None = None,
+    *,
+    batches: int = BATCHES,
+    progress: bool = True,
+) -> dict[str, float]:
     """Fit `model.decoder.presence` in place; the network is left in eval mode.
 
+    With `sequences`, it is also fitted to propagated slices, where it tells that a structure has ended.
     Returns the mean over groups of the balanced accuracy (mean of sensitivity and specificity at 0.5) on rows that were
     held out, "before" and "after" the fit. If it would fall, or no rows are held out, the head stays as it was.
     """
@@ -58,7 +73,13 @@ def fit_presence(model: KPrism, sampler: Sampler, *, batches: int = BATCHES, pro
     parts: tuple[list[PresenceInputs], list[PresenceInputs]] = ([], [])
     for step in progress_bar(range(batches), "presence", shown=progress):
         batch = sampler.batch(_IMAGES, step=_FIRST_STEP + step, size=model.config.native_size)
-        parts[step % _HELD_OUT_EVERY == 0].extend(_collect(model, batch))
+        part = parts[step % _HELD_OUT_EVERY == 0]
+        part.extend(_collect(model, batch))
+        if sequences is not None:
+            size = model.config.native_size
+            part.append(
+                _propagated(model, sequences.batch(_SEQUENCES, _SLICES, step=_FIRST_STEP + step, size=size), step)
+            )
     if not all(parts):
         return {}
     fitted, held_out = (PresenceInputs(*map(torch.cat, zip(*rows, strict=True))) for rows in parts)
@@ -98,10 +119,16 @@ def _fit(head: nn.Module, rows: PresenceInputs) -> None:
 
 
 def balanced_weights(rows: PresenceInputs) -> Tensor:
-    """Weights (M,) with the same sum for the present and the absent rows of each group; their mean is 1."""
+    """Weights (M,) with the same sum for the present and the absent rows of each group; their mean is 1.
+
+    All classes have the same sum; that of propagated slices is `_PROPAGATED_SHARE` of the sum of all classes.
+    """
     cell = 2 * rows.group + rows.present.long()
     _, index, count = cell.unique(return_inverse=True, return_counts=True)
     weights: Tensor = 1.0 / count[index].float()
+    propagated = rows.group == PROPAGATED
+    if propagated.any() and not propagated.all():
+        weights[propagated] *= _PROPAGATED_SHARE * weights[~propagated].sum() / weights[propagated].sum()
     return weights / weights.mean()
 
 
@@ -115,20 +142,39 @@ def _collect(model: KPrism, batch: Batch) -> Iterator[PresenceInputs]:
         if prompts is not None:
             rows = prompts.image_index
             group = 2 * batch.class_index[rows] + int(prompts.references is not None)
-            yield PresenceInputs(_head_inputs(model, features, prompts), present[rows], group)
+            yield PresenceInputs(_inputs(model, features, prompts), present[rows], group)
     absent = absent_prompts(batch)
     if absent is not None and absent.class_index is not None:
         classes = absent.class_index
         absence = torch.zeros(len(classes), device=classes.device)
-        yield PresenceInputs(_head_inputs(model, features, absent), absence, 2 * classes)
+        yield PresenceInputs(_inputs(model, features, absent), absence, 2 * classes)
 
 
-def _head_inputs(model: KPrism, features: ImageFeatures, prompts: Prompts) -> Tensor:
+@torch.no_grad()
+def _propagated(model: KPrism, batch: SequenceBatch, number: int) -> PresenceInputs:
+    """The inputs for slices to which true first masks are propagated; `number` says with how many references."""
+    device = next(model.parameters()).device
+    masks = batch.masks.to(device)
+    sequences = EncodedSequences(model, SequenceBatch(batch.images.to(device), masks))
+    with _head_inputs(model) as captured:
+        sequences.outwards(masks[:, 0], number % (MAXIMUM_RECENT + 1))
+    present = shows_something(masks[:, 1:].transpose(0, 1).flatten(0, 1))
+    return PresenceInputs(torch.cat(captured), present, torch.full(present.shape, PROPAGATED, device=present.device))
+
+
+def _inputs(model: KPrism, features: ImageFeatures, prompts: Prompts) -> Tensor:
     """The inputs of the head for the rows of `prompts`."""
+    with _head_inputs(model) as captured:
+        model.decode(features, replace(prompts, minimum_presence=COARSEST_ONLY))
+    return captured[0]
+
+
+@contextmanager
+def _head_inputs(model: KPrism) -> Iterator[list[Tensor]]:
+    """The list that the inputs of each pass through the head are appended to."""
     captured: list[Tensor] = []
     hook = model.decoder.presence.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
-        model.decode(features, replace(prompts, minimum_presence=COARSEST_ONLY))
+        yield captured
     finally:
         hook.remove()
-    return captured[0]

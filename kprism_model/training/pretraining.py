@@ -20,6 +20,7 @@ from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.pack import read_pack
 from kprism_model.data.sampling import Mixture, Sampler
+from kprism_model.data.sequence_sampling import SequenceMixture, SequenceSampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.named_values import named_values
 from kprism_model.network.config import KPrismConfig
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = network_config(arguments, initial)
     store, validation = _stores(arguments, config.native_size, workers)
     sampler = _sampler(arguments, store, weights, workers.device(arguments.device))
+    sequences = _sequences(arguments, store, weights)
     config = replace(config_with_kinds(config, store.sets), num_classes=len(sampler.registry))
     if arguments.mix != 1:
         _check_mix(arguments.mix, initial, config, sampler.registry)
@@ -65,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
         training_plan(arguments, config.native_size),
         arguments.run_folder,
         device=arguments.device,
+        sequences=sequences,
+        processes=arguments.loaders,
         workers=workers,
         initial=initial,
         imagenet=imagenet,
@@ -78,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = interpolate_weights(anchor, model, arguments.mix)
     if workers.rank == 0:
         metadata = describe(trainer)
-        metadata["training"] |= _fit_heads(model, sampler, store, arguments.seed)
+        metadata["training"] |= _fit_heads(model, sampler, sequences, store, arguments.seed)
         if snapshots is not None:
             snapshots.write(trainer, model, metadata)
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")
@@ -95,13 +99,24 @@ def _sampler(
         regions=arguments.regions,
         elsewhere=0.0 if arguments.only_own_absent else Mixture.elsewhere,
     )
-    on_gpu = device if device.type == "cuda" else None
+    on_gpu = device if device.type == "cuda" and not arguments.loaders else None
     return Sampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture, device=on_gpu)
 
 
-def _fit_heads(model: KPrism, sampler: Sampler, store: SliceStore, seed: int) -> dict[str, dict[str, float]]:
+def _sequences(
+    arguments: argparse.Namespace, store: SliceStore, weights: Mapping[str, float]
+) -> SequenceSampler | None:
+    if not arguments.sequences:
+        return None
+    mixture = SequenceMixture(pseudo=arguments.pseudo)
+    return SequenceSampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
+
+
+def _fit_heads(
+    model: KPrism, sampler: Sampler, sequences: SequenceSampler | None, store: SliceStore, seed: int
+) -> dict[str, dict[str, float]]:
     """Fit the presence head and the kind head in place; returns their accuracies, for the checkpoint."""
-    presence = fit_presence(model, sampler)
+    presence = fit_presence(model, sampler, sequences)
     mark_possible(model, sampler.registry, store)
     return {"presence": presence, "kinds": fit_kinds(model, store, seed=seed)}
 

@@ -11,6 +11,7 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.data.sampling import Mixture
+from kprism_model.data.sequence_sampling import SequenceMixture
 from kprism_model.network.config import KPrismConfig
 from kprism_model.training.plan import TrainingPlan, coarse_size
 
@@ -85,6 +86,21 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
         help="share of tasks that are regions of unlabelled images",
     )
     group.add_argument(
+        "--sequences",
+        type=int,
+        default=TrainingPlan.sequences,
+        help="sequences of neighbouring slices in each batch, through which masks are propagated (default: 0)",
+    )
+    group.add_argument(
+        "--sequence-length", type=int, default=TrainingPlan.sequence_length, help="slices in each sequence"
+    )
+    group.add_argument(
+        "--pseudo",
+        type=float,
+        default=SequenceMixture.pseudo,
+        help="share of sequences that are made of one picture; the others are slices of volumes",
+    )
+    group.add_argument(
         "--only-own-absent",
         action="store_true",
         help="never take images of other data sets as examples without a structure (it may be there, unlabelled)",
@@ -96,6 +112,12 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where to train; default: a GPU if there is one",
+    )
+    group.add_argument(
+        "--loaders",
+        type=int,
+        default=0,
+        help="processes that make the batches; default: one thread, beside the training",
     )
     group.add_argument("--out", type=Path, required=True, help="stem of the checkpoint to write")
     group.add_argument(
@@ -121,6 +143,8 @@ def training_plan(arguments: argparse.Namespace, native: int) -> TrainingPlan:
         save_minutes=arguments.save_minutes,
         precision=arguments.precision,
         seed=arguments.seed,
+        sequences=arguments.sequences,
+        sequence_length=arguments.sequence_length,
         sizes=((0.0, arguments.coarse_size or coarse_size(native)), (arguments.coarse, native)),
     )
 

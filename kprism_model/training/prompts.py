@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from kprism_model.data.batch import Batch
 from kprism_model.interaction.simulated_user import RowSelection, SimulatedUser, select_rows
@@ -77,14 +78,17 @@ def interactive_prompts(
 
 
 def propagation_prompts(rows: Tensor, masks: Tensor, references: References, user: SimulatedUser) -> Prompts:
-    """Prompts to propagate simulated masks of the slice before: the masks, clicks that represent them, references.
+    """Prompts to propagate simulated masks of the slice before: the masks and references.
 
     `masks` (N, 1, H, W) are the true masks of the images `rows` (N,).
     """
     size = (masks.shape[-2], masks.shape[-1])
-    previous, points, labels = user.propagated_masks(masks)
-    dense = torch.cat([click_discs(points, labels, size), previous], dim=1)
-    return Prompts(size, rows, references=references, points=points, point_labels=labels, dense=dense)
+    return Prompts(size, rows, references=references, dense=without_clicks(user.propagated_masks(masks)))
+
+
+def without_clicks(previous: Tensor) -> Tensor:
+    """The dense prompt map (N, 3, H, W) of a previous mask (N, 1, H, W) alone."""
+    return F.pad(previous, (0, 0, 0, 0, 2, 0))
 
 
 def with_next_click(prompts: Prompts, probability: Tensor, masks: Tensor, user: SimulatedUser) -> Prompts:

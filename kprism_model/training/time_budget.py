@@ -25,7 +25,7 @@ class TimeBudget:
     @property
     def share(self) -> float:
         """Share of the budget that is spent; 1 or more when it is used up."""
-        return self.seconds / (60 * self.minutes)
+        return self.seconds / (60 * self.minutes) if self.minutes > 0 else 1.0
 
     def add_step(self, seconds: float) -> None:
         """Count a step that took `seconds`."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from torch import Tensor, nn
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.data.batch import Batch
-from kprism_model.data.prefetch import Prefetcher
+from kprism_model.data.prefetch import prefetched
 from kprism_model.data.sampling import Sampler
+from kprism_model.data.sequence_sampling import SequenceSampler
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.efficientnet import load_imagenet
+from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
 from kprism_model.training.optimization import MovingAverage, parameter_groups, step_if_finite
 from kprism_model.training.plan import TrainingPlan, autocast_type
+from kprism_model.training.propagation_step import propagation_step
 from kprism_model.training.run_state import has_state, load_state, optimizer_moments, restore_moments, save_state
 from kprism_model.training.step_log import NOT_SCORES, PendingRecords, Record, append_record, truncate_log
 from kprism_model.training.time_budget import TimeBudget
@@ -38,6 +43,7 @@ class Trainer:
 
     With several `workers` each process trains on its own batches, and only the first one writes. A new run starts from
     the weights of `initial` as far as they fit, and its image encoder from the ImageNet tensors `imagenet`.
+    Propagation is trained on `sequences`, if the plan has any. `processes` make the batches; if 0, one thread does.
     `after_save` is called whenever the state has been saved: every few minutes and at the end. Its time counts as
     training. ValueError if `folder` holds the state of another run.
     """
@@ -50,6 +56,8 @@ class Trainer:
         folder: Path,
         *,
         device: str = "cpu",
+        sequences: SequenceSampler | None = None,
+        processes: int = 0,
         workers: Workers | None = None,
         initial: Checkpoint | None = None,
         imagenet: Mapping[str, Tensor] | None = None,
@@ -67,6 +75,8 @@ class Trainer:
             load_imagenet(self.model.image_encoder, imagenet)
         self.model.to(self.device)
         self._after_save = after_save
+        self._sequences = sequences if plan.sequences else None
+        self._processes = processes
         self.average = MovingAverage(self.model, plan.ema_decay)
         groups = parameter_groups(self.model, plan.weight_decay, plan.trunk_rate)
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=self.device.type in ("cpu", "cuda"))
@@ -147,7 +157,9 @@ class Trainer:
         while self.share < 1:
             size = self.plan.size_at(self.share)
             first = self.step * self.plan.accumulate
-            with Prefetcher(lambda number, size=size: self._draw(number, size), start=first) as batches:  # type: ignore[misc]
+            pin = self.device.type == "cuda"
+            draw = partial(self._draw, size=size)
+            with prefetched(draw, start=first, processes=self._processes, pin=pin) as batches:
                 while self.share < 1 and self.plan.size_at(self.share) == size:
                     start = time.monotonic()
                     records = self._pending.add(self._train_step(batches))
@@ -159,7 +171,12 @@ class Trainer:
 
     def _draw(self, number: int, size: int) -> Batch:
         """The batch of this process that is the `number`-th of the run."""
-        return self.sampler.batch(self.plan.batch_size, step=number * self.workers.count + self.workers.rank, size=size)
+        step = number * self.workers.count + self.workers.rank
+        batch = self.sampler.batch(self.plan.batch_size, step=step, size=size)
+        if self._sequences is None:
+            return batch
+        sequences = self._sequences.batch(self.plan.sequences, self.plan.sequence_length, step=step, size=size)
+        return replace(batch, sequences=sequences)
 
     def _train_step(self, batches: Iterator[Batch]) -> Record:
         rate = self.plan.rate_at(self.step, self.share)
@@ -184,8 +201,19 @@ class Trainer:
     def _batch_loss(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and scores of the batch that is the `part`-th of `accumulate` in this step."""
         rng = np.random.default_rng([self.plan.seed, self.step, part])
+        batch = batch.to(self.device)
+        sequences = batch.sequences
         with self._autocast():
-            return training_step(self.model, batch.to(self.device), rng, self.plan.step)
+            if sequences is None:
+                return training_step(self.model, batch, rng, self.plan.step)
+            # Encoded together: the slices of a few sequences alone would be too much alike for batch normalization.
+            features = self.model.encode_image(torch.cat([batch.images, sequences.images.flatten(0, 1)]))
+            images, slices = _split(features, len(batch.images))
+            loss, scores = training_step(self.model, batch, rng, self.plan.step, images)
+            propagation, more = propagation_step(
+                self.model, sequences, rng, self.plan.step.presence_weight, features=slices
+            )
+            return loss + self.plan.propagation_weight * propagation, scores | more
 
     def _autocast(self) -> torch.autocast:
         """The context in which the network is trained."""
@@ -214,3 +242,8 @@ class Trainer:
         """What must not change when a run is resumed: the network, the classes of its rows, the seed."""
         classes = self.sampler.registry.to_list()
         return {"config": self.model.config.to_dict(), "classes": classes, "seed": self.plan.seed}
+
+
+def _split(features: ImageFeatures, count: int) -> tuple[ImageFeatures, ImageFeatures]:
+    """The features of the first `count` images, and those of the others."""
+    return ImageFeatures(*(scale[:count] for scale in features)), ImageFeatures(*(scale[count:] for scale in features))
