@@ -19,9 +19,16 @@ from lib.imaging.reading import read_mask
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 """How NIfTI stores colour."""
 
+SLICE_AXIS = 2
+"""The axis of a volume that the images of its series are stacked along."""
+
 
 def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, with little compression, because the file stays here."""
+    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, with little compression, because the file stays here.
+
+    The header names the last axis as that of the slices, so the volume is cut in the plane of its images, also if it
+    is oblique or its slices are closer together than its pixels.
+    """
     if array.ndim == 4:
         array = np.ascontiguousarray(array.astype(np.uint8)).view(RGB)[..., 0]
     elif array.dtype.kind == "f" and array.dtype != np.float32:
@@ -30,6 +37,7 @@ def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path) ->
         array = array.astype(np.int32)
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
+    image.header.set_dim_info(slice=SLICE_AXIS)
     with gzip.open(path, "wb", compresslevel=1) as stream:
         stream.write(image.to_bytes())
 

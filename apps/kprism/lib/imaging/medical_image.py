@@ -35,7 +35,8 @@ class MedicalImage:
     `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
     `dimensions` is 2 if the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
     content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file. Pictures, and
-    volumes whose file has no usable affine, are compared by their number of voxels alone.
+    volumes whose file has no usable affine, are compared by their number of voxels alone. `slice_axis` and `plane` as
+    in `SliceOrientation.of`: the axis that images were stacked along if the file states it, and the plane to cut in.
     """
 
     name: str
@@ -46,6 +47,8 @@ class MedicalImage:
     digest: str
     header: Nifti1Header | None = field(default=None, repr=False)
     placed: bool = True
+    slice_axis: int | None = None
+    plane: str | None = None
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -65,7 +68,7 @@ class MedicalImage:
     @cached_property
     def orientation(self) -> SliceOrientation:
         """How this image is cut into slices; known without scaling it."""
-        return SliceOrientation.of(self.affine, self.grid)
+        return SliceOrientation.of(self.affine, self.grid, self.plane, self.slice_axis)
 
     @property
     def slices(self) -> int:
@@ -83,8 +86,14 @@ class MedicalImage:
 
     @cached_property
     def volume(self) -> Volume:
-        """The image cut into slices and scaled to [0, 1], as the network sees it."""
-        return Volume.of(self.array, self.affine, digest=self.digest)
+        """The image cut into slices and scaled to [0, 1], as the network sees it; its digest names the plane too."""
+        return Volume.of(
+            self.array, self.affine, plane=self.plane, slice_axis=self.slice_axis, digest=self._slices_digest
+        )
+
+    @property
+    def _slices_digest(self) -> str:
+        return f"{self.digest} {self.orientation.plane}"
 
     @property
     def scaled(self) -> NDArray[np.float32]:
@@ -99,6 +108,23 @@ class MedicalImage:
         slim = replace(self, array=np.broadcast_to(self.array.dtype.type(0), self.array.shape))
         slim.__dict__["volume"] = self.volume
         return slim
+
+    def in_plane(self, plane: str) -> MedicalImage:
+        """This image cut in an anatomical plane (see `SliceOrientation.of`); itself if it is cut in that already.
+
+        RequestError if its slices would be single rows of pixels, as those of a picture across its plane.
+        """
+        if plane == self.orientation.plane:
+            return self
+        turned = replace(self, plane=plane)
+        if 1 in turned.slice_shape:
+            raise RequestError(
+                f"plane is {plane!r}, but {self.name} of {describe(self.grid)} voxels has only one slice, "
+                f"which is {self.orientation.plane}"
+            )
+        if "volume" in self.__dict__:
+            turned.__dict__["volume"] = self.volume.turned(turned.orientation, turned._slices_digest)
+        return turned
 
     @property
     def nbytes(self) -> int:

@@ -29,6 +29,7 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from PIL import Image
 
+from kprism_model.orientation import stored_slice_axis
 from lib.errors import NotFoundError, RequestError, TooLargeError
 from lib.imaging.medical_image import MedicalImage, describe
 
@@ -137,7 +138,9 @@ def _read(path: Path, name: str, limit: Limit) -> MedicalImage:
     array, dimensions = _as_volume(stored, name)
     affine, usable = _usable(stored.affine)
     digest = content_digest(path)
-    return MedicalImage(name, array, affine, dimensions, suffix, digest, stored.header, stored.placed and usable)
+    slice_axis = None if stored.header is None else stored_slice_axis(stored.header)
+    placed = stored.placed and usable
+    return MedicalImage(name, array, affine, dimensions, suffix, digest, stored.header, placed, slice_axis)
 
 
 DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
