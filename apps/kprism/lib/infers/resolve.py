@@ -20,7 +20,7 @@ from lib.infers.earlier_references import EarlierReferences
 from lib.infers.initial_masks import UPLOAD, read_initial_masks
 from lib.infers.request import Clicks, InferRequest, InitialMasks, Source
 from lib.infers.result import wants_registry_numbers
-from lib.infers.scope import extent_of, filled_slices, slices_of
+from lib.infers.scope import extent_of, filled_slices, in_chosen_plane, slices_of
 from lib.infers.scribble_map import read_scribbles
 from lib.options import Option, read_options
 from lib.request_statistics import RequestStatistics
@@ -77,6 +77,7 @@ def _open(context: AppContext, options: Mapping[str, Option], params: Mapping[st
     with statistics.step("read"):
         image = context.engine.image(source.path, source.name, statistics)
         result_format = ResultFormat.parse(params, image)
+        image = in_chosen_plane(values, image)
     return InferRequest(
         image=image,
         image_id=source.image_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a volume a request is about, as options that both viewers show."""
+"""How much of a volume a request is about, and in which plane it is cut: options that both viewers show."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.orientation import PLANES
 from kprism_model.volumes.predictor import Extent
 from lib.errors import RequestError
 from lib.imaging.medical_image import MedicalImage
@@ -29,7 +30,17 @@ SLICES: dict[str, Option] = {"slices": Option("")}
 CLEAN_UP: dict[str, Option] = {"clean_up": Option(False)}
 """Option: keep the largest part of each structure (and clicked parts) and fill its holes, in three dimensions."""
 
+AS_ACQUIRED = "as acquired"
+
+PLANE: dict[str, Option] = {"plane": Option(AS_ACQUIRED, choices=(AS_ACQUIRED, *PLANES))}
+"""Option: the plane that volumes are cut in; by default that of their acquisition (see `SliceOrientation.of`)."""
+
 _RANGE = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
+
+
+def in_chosen_plane(options: Mapping[str, Any], image: MedicalImage) -> MedicalImage:
+    """The image cut in the plane that the option `plane` names."""
+    return image if options["plane"] == AS_ACQUIRED else image.in_plane(options["plane"])
 
 
 def extent_of(options: Mapping[str, Any], image: MedicalImage, prompted: Sequence[int]) -> Extent:
