@@ -137,7 +137,7 @@ class MedicalImage:
         return self.orientation.locate(voxel)
 
     def slice_at(self, index: int) -> int:
-        """The number of the slice that has this index along its axis of the stored image."""
+        """The number of the slice that has this index along its axis of the stored image, and the other way round."""
         return self.slices - 1 - index if self.orientation.flips[0] else index
 
     def on_grid(self, mask: MedicalImage, what: str) -> NDArray[Any]:

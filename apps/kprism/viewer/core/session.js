@@ -3,12 +3,13 @@
 import { addressOf } from './address.js';
 import { foundIn } from './answer.js';
 import { clientId } from './client.js';
+import { imagesOf, locate, pixelsOf } from './cuts.js';
 import { newColour } from './colours.js';
 import { answered, maskOf, merged } from './edits.js';
 import { Drafts, fresh } from './drafts.js';
 import { REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
-import { requestOf } from './prompts.js';
+import { ask } from './prompts.js';
 import { server } from './server.js';
 import { Turns } from './turns.js';
 
@@ -181,30 +182,31 @@ export class Session extends Turns {
     this.scene.notify(foundIn(result));
   }
 
-  /** A click (one point), a stroke or a box (two corners) on the structure in hand, or beside it. */
-  point({ key, points, inside, box }) {
+  /** A click (one place), a stroke or a box (two corners) on the structure in hand, or beside it, across an axis. */
+  point({ axis, places, inside, box }) {
     const { case: shown, structure: name } = this; // by the time that it is its turn these may be others
     const correct = async () => {
-      const k = shown.frames.findIndex(([instance, number]) => `${instance} ${number}` === key);
-      if (this.case !== shown || k < 0) {
+      const pointed = locate(shown.frames, axis, places);
+      if (this.case !== shown || !pointed) {
         return; // the click has only brought another series to hand
       }
+      const { cut, points } = pointed;
       const labelmap = await this.#ready();
       this.automatic.delete(name);
       const segment = labelmap.segmentOf(this.#style(name));
       labelmap.activate(segment);
       const before = this.prompts.snapshot();
-      const plane = labelmap.plane(k);
-      const round = this.prompts.add(name, segment, k, plane, { inside, points, box });
+      const { grid } = shown;
+      const current = () => pixelsOf(cut, grid, k => labelmap.plane(k));
+      const round = this.prompts.add(name, segment, cut, current(), { inside, points, box });
       this.changed();
       try {
-        const { model, params, plane: drawn } = requestOf(round, this.case.grid[0]);
-        const asked = { ...params, client_id: this.clientId };
-        const { result, planes } = await server.infer(model, this.case.id, asked, new Map([[k, drawn]]));
+        const { result, pixels } = await ask(round, shown, this.clientId);
         const values = new Map([[result.label_names[name] ?? 1, segment]]);
-        const after = merged(labelmap.plane(k), planes.get(k), values, this.protect); // as it is by now
+        const after = merged(current(), pixels, values, this.protect); // as it is by now
         this.prompts.answered(round, maskOf(after, segment));
-        this.#change(labelmap, new Map([[k, after]]), before);
+        const images = imagesOf(cut, grid, after, k => labelmap.plane(k));
+        this.#change(labelmap, images, before);
       } catch (error) {
         this.prompts.restore(before);
         throw error;
