@@ -47,4 +47,4 @@ def _slices(mask: StructureMask, image: MedicalImage) -> dict[str, list[int]]:
     """The numbers of the slices as in the file."""
     followed = set(mask.changed) - set(mask.prompted)
     numbered = {"prompted": mask.prompted, "followed": followed}
-    return {name: sorted(image.slice_at(number) for number in numbers) for name, numbers in numbered.items()}
+    return {name: sorted(image.index_of(number) for number in numbers) for name, numbers in numbered.items()}

@@ -58,10 +58,12 @@ def slices_of(options: Mapping[str, Any], image: MedicalImage) -> Extent:
     text = options["slices"]
     if not text.strip():
         return "volume"
-    match, last = _RANGE.fullmatch(text), image.slices - 1
+    match, (first, last) = _RANGE.fullmatch(text), image.indices
     ends = sorted(int(end) for end in match.groups() if end) if match else []
-    if not ends or ends[-1] > last:
-        raise RequestError(f"slices is {text!r}; expected a slice like '12' or slices like '10-25', from 0 to {last}")
+    if not ends or ends[0] < first or ends[-1] > last:
+        raise RequestError(
+            f"slices is {text!r}; expected a slice like '12' or slices like '10-25', from {first} to {last}"
+        )
     numbers = [image.slice_at(end) for end in ends]
     return min(numbers), max(numbers)
 

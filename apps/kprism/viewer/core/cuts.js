@@ -3,6 +3,16 @@
 // `{ axis, index }`; the lower of its two axes is the faster one: the column of an image.
 export const IMAGES = 2;
 
+/** The images of the volume that image k of a series belongs to, if the series holds several; else null: all. */
+export function volumeOf({ grid, volumes }, k) {
+  if (!(volumes > 1)) {
+    return null;
+  }
+  const count = grid[2] / volumes;
+  const first = Math.floor(k / count) * count;
+  return new Set(Array.from({ length: count }, (_, at) => first + at));
+}
+
 /** A cut as one word. */
 export function cutKey({ axis, index }) {
   return `${axis} ${index}`;

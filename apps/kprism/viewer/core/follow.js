@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Following a structure through the volume, from the slices on which it was drawn by whatever means. Slices that it was
 // followed to, and that nobody has touched since, are found anew the next time.
-import { IMAGES, imagesOf, indexAcross, pixelsOf } from './cuts.js';
+import { IMAGES, imagesOf, indexAcross, pixelsOf, volumeOf } from './cuts.js';
 import { answered, maskOf, same } from './edits.js';
 import { server } from './server.js';
 import { BEFORE } from './strokes.js';
@@ -24,20 +24,22 @@ export class Following {
   }
 
   /** Ask the server to follow a structure; the planes of the label map that this changes, as they become. */
-  async run({ case: open, reach, protect, clientId, prompts }, labelmap, structure, segment) {
+  async run({ case: open, reach, protect, clientId, prompts, scene }, labelmap, structure, segment) {
     const cuts = prompts.cuts(structure);
     const others = cuts.filter(({ axis }) => axis !== IMAGES);
     if (others.length && new Set(cuts.map(({ axis }) => axis)).size === 1) {
       return followAcross(others, { open, reach, protect, clientId }, labelmap, structure, segment);
     }
-    const drawn = this.#drawn(labelmap, structure, segment, mask => isOn(others, mask, open.grid[0]));
+    const volume = volumeOf(open, scene.inView(open.frames));
+    const isElsewhere = (k, mask) => (volume && !volume.has(k)) || isOn(others, mask, open.grid[0]);
+    const drawn = this.#drawn(labelmap, structure, segment, isElsewhere);
     if (!drawn.size) {
       throw new Error(`Draw ${structure} on a slice first; it is followed from there.`);
     }
     const params = { ...REACHES[reach], structure, follow_mask: true, client_id: clientId };
     const { result, planes } = await server.infer('interactive', open.id, params, drawn);
     const values = new Map([[result.label_names[structure] ?? 1, segment]]);
-    const anew = params.scope === VOLUME ? null : new Set(result.slices[structure].followed);
+    const anew = params.scope === VOLUME ? volume : new Set(result.slices[structure].followed);
     const after = answered(labelmap, planes, values, protect, { anew });
     const found = [...after].filter(([k]) => !drawn.has(k)).map(([k, plane]) => [k, maskOf(plane, segment)]);
     this.#found.set(structure, new Map([...(this.#found.get(structure) ?? []), ...found]));
@@ -46,13 +48,13 @@ export class Following {
 
   /**
    * The slices on which the structure was drawn and not found: Map of slice number to its mask, for the server. Those
-   * where it was drawn only `elsewhere`, in another view, do not count.
+   * where it `isElsewhere`, in another volume or view, do not count.
    */
-  #drawn(labelmap, structure, segment, elsewhere) {
+  #drawn(labelmap, structure, segment, isElsewhere) {
     const found = this.#found.get(structure) ?? new Map();
     const masks = labelmap.slices.map(k => [k, maskOf(labelmap.plane(k), segment)]);
     const isFound = (k, mask) => found.has(k) && same(mask, found.get(k));
-    const drawn = masks.filter(([k, mask]) => mask.some(Boolean) && !isFound(k, mask) && !elsewhere(mask));
+    const drawn = masks.filter(([k, mask]) => mask.some(Boolean) && !isFound(k, mask) && !isElsewhere(k, mask));
     return new Map(drawn.map(([k, mask]) => [k, mask.map(value => value * BEFORE)]));
   }
 }

@@ -94,6 +94,15 @@ export class Scene {
     return world && inPlane(viewport, world) ? viewport.worldToCanvas(world) : null;
   }
 
+  /** The number of the image of `frames` that the viewport in use shows; 0 if it shows none of them. */
+  inView(frames) {
+    const key = frameKey(this.viewport()?.getCurrentImageId?.() ?? '');
+    return Math.max(
+      0,
+      frames.findIndex(frame => frame.join(' ') === key),
+    );
+  }
+
   /** Scroll the viewport in use to an image, `[instance, frame]`. */
   show(frame) {
     const viewport = this.viewport();

@@ -3,7 +3,7 @@
 import { addressOf } from './address.js';
 import { foundIn } from './answer.js';
 import { clientId } from './client.js';
-import { imagesOf, locate, pixelsOf } from './cuts.js';
+import { IMAGES, imagesOf, locate, pixelsOf, volumeOf } from './cuts.js';
 import { newColour } from './colours.js';
 import { answered, maskOf, merged } from './edits.js';
 import { Drafts, fresh } from './drafts.js';
@@ -149,8 +149,10 @@ export class Session extends Turns {
   /** Segment without prompts: what the weights know, or what labelled cases show. */
   segment(what, model, params = {}, named = false) {
     return this.inTurn(what, async () => {
-      const answer = await server.infer(model, this.case.id, { ...params, client_id: this.clientId });
-      await this.#draw(answer, named);
+      const k = this.scene.inView(this.case.frames);
+      const volume = volumeOf(this.case, k);
+      const answer = await server.infer(model, this.case.id, { ...params, slice: k, client_id: this.clientId });
+      await this.#draw(answer, named, volume);
     });
   }
 
@@ -168,14 +170,14 @@ export class Session extends Turns {
   }
 
   /** Draw an answer. One for a structure that the user `named` leaves the others as they are, and is left as it is. */
-  async #draw({ result, planes }, named) {
+  async #draw({ result, planes }, named, volume) {
     const labelmap = await this.#ready();
     const names = Object.keys(result.label_names);
     const segments = new Map(names.map(name => [name, labelmap.segmentOf(this.#style(name))]));
     const values = new Map(names.map(name => [result.label_names[name], segments.get(name)]));
     const given = named ? [] : [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
     const replaced = new Set([...values.values(), ...given]);
-    const after = answered(labelmap, planes, values, this.protect, { replaced });
+    const after = answered(labelmap, planes, values, this.protect, { replaced, anew: volume });
     this.#change(labelmap, after);
     names.forEach(name => this.automatic[named ? 'delete' : 'add'](name));
     this.answer = result;
@@ -186,11 +188,10 @@ export class Session extends Turns {
   point({ axis, places, inside, box }) {
     const { case: shown, structure: name } = this; // by the time that it is its turn these may be others
     const correct = async () => {
-      const pointed = locate(shown.frames, axis, places);
-      if (this.case !== shown || !pointed) {
+      const { cut, points } = locate(shown.frames, shown.volumes > 1 ? IMAGES : axis, places) ?? {};
+      if (this.case !== shown || !cut) {
         return; // the click has only brought another series to hand
       }
-      const { cut, points } = pointed;
       const labelmap = await this.#ready();
       this.automatic.delete(name);
       const segment = labelmap.segmentOf(this.#style(name));

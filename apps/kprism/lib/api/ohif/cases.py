@@ -68,6 +68,7 @@ def case(image_id: str) -> dict[str, Any]:
     """The slices of a case in order, warnings about its geometry, and the version and names of its label.
 
     `planes` names the anatomical plane across each axis of `grid`: the value of the option `plane` to cut it so.
+    `volumes` are those of one series (phases, echoes, b-values), one after the other.
     """
     datastore = store()
     fetched(datastore, image_id)
@@ -77,6 +78,7 @@ def case(image_id: str) -> dict[str, Any]:
         "id": image_id,
         "grid": list(series.grid),
         "planes": planes_across(series),
+        "volumes": series.volumes,
         "frames": [[frame.instance, frame.number] for frame in series.frames],
         "warnings": list(series.warnings),
         "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
