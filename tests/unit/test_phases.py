@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import copy
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 import torch
 from main import KPrismApp
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
 
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
@@ -44,29 +41,19 @@ ATTRIBUTES: dict[str, list[Any]] = {
 }
 
 
-def cine(attribute: str, shape: tuple[int, int, int] = SHAPE) -> list[Dataset]:
-    """A series of `PHASES` images at each place, in random order; only `attribute` says which phase an image is of."""
-    planes = dicom_files.volume("MR", shape, "cine")
-    instances = []
-    for phase, value in enumerate(ATTRIBUTES[attribute]):
-        for place, plane in enumerate(planes):
-            image = copy.deepcopy(plane)
-            image.SOPInstanceUID = generate_uid(entropy_srcs=[attribute, str(phase), str(place)])
-            image.EchoTime, image.InstanceNumber = "1.0", 1
-            setattr(image, attribute, value)
-            instances.append(image)
-    random.Random(0).shuffle(instances)
-    return instances
+def cine(attribute: str) -> list[Dataset]:
+    """A series in which only `attribute` says which phase an image is of."""
+    return dicom_files.phases(SHAPE, attribute, ATTRIBUTES[attribute])
 
 
 def identity(phase: int, place: int, attribute: str) -> str:
-    return str(generate_uid(entropy_srcs=[attribute, str(phase), str(place)]))
+    return dicom_files.phase_uid("phases", attribute, phase, place)
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_images_at_one_place_are_told_apart(attribute: str) -> None:
     series = describe_series(cine(attribute))
-    whole = describe_series(dicom_files.volume("MR", SHAPE, "cine"))
+    whole = describe_series(dicom_files.volume("MR", SHAPE, "phases"))
     assert (series.volumes, series.grid) == (PHASES, (*SHAPE[:2], PHASES * PLACES))
     np.testing.assert_allclose(series.affine, whole.affine, atol=1e-4)
     order = [frame.instance for frame in series.frames]
