@@ -183,6 +183,7 @@ def test_the_volume_that_is_clicked_is_segmented(app: KPrismApp, tmp_path: Path)
             images, _ = ask(app, "semantic", presence=0.0, structures="thing", slice=shown)
             start = 0 if shown is None else first
             assert images and set(images) <= set(range(start, start + PLACES))
+        assert ask(app, "semantic", presence=0.0, structures="thing", slices=str(k))[0] == [k]
     drawn = np.zeros((*SHAPE[:2], PHASES * PLACES), np.uint8)
     drawn[10:30, 10:30, 7] = 1
     (tmp_path / "label.bin").write_bytes(drawn.tobytes(order="F"))
@@ -208,3 +209,15 @@ def test_the_volume_that_is_clicked_is_segmented(app: KPrismApp, tmp_path: Path)
 def test_prompts_that_fit_no_volume_are_refused(app: KPrismApp, params: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
         ask(app, "interactive", **params)
+
+
+def test_only_the_volumes_with_a_label_are_learned_from(app: KPrismApp, tmp_path: Path) -> None:
+    image = app.engine.image(Path(app.studies) / "cine.nii.gz", "cine")
+    label = np.zeros(image.grid, np.uint8)
+    label[10:30, 10:30, 7] = 1
+    save_volume(label, image.affine, tmp_path / "label.nii.gz")
+    service = app.learning_loop.submissions
+    submission = service.submit("cine", tmp_path / "label.nii.gz", {"label_info": [{"name": "thing"}]})
+    case = service.load(submission)
+    np.testing.assert_array_equal(case.images, image.part(7).scaled)
+    np.testing.assert_array_equal(case.labels, image.part(7).to_slices(label[:, :, 6:9]))

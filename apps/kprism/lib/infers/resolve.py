@@ -23,7 +23,7 @@ from lib.infers.existing_masks import read_uploaded
 from lib.infers.initial_masks import UPLOAD, read_initial_masks
 from lib.infers.request import Clicks, InferRequest, InitialMasks, Source
 from lib.infers.result import wants_registry_numbers
-from lib.infers.scope import extent_of, filled_slices, in_chosen_plane, slices_of
+from lib.infers.scope import extent_of, filled_slices, first_index, in_chosen_plane, slices_of
 from lib.infers.scribble_map import read_scribbles
 from lib.options import Option, read_options
 from lib.request_statistics import RequestStatistics
@@ -32,7 +32,8 @@ from lib.request_statistics import RequestStatistics
 def resolve_structures(context: AppContext, options: Mapping[str, Option], params: Mapping[str, Any]) -> InferRequest:
     """A request without prompts: names of structures, or none, and the slices to look at."""
     request = _open(context, options, params)
-    request = _cut(request, in_view(params, request.image))
+    index = in_view(params, request.image) or first_index(request.options, request.image)
+    request = _cut(request, index)
     labels = read_structures(params, request.options["structures"], context.label_registry)
     return replace(request, labels=tuple(labels), extent=slices_of(request.options, request.image))
 

@@ -68,6 +68,13 @@ def slices_of(options: Mapping[str, Any], image: MedicalImage) -> Extent:
     return min(numbers), max(numbers)
 
 
+def first_index(options: Mapping[str, Any], image: MedicalImage) -> int:
+    """The first slice that the option `slices` names; 0 if it names none of the image."""
+    match = _RANGE.fullmatch(options["slices"])
+    index = int(match[1]) if match else 0
+    return index if index < image.grid[2] else 0
+
+
 def labels_to_clean(options: Mapping[str, Any], labels: Sequence[str]) -> Sequence[str]:
     """The labels to clean up by the option `clean_up`: all or none."""
     return labels if options["clean_up"] else ()
