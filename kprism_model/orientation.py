@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import ArrayLike, NDArray
 
 # Slices are oriented as a radiologist reads them: columns run to the patient's left (in sagittal slices to posterior),
 # rows to posterior (in sagittal and coronal slices to inferior). Keyed by the anatomical plane.
 _SLICE_ROW_COLUMN = {"sagittal": "LIP", "coronal": "PIL", "axial": "SPL"}
-_PLANES = ("sagittal", "coronal", "axial")
+_PLANES = ("sagittal", "coronal", "axial")  # by the anatomical axis that slices are stacked along: x, y, z
 _SAME_SPACING = 1.01  # spacings whose ratio is below this count as equal
 _THIN_RATIO = 3  # of equally spaced axes, one with this many times fewer voxels than the others is the slice axis
+_MATRIX_STEP, _SMALLEST_MATRIX = 16, 128  # scanners reconstruct slices of 128 x 128, 256 x 256, 320 x 320 pixels, ...
+
+PLANES = ("axial", "coronal", "sagittal")
+"""The anatomical planes that a volume can be cut in."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +38,42 @@ class SliceOrientation:
     plane: str
 
     @classmethod
-    def of(cls, affine: ArrayLike, shape: tuple[int, ...], plane: str | None = None) -> SliceOrientation:
+    def of(
+        cls, affine: ArrayLike, shape: tuple[int, ...], plane: str | None = None, slice_axis: int | None = None
+    ) -> SliceOrientation:
         """The orientation for a volume (i, j, k) with a 4 x 4 voxel-to-RAS affine in mm (the NIfTI convention).
 
-        `plane` is "axial", "coronal" or "sagittal"; by default it is the plane of acquisition. The slice axis is then
+        `plane` is one of `PLANES`; by default it is the plane of acquisition. The slice axis is then the first of these
+        that applies:
 
-        1. an axis of one voxel, if there is one, so that a slice is never a single row of pixels;
-        2. else the axis with the largest spacing, so that slices have the finest pixels;
-        3. of axes with equal spacing, one with less than a third of the voxels of each other axis;
-        4. else the axis nearest to the patient's long axis (axial slices).
+        1. an axis of one voxel, because a slice is never a single row of pixels;
+        2. `slice_axis`, the axis (0 to 2) that images were stacked along, because DICOM series and some NIfTI headers
+           (see `stored_slice_axis`) state it;
+        3. the axis whose spacing differs from that of the other two, because pixels are square: slices may be further
+           apart than pixels (thick slices) or closer together (CT with 0.98 mm pixels and 0.625 mm slices);
+        4. if no two spacings are equal, the axis with the largest, because slices have fine pixels;
+        5. of equal spacings, the axis with less than a third of the voxels of each other axis, because a slice is
+           larger than the stack is high;
+        6. of equal spacings, the axis with fewer voxels than the other two, if these have the same number and it is
+           one that scanners use for slices (a multiple of 16, at least 128): 256 x 256 x 176 is a stack of 176. Crops
+           and atlases (35 x 51 x 35, 182 x 218 x 182) do not look like that by chance;
+        7. the axis nearest to the patient's long axis (axial slices), because nothing shows the stack.
 
-        The axes of an oblique volume count as the nearest anatomical axes, each used once. Slices are those of the file
-        and are never resampled.
+        The order in which the axes are stored plays no part in rules 3 to 7: files are often reordered, and an image
+        must give the same slices before and after. The axes of an oblique volume count as the nearest anatomical axes,
+        each used once. Slices are those of the file and are never resampled. ValueError for an unusable affine or
+        shape, and for another plane or slice axis.
         """
         matrix = _checked(affine, shape)
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
         source = io_orientation(matrix)
         anatomical = source[:, 0].astype(int)
+        if slice_axis not in (None, 0, 1, 2):
+            raise ValueError(f"the slice axis is {slice_axis!r}; expected 0, 1 or 2")
         if plane is None:
-            plane = _PLANES[max(anatomical[axis] for axis in _slice_axes(spacing, shape))]
-        elif plane not in _SLICE_ROW_COLUMN:
-            raise ValueError(f"the plane is {plane!r}; expected one of {', '.join(sorted(_SLICE_ROW_COLUMN))}")
+            plane = _PLANES[max(anatomical[axis] for axis in _slice_axes(spacing, shape, slice_axis))]
+        elif plane not in PLANES:
+            raise ValueError(f"the plane is {plane!r}; expected one of {', '.join(PLANES)}")
         target = axcodes2ornt(tuple(_SLICE_ROW_COLUMN[plane]))
         change = ornt_transform(source, target)
         i, j, k = np.argsort(change[:, 0]).tolist()
@@ -77,9 +97,9 @@ class SliceOrientation:
         return volume.transpose(*self.axes, *range(3, volume.ndim))[self._steps()]
 
     def to_volume(self, slices: NDArray[Any]) -> NDArray[Any]:
-        """A stack (slice, row, column) as a view (i, j, k); the inverse of `to_slices`."""
-        self._check(slices.shape, self.stack_shape, "stack of slices")
-        return slices[self._steps()].transpose(np.argsort(self.axes))
+        """A stack (slice, row, column[, 3]) as a view (i, j, k[, 3]); the inverse of `to_slices`."""
+        self._check(slices.shape[:3], self.stack_shape, "stack of slices")
+        return slices[self._steps()].transpose(*np.argsort(self.axes), *range(3, slices.ndim))
 
     def locate(self, voxel: ArrayLike) -> tuple[int, int, int]:
         """The (slice, row, column) of one voxel (i, j, k)."""
@@ -134,13 +154,34 @@ def _invertible(matrix: NDArray[np.float64]) -> bool:
     return bool(abs(np.linalg.det(directions)) > 1e-6)
 
 
-def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...]) -> list[int]:
-    """The axes that can be the slice axis by the first three rules of `SliceOrientation.of`."""
+def stored_slice_axis(header: Nifti1Header) -> int | None:
+    """The axis (0 to 2) that a NIfTI header names as that of the slices (`dim_info`); None if it names none.
+
+    Converters such as dcm2niix write it, and so do the local copies of DICOM series.
+    """
+    axis = header.get_dim_info()[2]
+    return None if axis is None else int(axis)
+
+
+def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...], slice_axis: int | None) -> list[int]:
+    """The axes that can be the slice axis by the first six rules of `SliceOrientation.of`; all if none applies."""
     single = [axis for axis in range(3) if shape[axis] == 1]
-    axes = single or [0, 1, 2]
-    coarsest = max(spacing[axis] for axis in axes)
-    axes = [axis for axis in axes if spacing[axis] * _SAME_SPACING >= coarsest]
-    thin = [
-        axis for axis in axes if all(_THIN_RATIO * shape[axis] < shape[other] for other in range(3) if other != axis)
-    ]
-    return thin or axes
+    if slice_axis is not None and (slice_axis in single or not single):
+        return [slice_axis]
+    if single:
+        return single
+    finest, middle, coarsest = np.argsort(spacing).tolist()
+    if spacing[middle] * _SAME_SPACING < spacing[coarsest]:
+        return [coarsest]
+    if spacing[finest] * _SAME_SPACING < spacing[middle]:
+        return [finest]
+    stacked = [axis for axis in range(3) if _looks_stacked(shape, axis)]
+    return stacked or [0, 1, 2]
+
+
+def _looks_stacked(shape: tuple[int, ...], axis: int) -> bool:
+    """Whether the numbers of voxels, at equal spacings, show that images were stacked along an axis."""
+    count, (one, other) = shape[axis], (shape[side] for side in range(3) if side != axis)
+    if _THIN_RATIO * count < min(one, other):
+        return True
+    return one == other > count and one >= _SMALLEST_MATRIX and one % _MATRIX_STEP == 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,3 +111,12 @@ def shared() -> Path:
 def data(shared: Path) -> Path:
     """Folder of the real labelled datasets, one subfolder each."""
     return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node.js; without it the tests are skipped, and fail where CI=true."""
+    found = shutil.which("node")
+    if found is None:
+        lacking("the tests of the viewer's modules need Node.js 18 or later, which is not installed (node)")
+    return found

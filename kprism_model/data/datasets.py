@@ -15,7 +15,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from kprism_model.orientation import SliceOrientation
+from kprism_model.orientation import SliceOrientation, stored_slice_axis
 from kprism_model.preprocess import scale_intensity
 
 SPLITS = ("training", "validation", "test")
@@ -108,10 +108,9 @@ def load_case(dataset: Dataset, case: Case) -> LoadedCase:
     ValueError that names the file if it cannot be read, shapes differ, or a label index has no class.
     """
     if case.is_volume:
-        volume, affine = _read_volume(case.image)
-        orientation = SliceOrientation.of(affine, volume.shape)
+        volume, orientation = _read_volume(case.image), _orientation(case)
         images, spacing = orientation.to_slices(volume), orientation.spacing
-        labels = None if case.label is None else orientation.to_slices(_read_volume(case.label, like=volume.shape)[0])
+        labels = None if case.label is None else orientation.to_slices(_read_volume(case.label, like=volume.shape))
         scaled = _scaled(images, dataset, case)
         return LoadedCase(scaled, _checked_labels(labels, dataset, case), spacing, orientation)
     scaled = _scaled(read_picture(case.image), dataset, case)[None]
@@ -129,8 +128,8 @@ def load_scribble(case: Case) -> NDArray[np.uint8]:
         raise ValueError(f"case {case.name} has no scribbles")
     if not case.is_volume:
         return read_picture(case.scribble)[None].astype(np.uint8)
-    volume, affine = _read_volume(case.scribble)
-    return SliceOrientation.of(affine, volume.shape).to_slices(volume).astype(np.uint8)
+    orientation = _orientation(case)
+    return orientation.to_slices(_read_volume(case.scribble, like=orientation.shape)).astype(np.uint8)
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -147,8 +146,7 @@ def read_picture(path: Path) -> NDArray[Any]:
 def slice_counts(case: Case) -> tuple[int, int]:
     """The number of slices and of channels (1 or 3) of a case, from the file headers alone."""
     if case.is_volume:
-        image = _open_volume(case.image)
-        return image.shape[SliceOrientation.of(_affine(image), image.shape).axes[0]], 1
+        return _orientation(case).stack_shape[0], 1
     try:
         with Image.open(case.image) as picture:
             return 1, 1 if picture.mode in _GREY_MODES else 3
@@ -210,16 +208,18 @@ def _open_volume(path: Path) -> Any:
     return image
 
 
-def _affine(image: Any) -> NDArray[np.float64]:
-    return np.asarray(image.affine, dtype=np.float64)
+def _orientation(case: Case) -> SliceOrientation:
+    """How the image of a case is cut into slices, from its header alone; its label and scribbles are cut alike."""
+    image = _open_volume(case.image)
+    return SliceOrientation.of(image.affine, image.shape, slice_axis=stored_slice_axis(image.header))
 
 
-def _read_volume(path: Path, like: tuple[int, ...] | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _read_volume(path: Path, like: tuple[int, ...] | None = None) -> NDArray[Any]:
     image = _open_volume(path)
     if like is not None and image.shape != like:
         raise ValueError(f"{path} has shape {image.shape}, but its image has {like}")
     try:
-        return np.asarray(image.dataobj), _affine(image)
+        return np.asarray(image.dataobj)
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
 

@@ -32,6 +32,7 @@ class Volume:
         affine: ArrayLike,
         *,
         plane: str | None = None,
+        slice_axis: int | None = None,
         modality: str | None = None,
         units: str | None = None,
         window: tuple[float, float] | None = None,
@@ -40,10 +41,10 @@ class Volume:
         """Cut a stored array into slices and scale its intensities, by one range for the whole volume.
 
         `array` is (i, j, k), as nibabel gives it, with the voxel-to-RAS `affine` in mm; in colour (i, j, k, 3), where a
-        fourth channel is left out, or NIfTI's type RGB24. `plane` as in `SliceOrientation.of`; `modality`,
-        `units` and `window` as in `scale_intensity`, the first two for grey volumes only. `digest` identifies the
-        content; by default it is computed from the slices. ValueError for other shapes, unusable affines and what
-        `scale_intensity` refuses.
+        fourth channel is left out, or NIfTI's type RGB24. `plane` and `slice_axis` as in
+        `SliceOrientation.of`; `modality`, `units` and `window` as in `scale_intensity`, the first two for grey volumes
+        only. `digest` identifies the slices; by default it is computed from them. ValueError for other shapes,
+        unusable affines and what `scale_intensity` refuses.
         """
         array = _colour_as_axis(np.asarray(array))
         if array.ndim == 4 and array.shape[3] not in (3, 4):
@@ -53,7 +54,7 @@ class Volume:
             )
         if array.ndim not in (3, 4):
             raise ValueError(f"a volume must have three axes, got shape {array.shape}")
-        orientation = SliceOrientation.of(affine, array.shape[:3], plane)
+        orientation = SliceOrientation.of(affine, array.shape[:3], plane, slice_axis)
         if array.ndim == 3:
             images = scale_intensity(orientation.to_slices(array), modality=modality, units=units, window=window)
         else:
@@ -66,6 +67,10 @@ class Volume:
         if images.shape[:3] != orientation.stack_shape or images.ndim not in (3, 4):
             raise ValueError(f"slices have shape {images.shape}; the orientation expects {orientation.stack_shape}")
         return cls(images, orientation, digest)
+
+    def turned(self, orientation: SliceOrientation, digest: str) -> Volume:
+        """The same voxels cut in another plane, as a view; `digest` identifies the new slices."""
+        return Volume.of_slices(orientation.to_slices(self.orientation.to_volume(self.images)), orientation, digest)
 
     def __len__(self) -> int:
         """Number of slices."""

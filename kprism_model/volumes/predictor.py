@@ -91,12 +91,15 @@ class VolumePredictor:
         affine: ArrayLike,
         *,
         plane: str | None = None,
+        slice_axis: int | None = None,
         modality: str | None = None,
         units: str | None = None,
         window: tuple[float, float] | None = None,
     ) -> Volume:
         """Use this volume from now on; for the arguments see `Volume.of`. Nothing is encoded yet."""
-        prepared = Volume.of(volume, affine, plane=plane, modality=modality, units=units, window=window)
+        prepared = Volume.of(
+            volume, affine, plane=plane, slice_axis=slice_axis, modality=modality, units=units, window=window
+        )
         self.use_volume(prepared)
         return prepared
 

@@ -146,7 +146,9 @@ def test_options_are_what_both_viewers_can_show(server: LiveServer) -> None:
             assert isinstance(value, bool | int | float | str) or all(isinstance(item, str) for item in value)
     assert models["interactive"]["config"]["scope"] == ["this slice", "slices around", "whole volume"]
     assert models["scribbles"]["config"]["scope"] == ["this slice", "slices around", "whole volume"]
-    assert models["semantic"]["config"].keys() == {"structures", "presence", "slices", "clean_up"}
+    planes = ["as acquired", "axial", "coronal", "sagittal"]
+    assert all(model["config"]["plane"] == planes for model in models.values())
+    assert models["semantic"]["config"].keys() == {"structures", "presence", "slices", "plane", "clean_up"}
 
 
 def test_a_choice_may_come_as_a_list(ohif: Ask) -> None:

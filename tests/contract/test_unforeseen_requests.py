@@ -23,7 +23,7 @@ OPTIONS = (
     *("structures", "references", "presence", "reference_slices", "scope", "slices_around", "slices", "clean_up"),
     *("start_from", "follow_mask", "label", "label_info", "label_names", "label_prompt", "selected_label_name"),
     *("points", "point_labels", "click_order", "result_extension", "result_dtype", "result_compress", "client_id"),
-    *("background", "tumour", "thing", "image", "session_id", "label_file", "model", "device"),
+    *("plane", "background", "tumour", "thing", "image", "session_id", "label_file", "model", "device"),
 )
 """Names that mean something in the `params` of a request, to one model or to another."""
 

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import random
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -102,6 +106,25 @@ def cine(frames: int = 4, shape: tuple[int, int] = (13, 9), name: str = "picture
     data = stack.tobytes()
     whole.PixelData = data + b"\0" * (len(data) % 2)
     return [whole]
+
+
+def phases(shape: tuple[int, int, int], attribute: str, values: SequenceOf[Any], name: str = "phases") -> list[Dataset]:
+    """A volume several times in one series, in random order; `attribute` says which time an image is of."""
+    instances = []
+    for phase, value in enumerate(values):
+        for place, image in enumerate(copy.deepcopy(volume("MR", shape, name))):
+            uid = phase_uid(name, attribute, phase, place)
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid
+            image.EchoTime, image.InstanceNumber = "1.0", 1
+            setattr(image, attribute, value)
+            instances.append(image)
+    random.Random(0).shuffle(instances)
+    return instances
+
+
+def phase_uid(name: str, attribute: str, phase: int, place: int) -> str:
+    """The SOP instance of an image of `phases`."""
+    return str(generate_uid(entropy_srcs=[name, attribute, str(phase), str(place)]))
 
 
 def jpeg_2000(plane: np.ndarray) -> bytes:

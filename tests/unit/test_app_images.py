@@ -7,6 +7,7 @@ import bz2
 import gzip
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lib.errors import NotFoundError, RequestError, TooLargeError
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
 from lib.imaging.writing import ResultFormat, write_mask
+from tests.unit import dicom_files
 
 ORIENTATIONS = [
     np.array(list(zip(axes, flips, strict=True)))
@@ -321,3 +323,46 @@ def test_masks_hold_small_integers(tmp_path: Path, value: float) -> None:
 
 def test_an_empty_mask_is_a_mask(tmp_path: Path) -> None:
     assert not read_mask(save_nifti(tmp_path / "m.nii.gz", np.zeros((5, 4, 3), np.uint8)), "m").array.any()
+
+
+def thin_slices(path: Path) -> Path:
+    """A CT with slices closer together than its pixels, without a slice axis in the header."""
+    array = np.arange(40 * 40 * 24, dtype=np.int16).reshape(40, 40, 24)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-0.98, -0.98, 0.625, 1])), path)
+    return path
+
+
+def test_another_plane_holds_the_same_voxels_under_another_key(tmp_path: Path) -> None:
+    image = read_image(thin_slices(tmp_path / "ct.nii.gz"), "ct").cut()
+    assert (image.orientation.plane, image.slices) == ("axial", 24)
+    assert image.in_plane("axial") is image
+    coronal = image.in_plane("coronal")
+    assert (coronal.slices, coronal.slice_shape) == (40, (24, 40))
+    assert coronal.digest == image.digest  # the same picture, but other slices:
+    assert coronal.volume.digest != image.volume.digest
+    whole = read_image(thin_slices(tmp_path / "ct.nii.gz"), "ct")
+    np.testing.assert_array_equal(coronal.scaled, replace(whole, plane="coronal").scaled)
+    voxel = (3, 30, 20)
+    assert coronal.scaled[coronal.locate(voxel)] == image.scaled[image.locate(voxel)]
+
+
+def test_colour_is_cut_in_another_plane_too(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3)).astype(np.uint8)
+    image = dicom_files.image_of(array)
+    np.testing.assert_array_equal(image.cut().in_plane("sagittal").scaled, replace(image, plane="sagittal").scaled)
+
+
+def test_a_plane_across_a_single_slice_is_refused() -> None:
+    image = dicom_files.image_of(np.arange(30, dtype=np.uint8).reshape(6, 5, 1))
+    with pytest.raises(
+        RequestError, match=r"plane is 'coronal', but case of 6 x 5 x 1 voxels has only one slice.*axial"
+    ):
+        image.in_plane("coronal")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_header_of_a_file_states_the_slice_axis(tmp_path: Path, axis: int) -> None:
+    stored = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.diag([1, 1, 3, 1]))
+    stored.header.set_dim_info(slice=axis)
+    nibabel.save(stored, tmp_path / "v.nii.gz")
+    assert read_image(tmp_path / "v.nii.gz", "v").orientation.axes[0] == axis

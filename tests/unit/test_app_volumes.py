@@ -181,3 +181,45 @@ def test_cleaning_up_leaves_one_part(app: KPrismApp) -> None:
     assert (plain != clean).any()
     for value in answer["label_names"].values():
         assert label(plain == value)[1] >= label(clean == value)[1] == 1
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("axial", 2), ("coronal", 1), ("sagittal", 0)])
+def test_a_volume_is_segmented_in_the_plane_that_is_asked_for(app: KPrismApp, plane: str, axis: int) -> None:
+    mask, answer = ask(app, "interactive", **MIDDLE, plane=plane)
+    filled = np.argwhere(mask)
+    assert answer["plane"] == plane
+    assert set(filled[:, axis]) == {MIDDLE["thing"][0][axis]}
+    assert mask[tuple(MIDDLE["thing"][0])]
+    whole, answer = ask(app, "interactive", **MIDDLE, plane=plane, scope="whole volume")
+    assert answer["slices_followed"] >= 4
+    np.testing.assert_array_equal(whole.take(MIDDLE["thing"][0][axis], axis), mask.take(MIDDLE["thing"][0][axis], axis))
+
+
+def test_planes_do_not_share_what_is_cached(app: KPrismApp) -> None:
+    first = {plane: ask(app, "semantic", presence=0.0, plane=plane)[0] for plane in ("as acquired", "coronal")}
+    assert (first["as acquired"] != first["coronal"]).any()
+    for plane, expected in [*first.items(), ("axial", first["as acquired"])]:
+        again, answer = ask(app, "semantic", presence=0.0, plane=plane)
+        assert answer["encoder_passes"] == 0
+        np.testing.assert_array_equal(again, expected)
+
+
+def test_references_are_cut_in_the_plane_that_is_asked_for(app: KPrismApp) -> None:
+    image = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    darker = nibabel.Nifti1Image(np.asanyarray(image.dataobj) // 2, image.affine)
+    nibabel.save(darker, Path(app.studies) / "query.nii.gz")
+    app.datastore().refresh()
+    tumour = nibabel.load(Path(app.studies) / "labels" / "final" / f"{CASE}.nii.gz").get_fdata() == 1
+    _, answer = ask(app, "in_context", image="query", plane="coronal")
+    [reference] = answer["references"]["tumour"]
+    shows = np.flatnonzero(tumour.any(axis=(0, 2)))
+    coronal = {
+        app.engine.image(Path(app.studies) / f"{CASE}.nii.gz", "it").in_plane("coronal").slice_at(j) for j in shows
+    }
+    assert reference["image"] == CASE and set(reference["slices"]) <= coronal
+    assert max(reference["slices"]) >= image.shape[2]  # no number of an axial slice
+
+
+def test_an_unknown_plane_is_refused(app: KPrismApp) -> None:
+    with pytest.raises(RequestError, match="option plane is 'oblique'; expected one of 'as acquired', 'axial'"):
+        ask(app, "interactive", **MIDDLE, plane="oblique")

@@ -12,7 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from lib.dicom.series import describe_series, read_headers, read_voxels
+from lib.dicom.volumes import save_volume
 from lib.errors import RequestError
+from lib.imaging.reading import read_image
 from tests.unit import dicom_files
 
 
@@ -143,3 +145,16 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
         read_headers([tmp_path / "note.dcm"])
     with pytest.raises(RequestError, match="has no images"):
         describe_series([Dataset()])
+
+
+@pytest.mark.parametrize("spacing", [(0.98, 0.98, 0.625), (0.9, 1.1, 1.1), (1.0, 1.0, 8.0)])
+@pytest.mark.parametrize("angle", [0, 35, 45, 80])
+def test_a_series_is_cut_into_its_own_images(spacing: tuple[float, float, float], angle: int, tmp_path: Path) -> None:
+    cosine, sine = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]]) @ np.diag(spacing)
+    array = np.arange(12 * 10 * 6, dtype=np.int16).reshape(12, 10, 6)
+    save_volume(array, affine, tmp_path / "series.nii.gz")
+    image = read_image(tmp_path / "series.nii.gz", "series")
+    assert image.orientation.axes[0] == 2
+    assert {image.locate((i, j, 4))[0] for i in (0, 11) for j in (0, 9)} == {image.slice_at(4)}

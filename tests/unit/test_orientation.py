@@ -7,9 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
-from nibabel.orientations import apply_orientation, inv_ornt_aff
+from hypothesis import given
+from hypothesis import strategies as st
+from nibabel.nifti1 import Nifti1Header
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from kprism_model.orientation import SliceOrientation
+from kprism_model.orientation import SliceOrientation, stored_slice_axis
 
 ALL_48 = [
     np.array(list(zip(axes, flips, strict=True)), dtype=float)
@@ -96,6 +99,93 @@ def test_the_plane_can_be_chosen() -> None:
 )
 def test_equal_spacings_are_decided_by_the_shape(shape: tuple[int, int, int], plane: str) -> None:
     assert SliceOrientation.of(np.eye(4), shape).plane == plane
+
+
+def stored(
+    order: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Affine and shape of a volume whose axes have an order like "RAS", with `shape` and `spacing` in this order."""
+    change = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(tuple(order)))
+    axes = np.argsort(change[:, 0])  # stored axis -> patient axis
+    size, step = np.empty(3, int), np.empty(3)
+    size[axes], step[axes] = shape, spacing
+    return np.diag([*step, 1.0]) @ inv_ornt_aff(change, tuple(size)), shape
+
+
+@pytest.mark.parametrize(
+    ("order", "shape", "spacing", "plane"),
+    [
+        ("LPS", (512, 512, 400), (0.98, 0.98, 0.625), "axial"),  # CT: slices closer together than pixels
+        ("SLP", (400, 512, 512), (0.625, 0.98, 0.98), "axial"),  # the same file with its axes in another order
+        ("LPS", (168, 168, 263), (4.07, 4.07, 3.0), "axial"),  # PET
+        ("LPS", (168, 168, 300), (4.07, 4.07, 5.0), "axial"),
+        ("RAS", (256, 216, 10), (1.4, 1.4, 10.0), "axial"),  # ACDC
+        ("RAS", (35, 51, 35), (1.0, 1.0, 1.0), "axial"),  # MSD hippocampus: a crop of an isotropic volume
+        ("RAS", (35, 44, 44), (1.0, 1.0, 1.0), "axial"),
+        ("RAS", (197, 233, 189), (1.0, 1.0, 1.0), "axial"),  # MNI152
+        ("RAS", (176, 208, 176), (1.0, 1.0, 1.0), "axial"),  # OASIS in atlas space
+        ("RAS", (160, 192, 160), (1.0, 1.0, 1.0), "axial"),
+        ("LIA", (256, 256, 256), (1.0, 1.0, 1.0), "axial"),  # FreeSurfer's grid
+        ("LPS", (240, 240, 155), (1.0, 1.0, 1.0), "axial"),  # BraTS
+        ("PSR", (256, 256, 176), (1.0, 1.0, 1.0), "sagittal"),  # T1, stored as it was acquired
+        ("RAS", (176, 256, 256), (1.0, 1.0, 1.0), "sagittal"),  # the same, reordered by an analysis package
+        ("PIR", (512, 512, 15), (0.6, 0.6, 4.0), "sagittal"),  # thick sagittal slices of a spine
+        ("RPI", (15, 512, 512), (4.0, 0.6, 0.6), "sagittal"),
+        ("IPL", (512, 384, 15), (0.6, 0.6, 4.0), "sagittal"),
+        ("RIP", (256, 256, 120), (0.9, 0.9, 1.5), "coronal"),
+        ("LPS", (256, 200, 30), (0.9, 1.1, 3.0), "axial"),  # pixels that are not square
+        ("LPS", (256, 256, 1), (0.7, 0.7, 0.7), "axial"),
+        ("PSR", (256, 256, 1), (0.7, 0.7, 0.7), "sagittal"),
+    ],
+)
+def test_the_plane_of_acquisition_shows_in_spacing_and_matrix(
+    order: str, shape: tuple[int, int, int], spacing: tuple[float, float, float], plane: str
+) -> None:
+    assert SliceOrientation.of(*stored(order, shape, spacing)).plane == plane
+
+
+@given(
+    shape=st.tuples(*[st.sampled_from([1, 10, 35, 128, 176, 256, 400])] * 3),
+    spacing=st.tuples(*[st.sampled_from([0.6, 0.625, 1.0, 1.005, 4.0])] * 3),
+    number=st.integers(0, 47),
+)
+def test_the_order_of_the_axes_plays_no_part(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float], number: int
+) -> None:
+    change = ALL_48[number]
+    order = np.argsort(change[:, 0])
+    affine = np.diag([*spacing, 1.0])
+    reordered = tuple(shape[axis] for axis in order)
+    plain = SliceOrientation.of(affine, shape)
+    other = SliceOrientation.of(affine @ inv_ornt_aff(change, shape), reordered)
+    assert (other.plane, other.stack_shape) == (plain.plane, plain.stack_shape)
+    assert other.spacing == pytest.approx(plain.spacing)
+
+
+def test_a_stated_slice_axis_comes_before_what_the_numbers_show() -> None:
+    affine = np.diag([0.9, 1.0, 1.0, 1.0])  # pixels that are not square: the numbers alone say sagittal
+    assert SliceOrientation.of(affine, (256, 256, 100)).plane == "sagittal"
+    assert SliceOrientation.of(affine, (256, 256, 100), slice_axis=2).plane == "axial"
+    assert SliceOrientation.of(affine, (256, 256, 100), "coronal", 2).plane == "coronal"
+    assert SliceOrientation.of(affine, (256, 1, 100), slice_axis=2).plane == "coronal"  # a slice taken out of it
+    with pytest.raises(ValueError, match="the slice axis is 3; expected 0, 1 or 2"):
+        SliceOrientation.of(affine, (256, 256, 100), slice_axis=3)
+
+
+def test_a_stated_slice_axis_of_an_oblique_stack_is_kept_whatever_the_angle() -> None:
+    for angle in np.deg2rad(range(0, 360, 15)):
+        turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+        affine = np.eye(4)
+        affine[:3, :3] = turn @ np.diag([1.4, 1.4, 0.9])
+        for axis in range(3):
+            assert SliceOrientation.of(affine, (60, 50, 40), slice_axis=axis).axes[0] == axis
+
+
+def test_nifti_headers_state_the_slice_axis() -> None:
+    header = Nifti1Header()
+    assert stored_slice_axis(header) is None
+    header.set_dim_info(slice=1)
+    assert stored_slice_axis(header) == 1
 
 
 def test_a_single_slice_is_never_cut_into_rows_whatever_its_spacing() -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,6 @@ from typing import Any
 import pytest
 
 from kprism_model.image_kind import NONE
-from tests.conftest import lacking
-
-
-@pytest.fixture(scope="module")
-def node() -> str:
-    """Node.js; without it the tests are skipped, and fail where CI=true."""
-    found = shutil.which("node")
-    if found is None:
-        lacking("the tests of the viewer's modules need Node.js 18 or later, which is not installed (node)")
-    return found
 
 
 def said(node: str, repository: Path, function: str, answer: dict[str, Any]) -> str:

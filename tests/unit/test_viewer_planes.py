@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
-from lib.api.ohif.cases import overlay
+from lib.api.ohif.cases import overlay, planes_across
 from lib.api.ohif.files import serve
 from lib.api.ohif.planes import filled, pack, unpack
 from lib.errors import RequestError
+from tests.unit import dicom_files
 
 GRID = (4, 3, 5)
 
@@ -77,3 +78,21 @@ def test_files_outside_of_the_folder_are_not_served(tmp_path: Path) -> None:
 def test_an_overlay_is_half_the_picture_and_half_the_colour() -> None:
     picture = overlay(np.array([[0.0, 1.0]], np.float32), np.array([[2, 0]], np.uint8), {2: (200, 100, 0)})
     np.testing.assert_array_equal(picture, [[[100, 50, 0], [255, 255, 255]]])
+
+
+@pytest.mark.parametrize(
+    ("directions", "planes"),
+    [
+        ([1, 0, 0, 0, 1, 0], ["sagittal", "coronal", "axial"]),
+        ([0, 1, 0, 0, 0, -1], ["coronal", "axial", "sagittal"]),
+        ([1, 0, 0, 0, 0, -1], ["sagittal", "axial", "coronal"]),
+        ([0.8, 0.6, 0, 0, 0, -1], ["sagittal", "axial", "coronal"]),
+    ],
+)
+def test_the_planes_across_the_axes_of_a_series_have_names(directions: list[float], planes: list[str]) -> None:
+    instances = dicom_files.volume()
+    normal = np.cross(directions[:3], directions[3:])
+    for number, instance in enumerate(instances):
+        instance.ImageOrientationPatient = directions
+        instance.ImagePositionPatient = [round(float(x), 4) for x in normal * number]
+    assert planes_across(dicom_files.series_of(instances)) == planes

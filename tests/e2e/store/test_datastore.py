@@ -6,6 +6,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from monailabel.datastore.dicom import DICOMwebClientX
@@ -13,6 +14,7 @@ from monailabel.datastore.dicom import DICOMwebClientX
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.volumes import save_volume
 from lib.errors import ForbiddenError, NotFoundError
+from lib.imaging.reading import read_image, read_mask
 from tests.e2e.store import foreign
 from tests.e2e.store.orthanc_site import Site
 from tests.e2e.store.planes import places
@@ -74,6 +76,27 @@ def test_a_process_beside_the_server_leaves_its_index_alone(site: Site, tmp_path
     assert beside.sync(force=True) == []
     assert image in [Path(entry["image"]).name.removesuffix(".nii.gz") for entry in beside.datalist()]
     assert (tmp_path / "datastore_v2.json").read_bytes() == index
+
+
+def test_copies_of_an_earlier_version_are_written_anew(site: Site, tmp_path: Path) -> None:
+    image = site.put(dicom_files.phases(SHAPE, "EchoTime", [1.5, 3.0], "earlier"))
+    store = opened(site, tmp_path)
+    path = Path(store.get_image_uri(image))
+    expected = read_image(path, "the copy")
+    label = np.zeros(store.series(image).grid, np.uint8)
+    label[2:9, 2:9, 1] = 1
+    save_volume(label, store.series(image).affine, tmp_path / "label.nii.gz")
+    store.save_label(image, str(tmp_path / "label.nii.gz"), FINAL, {"label_info": [{"name": "cyst"}]})
+    nibabel.save(nibabel.Nifti1Image(expected.array[..., ::-1], expected.affine), path)  # in another order, unmarked
+    info = {key: value for key, value in store.get_image_info(image).items() if key != "layout"}
+    store._datastore.objects[image].image.info = info
+    store._update_datastore_file()
+    again = opened(site, tmp_path)
+    found = read_image(Path(again.get_image_uri(image)), "the copy")
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert (found.volumes, found.slice_axis) == (2, 2)
+    again.sync(force=True)
+    np.testing.assert_array_equal(read_mask(Path(again.get_label_uri(image, FINAL)), "the label").array, label)
 
 
 def test_many_threads_at_once(site: Site, tmp_path: Path) -> None:

@@ -204,6 +204,34 @@ def test_compressed_images_are_the_images(kind: str, site: Site) -> None:
     assert sum(plane.sum() for plane in planes_of(stored).values()) == labels.sum()
 
 
+def test_the_phase_that_is_clicked_is_segmented_and_labelled(site: Site) -> None:
+    instances = dicom_files.phases(SHAPE, "TriggerTime", [0.0, 31.5, 63.0], "cine")
+    image, count = site.put(instances), SHAPE[2]
+    opened = case(site, image)
+    assert (opened["grid"], opened["volumes"]) == ([*SHAPE[:2], 3 * count], 3)
+    assert "shows 5 places 3 times" in opened["warnings"][0]
+    times = {str(instance.SOPInstanceUID): float(instance.TriggerTime) for instance in instances}
+    assert [times[instance] for instance, _ in opened["frames"]] == [0.0] * count + [31.5] * count + [63.0] * count
+    mask = site.infer("interactive", image, {"liver": [[8, 6, count + 2]], "scope": "whole volume"})
+    labels = (mask.voxels > 0).astype(np.uint8)
+    assert set(np.flatnonzero(labels.any(axis=(0, 1)))) <= set(range(count, 2 * count))
+    assert labels[8, 6, count + 2]
+    assert site.submit(image, mask.file(labels), ["liver"]).status_code == 200
+    [stored] = site.segmentations(image)
+    [referenced] = stored.ReferencedSeriesSequence
+    assert {times[item.ReferencedSOPInstanceUID] for item in referenced.ReferencedInstanceSequence} == {31.5}
+
+
+def test_slices_closer_together_than_pixels_are_cut_as_they_were_acquired(site: Site) -> None:
+    instances = dicom_files.volume("CT", SHAPE, "thin slices")
+    along = np.array(instances[0].ImageOrientationPatient, float)
+    for number, instance in enumerate(instances):
+        instance.PixelSpacing, instance.SliceThickness = [0.98, 0.98], "0.625"
+        instance.ImagePositionPatient = [f"{x:.6g}" for x in np.cross(along[:3], along[3:]) * 0.625 * number]
+    mask = site.infer("interactive", site.put(instances), {"liver": [[8, 6, 3]]})
+    assert set(np.flatnonzero(mask.voxels.any(axis=(0, 1)))) == {3}
+
+
 def test_a_series_that_grows_is_fetched_again(site: Site) -> None:
     """Somebody looks at it while the scanner is still sending; the label so far is put on the longer grid."""
     instances = dicom_files.volume("CT", SHAPE, "growing")

@@ -28,6 +28,12 @@ LISTING_SECONDS = 2.0
 """Seconds for which a listing of the server is used again."""
 
 
+LAYOUT = 2
+"""Number of the way in which local volumes are written: the slice axis in the header, phases one after the other.
+
+A volume that was written in another way is written anew, and its label is read from the server again if it moves."""
+
+
 class DicomImages(GuardedDatastore):
     """MONAI Label's datastore over the images of a server; `folder` holds the copies and an index of them.
 
@@ -100,8 +106,10 @@ class DicomImages(GuardedDatastore):
             if entry is not None and self._series_cache.is_outdated(entry):
                 logger.info("Series %s has another number of images now and is fetched again", image_id)
                 self._forget(image_id)
+            elif self._holds_earlier_layout(image_id) and self.series(image_id).volumes > 1:
+                self._forget(image_id)  # its label is in the earlier order of the slices
             path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
-            if not (path.is_file() and super().get_image_uri(image_id)):
+            if not (path.is_file() and super().get_image_uri(image_id) and not self._holds_earlier_layout(image_id)):
                 entry = entry or self._entry(image_id)
                 try:
                     series = self._series_cache.write_volume(image_id, path)
@@ -111,6 +119,11 @@ class DicomImages(GuardedDatastore):
                     raise
                 self._register(entry, series)
             return str(path)
+
+    def _holds_earlier_layout(self, image_id: str) -> bool:
+        """Whether the local volume must be written anew from the copy of the instances."""
+        known = self._datastore.objects.get(image_id)
+        return known is not None and known.image.info.get("layout") != LAYOUT and self._series_cache.holds(image_id)
 
     def is_usable(self, image_id: str) -> bool:
         """False for a series that could not be read as a volume, unless its number of images has changed since."""
@@ -124,6 +137,7 @@ class DicomImages(GuardedDatastore):
     def _register(self, entry: SeriesEntry, series: Series) -> None:
         """Add a local volume to the index; its labels stay."""
         info = {**_image_info(entry, series, self.name()), "ts": int(time.time()), "name": f"{entry.series}.nii.gz"}
+        info["layout"] = LAYOUT
         with self._lock:
             known = self._datastore.objects.setdefault(entry.series, ImageLabelModel(image=DataModel()))
             known.image = DataModel(info=info, ext=".nii.gz")

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from lib.dicom.series import Frame, Series, functional, numbers, pixel_spacing
+from lib.dicom.frames import Frame, functional, numbers
+from lib.dicom.series import Series, pixel_spacing
 from lib.errors import RequestError
 from lib.imaging.reading import LPS_TO_RAS
 

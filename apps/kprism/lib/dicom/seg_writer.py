@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 import highdicom
@@ -50,6 +51,7 @@ def write_seg(
         raise RequestError(
             f"the label has {describe(labels.shape)} voxels, series {series.uid} {describe(series.grid)}"
         )
+    labels, series = _labelled_volume(labels, series)
     segments, kept = _numbered(labels, names)
     order, is_positioned = _order(series), _has_positions(series)
     segmentation = Segmentation(
@@ -76,6 +78,22 @@ def write_seg(
     now = datetime.now()
     segmentation.SeriesDate, segmentation.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
     return segmentation
+
+
+def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
+    """The labels of one volume and the series of its images alone, if only one of several (phases, ...) is labelled.
+
+    It then refers to these images, and its frames have positions. A multi-frame image can only be referred to whole.
+    """
+    count = len(series.frames) // series.volumes
+    labelled = {int(k) // count for k in np.flatnonzero(labels.any(axis=(0, 1)))}
+    instances = {frame.instance for frame in series.frames}
+    if series.volumes == 1 or len(labelled) != 1 or len(instances) != len(series.frames):
+        return labels, series
+    start = labelled.pop() * count
+    frames = series.frames[start : start + count]
+    grid = (*series.grid[:2], count)
+    return labels[:, :, start : start + count], replace(series, frames=frames, grid=grid, volumes=1)
 
 
 def _numbered(labels: NDArray[np.uint8], names: Mapping[str, int]) -> tuple[NDArray[np.uint8], list[str]]:

@@ -20,6 +20,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from lib.dicom.frames import Frame, frames_of, functional, numbers
+from lib.dicom.phases import places_of, split_phases
 from lib.errors import RequestError
 from lib.imaging.reading import LPS_TO_RAS
 
@@ -31,20 +33,11 @@ SPACING_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One plane: its SOP instance, its frame number from 1, and the position of its first pixel (LPS, mm) if known."""
-
-    instance: str
-    number: int
-    position: tuple[float, float, float] | None = None
-    orientation: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
 class Series:
     """A series in slice order. `affine` maps (column, row, slice, 1) to millimetres in RAS+.
 
-    `grid` is (columns, rows, slices). `positioned`: the images have positions in the patient.
+    `grid` is (columns, rows, slices). `positioned`: the images have positions in the patient. Several `volumes`
+    (phases, echoes, b-values) come one after the other and have the same positions; `affine` is that of the first.
     """
 
     uid: str
@@ -54,6 +47,7 @@ class Series:
     affine: NDArray[np.float64] = field(repr=False)
     positioned: bool
     warnings: tuple[str, ...] = ()
+    volumes: int = 1
 
     def index(self) -> dict[tuple[str, int], int]:
         """(SOP instance, frame number) -> slice."""
@@ -81,16 +75,16 @@ def describe_series(headers: Sequence[Dataset]) -> Series:
     if len(sizes) > 1:
         shown = ", ".join(f"{columns} x {rows}" for columns, rows in sizes)
         raise RequestError(f"series {uid} has images of {len(sizes)} sizes ({shown}); it cannot be a volume")
-    frames = [frame for header in sorted(headers, key=_number) for frame in _frames(header)]
-    frames, warnings = _ordered(frames)
+    frames = [frame for header in sorted(headers, key=_number) for frame in frames_of(header)]
+    frames, warnings, volumes = _ordered(frames, headers)
     columns, rows = sizes[0]
     spacing = pixel_spacing(headers[0])
     if spacing is None:
         warnings.append("The images have no pixel spacing: sizes in millimetres are not known.")
-    affine, positioned, gaps = _affine(frames, spacing or (1.0, 1.0), headers[0])
-    return Series(
-        uid, tuple(headers), tuple(frames), (columns, rows, len(frames)), affine, positioned, (*warnings, *gaps)
-    )
+    first = frames[: len(frames) // volumes]
+    affine, positioned, gaps = _affine(first, spacing or (1.0, 1.0), headers[0])
+    grid = (columns, rows, len(frames))
+    return Series(uid, tuple(headers), tuple(frames), grid, affine, positioned, (*warnings, *gaps), volumes)
 
 
 def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
@@ -137,39 +131,6 @@ def _number(header: Dataset) -> tuple[int, str]:
     return int(header.get("InstanceNumber") or 0), str(header.SOPInstanceUID)
 
 
-def functional(header: Dataset, frame: int, group: str) -> Dataset | None:
-    """A functional group of a multi-frame image: that of the frame, else the shared one."""
-    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
-    groups = [per_frame[frame]] if frame < len(per_frame) else []
-    groups += list(header.get("SharedFunctionalGroupsSequence") or [])
-    return next((item[group].value[0] for item in groups if item.get(group)), None)
-
-
-def _frames(header: Dataset) -> list[Frame]:
-    """The frames of an image with their positions."""
-    uid = str(header.SOPInstanceUID)
-    frames = []
-    for number in range(int(header.get("NumberOfFrames") or 1)):
-        place = functional(header, number, "PlanePositionSequence") or header
-        orientation = functional(header, number, "PlaneOrientationSequence") or header
-        frames.append(
-            Frame(
-                uid,
-                number + 1,
-                numbers(place, "ImagePositionPatient", 3),
-                numbers(orientation, "ImageOrientationPatient", 6),
-            )
-        )
-    return frames
-
-
-def numbers(dataset: Dataset, name: str, count: int) -> Any:
-    values = dataset.get(name)
-    if values is None or len(values) != count:
-        return None
-    return tuple(float(value) for value in values)
-
-
 def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
     """(between rows, between columns) in millimetres."""
     measures = functional(header, 0, "PixelMeasuresSequence")
@@ -184,25 +145,31 @@ def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
     return None
 
 
-def _ordered(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
-    """The frames along the normal of their planes; in the order of numbers if they are not parallel. And warnings."""
+def _ordered(frames: list[Frame], headers: Sequence[Dataset]) -> tuple[list[Frame], list[str], int]:
+    """The frames along the normal of their planes, volume by volume, warnings, and the number of volumes.
+
+    In the order of numbers, as one volume, if they are not parallel.
+    """
     if any(frame.position is None or frame.orientation is None for frame in frames):
-        return frames, []
+        return frames, [], 1
     orientations = np.array([frame.orientation for frame in frames])
     if np.abs(orientations - orientations[0]).max() > DIRECTION_TOLERANCE:
         count = len(np.unique(np.round(orientations, 2), axis=0))
-        return [Frame(f.instance, f.number) for f in frames], [
-            f"The series has images in {count} orientations: each is treated as a separate picture."
-        ]
+        warning = f"The series has images in {count} orientations: each is treated as a separate picture."
+        return [Frame(f.instance, f.number) for f in frames], [warning], 1
     depths = np.array([frame.position for frame in frames]) @ np.cross(orientations[0, :3], orientations[0, 3:])
-    order = np.argsort(depths, kind="stable")
-    repeated = len(frames) - len(np.unique(np.round(depths, 3)))
-    warnings = (
-        [f"{repeated} images have the same position as others (several times or phases in one series)."]
-        if repeated
-        else []
-    )
-    return [frames[row] for row in order], warnings
+    places = places_of(frames, depths)
+    volumes = split_phases(places, {str(header.SOPInstanceUID): header for header in headers})
+    repeated = len(frames) - len(places)
+    warnings = []
+    if len(volumes) > 1:
+        warnings.append(
+            f"The series shows {len(places)} places {len(volumes)} times (phases, echoes or b-values): each time is a "
+            "volume of its own, and the one of the image in view is segmented."
+        )
+    elif repeated:
+        warnings.append(f"{repeated} images have the same position as others (several times or phases in one series).")
+    return [frame for volume in volumes for frame in volume], warnings, len(volumes)
 
 
 def _affine(

@@ -51,11 +51,15 @@ class SeriesCache:
             files = {file.stem: file for file in (self._folder / image_id).glob("*.dcm")}
             partial = path.with_name(f"{path.name}.partial{os.getpid()}")
             try:
-                save_volume(read_voxels(series, files), series.affine, partial)
+                save_volume(read_voxels(series, files), series.affine, partial, series.volumes)
                 partial.replace(path)
             finally:
                 partial.unlink(missing_ok=True)
             return series
+
+    def holds(self, image_id: str) -> bool:
+        """Whether there is a copy of the instances of a series."""
+        return (self._folder / image_id).is_dir()
 
     def is_outdated(self, entry: SeriesEntry) -> bool:
         """Whether the number of images has changed since the copy was made: images may still be arriving."""

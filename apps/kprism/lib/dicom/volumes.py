@@ -14,14 +14,22 @@ from numpy.typing import NDArray
 from lib.dicom.series import Series
 from lib.errors import RequestError
 from lib.imaging.medical_image import describe
-from lib.imaging.reading import read_mask
+from lib.imaging.reading import note_volumes, read_mask
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 """How NIfTI stores colour."""
 
+SLICE_AXIS = 2
+"""The axis of a volume that the images of its series are stacked along."""
 
-def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, with little compression, because the file stays here."""
+
+def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path, volumes: int = 1) -> None:
+    """Write voxels (column, row, slice[, 3]) as `.nii.gz`, with little compression, because the file stays here.
+
+    The header names the last axis as that of the slices, so the volume is cut in the plane of its images, also if it
+    is oblique or its slices are closer together than its pixels. It also says how many `volumes` come one after the
+    other along that axis (see `Series`).
+    """
     if array.ndim == 4:
         array = np.ascontiguousarray(array.astype(np.uint8)).view(RGB)[..., 0]
     elif array.dtype.kind == "f" and array.dtype != np.float32:
@@ -30,6 +38,9 @@ def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path) ->
         array = array.astype(np.int32)
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
+    image.header.set_dim_info(slice=SLICE_AXIS)
+    if volumes > 1:
+        note_volumes(image.header, volumes)
     with gzip.open(path, "wb", compresslevel=1) as stream:
         stream.write(image.to_bytes())
 

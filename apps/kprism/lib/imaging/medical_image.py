@@ -35,7 +35,11 @@ class MedicalImage:
     `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
     `dimensions` is 2 if the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
     content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file. Pictures, and
-    volumes whose file has no usable affine, are compared by their number of voxels alone.
+    volumes whose file has no usable affine, are compared by their number of voxels alone. `slice_axis` and `plane` as
+    in `SliceOrientation.of`: the axis that images were stacked along if the file states it, and the plane to cut in.
+
+    A DICOM series of several phases, echoes or b-values holds that many `volumes`, one after the other along k. One of
+    them is an image too (`part`), with the `whole` and its own `first` slice in that.
     """
 
     name: str
@@ -46,6 +50,11 @@ class MedicalImage:
     digest: str
     header: Nifti1Header | None = field(default=None, repr=False)
     placed: bool = True
+    slice_axis: int | None = None
+    plane: str | None = None
+    volumes: int = 1
+    whole: MedicalImage | None = field(default=None, repr=False)
+    first: int = 0
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -65,7 +74,7 @@ class MedicalImage:
     @cached_property
     def orientation(self) -> SliceOrientation:
         """How this image is cut into slices; known without scaling it."""
-        return SliceOrientation.of(self.affine, self.grid)
+        return SliceOrientation.of(self.affine, self.grid, self.plane, self.slice_axis)
 
     @property
     def slices(self) -> int:
@@ -83,8 +92,18 @@ class MedicalImage:
 
     @cached_property
     def volume(self) -> Volume:
-        """The image cut into slices and scaled to [0, 1], as the network sees it."""
-        return Volume.of(self.array, self.affine, digest=self.digest)
+        """The image cut into slices and scaled to [0, 1], as the network sees it; its digest names the plane too."""
+        if self.volumes > 1:  # each has a range of values of its own
+            numbers = sorted(range(0, self.grid[2], self.grid[2] // self.volumes), key=self.slice_at)
+            images = np.concatenate([self.part(number).scaled for number in numbers])
+            return Volume.of_slices(images, self.orientation, self._slices_digest)
+        return Volume.of(
+            self.array, self.affine, plane=self.plane, slice_axis=self.slice_axis, digest=self._slices_digest
+        )
+
+    @property
+    def _slices_digest(self) -> str:
+        return f"{self.digest} {self.orientation.plane}"
 
     @property
     def scaled(self) -> NDArray[np.float32]:
@@ -100,6 +119,56 @@ class MedicalImage:
         slim.__dict__["volume"] = self.volume
         return slim
 
+    def part(self, index: int) -> MedicalImage:
+        """The volume that holds the image k = `index`; this image itself if it is a single one."""
+        if self.volumes == 1:
+            return self
+        count = self.grid[2] // self.volumes
+        first = index // count * count
+        array = self.array[:, :, first : first + count]
+        digest = f"{self.digest} {first}"
+        part = replace(self, array=array, digest=digest, volumes=1, whole=self, first=first)
+        if "volume" in self.__dict__:
+            start = min(self.slice_at(first), self.slice_at(first + count - 1))
+            images = self.volume.images[start : start + count]
+            part.__dict__["volume"] = Volume.of_slices(images, part.orientation, part._slices_digest)
+        return part
+
+    def on_whole(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels (i, j, k) of a part on the grid of the whole, 0 in its other volumes; unchanged for other images."""
+        if self.whole is None:
+            return labels
+        result = np.zeros(self.whole.grid, labels.dtype, order="F")
+        result[:, :, self.first : self.first + self.grid[2]] = labels
+        return result
+
+    def of_whole(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `on_whole`: the labels of this part."""
+        return labels if self.whole is None else labels[:, :, self.first : self.first + self.grid[2]]
+
+    def in_plane(self, plane: str) -> MedicalImage:
+        """This image cut in an anatomical plane (see `SliceOrientation.of`); itself if it is cut in that already.
+
+        RequestError if its slices would be single rows of pixels, as those of a picture across its plane, or would show
+        several volumes.
+        """
+        if plane == self.orientation.plane:
+            return self
+        if self.volumes > 1:
+            raise RequestError(
+                f"plane is {plane!r}, but {self.name} holds {self.volumes} volumes (phases, echoes or b-values), "
+                f"which can be cut only one at a time; expected {self.orientation.plane!r}"
+            )
+        turned = replace(self, plane=plane)
+        if 1 in turned.slice_shape:
+            raise RequestError(
+                f"plane is {plane!r}, but {self.name} of {describe(self.grid)} voxels has only one slice, "
+                f"which is {self.orientation.plane}"
+            )
+        if "volume" in self.__dict__:
+            turned.__dict__["volume"] = self.volume.turned(turned.orientation, turned._slices_digest)
+        return turned
+
     @property
     def nbytes(self) -> int:
         """Memory in bytes: of the slices if they are computed, else of the stored values."""
@@ -111,15 +180,33 @@ class MedicalImage:
         return self.orientation.locate(voxel)
 
     def slice_at(self, index: int) -> int:
-        """The number of the slice that has this index along its axis of the stored image."""
-        return self.slices - 1 - index if self.orientation.flips[0] else index
+        """The number of the slice that has this index along its axis of the stored image; in a part, of the whole."""
+        return self._mirrored(index - self._first_index)
+
+    def index_of(self, number: int) -> int:
+        """The inverse of `slice_at`."""
+        return self._mirrored(number) + self._first_index
+
+    @property
+    def indices(self) -> tuple[int, int]:
+        """The first and last index of the slices, as in `slice_at`."""
+        return self._first_index, self._first_index + self.slices - 1
+
+    @property
+    def _first_index(self) -> int:
+        return self.first if self.orientation.axes[0] == 2 else 0
+
+    def _mirrored(self, number: int) -> int:
+        return self.slices - 1 - number if self.orientation.flips[0] else number
 
     def on_grid(self, mask: MedicalImage, what: str) -> NDArray[Any]:
         """The values of `mask` on this image's grid; axes in another order or direction are reordered.
 
         `what` stands for the mask in messages. RequestError names the difference if the mask has another number of
-        voxels or lies at another place.
+        voxels or lies at another place. For a part, `mask` is one of the whole.
         """
+        if self.whole is not None:
+            return self.of_whole(self.whole.on_grid(mask, what))
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
             raise RequestError(
                 f"{what} has {describe(mask.array.shape)} voxels, but {self.name} has {describe(self.grid)}"

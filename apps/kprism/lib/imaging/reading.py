@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,13 +23,14 @@ import nibabel
 import nrrd
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from PIL import Image
 
+from kprism_model.orientation import stored_slice_axis
 from lib.errors import NotFoundError, RequestError, TooLargeError
 from lib.imaging.medical_image import MedicalImage, describe
 
@@ -46,6 +48,9 @@ MAX_HEADER = 16 << 20
 
 SCALED_BYTES = 4
 """Bytes of a value after scaling for the network: float32."""
+
+COMMENT = 6
+"""Code of NIfTI header extensions that hold text."""
 
 RAS = ("right-anterior-superior", "ras")
 """Names of NIfTI's axes in NRRD headers."""
@@ -137,7 +142,31 @@ def _read(path: Path, name: str, limit: Limit) -> MedicalImage:
     array, dimensions = _as_volume(stored, name)
     affine, usable = _usable(stored.affine)
     digest = content_digest(path)
-    return MedicalImage(name, array, affine, dimensions, suffix, digest, stored.header, stored.placed and usable)
+    slice_axis, volumes = None, 1
+    if stored.header is not None:
+        slice_axis, volumes = stored_slice_axis(stored.header), _noted_volumes(stored.header, array.shape)
+    placed = stored.placed and usable
+    return MedicalImage(
+        name, array, affine, dimensions, suffix, digest, stored.header, placed, slice_axis, volumes=volumes
+    )
+
+
+_VOLUMES = re.compile(rb"K-Prism: (\d{1,6}) volumes")
+
+
+def note_volumes(header: Nifti1Header, volumes: int) -> None:
+    """Note in a header, as a comment, that the slices are those of several volumes, one after the other along k."""
+    header.extensions.append(Nifti1Extension("comment", f"K-Prism: {volumes} volumes".encode()))
+
+
+def _noted_volumes(header: Nifti1Header, shape: tuple[int, ...]) -> int:
+    """How many volumes a header notes; 1 if it notes none, or a number that does not divide the slices."""
+    for extension in header.extensions:
+        match = _VOLUMES.match(extension.get_content()) if extension.get_code() == COMMENT else None
+        volumes = int(match[1]) if match else 1
+        if volumes > 1 and shape[2] % volumes == 0:
+            return volumes
+    return 1
 
 
 DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")

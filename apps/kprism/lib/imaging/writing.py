@@ -61,9 +61,14 @@ class ResultFormat:
 
 
 def write_mask(labels: NDArray[np.uint8], image: MedicalImage, form: ResultFormat) -> Path:
-    """Write `labels` (i, j, k) on the image's grid to a new temporary file, which is the caller's to remove."""
+    """Write `labels` (i, j, k) on the image's grid to a new temporary file, which is the caller's to remove.
+
+    Those of a part (see `MedicalImage.part`) are written on the grid of the whole.
+    """
     if labels.shape != image.grid:
         raise ValueError(f"labels have {describe(labels.shape)} voxels, {image.name} has {describe(image.grid)}")
+    if image.whole is not None:
+        labels, image = image.on_whole(labels), image.whole
     handle, name = tempfile.mkstemp(suffix=form.extension, prefix="kprism-")
     os.close(handle)
     path = Path(name)

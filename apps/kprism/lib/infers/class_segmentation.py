@@ -19,7 +19,7 @@ from kprism_model.volumes.predictor import Extent
 from lib.engine import Engine, Network
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.request import InferRequest
-from lib.infers.scope import CLEAN_UP, SLICES
+from lib.infers.scope import CLEAN_UP, PLANE, SLICES
 from lib.infers.structure_references import StructureReferences
 from lib.options import Option
 from lib.request_statistics import RequestStatistics
@@ -27,9 +27,9 @@ from lib.request_statistics import RequestStatistics
 PRESENCE = 0.5
 """Default of the option `presence`."""
 
-WHOLE_IMAGE: dict[str, Option] = {"presence": Option(PRESENCE, low=0.0, high=1.0), **SLICES, **CLEAN_UP}
+WHOLE_IMAGE: dict[str, Option] = {"presence": Option(PRESENCE, low=0.0, high=1.0), **SLICES, **PLANE, **CLEAN_UP}
 """Options of models without prompts: a structure is segmented in a slice only if it is at least so probable to be in
-it; which slices; and cleaning up."""
+it; which slices, and of which plane; and cleaning up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class ClassSegmentation:
             self.statistics.count(volume)
             return kind
 
-        return self.engine.cached(("kind", self.network.version, self.image.digest), predict)
+        return self.engine.cached(("kind", self.network.version, self.image.volume.digest), predict)
 
     def search(self, references: Mapping[str, StructureReferences] | None = None) -> PresentClasses:
         """All classes of the weights that can be in the image, where they are present.
@@ -156,4 +156,5 @@ class ClassSegmentation:
             return labels
 
         settings = (self.extent, self.presence, self.clean_up)
-        return self.engine.cached(("classes", self.network.version, self.image.digest, named, *settings), predict)
+        key = ("classes", self.network.version, self.image.volume.digest, named, *settings)
+        return self.engine.cached(key, predict)

@@ -135,11 +135,12 @@ def _voxel(label: str, point: Any, image: MedicalImage) -> Voxel:
     if not length_ok or not all(_is_whole(index) for index in point):
         raise RequestError(f"a click of label {label!r} is {point!r}; expected three whole voxel indices [i, j, k]")
     i, j, k = (int(index) for index in (*point, 0)[:3])
-    if not all(0 <= index < side for index, side in zip((i, j, k), image.grid, strict=True)):
+    voxel = i, j, k - image.first
+    if not all(0 <= index < side for index, side in zip(voxel, image.grid, strict=True)):
         raise RequestError(
             f"the click [{i}, {j}, {k}] of label {label!r} lies outside {image.name} of {describe(image.grid)} voxels"
         )
-    return i, j, k
+    return voxel
 
 
 def _is_whole(index: Any) -> bool:

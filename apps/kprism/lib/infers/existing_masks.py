@@ -23,10 +23,10 @@ def read_uploaded(path: Path, name: str, image: MedicalImage, limit: int) -> NDA
     """The values (i, j, k) of an uploaded labelmap; raw voxels (`.bin`, 8 bits each, i the fastest) have no header."""
     if path.suffix != ".bin":
         return image.on_grid(read_mask(path, name, limit), name)
-    values = np.fromfile(path, np.uint8)
-    if values.size != np.prod(image.grid):
-        raise RequestError(f"{name} holds {values.size} bytes, but {image.name} has {describe(image.grid)} voxels")
-    return values.reshape(image.grid, order="F")
+    values, grid = np.fromfile(path, np.uint8), (image.whole or image).grid
+    if values.size != np.prod(grid):
+        raise RequestError(f"{name} holds {values.size} bytes, but {image.name} has {describe(grid)} voxels")
+    return image.of_whole(values.reshape(grid, order="F"))
 
 
 def uploaded_values(params: Mapping[str, Any], label_registry: LabelRegistry) -> dict[str, int]:

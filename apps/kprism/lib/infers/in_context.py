@@ -76,4 +76,5 @@ class InContext(KPrismTask):
 
         keys = tuple((name, own.key) for name, own in references.items())
         settings = (extent, options["presence"], options["clean_up"])
-        return engine.cached(("in_context", request.network.version, request.image.digest, keys, *settings), predict)
+        key = ("in_context", request.network.version, request.image.volume.digest, keys, *settings)
+        return engine.cached(key, predict)

@@ -31,7 +31,7 @@ from lib.infers.prompted_task import PromptedTask
 from lib.infers.request import Clicks, InferRequest
 from lib.infers.resolve import resolve_clicks
 from lib.infers.result import InferResult
-from lib.infers.scope import CLEAN_UP, SCOPE
+from lib.infers.scope import CLEAN_UP, PLANE, SCOPE
 from lib.options import Option
 
 
@@ -47,6 +47,7 @@ class Interactive(PromptedTask):
         **SCOPE,
         "start_from": Option(SOURCES[0], choices=SOURCES),
         "follow_mask": Option(False),
+        **PLANE,
         **CLEAN_UP,
         "use_class": Option(False),
     }

@@ -43,7 +43,7 @@ class Loaded(NamedTuple):
 
 
 class ReferenceFinder:
-    """Finds references for one query image, which is never its own reference.
+    """Finds references for one query image, which is never its own reference; they are cut in the query's plane.
 
     `named` are the ids of the cases to use; if empty, every labelled case may serve. RequestError if a named case does
     not exist, is not labelled, or is the query itself.
@@ -116,6 +116,8 @@ class ReferenceFinder:
     def _load(self, case: LabelledCase, structure: str) -> Loaded:
         what = f"the label of reference {case.image_id!r}"
         image = self._engine.image(case.image, f"image {case.image_id!r}", self._statistics)
+        if self._query.plane is not None:
+            image = image.in_plane(self._query.plane)
         label = self._engine.mask(case.label, what, self._statistics)
         labels = image.on_grid(label, what)
         if image.digest == self._query.digest:

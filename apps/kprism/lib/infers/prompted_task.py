@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 
 from kprism_model.volumes.predictor import StructureMask, StructurePrompts
+from lib.imaging.medical_image import MedicalImage
 from lib.infers.request import InferRequest
 from lib.infers.result import InferResult
 from lib.infers.scope import labels_to_clean
@@ -21,7 +22,8 @@ class PromptedTask(KPrismTask):
         """The policy of the model: what the network gets to know about each label of the request."""
 
     def answer(self, request: InferRequest) -> InferResult:
-        """The whole mask of every label; the JSON says on which slices it was prompted and to which it was propagated.
+        """The whole mask of every label; the JSON says on which slices it was prompted and to which it was propagated,
+        numbered as in the file.
 
         Prompted slices and those that a mask is propagated to are new; all others stay as in the initial mask.
         """
@@ -31,7 +33,7 @@ class PromptedTask(KPrismTask):
         request.statistics.count(volume)
         with request.statistics.step("compose"):
             labels = answer.index_map(request.labels)
-        slices = {name: _slices(mask) for name, mask in answer.masks.items()}
+        slices = {name: _slices(mask, request.image) for name, mask in answer.masks.items()}
         propagated = sum(len(entry["followed"]) for entry in slices.values())
         return InferResult(labels, request.labels, request.labels, {"slices": slices, "slices_followed": propagated})
 
@@ -41,5 +43,8 @@ class PromptedTask(KPrismTask):
         return label if request.options["use_class"] and label in request.network.registry else None
 
 
-def _slices(mask: StructureMask) -> dict[str, list[int]]:
-    return {"prompted": sorted(mask.prompted), "followed": sorted(set(mask.changed) - set(mask.prompted))}
+def _slices(mask: StructureMask, image: MedicalImage) -> dict[str, list[int]]:
+    """The numbers of the slices as in the file."""
+    followed = set(mask.changed) - set(mask.prompted)
+    numbered = {"prompted": mask.prompted, "followed": followed}
+    return {name: sorted(image.index_of(number) for number in numbers) for name, numbers in numbered.items()}

@@ -2,7 +2,8 @@
 """Which labelled cases serve as references for a structure, and their encoding by the network.
 
 Cases that the request names are used as they are. Otherwise submitted cases are compared with the image; other labels
-in the datastore serve if no submitted case shows the structure.
+in the datastore serve if no submitted case shows the structure. References are cut in the plane that the request asks
+for. Submitted cases are encoded in the plane of their acquisition, so for another plane the datastore's labels serve.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class ReferenceSelector:
                     "there is no labelled case (tag final) with named structures to serve as a reference; "
                     "submit a label, or name the values of existing ones in labels.json"
                 )
-        selected = {} if cases else self._among_submitted(request, names, count)
+        acquired = request.image.plane is None
+        selected = self._among_submitted(request, names, count) if acquired and not cases else {}
         with statistics.step("references"):
             problems: list[RequestError] = []
             for name in (name for name in names if name not in selected):
@@ -123,8 +125,8 @@ class ReferenceSelector:
 
 
 def _key(references: Sequence[Reference]) -> Hashable:
-    """What references are: content of the images, slices, and masks."""
-    return tuple((reference.image.digest, reference.slices, _digest(reference)) for reference in references)
+    """What references are: content and plane of the images, slices, and masks."""
+    return tuple((reference.image.volume.digest, reference.slices, _digest(reference)) for reference in references)
 
 
 def _digest(reference: Reference) -> str:

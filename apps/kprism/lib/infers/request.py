@@ -74,11 +74,11 @@ class InitialMasks:
 class InferRequest:
     """Everything that an answer depends on.
 
-    options: the value of every option of the model. result_format: the file that the client expects.
-    registry_numbers: whether a label's value in that file is its number in the label registry. statistics: the time and
-    passes that the request takes, counted on the way. labels: the structures to segment; if empty, the model chooses.
-    extent: how far to segment: prompted slices only, the whole volume, or first to last slice. scribbles: int8
-    (i, j, k), 1 on the structure, -1 beside it, 0 elsewhere.
+    image: cut in the plane that the request asks for. options: the value of every option of the model. result_format:
+    the file that the client expects. registry_numbers: whether a label's value in that file is its number in the label
+    registry. statistics: the time and passes that the request takes, counted on the way. labels: the structures to
+    segment; if empty, the model chooses. extent: how far to segment: prompted slices only, the whole volume, or first
+    to last slice. scribbles: int8 (i, j, k), 1 on the structure, -1 beside it, 0 elsewhere.
     """
 
     image: MedicalImage

@@ -13,14 +13,17 @@ from typing import Any
 
 from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.medical_image import MedicalImage
 from lib.imaging.writing import ResultFormat
 from lib.infers.app_context import AppContext
+from lib.infers.chosen_volume import drawn, in_view, prompted
 from lib.infers.clicks import read_clicks
 from lib.infers.earlier_references import EarlierReferences
+from lib.infers.existing_masks import read_uploaded
 from lib.infers.initial_masks import UPLOAD, read_initial_masks
 from lib.infers.request import Clicks, InferRequest, InitialMasks, Source
 from lib.infers.result import wants_registry_numbers
-from lib.infers.scope import extent_of, filled_slices, slices_of
+from lib.infers.scope import extent_of, filled_slices, first_index, in_chosen_plane, slices_of
 from lib.infers.scribble_map import read_scribbles
 from lib.options import Option, read_options
 from lib.request_statistics import RequestStatistics
@@ -29,6 +32,8 @@ from lib.request_statistics import RequestStatistics
 def resolve_structures(context: AppContext, options: Mapping[str, Option], params: Mapping[str, Any]) -> InferRequest:
     """A request without prompts: names of structures, or none, and the slices to look at."""
     request = _open(context, options, params)
+    index = in_view(params, request.image) or first_index(request.options, request.image)
+    request = _cut(request, index)
     labels = read_structures(params, request.options["structures"], context.label_registry)
     return replace(request, labels=tuple(labels), extent=slices_of(request.options, request.image))
 
@@ -38,6 +43,7 @@ def resolve_clicks(
 ) -> InferRequest:
     """A request with clicks, or with a mask to propagate. Each click is located here, and nowhere else."""
     request = _open(context, options, params)
+    request = _cut(request, _clicked_image(context, options, params, request.image))
     clicks = read_clicks(params, context.label_registry, options, request.image)
     initial_masks = read_initial_masks(context, request, params, clicks.edited, earlier)
     labels = clicks.edited or _labels_without_clicks(clicks, initial_masks, request.options["follow_mask"])
@@ -52,6 +58,12 @@ def resolve_scribbles(context: AppContext, options: Mapping[str, Option], params
         label, scribbles, mask = read_scribbles(
             params, context.label_registry, request.image, context.engine.cache.budget
         )
+    if request.image.volumes > 1:
+        index = prompted(drawn(scribbles), request.image)
+        request = _cut(request, in_view(params, request.image) if index is None else index)
+        scribbles, mask = request.image.of_whole(scribbles), request.image.of_whole(mask)
+    else:
+        request = _cut(request, 0)
     return replace(
         request,
         labels=(label,),
@@ -86,6 +98,25 @@ def _open(context: AppContext, options: Mapping[str, Option], params: Mapping[st
         registry_numbers=wants_registry_numbers(params),
         statistics=statistics,
     )
+
+
+def _cut(request: InferRequest, index: int) -> InferRequest:
+    """The request with its image cut in the plane that it asks for; of several volumes, the one with image k."""
+    return replace(request, image=in_chosen_plane(request.options, request.image.part(index)))
+
+
+def _clicked_image(
+    context: AppContext, options: Mapping[str, Option], params: Mapping[str, Any], image: MedicalImage
+) -> int:
+    """An image k of the volume to segment: one that is clicked on, else in view, else drawn on, else the first."""
+    if image.volumes == 1:
+        return 0
+    clicked = prompted({click.voxel[2] for click in read_clicks(params, context.label_registry, options, image)}, image)
+    upload = params.get("label_file")
+    if clicked is not None or params.get("slice") is not None or upload is None:
+        return in_view(params, image) if clicked is None else clicked
+    labels = read_uploaded(upload.path, upload.name, image, context.engine.cache.budget)
+    return prompted(drawn(labels), image) or 0
 
 
 def _labels_without_clicks(clicks: Clicks, initial_masks: InitialMasks, follow_mask: bool) -> tuple[str, ...]:

@@ -63,6 +63,7 @@ def write_result(
         "absent": [name for value, name in enumerate(result.names, 1) if value not in present],
         **result.metadata,
         "model": model,
+        "plane": request.image.orientation.plane,
         "weights_version": request.network.version,
         "device": request.network.device,
         "files_read": statistics.files_read,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of a volume a request is about, as options that both viewers show."""
+"""How much of a volume a request is about, and in which plane it is cut: options that both viewers show."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.orientation import PLANES
 from kprism_model.volumes.predictor import Extent
 from lib.errors import RequestError
 from lib.imaging.medical_image import MedicalImage
@@ -29,7 +30,17 @@ SLICES: dict[str, Option] = {"slices": Option("")}
 CLEAN_UP: dict[str, Option] = {"clean_up": Option(False)}
 """Option: keep the largest part of each structure (and clicked parts) and fill its holes, in three dimensions."""
 
+AS_ACQUIRED = "as acquired"
+
+PLANE: dict[str, Option] = {"plane": Option(AS_ACQUIRED, choices=(AS_ACQUIRED, *PLANES))}
+"""Option: the plane that volumes are cut in; by default that of their acquisition (see `SliceOrientation.of`)."""
+
 _RANGE = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
+
+
+def in_chosen_plane(options: Mapping[str, Any], image: MedicalImage) -> MedicalImage:
+    """The image cut in the plane that the option `plane` names."""
+    return image if options["plane"] == AS_ACQUIRED else image.in_plane(options["plane"])
 
 
 def extent_of(options: Mapping[str, Any], image: MedicalImage, prompted: Sequence[int]) -> Extent:
@@ -47,12 +58,21 @@ def slices_of(options: Mapping[str, Any], image: MedicalImage) -> Extent:
     text = options["slices"]
     if not text.strip():
         return "volume"
-    match, last = _RANGE.fullmatch(text), image.slices - 1
+    match, (first, last) = _RANGE.fullmatch(text), image.indices
     ends = sorted(int(end) for end in match.groups() if end) if match else []
-    if not ends or ends[-1] > last:
-        raise RequestError(f"slices is {text!r}; expected a slice like '12' or slices like '10-25', from 0 to {last}")
+    if not ends or ends[0] < first or ends[-1] > last:
+        raise RequestError(
+            f"slices is {text!r}; expected a slice like '12' or slices like '10-25', from {first} to {last}"
+        )
     numbers = [image.slice_at(end) for end in ends]
     return min(numbers), max(numbers)
+
+
+def first_index(options: Mapping[str, Any], image: MedicalImage) -> int:
+    """The first slice that the option `slices` names; 0 if it names none of the image."""
+    match = _RANGE.fullmatch(options["slices"])
+    index = int(match[1]) if match else 0
+    return index if index < image.grid[2] else 0
 
 
 def labels_to_clean(options: Mapping[str, Any], labels: Sequence[str]) -> Sequence[str]:

@@ -14,7 +14,7 @@ from lib.infers.prompted_task import PromptedTask
 from lib.infers.request import InferRequest
 from lib.infers.resolve import resolve_scribbles
 from lib.infers.result import InferResult
-from lib.infers.scope import CLEAN_UP, SCOPE
+from lib.infers.scope import CLEAN_UP, PLANE, SCOPE
 from lib.options import Option
 
 
@@ -22,7 +22,7 @@ class Scribbles(PromptedTask):
     """Options: where to segment, see `scope`; `use_class` gives the network the class too if the weights know it."""
 
     name = "scribbles"
-    options: ClassVar = {**SCOPE, **CLEAN_UP, "use_class": Option(False)}
+    options: ClassVar = {**SCOPE, **PLANE, **CLEAN_UP, "use_class": Option(False)}
 
     def __init__(self, context: AppContext) -> None:
         super().__init__(context, InferType.SCRIBBLES, "Corrects one label by scribbles on it and on what it is not")

@@ -72,13 +72,20 @@ class LabelReader:
         return SubmittedLabel(image, table[values], structures)
 
     def read_case(self, submission: Submission, label: Path) -> AnnotatedCase:
-        """The image of a submission with the stored label file; RequestError if one of them cannot be read."""
+        """The image of a submission with the stored label file; RequestError if one of them cannot be read.
+
+        Of a series of several volumes (phases, ...), those with a label: the structures may be in the others too.
+        """
         image_id = submission.image_id
         image = self._read_image(image_path(self._datastore, image_id), f"image {image_id!r}")
         title = f"the kept label of image {image_id!r}"
         mask = read_mask(label, title)
         labels = np.ascontiguousarray(image.to_slices(image.on_grid(mask, title)))
-        return AnnotatedCase(image_id, submission.patient, image.scaled, labels, submission.structures)
+        images = image.scaled
+        if image.volumes > 1:
+            labelled = np.repeat(labels.reshape(image.volumes, -1).any(axis=1), len(labels) // image.volumes)
+            images, labels = images[labelled], labels[labelled]
+        return AnnotatedCase(image_id, submission.patient, images, labels, submission.structures)
 
     def _named_values(self, image_id: str, title: str, info: Mapping[str, Any], present: list[int]) -> dict[str, int]:
         """Name -> value of the structures in the label. Every value needs a name; new names may be refused."""

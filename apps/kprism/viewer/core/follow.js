@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Following a structure through the volume, from the slices on which it was drawn by whatever means. Slices that it was
 // followed to, and that nobody has touched since, are found anew the next time.
+import { IMAGES, imagesOf, indexAcross, pixelsOf, volumeOf } from './cuts.js';
 import { answered, maskOf, same } from './edits.js';
 import { server } from './server.js';
 import { BEFORE } from './strokes.js';
@@ -23,26 +24,75 @@ export class Following {
   }
 
   /** Ask the server to follow a structure; the planes of the label map that this changes, as they become. */
-  async run({ case: open, reach, protect, clientId }, labelmap, structure, segment) {
-    const drawn = this.#drawn(labelmap, structure, segment);
+  async run({ case: open, reach, protect, clientId, prompts, scene }, labelmap, structure, segment) {
+    const cuts = prompts.cuts(structure);
+    const others = cuts.filter(({ axis }) => axis !== IMAGES);
+    if (others.length && new Set(cuts.map(({ axis }) => axis)).size === 1) {
+      return followAcross(others, { open, reach, protect, clientId }, labelmap, structure, segment);
+    }
+    const volume = volumeOf(open, scene.inView(open.frames));
+    const isElsewhere = (k, mask) => (volume && !volume.has(k)) || isOn(others, mask, open.grid[0]);
+    const drawn = this.#drawn(labelmap, structure, segment, isElsewhere);
     if (!drawn.size) {
       throw new Error(`Draw ${structure} on a slice first; it is followed from there.`);
     }
     const params = { ...REACHES[reach], structure, follow_mask: true, client_id: clientId };
     const { result, planes } = await server.infer('interactive', open.id, params, drawn);
     const values = new Map([[result.label_names[structure] ?? 1, segment]]);
-    const anew = params.scope === VOLUME ? null : new Set(result.slices[structure].followed);
+    const anew = params.scope === VOLUME ? volume : new Set(result.slices[structure].followed);
     const after = answered(labelmap, planes, values, protect, { anew });
     const found = [...after].filter(([k]) => !drawn.has(k)).map(([k, plane]) => [k, maskOf(plane, segment)]);
     this.#found.set(structure, new Map([...(this.#found.get(structure) ?? []), ...found]));
     return { after, count: found.filter(([, mask]) => mask.some(Boolean)).length };
   }
 
-  /** The slices on which the structure was drawn and not found: Map of slice number to its mask, for the server. */
-  #drawn(labelmap, structure, segment) {
+  /**
+   * The slices on which the structure was drawn and not found: Map of slice number to its mask, for the server. Those
+   * where it `isElsewhere`, in another volume or view, do not count.
+   */
+  #drawn(labelmap, structure, segment, isElsewhere) {
     const found = this.#found.get(structure) ?? new Map();
     const masks = labelmap.slices.map(k => [k, maskOf(labelmap.plane(k), segment)]);
-    const drawn = masks.filter(([k, mask]) => mask.some(Boolean) && !(found.has(k) && same(mask, found.get(k))));
+    const isFound = (k, mask) => found.has(k) && same(mask, found.get(k));
+    const drawn = masks.filter(([k, mask]) => mask.some(Boolean) && !isFound(k, mask) && !isElsewhere(k, mask));
     return new Map(drawn.map(([k, mask]) => [k, mask.map(value => value * BEFORE)]));
   }
+}
+
+/** Whether a mask of an image lies on cuts across other axes alone: a line of pixels for each. */
+function isOn(cuts, mask, columns) {
+  const on = at => cuts.some(({ axis, index }) => indexAcross(axis, at, columns) === index);
+  return cuts.length > 0 && mask.every((value, at) => !value || on(at));
+}
+
+/** Follow a structure that was pointed at in views across another axis, and in no others, from there in their plane. */
+async function followAcross(cuts, { open, reach, protect, clientId }, labelmap, structure, segment) {
+  const { grid, planes: names } = open;
+  const [{ axis }] = cuts;
+  const empty = new Uint8Array(grid[0] * grid[1]);
+  const drawn = new Map();
+  for (const cut of cuts) {
+    const mask = maskOf(
+      pixelsOf(cut, grid, k => labelmap.plane(k)),
+      segment,
+    ).map(value => value * BEFORE);
+    imagesOf(cut, grid, mask, k => drawn.get(k) ?? empty).forEach((image, k) => drawn.set(k, image));
+  }
+  if (!drawn.size) {
+    throw new Error(`Draw ${structure} on a slice first; it is followed from there.`);
+  }
+  const params = { ...REACHES[reach], plane: names[axis], structure, follow_mask: true, client_id: clientId };
+  const { result, planes } = await server.infer('interactive', open.id, params, drawn);
+  const values = new Map([[result.label_names[structure] ?? 1, segment]]);
+  const after = answered(labelmap, planes, values, protect);
+  const { prompted, followed } = result.slices[structure];
+  if (params.scope !== VOLUME) {
+    const looked = new Set([...prompted, ...followed]);
+    for (const [k, plane] of after) {
+      const before = labelmap.plane(k);
+      const kept = (value, at) => (looked.has(indexAcross(axis, at, grid[0])) ? value : before[at]);
+      after.set(k, plane.map(kept));
+    }
+  }
+  return { after, count: followed.length };
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shows clicks, strokes and boxes over the viewports: filled green on the structure, red beside it.
+import { toVoxel } from './cuts.js';
+
 const SVG = 'http://www.w3.org/2000/svg';
 const INSIDE = '#36d27c';
 const OUTSIDE = '#ff5a5a';
@@ -41,9 +43,10 @@ export class Markers {
       return;
     }
     const shapes = [];
-    for (const { k, inside, points, box } of open ? prompts.marks(structure) : []) {
-      const key = open.frames[k].join(' ');
-      const places = (box ? corners(points) : points).map(point => scene.place(viewport, key, point)).filter(Boolean);
+    for (const { cut, inside, points, box } of open ? prompts.marks(structure) : []) {
+      const voxels = (box ? corners(points) : points).map(point => toVoxel(cut, point));
+      const at = ([column, row, k]) => scene.place(viewport, open.frames[k].join(' '), [column, row]);
+      const places = voxels.map(at).filter(Boolean);
       if (places.length) {
         shapes.push(shape(places, inside));
       }

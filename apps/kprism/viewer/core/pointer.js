@@ -70,13 +70,18 @@ export class Pointer {
     const places = (dragged ? path : [path[0]])
       .map(point => this.session.scene.locate(viewport, point))
       .filter(Boolean);
-    const here = places.filter(({ key }) => key === places[0].key);
-    const points = here.map(({ column, row }) => [column, row]);
-    if (box && points.length > 1) {
-      this.session.point({ key: here[0].key, points: [points[0], points.at(-1)], inside: true, box });
-    } else if (points.length) {
-      this.session.point({ key: here[0].key, points, inside });
+    const axis = this.session.scene.axis(viewport);
+    const here = places.filter(place => slice(place, axis) === slice(places[0], axis));
+    if (box && here.length > 1) {
+      this.session.point({ axis, places: [here[0], here.at(-1)], inside: true, box });
+    } else if (here.length) {
+      this.session.point({ axis, places: here, inside });
     }
     this.session.dispatchEvent(new Event('drawing'));
   }
+}
+
+/** What places on one slice across an axis have in common. */
+function slice({ key, column, row }, axis) {
+  return [Math.round(column), Math.round(row), key][axis];
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What OHIF shows, in the server's terms: which case, which slice of it a viewport shows, and where in it a pointer is.
+import { IMAGES } from './cuts.js';
+
 const PANEL = 'kprism.panelModule.kprism';
+const ALONG = 0.999; // cosine of the largest angle between a view's normal and an axis of the volume that it cuts
 const FRAME = /\/instances\/([^/]+)\/frames\/(\d+)/;
 
 /** (SOP instance, frame number) in an image's address, as one word. */
@@ -49,6 +52,17 @@ export class Scene {
     }
   }
 
+  /** The axis of the image's volume that a viewport looks along: `IMAGES` in their own plane and in oblique views. */
+  axis(viewport) {
+    const direction = viewport.getImageData?.()?.imageData.getDirection();
+    if (viewport.type === 'stack' || !direction) {
+      return IMAGES;
+    }
+    const { viewPlaneNormal } = viewport.getCamera();
+    const cosine = axis => viewPlaneNormal.reduce((sum, value, at) => sum + value * direction[3 * axis + at], 0);
+    return [0, 1].find(axis => Math.abs(cosine(axis)) > ALONG) ?? IMAGES;
+  }
+
   /** `{ key, column, row }` of a point of a viewport's canvas, or null beside the image. */
   locate(viewport, canvasPoint) {
     const image = viewport.getImageData?.();
@@ -78,6 +92,15 @@ export class Scene {
     const depth = (volumeImages(viewport) ?? []).findIndex(imageId => frameKey(imageId) === key);
     const world = depth < 0 ? null : image.imageData.indexToWorld([column, row, depth]);
     return world && inPlane(viewport, world) ? viewport.worldToCanvas(world) : null;
+  }
+
+  /** The number of the image of `frames` that the viewport in use shows; 0 if it shows none of them. */
+  inView(frames) {
+    const key = frameKey(this.viewport()?.getCurrentImageId?.() ?? '');
+    return Math.max(
+      0,
+      frames.findIndex(frame => frame.join(' ') === key),
+    );
   }
 
   /** Scroll the viewport in use to an image, `[instance, frame]`. */

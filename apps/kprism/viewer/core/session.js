@@ -3,12 +3,13 @@
 import { addressOf } from './address.js';
 import { foundIn } from './answer.js';
 import { clientId } from './client.js';
+import { IMAGES, imagesOf, locate, pixelsOf, volumeOf } from './cuts.js';
 import { newColour } from './colours.js';
 import { answered, maskOf, merged } from './edits.js';
 import { Drafts, fresh } from './drafts.js';
 import { REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
-import { requestOf } from './prompts.js';
+import { ask } from './prompts.js';
 import { server } from './server.js';
 import { Turns } from './turns.js';
 
@@ -148,8 +149,10 @@ export class Session extends Turns {
   /** Segment without prompts: what the weights know, or what labelled cases show. */
   segment(what, model, params = {}, named = false) {
     return this.inTurn(what, async () => {
-      const answer = await server.infer(model, this.case.id, { ...params, client_id: this.clientId });
-      await this.#draw(answer, named);
+      const k = this.scene.inView(this.case.frames);
+      const volume = volumeOf(this.case, k);
+      const answer = await server.infer(model, this.case.id, { ...params, slice: k, client_id: this.clientId });
+      await this.#draw(answer, named, volume);
     });
   }
 
@@ -167,26 +170,26 @@ export class Session extends Turns {
   }
 
   /** Draw an answer. One for a structure that the user `named` leaves the others as they are, and is left as it is. */
-  async #draw({ result, planes }, named) {
+  async #draw({ result, planes }, named, volume) {
     const labelmap = await this.#ready();
     const names = Object.keys(result.label_names);
     const segments = new Map(names.map(name => [name, labelmap.segmentOf(this.#style(name))]));
     const values = new Map(names.map(name => [result.label_names[name], segments.get(name)]));
     const given = named ? [] : [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
     const replaced = new Set([...values.values(), ...given]);
-    const after = answered(labelmap, planes, values, this.protect, { replaced });
+    const after = answered(labelmap, planes, values, this.protect, { replaced, anew: volume });
     this.#change(labelmap, after);
     names.forEach(name => this.automatic[named ? 'delete' : 'add'](name));
     this.answer = result;
     this.scene.notify(foundIn(result));
   }
 
-  /** A click (one point), a stroke or a box (two corners) on the structure in hand, or beside it. */
-  point({ key, points, inside, box }) {
+  /** A click (one place), a stroke or a box (two corners) on the structure in hand, or beside it, across an axis. */
+  point({ axis, places, inside, box }) {
     const { case: shown, structure: name } = this; // by the time that it is its turn these may be others
     const correct = async () => {
-      const k = shown.frames.findIndex(([instance, number]) => `${instance} ${number}` === key);
-      if (this.case !== shown || k < 0) {
+      const { cut, points } = locate(shown.frames, shown.volumes > 1 ? IMAGES : axis, places) ?? {};
+      if (this.case !== shown || !cut) {
         return; // the click has only brought another series to hand
       }
       const labelmap = await this.#ready();
@@ -194,17 +197,17 @@ export class Session extends Turns {
       const segment = labelmap.segmentOf(this.#style(name));
       labelmap.activate(segment);
       const before = this.prompts.snapshot();
-      const plane = labelmap.plane(k);
-      const round = this.prompts.add(name, segment, k, plane, { inside, points, box });
+      const { grid } = shown;
+      const current = () => pixelsOf(cut, grid, k => labelmap.plane(k));
+      const round = this.prompts.add(name, segment, cut, current(), { inside, points, box });
       this.changed();
       try {
-        const { model, params, plane: drawn } = requestOf(round, this.case.grid[0]);
-        const asked = { ...params, client_id: this.clientId };
-        const { result, planes } = await server.infer(model, this.case.id, asked, new Map([[k, drawn]]));
+        const { result, pixels } = await ask(round, shown, this.clientId);
         const values = new Map([[result.label_names[name] ?? 1, segment]]);
-        const after = merged(labelmap.plane(k), planes.get(k), values, this.protect); // as it is by now
+        const after = merged(current(), pixels, values, this.protect); // as it is by now
         this.prompts.answered(round, maskOf(after, segment));
-        this.#change(labelmap, new Map([[k, after]]), before);
+        const images = imagesOf(cut, grid, after, k => labelmap.plane(k));
+        this.#change(labelmap, images, before);
       } catch (error) {
         this.prompts.restore(before);
         throw error;

@@ -22,11 +22,13 @@ from monailabel.interfaces.utils.app import app_instance
 from numpy.typing import NDArray
 from PIL import Image
 
+from kprism_model.orientation import PLANES, SliceOrientation
 from lib.api.ohif.planes import filled, pack, unpack
 from lib.api.uploads import read_object
 from lib.datastore import LabelledCase, check_id, labelled_cases
 from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
+from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_registry import label_values
@@ -63,7 +65,11 @@ def fetched(datastore: DicomStore, image_id: str) -> Path:
 
 
 def case(image_id: str) -> dict[str, Any]:
-    """The slices of a case in order, warnings about its geometry, and the version and names of its label."""
+    """The slices of a case in order, warnings about its geometry, and the version and names of its label.
+
+    `planes` names the anatomical plane across each axis of `grid`: the value of the option `plane` to cut it so.
+    `volumes` are those of one series (phases, echoes, b-values), one after the other.
+    """
     datastore = store()
     fetched(datastore, image_id)
     series = datastore.series(image_id)
@@ -71,10 +77,18 @@ def case(image_id: str) -> dict[str, Any]:
     return {
         "id": image_id,
         "grid": list(series.grid),
+        "planes": planes_across(series),
+        "volumes": series.volumes,
         "frames": [[frame.instance, frame.number] for frame in series.frames],
         "warnings": list(series.warnings),
         "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
     }
+
+
+def planes_across(series: Series) -> list[str]:
+    """The anatomical plane across each axis of a series (column, row, slice)."""
+    cuts = [SliceOrientation.of(series.affine, series.grid, plane) for plane in PLANES]
+    return [cut.plane for cut in sorted(cuts, key=lambda cut: cut.axes[0])]
 
 
 def case_label(image_id: str) -> Response:
