@@ -229,12 +229,12 @@ def window_around(
     if not has_mask:
         needed = max(needed, max(size) / rules.maximum_without_mask)
     for side in rules.sides(size, native):
-        if side >= needed and side > wider_than and (window := _placed(box, side, size, rules.grid)).holds(box):
+        if side >= needed and side > wider_than and (window := window_of_side(box, side, size, rules.grid)).holds(box):
             return window
     return Window.whole(size)
 
 
-def _placed(box: Box, side: int, size: Size, grid: int) -> Window:
+def window_of_side(box: Box, side: int, size: Size, grid: int = WindowRules.grid) -> Window:
     """A window of `side` pixels, or of the image's size if less; its corner on the grid, `box` near its centre."""
     step = max(1, side // grid)
     rows, columns = min(side, size[0]), min(side, size[1])

@@ -63,7 +63,9 @@ class Batch:
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with all its tensors changed."""
-        tensors: dict[str, Any] = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         if self.sequences is None:
             return replace(self, **tensors)
         sequences = SequenceBatch(change(self.sequences.images), change(self.sequences.masks))

@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Propagation of a structure through a volume from its prompted slices, by the network's own in-context mode.
 
-A prompted slice with its mask is a reference for the slices around it (a space-time memory, arXiv 2106.05210). Each
-slice is predicted twice:
+A slice is predicted from references (a space-time memory, arXiv 2106.05210) and from a previous mask, as the network
+was trained to do it step by step (`kprism_model.training.propagation_step`). It is seen in a window around the
+previous mask, at a resolution at which the structure can be seen; the window moves along, and becomes wider while the
+mask touches its sides. Propagation never changes prompted slices.
 
-1. from references alone. This cannot drift, because it knows nothing of the slices between;
-2. from references, the mask of the slice before as previous mask, and clicks in and around that mask, as the network
-   was trained to propagate masks. This cannot jump to another place.
-
-The two probabilities are averaged. The first gets more weight the better it reproduces the prompted slice's own mask,
-which shows whether the network understands the structure at all. Propagation never changes prompted slices.
-
-- From one prompted slice to an end of the volume: slice by slice. The outline may move by at most `slope` slice
-  distances, and only components that touch the mask before are kept. It stops before the first slice where the
-  structure is absent, or where the references support it much less than on the prompted slice.
+- From one prompted slice to an end of the volume: slice by slice. The references are the prompted slice (long memory)
+  and the last slices (short memory); the previous mask is that of the slice before. The outline may move by at most
+  `slope` slice distances, and only components that touch the mask before are kept. It stops before the first slice
+  where the structure is absent.
 - Between two prompted slices: each slice by itself. Both slices are references. The shape interpolated between their
   masks is the previous mask, and it is the result where the prediction is empty. A prompted slice with an empty mask is
   an end: propagation from the other side stops there.
@@ -21,28 +17,26 @@ which shows whether the network understands the structure at all. Propagation ne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.metrics import dice
-from kprism_model.network.prompts import COARSEST_ONLY
 from kprism_model.network.references import References
-from kprism_model.predictor import THRESHOLD, Prediction
+from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import join_references
 from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.prompt_history import PromptedSlice, SliceRange
+from kprism_model.volumes.prompts import digest, digest_of
 from kprism_model.volumes.refinement import refine
-from kprism_model.volumes.shapes import confine, interpolate_masks, propagation_clicks
+from kprism_model.volumes.shapes import confine, interpolate_masks
 from kprism_model.volumes.slice_features import SLICES_PER_BATCH, SliceFeatures, SliceQuery
+from kprism_model.window import Box, Window, window_around, window_of_side
+from kprism_model.windowed import RULES
 
 Progress = Callable[[int], object]
-
-SLICES_AHEAD = 4
-"""Slices that are predicted from references in one pass; more of them waste more passes beyond the structure's end."""
 
 T = TypeVar("T")
 
@@ -52,32 +46,23 @@ class PropagationRules:
     """The numbers that govern propagation.
 
     slope: how far an outline may move sideways from slice to slice, in distances between slices. recent: how many of
-    the last slices join the prompted one as references. weight: of the prediction from references alone, at full trust.
-    support: a structure ends where the mean probability from references alone, inside its mask, is below this share of
-    the value on the prompted slice, at full trust. presence: a structure ends where its presence is less probable than
-    this. Less trust reduces `weight` and `support` in proportion.
+    the last slices join the prompted one as references. presence: a structure ends where its presence is less probable
+    than this. window: whether slices are seen in windows around the structure.
     """
 
     slope: float = 2.0
-    recent: int = 0
-    weight: float = 0.6
-    support: float = 0.7
-    presence: float = 0.1
+    recent: int = 2
+    presence: float = 0.5
+    window: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class PropagationSource:
-    """A prompted slice to propagate from: its mask, the slice as a reference, and how well that reference works.
-
-    trust: 1 where a prediction from the reference reproduces the mask, 0 where their Dice is one half or less. support:
-    mean probability of that prediction inside the mask.
-    """
+    """A slice with its mask, from which a structure is propagated: a prompted one, or one of the last."""
 
     number: int
     mask: Patch
-    reference: References
-    trust: float
-    support: float
+    box: Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,72 +142,85 @@ class Propagator:
 
     def _source(self, prompted_slice: PromptedSlice | None) -> PropagationSource | None:
         """The slice as a source of propagation; None if its mask is empty."""
-        if prompted_slice is None or not (mask := self.mask(prompted_slice)).any:
-            return None
-
-        def encode() -> PropagationSource:
-            pixels = mask.mask()
-            reference = self._features.reference(prompted_slice.number, pixels)
-            [prediction] = self._features.predict([SliceQuery(prompted_slice.number, references=reference)])
-            support = float(prediction.probability[pixels].mean(dtype=np.float64))
-            trust = max(0.0, 2 * dice(prediction.mask, pixels) - 1)
-            return PropagationSource(prompted_slice.number, mask, reference, trust, support)
-
-        return self._cached("source", prompted_slice.key, encode)
+        return None if prompted_slice is None else _source(prompted_slice.number, self.mask(prompted_slice))
 
     def _between(self, one: PropagationSource, other: PropagationSource, slices: range) -> PropagatedSlices:
         """Predict the slices between two prompted ones, in batches."""
         shares = (np.array(slices) - one.number) / (other.number - one.number)
         shapes = interpolate_masks(one.mask.mask(), other.mask.mask(), shares)
-        references = join_references([one.reference, other.reference])
-        weight = self._rules.weight * (one.trust + other.trust) / 2
+        boxes = [_box(shape > 0) for shape in shapes]
+        side = max(self._window(box).longest for box in (one.box, other.box, *boxes))
+        references = join_references([self._reference(source, side) for source in (one, other)])
         propagated = PropagatedSlices({}, {})
         for start in range(0, len(slices), SLICES_PER_BATCH):
             rows = range(start, min(start + SLICES_PER_BATCH, len(slices)))
-            from_references = self._features.predict([SliceQuery(slices[row], references=references) for row in rows])
-            from_masks = self._features.predict(
-                [_propagation_query(slices[row], references, shapes[row] > 0, shapes[row]) for row in rows]
-            )
-            for row, first, second in zip(rows, from_references, from_masks, strict=True):
-                probability = (1 - weight) * second.probability + weight * first.probability
-                patch = Patch.of(confine(probability, shapes[row] > 0, self._reach))
+            queries = [
+                SliceQuery(
+                    slices[row],
+                    references=references,
+                    previous_mask=shapes[row],
+                    window=window_of_side(boxes[row], side, self._features.size),
+                )
+                for row in rows
+            ]
+            for row, prediction in zip(rows, self._features.predict(queries), strict=True):
+                patch = Patch.of(confine(prediction.probability, shapes[row] > 0, self._reach))
                 propagated.add(slices[row], patch if patch.any else Patch.of(shapes[row]))
             self._progress(len(rows))
         return propagated
 
     def _outwards(self, source: PropagationSource, slices: range) -> PropagatedSlices:
         """Predict one slice after another until the structure ends."""
-        rules, last, recent = self._rules, source.mask, list[References]()
-        weight = rules.weight * source.trust
-        minimum_support = rules.support * source.trust * source.support
-        propagated = PropagatedSlices({}, {})
-        stop_below = rules.presence if source.trust else COARSEST_ONLY  # without trust only the presence is used
-        for start in range(0, len(slices), SLICES_AHEAD):
-            numbers = slices[start : start + SLICES_AHEAD]
-            queries = [SliceQuery(number, references=source.reference) for number in numbers]
-            predictions = self._features.predict(queries, minimum_presence=stop_below)
-            for number, from_references in zip(numbers, predictions, strict=True):
-                references = join_references([source.reference, *recent])
-                mask = last.mask()
-                [from_mask] = self._features.predict([_propagation_query(number, references, mask, last.probability())])
-                probability = (1 - weight) * from_mask.probability + weight * from_references.probability
-                last = Patch.of(confine(probability, mask, self._reach))
-                self._progress(1)
-                absent = not last.any or from_references.presence < rules.presence
-                if absent or _support(from_references, last) < minimum_support:
-                    return propagated
-                propagated.add(number, last)
-                if rules.recent:
-                    recent = [*recent, self._features.reference(number, last.mask())][-rules.recent :]
+        propagated, memory = PropagatedSlices({}, {}), [source]
+        for number in slices:
+            patch = self._next(number, memory)
+            self._progress(1)
+            last = _source(number, patch)
+            if last is None:
+                break
+            propagated.add(number, patch)
+            memory = [source, *[*memory[1:], last][-max(1, self._rules.recent) :]]
         return propagated
 
+    def _next(self, number: int, memory: Sequence[PropagationSource]) -> Patch:
+        """The mask of the slice after the last one of `memory`: the prompted slice, then the last ones."""
+        last = memory[-1]
+        previous = last.mask.probability()
+        known = memory if self._rules.recent else memory[:1]
+        window = self._window(last.box)
+        while True:
+            references = join_references([self._reference(source, window.longest) for source in known])
+            query = SliceQuery(number, references=references, previous_mask=previous, window=window)
+            [prediction] = self._features.predict([query], minimum_presence=self._rules.presence)
+            if not window.cuts(window.crop(prediction.mask)):
+                break
+            predicted = _box(prediction.mask).joined(last.box)
+            window = self._window(predicted, wider_than=window.longest)
+        return Patch.of(confine(prediction.probability, last.mask.mask(), self._reach))
 
-def _propagation_query(
-    number: int, references: References, mask: NDArray[np.bool_], previous: NDArray[np.float32]
-) -> SliceQuery:
-    return SliceQuery(number, references=references, clicks=propagation_clicks(mask), previous_mask=previous)
+    def _window(self, box: Box, wider_than: int = 0) -> Window:
+        """The window around a mask's box; the whole slice if no window shows more."""
+        if not self._rules.window:
+            return Window.whole(self._features.size)
+        return window_around(self._features.size, self._features.native_size, [box], RULES, wider_than=wider_than)
+
+    def _reference(self, source: PropagationSource, side: int) -> References:
+        """A slice in a window of `side` pixels around its mask, as a reference."""
+        window = window_of_side(source.box, side, self._features.size)
+        key = digest(str(source.number), digest_of(source.mask.values), repr(source.mask.corner), repr(window))
+        return self._cached(
+            "reference", key, lambda: self._features.reference(source.number, source.mask.mask(), window)
+        )
 
 
-def _support(prediction: Prediction, patch: Patch) -> float:
-    """Mean probability of a prediction inside the mask of a patch."""
-    return float(prediction.probability[patch.mask()].mean(dtype=np.float64))
+def _source(number: int, mask: Patch) -> PropagationSource | None:
+    """A slice as a source of propagation; None if its mask is empty."""
+    return PropagationSource(number, mask, _box(mask.mask())) if mask.any else None
+
+
+def _box(mask: NDArray[np.bool_]) -> Box:
+    """The box of a mask that is not empty."""
+    box = Box.around(mask)
+    if box is None:
+        raise ValueError("a mask is empty; expected at least one pixel")
+    return box

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.network.references import References
-from kprism_model.predictor import Prediction, Predictor, merge_classes, predict_batch
+from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes, predict_batch
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.window import Window
-from kprism_model.windowed import predict_in_windows
+from kprism_model.windowed import crop_query, predict_in_windows
 
 SLICES_PER_BATCH = 8
 """Slices that are predicted in one pass."""
@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class SliceQuery:
-    """A query for one structure on slice `number`; `prior`: probability that it can be there. Else as `Query`."""
+    """A query for one structure on slice `number`.
+
+    `prior` is the probability that it can be there. Only `window` of the slice is looked at; by default all of it. The
+    rest is as in `Query`.
+    """
 
     number: int
     class_name: str | None = None
@@ -35,6 +39,7 @@ class SliceQuery:
     scribbles: NDArray[np.int8] | None = None
     previous_mask: NDArray[np.float32] | None = None
     prior: float = 1.0
+    window: Window | None = None
 
 
 class SliceFeatures:
@@ -59,6 +64,11 @@ class SliceFeatures:
         self._store = store
         self._scope = scope
         self._lock = lock
+
+    @property
+    def native_size(self) -> int:
+        """The long side of the network's canvas in pixels."""
+        return self._predictor.model.config.native_size
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,22 +112,28 @@ class SliceFeatures:
         return kept
 
     def predict(self, queries: Sequence[SliceQuery], *, minimum_presence: float | None = None) -> list[Prediction]:
-        """Predictions in the order of `queries`; see `predict_batch` for `minimum_presence`."""
-        numbers = list(dict.fromkeys(query.number for query in queries))
-        embeddings = dict(zip(numbers, self.embed(numbers), strict=True))
-        return self._predict_batch(
-            [
-                Query(embeddings[q.number], q.class_name, q.references, q.clicks, q.scribbles, q.previous_mask)
-                for q in queries
-            ],
-            minimum_presence,
-        )
+        """Predictions in the order of `queries`, at the slices' size and empty outside of the queries' windows.
+
+        See `predict_batch` for `minimum_presence`.
+        """
+        windows = [query.window or Window.whole(self.size) for query in queries]
+        parts = dict.fromkeys((query.number, window) for query, window in zip(queries, windows, strict=True))
+        embeddings = {part: self.embed_window(*part) for part in parts}
+        crops = [
+            crop_query(query, window, embeddings[query.number, window])
+            for query, window in zip(queries, windows, strict=True)
+        ]
+        predictions = self._predict_batch(crops, minimum_presence)
+        return [_pasted(prediction, window) for prediction, window in zip(predictions, windows, strict=True)]
 
     def correct(self, query: SliceQuery) -> Prediction:
         """The prediction for a query with clicks or scribbles, in a window of the slice where that shows more."""
-        native = self._predictor.model.config.native_size
         [prediction] = predict_in_windows(
-            [query], [self.size], native, lambda _, window: self.embed_window(query.number, window), self._predict_batch
+            [query],
+            [self.size],
+            self.native_size,
+            lambda _, window: self.embed_window(query.number, window),
+            self._predict_batch,
         )
         return prediction
 
@@ -126,11 +142,15 @@ class SliceFeatures:
             self.decoded += len(queries)
             return predict_batch(self._predictor, queries, minimum_presence=minimum_presence)
 
-    def reference(self, number: int, mask: NDArray[np.bool_]) -> References:
-        """A slice with a mask that is not empty, as a reference; the slice's features are not computed again."""
-        [embedding] = self.embed([number])
+    def reference(self, number: int, mask: NDArray[np.bool_], window: Window | None = None) -> References:
+        """A window of a slice (default: all of it) with the slice's mask, which is not empty there, as a reference.
+
+        The window's features are not computed again.
+        """
+        window = window or Window.whole(self.size)
+        embedding = self.embed_window(number, window)
         with self._lock:
-            return self._predictor.embed_reference(embedding, self.images[number], mask)
+            return self._predictor.embed_reference(embedding, window.crop(self.images[number]), window.crop(mask))
 
 
 def segment_slices(
@@ -151,6 +171,14 @@ def segment_slices(
             by_name = {name: _with_prior(next(predictions), query.prior) for name, query in queries.items()}
             if number in slices:
                 yield number, merge_classes(by_name, names, presence_threshold=minimum_presence)
+
+
+def _pasted(prediction: Prediction, window: Window) -> Prediction:
+    """A prediction in a window as one for the whole slice."""
+    if window.is_whole:
+        return prediction
+    probability = window.paste(prediction.probability)
+    return Prediction(probability >= THRESHOLD, probability, prediction.presence)
 
 
 def _with_prior(prediction: Prediction, prior: float) -> Prediction:
