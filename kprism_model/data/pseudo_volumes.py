@@ -67,13 +67,15 @@ def slice_grids(
     for number in range(count):
         move = torch.from_numpy(moves[number]).float()
         # The structure moves, and what is far from it stays.
-        near = ((identity - origin - move) @ to_ellipse.T).norm(dim=-1, keepdim=True) / (1.5 * limit)
-        moved = identity - origin - move * (1 - near.clamp(max=1).square()).square()
+        position = identity + deformation[number] - origin
+        near = ((position - move) @ to_ellipse.T).norm(dim=-1, keepdim=True) / (1.5 * limit)
+        moved = position - move * (1 - near.clamp(max=1).square()).square()
         scaled = moved @ to_ellipse.T
         away = scaled.norm(dim=-1, keepdim=True).clamp(min=1e-4)
         power = 1 / (1 + math.log(factors[number]) / math.log(1 / _ELLIPSE_MARGIN))
         stretched = torch.where(away < limit, limit * (away / limit) ** power / away, 1.0)
-        grids.append(origin + (scaled * stretched) @ from_ellipse.T + deformation[number])
+        # The radial map comes last, so that no deformation brings an ended structure back.
+        grids.append(origin + (scaled * stretched) @ from_ellipse.T)
     return torch.stack(grids), factors > SMALLEST_RADIUS
 
 

@@ -22,11 +22,12 @@ from kprism_model.data.batch import SequenceBatch
 from kprism_model.data.pseudo_volumes import slice_grids
 from kprism_model.data.sequences import slice_runs
 from kprism_model.data.slices import SliceSet, SliceStore
-from kprism_model.data.targets import MINIMUM_PIXELS, component_of, targets
+from kprism_model.data.targets import MINIMUM_PIXELS, Target, component_of, targets
 from kprism_model.data.windows import crop_to_windows, random_windows
 
 T = TypeVar("T")
 
+_ATTEMPTS = 20  # to find a first slice; then the structure may end or not
 _SMALLEST = 30  # pixels of a structure in the first slice; if augmentation leaves fewer, its geometry is left out
 
 
@@ -83,11 +84,7 @@ class SequenceSampler:
         weights = {part.name: part.weight for part in store.sets} | dict(dataset_weights or {})
         sets = [part for part in store.sets if weights[part.name] > 0]
         self._pictures = [(weights[part.name], found) for part in sets if (found := targets(part))]
-        self._stacks = [
-            (weights[part.name], (found, slice_runs(part)))
-            for part in sets
-            if (found := targets(part)) and slice_runs(part)
-        ]
+        self._stacks = [(weights[part.name], stacks) for part in sets if (stacks := _stacks(part))]
         if not self._pictures:
             raise ValueError(f"no slice in {store.path} shows {MINIMUM_PIXELS} pixels of a class of a data set in use")
 
@@ -130,16 +127,16 @@ class SequenceSampler:
     def _stack(self, length: int, ends: bool, rng: np.random.Generator) -> _Source:
         """Neighbouring slices from one that shows the structure, in either direction."""
         of_set, runs = _drawn(self._stacks, rng)
-        while True:
+        start, attempts = None, 0
+        while start is None:  # some run shows a class, see `_stacks`
             target = of_set[rng.integers(len(of_set))]
             run = runs[rng.integers(len(runs))]
             run = run[:: int(rng.choice([-1, 1]))]
             if rng.random() < self._mixture.thick and len(run) >= 2 * length:
                 run = run[int(rng.integers(2)) :: 2]
             shown = target.slice_set.pixels[run, target.column] >= MINIMUM_PIXELS
-            start = _start(shown, length, ends, rng)
-            if start is not None:
-                break
+            start = _start(shown, length, ends if attempts < _ATTEMPTS else None, rng)
+            attempts += 1
         rows = run[np.minimum(np.arange(start, start + length), len(run) - 1)]
         return _source(target.slice_set, rows, np.stack([target.mask(row) for row in rows]))
 
@@ -169,6 +166,16 @@ class SequenceSampler:
         return moved[:, :3] / 255, masks, (moved[:, 4:] > 0.5).float()
 
 
+def _stacks(slice_set: SliceSet) -> tuple[list[Target], list[NDArray[np.int64]]] | None:
+    """The classes of a data set, and the runs of slices that show at least one; None if there are none."""
+    of_set = targets(slice_set)
+    shows = np.zeros(len(slice_set), bool)
+    for target in of_set:
+        shows |= slice_set.pixels[:, target.column] >= MINIMUM_PIXELS
+    runs = [run for run in slice_runs(slice_set) if shows[run].any()]
+    return (of_set, runs) if runs else None
+
+
 def _source(slice_set: SliceSet, rows: NDArray[np.int64] | list[int], masks: NDArray[np.bool_]) -> _Source:
     images = torch.from_numpy(np.stack([slice_set.images[row] for row in rows])).permute(0, 3, 1, 2)
     content = torch.from_numpy(slice_set.content[np.asarray(rows)])
@@ -192,17 +199,16 @@ def _with_inside(source: _Source, size: int) -> Tensor:
     return F.avg_pool2d(stacked, side // size) if side // size > 1 else stacked
 
 
-def _start(shown: NDArray[np.bool_], length: int, ends: bool, rng: np.random.Generator) -> int | None:
-    """A position that shows the structure, from which it ends within `length` slices or not; None if there is none."""
-    last = np.flatnonzero(shown)
-    if not len(last):
-        return None
-    fits = last[last + length <= len(shown)]
-    ending = fits[~shown[fits + length - 1]] if len(fits) else fits
-    for candidates in (ending if ends else np.setdiff1d(fits, ending), fits, last[:-1]):
-        if len(candidates):
-            return int(rng.choice(candidates))
-    return None
+def _start(shown: NDArray[np.bool_], length: int, ends: bool | None, rng: np.random.Generator) -> int | None:
+    """A position that shows the structure, from which it `ends` within `length` slices or not; None if there is none.
+
+    If `ends` is None, any position with at least one slice after it will do.
+    """
+    positions = np.flatnonzero(shown[:-1])
+    if ends is not None:
+        positions = positions[positions + length <= len(shown)]
+        positions = positions[shown[positions + length - 1] != ends]
+    return int(rng.choice(positions)) if len(positions) else None
 
 
 def _drawn(weighted: Sequence[tuple[float, T]], rng: np.random.Generator) -> T:

@@ -45,9 +45,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 @pytest.fixture
 def app(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KPrismApp:
     # Random weights are sure of nothing; with these rules they follow all the same.
-    monkeypatch.setattr(
-        "kprism_model.volumes.predictor.PropagationRules", lambda: PropagationRules(support=0, presence=0)
-    )
+    monkeypatch.setattr("kprism_model.volumes.predictor.PropagationRules", lambda: PropagationRules(presence=0))
     shutil.copytree(studies / "source", tmp_path / "studies")
     return KPrismApp(str(tmp_path), str(tmp_path / "studies"), {"model_path": str(studies / "random.safetensors")})
 

@@ -11,9 +11,8 @@ import torch
 from scipy import ndimage
 
 from kprism_model.interaction import batched_masks, corrupted_masks, propagated_masks
-from kprism_model.interaction.batched_masks import CORRUPTION_CHANCES, MOVE_CHANCES, propagation_points
+from kprism_model.interaction.batched_masks import CORRUPTION_CHANCES, MOVE_CHANCES
 from kprism_model.interaction.propagated_masks import LARGE_MOTION, SLICE_TO_SLICE_MOTION, MotionLimits
-from kprism_model.volumes.shapes import propagation_clicks
 from tests.unit.unsynchronised import Unsynchronised
 
 SIZE = 72
@@ -89,27 +88,10 @@ def test_wrong_masks_are_of_all_kinds_and_the_answer_half_of_the_time() -> None:
     assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
 
-def test_points_that_stand_for_masks_are_those_of_row_by_row() -> None:
-    masks = shapes(40)
-    masks[0] = True  # nothing lies around
-    points, labels = propagation_points(torch.from_numpy(masks))
-    for row, mask in enumerate(masks):
-        expected = propagation_clicks(mask)
-        for label in (1, 0):
-            wanted = {(click.row, click.column) for click in expected if click.positive == bool(label)}
-            found = {tuple(point) for point in points[row][labels[row] == label].tolist()}
-            missing = wanted - found
-            assert len(missing) <= 1 and len(found) == len(wanted)  # of pixels alike in angle, either may be taken
-            assert all(min(np.hypot(*np.subtract(one, other)) for other in found) < 4 for one in missing)
-    assert labels.shape == (40, 7) and (labels[0] == 0).sum() == 0
-
-
 def test_empty_masks_break_nothing() -> None:
     empty = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
     assert not batched_masks.moved_masks(empty, chances(2, MOVE_CHANCES)).any()
     assert batched_masks.corrupted_masks(empty, empty, chances(2, CORRUPTION_CHANCES)).shape == empty.shape
-    points, labels = propagation_points(empty)
-    assert (labels == -1).all() and (points == 0).all()
 
 
 def test_nothing_waits_for_the_device_and_the_graph_has_no_break() -> None:
@@ -117,14 +99,12 @@ def test_nothing_waits_for_the_device_and_the_graph_has_no_break() -> None:
     with Unsynchronised():
         moved = batched_masks.moved_masks(masks, chances(5, MOVE_CHANCES))
         wrong = batched_masks.corrupted_masks(masks, answers, chances(5, CORRUPTION_CHANCES))
-        points, labels = propagation_points(masks)
     compiled = {
         f: torch.compile(f, fullgraph=True, backend="eager")
-        for f in (batched_masks.moved_masks, batched_masks.corrupted_masks, propagation_points)
+        for f in (batched_masks.moved_masks, batched_masks.corrupted_masks)
     }
     assert torch.equal(compiled[batched_masks.moved_masks](masks, chances(5, MOVE_CHANCES)), moved)
     assert torch.equal(compiled[batched_masks.corrupted_masks](masks, answers, chances(5, CORRUPTION_CHANCES)), wrong)
-    assert all(map(torch.equal, compiled[propagation_points](masks), (points, labels)))
 
 
 def test_waiting_would_be_found() -> None:

@@ -150,9 +150,7 @@ def test_a_label_of_one_phase_refers_to_its_images_alone() -> None:
 @pytest.fixture
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KPrismApp:
     # Random weights are sure of nothing; with these rules they follow all the same.
-    monkeypatch.setattr(
-        "kprism_model.volumes.predictor.PropagationRules", lambda: PropagationRules(support=0, presence=0)
-    )
+    monkeypatch.setattr("kprism_model.volumes.predictor.PropagationRules", lambda: PropagationRules(presence=0))
     torch.manual_seed(0)
     network = KPrism(KPrismConfig.tiny(num_classes=1)).eval()
     save_checkpoint(tmp_path / "random", network, ClassRegistry(["thing"]), metadata={})

@@ -13,7 +13,7 @@ from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.prediction import StructureMask, resolve_overlaps
 from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import PromptsBySlice
-from kprism_model.volumes.shapes import confine, interpolate_masks, propagation_clicks
+from kprism_model.volumes.shapes import confine, interpolate_masks
 
 SIZE = (40, 50)
 
@@ -22,22 +22,6 @@ def box(top: int, left: int, rows: int, columns: int) -> np.ndarray:
     mask = np.zeros(SIZE, bool)
     mask[top : top + rows, left : left + columns] = True
     return mask
-
-
-def test_carried_clicks_lie_in_every_larger_part_and_around_the_mask() -> None:
-    mask = box(10, 10, 9, 9) | box(10, 30, 7, 7) | box(35, 2, 1, 2)
-    clicks = propagation_clicks(mask)
-    inside = [(click.row, click.column) for click in clicks if click.positive]
-    outside = [click for click in clicks if not click.positive]
-    assert inside == [(14, 14), (13, 33)]  # the speck is less than a tenth of the largest part
-    assert len(outside) == 4
-    assert not any(mask[int(click.row), int(click.column)] for click in outside)
-    assert {(click.row > 17, click.column > 20) for click in outside} == {(a, b) for a in (0, 1) for b in (0, 1)}
-
-
-def test_a_mask_that_fills_the_image_has_nothing_around_it() -> None:
-    clicks = propagation_clicks(np.ones(SIZE, bool))
-    assert len(clicks) == 1 and clicks[0].positive
 
 
 def test_only_what_grows_out_of_the_mask_is_kept() -> None:
