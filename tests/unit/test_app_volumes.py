@@ -79,6 +79,23 @@ def test_one_click_gives_the_slice_the_slices_around_or_the_whole(app: KPrismApp
         np.testing.assert_array_equal(mask[:, :, 6], here[:, :, 6])  # the clicked slice stays as it is
 
 
+def test_the_slice_to_look_at_next_is_one_that_was_followed(app: KPrismApp) -> None:
+    _, here = ask(app, "interactive", **MIDDLE)
+    assert here["next_slice"] == {"thing": None}  # nothing was followed
+    _, whole = ask(app, "interactive", **MIDDLE, scope="whole volume")
+    assert whole["next_slice"]["thing"] in whole["slices"]["thing"]["followed"]
+
+
+def test_slices_of_the_answer_are_numbered_as_in_the_file(app: KPrismApp) -> None:
+    stored = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    turned = nibabel.Nifti1Image(np.asarray(stored.dataobj)[:, :, ::-1], stored.affine @ np.diag([1, 1, -1, 1]))
+    nibabel.save(turned, Path(app.studies) / f"{CASE}.nii.gz")
+    mask, answer = ask(app, "interactive", thing=[[60, 50, 2]], scope="slices around", slices_around=2)
+    assert planes(mask[:, :, 2:3]) == [0]
+    assert answer["slices"]["thing"] == {"prompted": [2], "followed": [0, 1, 3, 4]}
+    assert answer["next_slice"]["thing"] in {0, 1, 3, 4}
+
+
 def test_a_second_click_reads_and_encodes_nothing_again(app: KPrismApp) -> None:
     _, first = ask(app, "interactive", **MIDDLE, scope="whole volume")
     assert first["files_read"] == 1

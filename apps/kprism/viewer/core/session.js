@@ -222,9 +222,10 @@ export class Session extends Turns {
       const labelmap = await this.#ready();
       const structure = this.structure;
       const segment = labelmap.segmentOf(this.#style(structure));
-      const { after, count } = await this.following.run(this, labelmap, structure, segment);
+      const { after, count, next } = await this.following.run(this, labelmap, structure, segment);
       this.automatic.delete(structure);
       this.#change(labelmap, after);
+      this.nextSlice = next === null ? null : { structure, k: next };
       this.scene.notify(`Followed ${structure} to ${count} more ${count === 1 ? 'slice' : 'slices'}.`);
     });
   }
@@ -233,6 +234,7 @@ export class Session extends Turns {
   #change(labelmap, planes, promptsBefore = this.prompts.snapshot()) {
     const { prompts } = this;
     this.answer = null;
+    this.nextSlice = null;
     const promptsAfter = prompts.snapshot();
     labelmap.change(planes, undone => {
       prompts.restore(undone ? promptsBefore : promptsAfter);
