@@ -30,7 +30,12 @@ export function correctionSection(session) {
   };
   const through = h('div', { className: 'kp-row' }, follow, reach);
   const sentence = h('p', { className: 'kp-hint' });
-  const proposal = h('div', { role: 'status' }, sentence, button('Go there', 'U', () => showNextSlice(session)));
+  const proposal = h(
+    'div',
+    { role: 'status' },
+    sentence,
+    button('Go there', 'U', () => showNextSlice(session)),
+  );
   const node = section(
     'Correct',
     h('div', { className: 'kp-grid' }, ...tools.map(([, made]) => made)),
