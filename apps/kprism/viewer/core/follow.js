@@ -32,7 +32,7 @@ export class Following {
 
   /**
    * Ask the server to follow a structure; the planes of the label map that this changes, as they become, the `count` of
-   * slices that it was found on, and the `next` slice to look at (null: all are certain, or it is cut another way).
+   * slices that it was found on, and the `nextSlice` to look at: null if all are certain, or in another plane.
    */
   async run({ case: open, reach, protect, clientId, prompts, scene }, labelmap, structure, segment) {
     const cuts = prompts.cuts(structure);
@@ -54,7 +54,8 @@ export class Following {
     const found = [...after].filter(([k]) => !drawn.has(k)).map(([k, plane]) => [k, maskOf(plane, segment)]);
     this.#found.set(structure, new Map([...(this.#found.get(structure) ?? []), ...found]));
     const count = found.filter(([, mask]) => mask.some(Boolean)).length;
-    return { after, count, next: result.next_slice[structure] ?? null };
+    const k = result.next_slice[structure];
+    return { after, count, nextSlice: k === null ? null : { structure, k } };
   }
 
   /**
@@ -105,5 +106,5 @@ async function followAcross(cuts, { open, reach, protect, clientId }, labelmap, 
       after.set(k, plane.map(kept));
     }
   }
-  return { after, count: followed.length, next: null };
+  return { after, count: followed.length, nextSlice: null };
 }
