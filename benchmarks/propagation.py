@@ -74,7 +74,7 @@ def clicks_needed(predictor: Predictor, sample: Sample, choices: Sequence[SliceC
     """Method and choice of slices -> clicks to the target Dice, None if `limit` clicks do not reach it."""
     counts: Figures = {}
     for name, method in METHODS.items():
-        for choice in choices if method.rules else ("worst",):
+        for choice in choices if name == "propagated" else ("worst",):
             user = UserInVolume(predictor, sample, method)
             counts[f"{name}, {choice}"] = clicks_to_target(user, choice, limit)
     return counts
