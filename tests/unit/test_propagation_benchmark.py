@@ -17,7 +17,7 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.volumes.predictor import PropagationRules, Volume
 
-FOLLOW_ALL = Method(PropagationRules(support=0, presence=0))
+FOLLOW_ALL = Method(PropagationRules(presence=0))
 """Random weights are sure of nothing; with these rules they follow all the same."""
 
 

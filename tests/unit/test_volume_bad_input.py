@@ -21,7 +21,7 @@ from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import PromptsBySlice
 
 SHAPE = (20, 26, 9)  # x, y, z
-FOLLOW_ALL = PropagationRules(support=0, presence=0)
+FOLLOW_ALL = PropagationRules(presence=0)
 """Random weights are sure of nothing; with these rules they follow all the same."""
 
 
