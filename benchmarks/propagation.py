@@ -1,202 +1,171 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Propagation of a few clicks through a volume: its accuracy, the clicks that it saves, and its speed.
+"""Propagation of a few clicks through a volume: its accuracy, its ends, the clicks that it saves, and its speed.
 
-    python -m benchmarks.propagation --data FOLDER... [--cases 4] [--seed 0] [--clicks 3] [--checkpoint PATH]
+    python -m benchmarks.propagation --data FOLDER... [--split test] [--cases 10] [--seed 0] [--clicks 3] [--limit 20]
+        [--next worst proposed spread] [--ct FOLDER] [--speed] [--out STEM] [--checkpoint PATH] [--threads 2]
 
-The simulated user (`kprism_model.interaction.clicks`) segments every structure of each drawn test case:
+A simulated user (`benchmarks.volume_user`) segments every structure of the drawn cases. Choices are made on
+`--split validation`; the test split is for reports.
 
-- one slice: `--clicks` clicks on the middle slice of the structure, each on the largest error; then the mask is
-  propagated through the volume. The table has the Dice on that slice and on the whole volume.
-- clicks to Dice 0.85 on the volume: each click goes to the slice with the most wrong pixels, once with propagation and
-  once without. Volumes that do not reach it after `--limit` clicks count as that many; the table has their share.
+- Three clicks: `--clicks` on the middle slice of the structure, each on the largest error; then the mask is propagated
+  through the volume. The table has the Dice on that slice and on the volume; the share of the mask's voxels that lie on
+  slices without the structure; and for each of the two ends, how many slices are claimed beyond it and how many are
+  missed before it. Speed is the number of propagated slices, divided by the time for them, encoding included.
+- Clicks to Dice 0.85 on the volume, for each method: with propagation; on every slice that is clicked, and nothing
+  elsewhere; and with shapes that are interpolated linearly between clicked slices. `--next` says who chooses the slices
+  of propagated masks: `worst` (by the true mask, where most pixels are wrong), `proposed` (the least certain slice) or
+  `spread` (the middle of the largest gap). The other methods click where most pixels are wrong. Volumes that do not
+  reach it after `--limit` clicks count as that many; the table has their share.
+- CT (`--ct`: the folder that holds sample-data and data): the same for the lung tumours of the sample CTs and for
+  livers, where the structure must not run through the volume.
+- `--speed`: a liver, resampled to 256 x 256 x 100, from three clicks; and one more click on another slice.
 
-Speed is the number of propagated slices of the first part, divided by the time for them, encoding included.
+`--out STEM` writes STEM.json, with the figures of every structure, and STEM.md, the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.propagation_speed import speed_of
+from benchmarks.propagation_tables import tables
+from benchmarks.volume_samples import Sample, drawn_samples, sample_of_files
+from benchmarks.volume_user import METHODS, SLICE_CHOICES, Method, SliceChoice, UserInVolume, clicks_to_target
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.data.datasets import load_case, read_dataset
-from kprism_model.interaction.clicks import next_click
-from kprism_model.metrics import dice
+from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.volumes.predictor import StructurePrompts, Volume, VolumePredictor, VoxelClick
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "apps/kprism/model/kprism_small"
-TARGET_DICE = 0.85
-MINIMUM_VOXELS = 20  # smaller structures are left out
 
-BoolArray = NDArray[np.bool_]
+Figures = dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """A structure in a volume: its true mask is (slice, row, column)."""
-
-    dataset: str
-    name: str
-    volume: Volume
-    true: BoolArray
-
-
-@dataclass
-class Figures:
-    """The measurements of the structures of one data set."""
-
-    slice_dice: list[float] = field(default_factory=list)
-    volume_dice: list[float] = field(default_factory=list)
-    end_error: list[float] = field(default_factory=list)
-    propagated: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    clicks_propagated: list[int] = field(default_factory=list)
-    clicks_alone: list[int] = field(default_factory=list)
-
-
-class UserInVolume:
-    """Clicks on one structure, and the mask after them."""
-
-    def __init__(self, predictor: Predictor, sample: Sample) -> None:
-        self.true = sample.true
-        self.clicks: list[VoxelClick] = []
-        self.mask = np.zeros_like(sample.true)
-        self.seconds = 0.0
-        self.propagated = 0
-        self._volume = VolumePredictor(predictor)
-        self._volume.use_volume(sample.volume)
-        self._orientation = sample.volume.orientation
-
-    def click(self, number: int) -> bool:
-        """Click on the largest error of a slice; false if there is none."""
-        click = next_click(self.mask[number], self.true[number])
-        if click is not None:
-            voxel = self._orientation.points_to_volume((number, np.floor(click[0]), np.floor(click[1])))
-            i, j, k = (int(index) for index in voxel)
-            self.clicks.append(VoxelClick((i, j, k), click[2]))
-        return click is not None
-
-    def predict(self, propagate: bool) -> None:
-        """Replace the mask by the prediction for all clicks so far."""
-        start = time.perf_counter()
-        prompts = {"structure": StructurePrompts(self.clicks)}
-        prediction = self._volume.segment(prompts, extent="volume" if propagate else "slice").masks["structure"]
-        self.seconds = time.perf_counter() - start
-        self.propagated = len(prediction.confidence) - len(prediction.prompted)
-        self.mask = self._orientation.to_slices(prediction.mask)
-
-    def worst(self) -> int:
-        """The slice with the most wrong pixels; the middle one before the first click."""
-        if not self.clicks:
-            return middle(self.true)
-        return int((self.mask != self.true).sum(axis=(1, 2)).argmax())
-
-
-def middle(mask: BoolArray) -> int:
-    """The middle one of the slices that are not empty."""
-    shown = np.flatnonzero(mask.any(axis=(1, 2)))
-    return int(shown[len(shown) // 2])
-
-
-def samples(folder: Path, cases: int, seed: int) -> Iterator[Sample]:
-    """The structures of the drawn test cases."""
-    dataset = read_dataset(folder)
-    test_cases = dataset.cases("test")
-    for number in np.random.default_rng(seed).permutation(len(test_cases))[:cases]:
-        loaded = load_case(dataset, test_cases[number])
-        if loaded.labels is None or loaded.orientation is None:
-            raise ValueError(f"{test_cases[number].image} must be a volume with a label")
-        volume = Volume.of_slices(loaded.images, loaded.orientation, test_cases[number].name)
-        for value, name in dataset.classes.items():
-            true = loaded.labels == value
-            if true.sum() >= MINIMUM_VOXELS:
-                yield Sample(dataset.name, name, volume, true)
-
-
-def measure(predictor: Predictor, sample: Sample, clicks: int, limit: int, figures: Figures) -> None:
-    """Add one structure's figures."""
-    user = UserInVolume(predictor, sample)
-    number = middle(sample.true)
+def after_clicks(predictor: Predictor, sample: Sample, method: Method, clicks: int) -> Figures:
+    """The figures of a structure after clicks on its middle slice."""
+    user = UserInVolume(predictor, sample, method)
     for _ in range(clicks):
-        if user.click(number):
-            user.predict(propagate=False)
-    figures.slice_dice.append(dice(user.mask[number], sample.true[number]))
-    user.predict(propagate=True)
-    figures.volume_dice.append(dice(user.mask, sample.true))
-    beyond = ~sample.true.any(axis=(1, 2))
-    figures.end_error.append(float(user.mask[beyond].sum() / max(1, user.mask.sum())))
-    figures.propagated.append(user.propagated)
-    figures.seconds.append(user.seconds)
-    for propagate, counts in ((True, figures.clicks_propagated), (False, figures.clicks_alone)):
-        if limit:
-            counts.append(clicks_needed(UserInVolume(predictor, sample), propagate, limit))
+        user.click(sample.middle)
+        user.predict(propagate=False)
+    slice_dice = user.slice_dice(sample.middle)
+    user.predict()
+    predicted, true = user.mask.any(axis=(1, 2)), sample.true.any(axis=(1, 2))
+    return {
+        "slice_dice": slice_dice,
+        "volume_dice": user.dice,
+        "voxels_beyond": float(user.mask[~true].sum() / max(1, user.mask.sum())),
+        "ends": [
+            {"beyond": int((predicted & ~true)[half].sum()), "missed": int((true & ~predicted)[half].sum())}
+            for half in (slice(None, sample.middle), slice(sample.middle, None))
+        ],
+        "propagated_slices": user.propagated,
+        "seconds": user.seconds,
+    }
 
 
-def clicks_needed(user: UserInVolume, propagate: bool, limit: int) -> int:
-    """Clicks until the volume reaches the target Dice; one more than `limit` if it does not."""
-    for count in range(1, limit + 1):
-        user.click(user.worst())
-        user.predict(propagate)
-        if dice(user.mask, user.true) >= TARGET_DICE:
-            return count
-    return limit + 1
+def clicks_needed(predictor: Predictor, sample: Sample, choices: Sequence[SliceChoice], limit: int) -> Figures:
+    """Method and choice of slices -> clicks to the target Dice, None if `limit` clicks do not reach it."""
+    counts: Figures = {}
+    for name, method in METHODS.items():
+        for choice in choices if name == "propagated" else ("worst",):
+            user = UserInVolume(predictor, sample, method)
+            counts[f"{name}, {choice}"] = clicks_to_target(user, choice, limit)
+    return counts
 
 
-def table(results: dict[str, Figures], clicks: int, limit: int) -> Iterator[str]:
-    """The figures in Markdown."""
-    head = ["structures", f"slice Dice, {clicks} clicks", "volume Dice, propagated", "of it beyond the ends"]
-    head += [
-        f"clicks to {TARGET_DICE}, propagated",
-        "failed",
-        f"clicks to {TARGET_DICE}, every slice clicked",
-        "failed",
-    ]
-    yield "| data set | " + " | ".join([*head, "slices/s"]) + " |"
-    yield "|" + "---|" * (len(head) + 2)
-    for name, figures in results.items():
-        cells = [
-            str(len(figures.slice_dice)),
-            f"{np.mean(figures.slice_dice):.3f}",
-            f"{np.mean(figures.volume_dice):.3f}",
-        ]
-        cells.append(f"{100 * np.mean(figures.end_error):.0f} %")
-        for counts in (figures.clicks_propagated, figures.clicks_alone):
-            failed = np.mean([count > limit for count in counts]) if counts else float("nan")
-            capped = np.mean([min(count, limit) for count in counts]) if counts else float("nan")
-            cells += [f"{capped:.1f}", f"{100 * failed:.0f} %"]
-        yield f"| {name} | " + " | ".join([*cells, f"{sum(figures.propagated) / sum(figures.seconds):.1f}"]) + " |"
+def measure(predictor: Predictor, sample: Sample, given: argparse.Namespace) -> Figures:
+    """All figures of one structure."""
+    found: Figures = {"dataset": sample.dataset, "case": sample.case, "structure": sample.structure}
+    found["after_clicks"] = {
+        name: after_clicks(predictor, sample, method, given.clicks) for name, method in METHODS.items() if method.rules
+    }
+    if given.limit:
+        found["clicks_needed"] = clicks_needed(predictor, sample, given.next, given.limit)
+    return found
 
 
-def main() -> None:
-    """Measure and print a table."""
+def ct_samples(folder: Path) -> Iterator[Sample]:
+    """The lung tumours of the sample CTs, and livers."""
+    for number in (1, 2):
+        image, label = (
+            folder / "sample-data" / what / f"pyradiomics_lung{number}.nii.gz" for what in ("images", "labels")
+        )
+        yield sample_of_files(image, label, "lung tumour", "CT")
+    for name in ("chaos_ct", "totalseg_ct"):
+        yield from (
+            sample for sample in drawn_samples(folder / "data" / name, "test", 1, 0) if sample.structure == "liver"
+        )
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FOLDER")
-    parser.add_argument("--cases", type=int, default=4, help="test cases of each data set")
+    parser.add_argument("--data", type=Path, nargs="*", default=[], metavar="FOLDER")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--cases", type=int, default=10, help="cases of each data set (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws the cases")
-    parser.add_argument("--clicks", type=int, default=3, help="on the middle slice")
-    parser.add_argument("--limit", type=int, default=60, help="clicks in a volume at most; 0 leaves this part out")
+    parser.add_argument("--clicks", type=int, default=3, help="on the middle slice (%(default)s)")
+    parser.add_argument("--limit", type=int, default=20, help="clicks in a volume; 0 leaves this out (%(default)s)")
+    parser.add_argument("--next", nargs="+", choices=list(SLICE_CHOICES), default=["worst"], help="who chooses slices")
+    parser.add_argument(
+        "--ct", type=Path, metavar="FOLDER", help="holds sample-data, data/chaos_ct and data/totalseg_ct"
+    )
+    parser.add_argument("--speed", action="store_true", help="time a volume of 256 x 256 x 100; needs --ct")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    checkpoint = load_checkpoint(arguments.checkpoint)
+    parser.add_argument("--out", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
+    given = parser.parse_args(arguments)
+    if not given.data and given.ct is None:
+        parser.error("nothing to measure: give --data or --ct")
+    if given.speed and given.ct is None:
+        parser.error("--speed resamples the liver CT: give --ct")
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the tables and write them; returns the exit status."""
+    given = read_arguments(arguments)
+    torch.set_num_threads(given.threads)
+    checkpoint = load_checkpoint(given.checkpoint)
     predictor = Predictor(checkpoint.model, checkpoint.registry)
-    results: dict[str, Figures] = {}
-    for folder in arguments.data:
-        for sample in tqdm(list(samples(folder, arguments.cases, arguments.seed)), folder.name):
-            figures = results.setdefault(sample.dataset, Figures())
-            measure(predictor, sample, arguments.clicks, arguments.limit, figures)
-    print("\n".join(table(results, arguments.clicks, arguments.limit)))
+    settings = {name: getattr(given, name) for name in ("split", "cases", "seed", "clicks", "limit", "next", "threads")}
+    report: Figures = {"settings": settings, "weights": checkpoint.weights_version, "structures": [], "ct": []}
+    for folder in given.data:
+        for sample in tqdm(list(drawn_samples(folder, given.split, given.cases, given.seed)), folder.name):
+            report["structures"].append(measure(predictor, sample, given))
+            write(report, given.out)
+    ct = [] if given.ct is None else list(ct_samples(given.ct))
+    for sample in tqdm(ct, "CT", disable=not ct):
+        figures = {
+            name: after_clicks(predictor, sample, method, given.clicks)
+            for name, method in METHODS.items()
+            if method.rules
+        }
+        report["ct"].append(
+            {"dataset": sample.dataset, "case": sample.case, "structure": sample.structure, "after_clicks": figures}
+        )
+    if given.speed:
+        report["speed"] = speed_of(predictor, next(sample for sample in ct if sample.dataset == "chaos_ct"))
+    report["finished"] = time.strftime("%Y-%m-%d")
+    write(report, given.out)
+    print("\n".join(tables(report)))
+    return 0
+
+
+def write(report: Figures, stem: Path | None) -> None:
+    """Write the figures so far, and their tables."""
+    if stem is not None:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(stem.with_name(f"{stem.name}.json"), (json.dumps(report, indent=1) + "\n").encode())
+        write_bytes(stem.with_name(f"{stem.name}.md"), ("\n".join(tables(report)) + "\n").encode())
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -247,9 +247,8 @@ class VolumePredictor:
         return labels
 
     def _segment(self, by_slice: PromptsBySlice, history: PromptHistory, propagator: Propagator) -> StructureMask:
-        slices = {
-            prompted_slice.number: propagator.mask(prompted_slice) for prompted_slice in history.prompted_slices()
-        }
+        masks = {one.number: propagator.mask(one) for one in history.in_order()}
+        slices = dict(sorted(masks.items()))
         confidence = dict.fromkeys(slices, 1.0)
         prompted = tuple(slices)
         for slice_range in history.slice_ranges():

@@ -135,7 +135,7 @@ def check_contradictions(structures: Mapping[str, StructurePrompts]) -> None:
 def _clicks(name: str, clicks: Sequence[VoxelClick], orientation: SliceOrientation) -> tuple[tuple[int, Click], ...]:
     by_slice: list[tuple[int, Click]] = []
     for click in clicks:
-        if len(click.voxel) != 3 or any(int(index) != index for index in click.voxel):
+        if len(click.voxel) != 3 or not all(float(index).is_integer() for index in click.voxel):
             raise ValueError(f"a click of {name!r} is at {click.voxel}; expected three whole voxel indices (i, j, k)")
         if not all(0 <= index < side for index, side in zip(click.voxel, orientation.shape, strict=True)):
             raise ValueError(

@@ -77,6 +77,23 @@ def test_one_click_gives_the_slice_the_slices_around_or_the_whole(app: KPrismApp
         np.testing.assert_array_equal(mask[:, :, 6], here[:, :, 6])  # the clicked slice stays as it is
 
 
+def test_the_slice_to_look_at_next_is_one_that_was_followed(app: KPrismApp) -> None:
+    _, here = ask(app, "interactive", **MIDDLE)
+    assert here["next_slice"] == {"thing": None}  # nothing was followed
+    _, whole = ask(app, "interactive", **MIDDLE, scope="whole volume")
+    assert whole["next_slice"]["thing"] in whole["slices"]["thing"]["followed"]
+
+
+def test_slices_of_the_answer_are_numbered_as_in_the_file(app: KPrismApp) -> None:
+    stored = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    turned = nibabel.Nifti1Image(np.asarray(stored.dataobj)[:, :, ::-1], stored.affine @ np.diag([1, 1, -1, 1]))
+    nibabel.save(turned, Path(app.studies) / f"{CASE}.nii.gz")
+    mask, answer = ask(app, "interactive", thing=[[60, 50, 2]], scope="slices around", slices_around=2)
+    assert planes(mask[:, :, 2:3]) == [0]
+    assert answer["slices"]["thing"] == {"prompted": [2], "followed": [0, 1, 3, 4]}
+    assert answer["next_slice"]["thing"] in {0, 1, 3, 4}
+
+
 def test_a_second_click_reads_and_encodes_nothing_again(app: KPrismApp) -> None:
     _, first = ask(app, "interactive", **MIDDLE, scope="whole volume")
     assert first["files_read"] == 1
@@ -150,6 +167,70 @@ def test_scribbles_are_followed_too(app: KPrismApp, tmp_path: Path) -> None:
     whole, answer = ask(app, "scribbles", **params, scope="whole volume")
     assert answer["slices_followed"] >= 2
     np.testing.assert_array_equal(whole[:, :, 6], here[:, :, 6])
+
+
+def drawn_on(app: KPrismApp, tmp_path: Path, k: int, *, line: bool) -> dict[str, Any]:
+    """A request of `scribbles`: the longest diameter of a structure on slice k, or a box around it."""
+    image = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    drawn = np.zeros(image.shape, np.uint8)
+    if line:
+        drawn[40:70, 45, k] = 2
+    else:
+        drawn[38:72, 28:62, k] = 3  # a frame
+        drawn[40:70, 30:60, k] = 0
+        drawn[54:57, 44:47, k] = 2  # and its middle
+    nibabel.save(nibabel.Nifti1Image(drawn, image.affine), tmp_path / "drawn.nii.gz")
+    names = ["thing", "foreground_scribbles", "background_scribbles"]
+    return {
+        "label_file": Source(tmp_path / "drawn.nii.gz", "the drawing"),
+        "label_info": [{"name": name, "id": number} for number, name in enumerate(names, 1)],
+        "selected_label_name": "thing",
+    }
+
+
+@pytest.mark.parametrize("line", [True, False], ids=["line", "box"])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_line_or_a_box_with_the_first_and_last_slice(
+    app: KPrismApp, tmp_path: Path, line: bool, direction: int
+) -> None:
+    stored = nibabel.load(Path(app.studies) / f"{CASE}.nii.gz")
+    turned = nibabel.Nifti1Image(
+        np.asarray(stored.dataobj)[:, :, ::direction], stored.affine @ np.diag([1, 1, direction, 1])
+    )
+    nibabel.save(turned, Path(app.studies) / f"{CASE}.nii.gz")
+    params = drawn_on(app, tmp_path, 3, line=line)
+    here, _ = ask(app, "scribbles", **params)
+    mask, answer = ask(app, "scribbles", **params, slices="2 - 6")
+    assert {3} < set(planes(mask)) <= {2, 3, 4, 5, 6}
+    assert answer["slices"]["thing"] == {"prompted": [3], "followed": [2, 4, 5, 6]}
+    np.testing.assert_array_equal(mask[:, :, 3], here[:, :, 3])
+    with pytest.raises(RequestError, match="slices is '4-6', but there is a prompt on slice 3; expected it within"):
+        ask(app, "scribbles", **params, slices="4-6")
+    with pytest.raises(RequestError, match=r"slices is '2-12'; expected .* from 0 to 11"):
+        ask(app, "scribbles", **params, slices="2-12")
+
+
+def test_clicks_with_the_first_and_last_slice(app: KPrismApp) -> None:
+    mask, answer = ask(app, "interactive", **MIDDLE, slices="5-7", scope="whole volume")
+    assert {6} < set(planes(mask)) <= {5, 6, 7}
+    assert answer["slices"]["thing"]["followed"] == [5, 7]
+    with pytest.raises(RequestError, match="there is a prompt on slice 6"):
+        ask(app, "interactive", **MIDDLE, slices="7")
+
+
+def test_a_volume_of_one_value_is_refused(app: KPrismApp) -> None:
+    path = Path(app.studies) / f"{CASE}.nii.gz"
+    stored = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.full(stored.shape, 7, np.int16), stored.affine), path)
+    with pytest.raises(RequestError, match="'brain' is constant: every voxel is 7"):
+        ask(app, "interactive", **MIDDLE, scope="whole volume")
+
+
+@pytest.mark.parametrize("k", [-1, 12])
+def test_a_click_on_a_slice_that_does_not_exist_is_refused(app: KPrismApp, k: int) -> None:
+    message = rf"the click \[60, 50, {k}\] of label 'thing' lies outside .* of 120 x 100 x 12 voxels"
+    with pytest.raises(RequestError, match=message):
+        ask(app, "interactive", thing=[[60, 50, 6], [60, 50, k]], scope="whole volume")
 
 
 @pytest.mark.parametrize("model", ["semantic", "in_context"])

@@ -84,3 +84,9 @@ def test_what_was_found_is_told(
     node: str, repository: Path, names: dict[str, int], absent: list[str], sentence: str
 ) -> None:
     assert said(node, repository, "foundIn", {"label_names": names, "absent": absent}) == sentence
+
+
+@pytest.mark.parametrize(("number", "where"), [(12, "slice 12"), (None, "one slice")])
+def test_the_next_slice_is_one_sentence(node: str, repository: Path, number: int | None, where: str) -> None:
+    sentence = said(node, repository, "nextSliceSentence", {"structure": "liver", "number": number})
+    assert sentence == f"Look at {where} next: liver is least certain there."

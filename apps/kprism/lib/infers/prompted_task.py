@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 
+from kprism_model.volumes.next_slice import next_slice
 from kprism_model.volumes.predictor import StructureMask, StructurePrompts
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.request import InferRequest
@@ -23,7 +24,8 @@ class PromptedTask(KPrismTask):
 
     def answer(self, request: InferRequest) -> InferResult:
         """The whole mask of every label; the JSON says on which slices it was prompted and to which it was propagated,
-        numbered as in the file.
+        and which slice to look at next (`kprism_model.volumes.next_slice`; None if all are certain), numbered as in the
+        file.
 
         Prompted slices and those that a mask is propagated to are new; all others stay as in the initial mask.
         """
@@ -35,7 +37,12 @@ class PromptedTask(KPrismTask):
             labels = answer.index_map(request.labels)
         slices = {name: _slices(mask, request.image) for name, mask in answer.masks.items()}
         propagated = sum(len(entry["followed"]) for entry in slices.values())
-        return InferResult(labels, request.labels, request.labels, {"slices": slices, "slices_followed": propagated})
+        metadata = {
+            "slices": slices,
+            "slices_followed": propagated,
+            "next_slice": {name: _next_slice(mask, request.image) for name, mask in answer.masks.items()},
+        }
+        return InferResult(labels, request.labels, request.labels, metadata)
 
     @staticmethod
     def class_name(request: InferRequest, label: str) -> str | None:
@@ -48,3 +55,8 @@ def _slices(mask: StructureMask, image: MedicalImage) -> dict[str, list[int]]:
     followed = set(mask.changed) - set(mask.prompted)
     numbered = {"prompted": mask.prompted, "followed": followed}
     return {name: sorted(image.index_of(number) for number in numbers) for name, numbers in numbered.items()}
+
+
+def _next_slice(mask: StructureMask, image: MedicalImage) -> int | None:
+    number = next_slice(mask)
+    return None if number is None else image.index_of(number)

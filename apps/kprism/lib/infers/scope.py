@@ -18,14 +18,18 @@ from lib.options import Option
 
 SLICE, RANGE, VOLUME = "this slice", "slices around", "whole volume"
 
+SLICES: dict[str, Option] = {"slices": Option("")}
+"""Option: the first and last slice to segment, numbered as in the file. Empty: all, or with prompts as `SCOPE` says."""
+
 SCOPE: dict[str, Option] = {
     "scope": Option(SLICE, choices=(SLICE, RANGE, VOLUME)),
     "slices_around": Option(5, low=1, high=1000),
+    **SLICES,
 }
-"""Options of models with prompts: where to segment. `slices_around` counts on either side of the prompted slices."""
+"""Options of models with prompts: where to segment. `slices_around` counts on either side of the prompted slices.
 
-SLICES: dict[str, Option] = {"slices": Option("")}
-"""Option of models without prompts: the first and last slice to look at, numbered as in the file; empty: all."""
+`slices` are the first and last slice of the structure, as a user knows them, and overrule `scope`.
+"""
 
 CLEAN_UP: dict[str, Option] = {"clean_up": Option(False)}
 """Option: keep the largest part of each structure (and clicked parts) and fill its holes, in three dimensions."""
@@ -44,7 +48,20 @@ def in_chosen_plane(options: Mapping[str, Any], image: MedicalImage) -> MedicalI
 
 
 def extent_of(options: Mapping[str, Any], image: MedicalImage, prompted: Sequence[int]) -> Extent:
-    """What the option `scope` means with prompts on the slices `prompted`, of which there is at least one."""
+    """What the options `SCOPE` mean with prompts on the slices `prompted`, of which there is at least one.
+
+    RequestError for a prompt outside the option `slices`.
+    """
+    text = options["slices"]
+    if text.strip():
+        first, last = _range_of(text, image)
+        for number in prompted:
+            if not first <= number <= last:
+                where = image.index_of(number)
+                raise RequestError(
+                    f"slices is {text!r}, but there is a prompt on slice {where}; expected it within them"
+                )
+        return first, last
     if options["scope"] == SLICE:
         return "slice"
     if options["scope"] == VOLUME:
@@ -54,10 +71,13 @@ def extent_of(options: Mapping[str, Any], image: MedicalImage, prompted: Sequenc
 
 
 def slices_of(options: Mapping[str, Any], image: MedicalImage) -> Extent:
-    """The slices that the option `slices` names, "12" or "10-25", as (first, last); "volume" if it is empty."""
+    """The slices that the option `slices` names, see `_range_of`; "volume" if it is empty."""
     text = options["slices"]
-    if not text.strip():
-        return "volume"
+    return _range_of(text, image) if text.strip() else "volume"
+
+
+def _range_of(text: str, image: MedicalImage) -> tuple[int, int]:
+    """The (first, last) of "12" or "10-25", slices as in the file; RequestError for other texts."""
     match, (first, last) = _RANGE.fullmatch(text), image.indices
     ends = sorted(int(end) for end in match.groups() if end) if match else []
     if not ends or ends[0] < first or ends[-1] > last:

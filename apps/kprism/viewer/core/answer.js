@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an answer of `semantic` or `in_context` says of itself, in sentences for the user.
+// What an answer of a model says of itself, in sentences for the user.
 
 /** The server's name for an image that is unlike all others (`NONE` in kprism_model/image_kind.py). */
 export const UNLIKE = 'none of the kinds that the weights know';
@@ -15,6 +15,12 @@ export function foundIn({ label_names: numbers, absent = [] }) {
     return `Not found in this case: ${names.join(', ')}.`;
   }
   return absent.length ? 'Nothing was found in this case.' : 'No structure was looked for in this case.';
+}
+
+/** Where to look next; `number` counts slices as the viewport does, null where it does not show them. */
+export function nextSliceSentence({ structure, number }) {
+  const where = number === null ? 'one slice' : `slice ${number}`;
+  return `Look at ${where} next: ${structure} is least certain there.`;
 }
 
 /** What kind of image it was taken for, and how many structures were not looked for because of that. */

@@ -17,6 +17,7 @@ export function fresh(found) {
     following: new Following(),
     chosen: new Set(), // references
     automatic: new Set(), // structures that no hand has touched: the next automatic answer may take them away
+    nextSlice: null, // of the structure that was followed last, `{ structure, k }`: where it is least certain
     answer: null, // what the last answer says of itself, null if that was to a click or a structure to follow
   };
 }

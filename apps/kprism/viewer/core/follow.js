@@ -16,6 +16,13 @@ export const REACHES = {
   '2 each way': { scope: 'slices around', slices_around: 2 },
 };
 
+/** Scroll to the slice where the structure that was followed last is least certain, if there is one. */
+export function showNextSlice({ scene, case: open, nextSlice }) {
+  if (nextSlice) {
+    scene.show(open.frames[nextSlice.k]);
+  }
+}
+
 export class Following {
   #found = new Map(); // structure -> Map of slice number to the mask that was found
 
@@ -23,7 +30,10 @@ export class Following {
     this.#found.clear();
   }
 
-  /** Ask the server to follow a structure; the planes of the label map that this changes, as they become. */
+  /**
+   * Ask the server to follow a structure; the planes of the label map that this changes, as they become, the `count` of
+   * slices that it was found on, and the `nextSlice` to look at: null if all are certain, or in another plane.
+   */
   async run({ case: open, reach, protect, clientId, prompts, scene }, labelmap, structure, segment) {
     const cuts = prompts.cuts(structure);
     const others = cuts.filter(({ axis }) => axis !== IMAGES);
@@ -43,7 +53,9 @@ export class Following {
     const after = answered(labelmap, planes, values, protect, { anew });
     const found = [...after].filter(([k]) => !drawn.has(k)).map(([k, plane]) => [k, maskOf(plane, segment)]);
     this.#found.set(structure, new Map([...(this.#found.get(structure) ?? []), ...found]));
-    return { after, count: found.filter(([, mask]) => mask.some(Boolean)).length };
+    const count = found.filter(([, mask]) => mask.some(Boolean)).length;
+    const k = result.next_slice[structure];
+    return { after, count, nextSlice: k === null ? null : { structure, k } };
   }
 
   /**
@@ -94,5 +106,5 @@ async function followAcross(cuts, { open, reach, protect, clientId }, labelmap, 
       after.set(k, plane.map(kept));
     }
   }
-  return { after, count: followed.length };
+  return { after, count: followed.length, nextSlice: null };
 }

@@ -105,11 +105,20 @@ export class Scene {
 
   /** Scroll the viewport in use to an image, `[instance, frame]`. */
   show(frame) {
-    const viewport = this.viewport();
-    const imageIndex = (viewport?.getImageIds?.() ?? []).findIndex(id => frameKey(id) === frame?.join(' '));
+    const imageIndex = this.#indexOf(frame);
     if (imageIndex >= 0) {
-      window.cornerstone.utilities.jumpToSlice(viewport.element, { imageIndex });
+      window.cornerstone.utilities.jumpToSlice(this.viewport().element, { imageIndex });
     }
+  }
+
+  /** The number of an image, `[instance, frame]`, in the viewport in use, from 1 on; null if it does not hold it. */
+  numberOf(frame) {
+    const index = this.#indexOf(frame);
+    return index < 0 ? null : index + 1;
+  }
+
+  #indexOf(frame) {
+    return (this.viewport()?.getImageIds?.() ?? []).findIndex(id => frameKey(id) === frame?.join(' '));
   }
 
   /** Call `changed` whenever pixels of a segmentation change, by whatever tool: brush, eraser, undo or this mode. */

@@ -222,17 +222,17 @@ export class Session extends Turns {
       const labelmap = await this.#ready();
       const structure = this.structure;
       const segment = labelmap.segmentOf(this.#style(structure));
-      const { after, count } = await this.following.run(this, labelmap, structure, segment);
+      const { after, count, nextSlice } = await this.following.run(this, labelmap, structure, segment);
       this.automatic.delete(structure);
-      this.#change(labelmap, after);
+      this.#change(labelmap, after, this.prompts.snapshot(), nextSlice);
       this.scene.notify(`Followed ${structure} to ${count} more ${count === 1 ? 'slice' : 'slices'}.`);
     });
   }
 
   /** Change planes in one step of the history, together with the prompts that led to it. */
-  #change(labelmap, planes, promptsBefore = this.prompts.snapshot()) {
+  #change(labelmap, planes, promptsBefore = this.prompts.snapshot(), nextSlice = null) {
     const { prompts } = this;
-    this.answer = null;
+    Object.assign(this, { answer: null, nextSlice });
     const promptsAfter = prompts.snapshot();
     labelmap.change(planes, undone => {
       prompts.restore(undone ? promptsBefore : promptsAfter);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-import { REACHES } from '../core/follow.js';
+import { nextSliceSentence } from '../core/answer.js';
+import { REACHES, showNextSlice } from '../core/follow.js';
 import { button, h, section } from './dom.js';
 import { TOOLS, setRadius, setTool } from './tools.js';
 
@@ -28,12 +29,20 @@ export function correctionSection(session) {
     session.reach = reach.value;
   };
   const through = h('div', { className: 'kp-row' }, follow, reach);
+  const sentence = h('p', { className: 'kp-hint' });
+  const proposal = h(
+    'div',
+    { role: 'status' },
+    sentence,
+    button('Go there', 'U', () => showNextSlice(session)),
+  );
   const node = section(
     'Correct',
     h('div', { className: 'kp-grid' }, ...tools.map(([, made]) => made)),
     h('p', { className: 'kp-hint' }, 'Shift or the right button: beside it.'),
     radius,
     through,
+    proposal,
     h(
       'div',
       { className: 'kp-row' },
@@ -51,6 +60,12 @@ export function correctionSection(session) {
     length.textContent = `${session.radius} mm`;
     follow.disabled = Boolean(session.busy) || !session.case;
     through.hidden = session.case?.grid[2] === 1;
+    const { nextSlice } = session;
+    proposal.hidden = !nextSlice;
+    if (nextSlice) {
+      const number = session.scene.numberOf(session.case.frames[nextSlice.k]);
+      sentence.textContent = nextSliceSentence({ structure: nextSlice.structure, number });
+    }
   };
   return { node, update };
 }

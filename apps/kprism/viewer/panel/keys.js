@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keyboard shortcuts, unless the user is typing. They are caught before OHIF's own.
+import { showNextSlice } from '../core/follow.js';
 import { setTool } from './tools.js';
 
 export const KEYS = {
@@ -10,6 +11,7 @@ export const KEYS = {
   d: session => setTool(session, 'stroke'),
   o: session => setTool(session, 'box'),
   p: session => session.follow(),
+  u: showNextSlice,
   b: session => setTool(session, 'brush'),
   e: session => setTool(session, 'eraser'),
   v: session => setTool(session, 'none'),
