@@ -47,12 +47,15 @@ class PropagationRules:
 
     slope: how far an outline may move sideways from slice to slice, in distances between slices. recent: how many of
     the last slices join the prompted one as references. presence: a structure ends where its presence is less probable
-    than this. window: whether slices are seen in windows around the structure.
+    than this. support: it also ends where the prompted slice alone, without the masks between, supports the mask by
+    less than this share of the support for its own mask; so a mask cannot slide into other tissue step by step.
+    window: whether slices are seen in windows around the structure.
     """
 
     slope: float = 2.0
     recent: int = 2
     presence: float = 0.5
+    support: float = 0.2
     window: bool = True
 
 
@@ -173,30 +176,47 @@ class Propagator:
         """Predict one slice after another until the structure ends."""
         propagated, memory = PropagatedSlices({}, {}), [source]
         for number in slices:
-            patch = self._next(number, memory)
+            last = _source(number, self._next(number, memory))
             self._progress(1)
-            last = _source(number, patch)
             if last is None:
                 break
-            propagated.add(number, patch)
+            propagated.add(number, last.mask)
             memory = [source, *[*memory[1:], last][-max(1, self._rules.recent) :]]
         return propagated
 
     def _next(self, number: int, memory: Sequence[PropagationSource]) -> Patch:
         """The mask of the slice after the last one of `memory`: the prompted slice, then the last ones."""
-        last = memory[-1]
-        previous = last.mask.probability()
+        source, last = memory[0], memory[-1]
         known = memory if self._rules.recent else memory[:1]
         window = self._window(last.box)
         while True:
-            references = join_references([self._reference(source, window.longest) for source in known])
-            query = SliceQuery(number, references=references, previous_mask=previous, window=window)
+            references = join_references([self._reference(slice_, window.longest) for slice_ in known])
+            query = SliceQuery(number, references=references, previous_mask=last.mask.probability(), window=window)
             [prediction] = self._features.predict([query], minimum_presence=self._rules.presence)
             if not window.cuts(window.crop(prediction.mask)):
                 break
-            predicted = _box(prediction.mask).joined(last.box)
-            window = self._window(predicted, wider_than=window.longest)
-        return Patch.of(confine(prediction.probability, last.mask.mask(), self._reach))
+            window = self._window(_box(prediction.mask).joined(last.box), wider_than=window.longest)
+        patch = Patch.of(confine(prediction.probability, last.mask.mask(), self._reach))
+        supported = patch.any and self._is_supported(number, patch, source, window)
+        return patch if supported else Patch.empty(self._features.size)
+
+    def _is_supported(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> bool:
+        """Whether the prompted slice `source` alone supports the mask of a slice, see `PropagationRules`."""
+        if not self._rules.support:
+            return True
+        own = window_of_side(source.box, window.longest, self._features.size)
+
+        def expected() -> float:
+            return self._support(source.number, source.mask, source, own)
+
+        minimum = self._rules.support * self._cached("support", self._key(source, own), expected)
+        return self._support(number, patch, source, window) >= minimum
+
+    def _support(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> float:
+        """Mean probability inside the mask of a slice, predicted in a window from the reference `source` alone."""
+        query = SliceQuery(number, references=self._reference(source, window.longest), window=window)
+        [prediction] = self._features.predict([query])
+        return float(prediction.probability[patch.mask()].mean(dtype=np.float64))
 
     def _window(self, box: Box, wider_than: int = 0) -> Window:
         """The window around a mask's box; the whole slice if no window shows more."""
@@ -207,10 +227,16 @@ class Propagator:
     def _reference(self, source: PropagationSource, side: int) -> References:
         """A slice in a window of `side` pixels around its mask, as a reference."""
         window = window_of_side(source.box, side, self._features.size)
-        key = digest(str(source.number), digest_of(source.mask.values), repr(source.mask.corner), repr(window))
-        return self._cached(
-            "reference", key, lambda: self._features.reference(source.number, source.mask.mask(), window)
-        )
+
+        def encode() -> References:
+            return self._features.reference(source.number, source.mask.mask(), window)
+
+        return self._cached("reference", self._key(source, window), encode)
+
+    @staticmethod
+    def _key(source: PropagationSource, window: Window) -> str:
+        """A key of a slice's mask and a window of it."""
+        return digest(str(source.number), digest_of(source.mask.values), repr(source.mask.corner), repr(window))
 
 
 def _source(number: int, mask: Patch) -> PropagationSource | None:
