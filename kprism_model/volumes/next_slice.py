@@ -3,7 +3,15 @@
 
 If the probabilities are right, the sum of min(p, 1 - p) over the pixels of a slice is the number of pixels that are
 expected to be wrong (least confidence, as in active learning). The score of a slice is that number, and a tenth of it
-more for each slice between it and the nearest prompted slice, because errors grow on the way.
+more for each slice of distance to the nearest prompted slice, because errors grow on the way.
+
+Chosen on 120 masks of four validation volumes each of hippocampus_mr and acdc_mr. Spearman's correlation with the
+wrong pixels of a slice is 0.62 to 0.76 and 0.32 to 0.43. The proposed slice has 0.62 to 0.84 and 0.73 to 0.74 of the
+wrong pixels of the worst slice, where a random one has 0.36 and 0.51 to 0.60. Left out, because they were no better:
+mean probability (correlation 0.36 to 0.49 and 0.18 to 0.26), the share of pixels between 0.3 and 0.7, the difference
+from the neighbouring slices, a score for the slices just beyond the ends, and more weight of the distance. In clicks to
+Dice 0.85 (docs/evaluation.md) a user who follows the proposal needs as many as one who clicks in the middle of the
+largest gap between prompted slices (heart: 12.4 and 12.2), or more (hippocampus: 17.9 and 16.1).
 """
 
 from __future__ import annotations
