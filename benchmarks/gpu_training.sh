@@ -23,13 +23,16 @@ initial=${4:-}
 : "${PYTHON:=python3}"
 : "${DEVICE:=cuda}"
 : "${PRESET:=small}"       # the network, unless INITIAL says which
-: "${BATCH_SIZE:=64}"
+: "${BATCH_SIZE:=128}"
+: "${SEQUENCES:=28}"       # of neighbouring slices in each batch
+: "${SEQUENCE_LENGTH:=8}"
+: "${LOADERS:=14}"         # processes that make the batches; 0: on the GPU
 : "${SIZE:=192}"            # side in pixels, from the first step on
 : "${PRECISION:=auto}"      # bfloat16 where the hardware multiplies in it
 : "${LEARNING_RATE:=1e-3}"
-: "${WARMUP:=100}"          # steps; short, because weights that were trained before soon find back
+: "${WARMUP:=40}"          # steps; short, because weights that were trained before soon find back
 : "${KEEP_MINUTES:=3}"
-: "${THREADS:=8}"           # of PyTorch on the CPU
+: "${THREADS:=1}"           # of PyTorch on the CPU, in each process
 : "${RUN_FOLDER:=$(mktemp -d)}"  # the state to resume from, on a local disk
 : "${VALIDATION_PACK:=}"    # empty: every tenth patient of PACK is held out
 : "${SEED:=0}"
@@ -39,6 +42,7 @@ set -- --pack "$pack" --minutes "$minutes" --keep "$out" --run-folder "$RUN_FOLD
 set -- "$@" --device "$DEVICE" --batch-size "$BATCH_SIZE" --precision "$PRECISION"
 set -- "$@" --native-size "$SIZE" --coarse-size "$SIZE" --learning-rate "$LEARNING_RATE" --warmup "$WARMUP"
 set -- "$@" --save-minutes "$KEEP_MINUTES" --seed "$SEED"
+set -- "$@" --sequences "$SEQUENCES" --sequence-length "$SEQUENCE_LENGTH" --loaders "$LOADERS"
 if [ -n "$initial" ]; then set -- "$@" --initial "$initial"; else set -- "$@" --preset "$PRESET"; fi
 [ -z "$VALIDATION_PACK" ] || set -- "$@" --validation-pack "$VALIDATION_PACK"
 cd "$root"

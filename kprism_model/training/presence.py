@@ -39,6 +39,7 @@ _LEARNING_RATE = 1e-3
 _HELD_OUT_EVERY = 5  # this batch shows whether the fit is an improvement
 PROPAGATED = -1
 _PROPAGATED_SHARE = 0.25  # weight of these rows, relative to that of all classes together
+_SEQUENCES_EVERY = 3  # batches; each slice takes a pass through the whole network
 _SEQUENCES = 2  # in a batch
 _SLICES = 6  # of each
 _FIRST_STEP = 1 << 30  # of the sampler, so that these batches were not trained on
@@ -75,7 +76,7 @@ def fit_presence(
         batch = sampler.batch(_IMAGES, step=_FIRST_STEP + step, size=model.config.native_size)
         part = parts[step % _HELD_OUT_EVERY == 0]
         part.extend(_collect(model, batch))
-        if sequences is not None:
+        if sequences is not None and step % _SEQUENCES_EVERY == 0:
             size = model.config.native_size
             part.append(
                 _propagated(model, sequences.batch(_SEQUENCES, _SLICES, step=_FIRST_STEP + step, size=size), step)
