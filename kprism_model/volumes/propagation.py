@@ -10,9 +10,10 @@ mask touches its sides. Propagation never changes prompted slices.
   and the last slices (short memory); the previous mask is that of the slice before. The outline may move by at most
   `slope` slice distances, and only components that touch the mask before are kept. It stops before the first slice
   where the structure is absent.
-- Between two prompted slices: each slice by itself. Both slices are references. The shape interpolated between their
-  masks is the previous mask, and it is the result where the prediction is empty. A prompted slice with an empty mask is
-  an end: propagation from the other side stops there.
+- Between two prompted slices: slice by slice from each of them to the middle. Both are references. The previous mask is
+  the mean of the mask of the slice before and of the shape interpolated between the prompted masks. That shape is the
+  result where the prediction is empty. A prompted slice with an empty mask is an end: propagation from the other side
+  stops there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from kprism_model.volumes.prompt_history import PromptedSlice, SliceRange
 from kprism_model.volumes.prompts import digest, digest_of
 from kprism_model.volumes.refinement import refine
 from kprism_model.volumes.shapes import confine, interpolate_masks
-from kprism_model.volumes.slice_features import SLICES_PER_BATCH, SliceFeatures, SliceQuery
+from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery
 from kprism_model.window import Box, Window, window_around, window_of_side
 from kprism_model.windowed import RULES
 
@@ -148,29 +149,38 @@ class Propagator:
         return None if prompted_slice is None else _source(prompted_slice.number, self.mask(prompted_slice))
 
     def _between(self, one: PropagationSource, other: PropagationSource, slices: range) -> PropagatedSlices:
-        """Predict the slices between two prompted ones, in batches."""
+        """Predict the slices between two prompted ones, from each of them to the middle."""
         shares = (np.array(slices) - one.number) / (other.number - one.number)
         shapes = interpolate_masks(one.mask.mask(), other.mask.mask(), shares)
-        boxes = [_box(shape > 0) for shape in shapes]
-        side = max(self._window(box).longest for box in (one.box, other.box, *boxes))
-        references = join_references([self._reference(source, side) for source in (one, other)])
+        middle = (len(slices) + 1) // 2
         propagated = PropagatedSlices({}, {})
-        for start in range(0, len(slices), SLICES_PER_BATCH):
-            rows = range(start, min(start + SLICES_PER_BATCH, len(slices)))
-            queries = [
-                SliceQuery(
-                    slices[row],
-                    references=references,
-                    previous_mask=shapes[row],
-                    window=window_of_side(boxes[row], side, self._features.size),
-                )
-                for row in rows
-            ]
-            for row, prediction in zip(rows, self._features.predict(queries), strict=True):
-                patch = Patch.of(confine(prediction.probability, shapes[row] > 0, self._reach))
-                propagated.add(slices[row], patch if patch.any else Patch.of(shapes[row]))
-            self._progress(len(rows))
+        for near, rows in ((one, range(middle)), (other, range(len(slices) - 1, middle - 1, -1))):
+            last = near.mask
+            for row in rows:
+                last = self._next_between(slices[row], (one, other), last, shapes[row])
+                propagated.add(slices[row], last)
+                self._progress(1)
         return propagated
+
+    def _next_between(
+        self,
+        number: int,
+        prompted: tuple[PropagationSource, PropagationSource],
+        last: Patch,
+        shape: NDArray[np.float32],
+    ) -> Patch:
+        """The mask of a slice, from the mask `last` of the slice before and the interpolated `shape` (row, column)."""
+        box = _box(shape > 0).joined(Box.around(last.mask()))
+        window = self._window(box)
+        query = SliceQuery(
+            number,
+            references=join_references([self._reference(source, window.longest) for source in prompted]),
+            previous_mask=(last.probability() + shape) / 2,
+            window=window,
+        )
+        [prediction] = self._features.predict([query])
+        patch = Patch.of(confine(prediction.probability, shape > 0, self._reach))
+        return patch if patch.any else Patch.of(shape)
 
     def _outwards(self, source: PropagationSource, slices: range) -> PropagatedSlices:
         """Predict one slice after another until the structure ends."""
