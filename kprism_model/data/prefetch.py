@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from itertools import count
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -43,11 +43,13 @@ def prefetched(make: Callable[[int], T], *, start: int, processes: int, pin: boo
         pin_memory=pin,
         multiprocessing_context="fork",
     )
-    iterator = iter(loader)
-    try:
-        yield iterator
-    finally:
-        del iterator  # ends the processes
+    with closing(_items(loader)) as made:
+        yield made
+
+
+def _items(loader: DataLoader[T]) -> Generator[T]:
+    """The items of a loader, whose processes end when this generator is closed."""
+    yield from loader
 
 
 class _Made(Dataset[T]):

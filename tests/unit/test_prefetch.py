@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 
 import pytest
+import torch
 
-from kprism_model.data.prefetch import Prefetcher
+from kprism_model.data.prefetch import Prefetcher, prefetched
 
 
 def test_items_come_in_order_and_end() -> None:
@@ -53,3 +55,23 @@ def test_closing_ends_a_worker_that_waits_for_room() -> None:
 def test_depth_must_hold_an_item() -> None:
     with pytest.raises(ValueError, match="depth must be 1 or more, got 0"):
         Prefetcher(lambda number: number, depth=0)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_processes_make_the_same_batches_in_the_same_order(processes: int) -> None:
+    with prefetched(lambda number: torch.full((2,), number), start=5, processes=processes, pin=False) as items:
+        made = [int(next(items)[0]) for _ in range(7)]
+    assert made == list(range(5, 12))
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_in_a_process_reaches_the_training() -> None:
+    def make(number: int) -> torch.Tensor:
+        if number == 2:
+            raise ValueError("nothing to draw")
+        return torch.zeros(1)
+
+    with prefetched(make, start=1, processes=1, pin=False) as items:
+        assert not next(items).any()
+        with pytest.raises(ValueError, match="nothing to draw"):
+            next(items)

@@ -29,3 +29,7 @@ def test_a_pause_does_not_count_and_a_slow_step_does() -> None:
 def test_steps_that_are_always_long_count() -> None:
     budget = TimeBudget(minutes=1.0)
     assert [counted(budget, seconds) for seconds in (90.0, 120.0, 100.0, 300.0)] == [90.0, 120.0, 100.0, 300.0]
+
+
+def test_no_minutes_are_spent_from_the_start() -> None:
+    assert TimeBudget(minutes=0).share == 1
