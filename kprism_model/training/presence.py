@@ -69,8 +69,8 @@ def fit_presence(
 
     With `sequences`, it is also fitted to propagated slices, where it tells that a structure has ended.
     Returns the mean over groups of the balanced accuracy (mean of sensitivity and specificity at 0.5) on rows that were
-    held out, "before" and "after" the fit. If it does not rise by two points, or no rows are held out, the head stays as
-    it was: after a long training it knows rare classes better than a fit to a thousand images.
+    held out, "before" and "after" the fit. If it does not rise by two points, or no rows are held out, the head stays
+    as it was: after a long training it knows rare classes better than a fit to a thousand images.
     """
     model.eval()
     parts: tuple[list[PresenceInputs], list[PresenceInputs]] = ([], [])
