@@ -74,6 +74,8 @@ def clicks_needed(predictor: Predictor, sample: Sample, choices: Sequence[SliceC
     """Method and choice of slices -> clicks to the target Dice, None if `limit` clicks do not reach it."""
     counts: Figures = {}
     for name, method in METHODS.items():
+        if method.memoryless:  # it runs through the volume whatever is clicked
+            continue
         for choice in choices if name == "propagated" else ("worst",):
             user = UserInVolume(predictor, sample, method)
             counts[f"{name}, {choice}"] = clicks_to_target(user, choice, limit)
@@ -84,7 +86,9 @@ def measure(predictor: Predictor, sample: Sample, given: argparse.Namespace) -> 
     """All figures of one structure."""
     found: Figures = {"dataset": sample.dataset, "case": sample.case, "structure": sample.structure}
     found["after_clicks"] = {
-        name: after_clicks(predictor, sample, method, given.clicks) for name, method in METHODS.items() if method.rules
+        name: after_clicks(predictor, sample, method, given.clicks)
+        for name, method in METHODS.items()
+        if method.rules or method.memoryless
     }
     if given.limit:
         found["clicks_needed"] = clicks_needed(predictor, sample, given.next, given.limit)

@@ -22,6 +22,7 @@ from benchmarks.volume_samples import Sample
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.predictor import Predictor
+from kprism_model.queries import Click
 from kprism_model.volumes.next_slice import next_slice
 from kprism_model.volumes.predictor import (
     PropagationRules,
@@ -47,17 +48,20 @@ SliceChoice = Literal["worst", "proposed", "spread"]
 class Method:
     """How the mask of a volume follows from clicks: propagated by `rules`; else on clicked slices alone (None).
 
-    `interpolated` blends the shapes on clicked slices linearly on the slices between them.
+    `interpolated` blends the shapes on clicked slices linearly on the slices between them. `memoryless` goes outwards
+    from the clicked slices with the mask before as the previous mask of interactive mode, and nothing else.
     """
 
     rules: PropagationRules | None = None
     interpolated: bool = False
+    memoryless: bool = False
 
 
 METHODS = {
     "propagated": Method(PropagationRules()),
     "every slice clicked": Method(),
     "shapes interpolated": Method(interpolated=True),
+    "previous mask only": Method(memoryless=True),
 }
 
 
@@ -72,7 +76,8 @@ class UserInVolume:
         self.answer: StructureMask | None = None
         self.seconds = 0.0
         self.propagated = 0
-        self._method = method
+        self._method, self._predictor = method, predictor
+        self._images = sample.volume.images
         self._volume = VolumePredictor(predictor, rules=method.rules)
         self._volume.use_volume(sample.volume)
         self._orientation = sample.volume.orientation
@@ -109,6 +114,8 @@ class UserInVolume:
         self.mask = self._orientation.to_slices(self.answer.mask)
         if self._method.interpolated and propagate:
             self.mask = between_slices(self.mask, self.answer.prompted)
+        if self._method.memoryless and propagate:
+            self.mask = by_previous_masks(self._predictor, self._images, self.mask, self.answer.prompted)
 
 
 def clicks_to_target(user: UserInVolume, choice: SliceChoice, limit: int) -> int | None:
@@ -160,6 +167,23 @@ def between_slices(mask: BoolArray, prompted: Sequence[int]) -> BoolArray:
         if mask[first].any() and mask[second].any():
             shares = np.arange(1, second - first) / (second - first)
             filled[first + 1 : second] = interpolate_masks(mask[first], mask[second], shares) > 0
+    return filled
+
+
+def by_previous_masks(
+    predictor: Predictor, images: NDArray[np.float32], mask: BoolArray, prompted: Sequence[int]
+) -> BoolArray:
+    """The mask with slices predicted outwards from clicked ones, from the mask before and a click inside it."""
+    filled = mask.copy()
+    for start in prompted:
+        for step in (-1, 1):
+            number, last = start + step, mask[start]
+            while 0 <= number < len(images) and number not in prompted and last.any():
+                row, column, _ = next_click(np.zeros_like(last), last) or (0.0, 0.0, True)
+                predictor.set_image(images[number])
+                last = predictor.predict(clicks=[Click(row, column, True)], previous_mask=last).mask
+                filled[number] |= last
+                number += step
     return filled
 
 

@@ -54,7 +54,7 @@ class PropagationRules:
     """
 
     slope: float = 2.0
-    recent: int = 2
+    recent: int = 0
     presence: float = 0.5
     support: float = 0.2
     window: bool = True
