@@ -40,6 +40,9 @@ def _ends(key: str) -> Callable[[Sequence[Figures]], str]:
 
 
 def _slices_per_second(ones: Sequence[Figures]) -> str:
+    """Empty for methods that do not propagate, whose time is not measured."""
+    if not any(one["propagated_slices"] for one in ones):
+        return ""
     return f"{sum(one['propagated_slices'] for one in ones) / sum(one['seconds'] for one in ones):.1f}"
 
 
