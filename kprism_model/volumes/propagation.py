@@ -6,10 +6,10 @@ was trained to do it step by step (`kprism_model.training.propagation_step`). It
 previous mask, at a resolution at which the structure can be seen; the window moves along, and becomes wider while the
 mask touches its sides. Propagation never changes prompted slices.
 
-- From one prompted slice to an end of the volume: slice by slice. The reference is the prompted slice (long memory), and
-  with `recent` also the last slices (short memory). The previous mask is that of the slice before. The outline may move
-  by at most `slope` slice distances, and only components that touch the mask before are kept. It stops before the first
-  slice where the structure is absent, or where the prompted slice alone does not support the mask.
+- From one prompted slice to an end of the volume: slice by slice. The reference is the prompted slice (long memory),
+  and with `recent` also the last slices (short memory). The previous mask is that of the slice before. The outline may
+  move by at most `slope` slice distances, and only components that touch the mask before are kept. It stops before the
+  first slice where the structure is absent, or where the prompted slice alone does not support the mask.
 - Between two prompted slices: slice by slice from each of them to the middle. Both are references. The previous mask is
   the mean of the mask of the slice before and of the shape interpolated between the prompted masks. That shape is the
   result where the prediction is empty. A prompted slice with an empty mask is an end: propagation from the other side
