@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kprism_model.data.pseudo_volumes import slice_grids
+from kprism_model.data.pseudo_volumes import SliceChanges, slice_grids
 from kprism_model.data.sequence_sampling import SequenceMixture, SequenceSampler
 from kprism_model.data.sequences import slice_runs
 from kprism_model.data.slices import SliceSet, SliceStore
@@ -73,8 +73,6 @@ def test_the_structure_of_a_pseudo_volume_moves_smoothly_and_ends(seed: int) -> 
 
 
 def test_what_is_far_from_the_structure_stays_without_deformation() -> None:
-    from kprism_model.data.pseudo_volumes import SliceChanges
-
     mask = np.zeros((SIDE, SIDE), bool)
     mask[8:16, 8:16] = True
     grids, _ = slice_grids(mask, 5, True, np.random.default_rng(0), SliceChanges(deformation=0.0))
