@@ -136,6 +136,17 @@ def _resample(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images, masks and the map of pixels that are not padding, (n, 1, size, size) of 0 and 1, moved by `theta`."""
     scale = 1.0 if images.is_floating_point() else 1 / 255
+    grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
+    moved = F.grid_sample(stacked_channels(images, masks, content, size), grid, align_corners=False)
+    return moved[:, :3] * scale, moved[:, 3:-1], (moved[:, -1:] > 0.5).float()
+
+
+def stacked_channels(images: Tensor, masks: Tensor, content: Tensor, size: int) -> Tensor:
+    """Images (n, 3, S, S), masks (n, m, S, S) and the map of pixels that are not padding as float32 channels.
+
+    `content` (n, 2) is the share of the canvas in rows and columns. The result, (n, 3 + m + 1, s, s), is what
+    `grid_sample` makes images of `size` pixels from; it is reduced first by the largest whole number.
+    """
     stacked = torch.cat([images.float(), masks.float()], dim=1)
     reduction = images.shape[-1] // size
     if reduction > 1:  # without averaging first, bilinear sampling would skip pixels
@@ -143,9 +154,7 @@ def _resample(
     positions = (torch.arange(stacked.shape[-1], device=images.device) + 0.5) / stacked.shape[-1]
     rows, columns = (positions < content[:, axis, None] for axis in (0, 1))
     inside = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
-    grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)
-    moved = F.grid_sample(torch.cat([stacked, inside], dim=1), grid, align_corners=False)
-    return moved[:, :3] * scale, moved[:, 3:-1], (moved[:, -1:] > 0.5).float()
+    return torch.cat([stacked, inside], dim=1)
 
 
 def change_intensity(images: Tensor, inside: Tensor, settings: Augmentation, generator: Generator) -> Tensor:

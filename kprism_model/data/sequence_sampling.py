@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from kprism_model.data.augment import Augmentation, change_intensity, random_affine
+from kprism_model.data.augment import Augmentation, change_intensity, random_affine, stacked_channels
 from kprism_model.data.batch import SequenceBatch
 from kprism_model.data.pseudo_volumes import slice_grids
 from kprism_model.data.sequences import slice_runs
@@ -150,9 +150,10 @@ class SequenceSampler:
         rng: np.random.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images (T, 3, S, S) in [0, 1], masks and maps of the pixels without padding (T, 1, S, S), all resampled."""
-        stacked = _with_inside(source, size)
+        share = source.content.float() / self._side
+        stacked = stacked_channels(source.images, source.masks, share, size)
         for settings in (self._augmentation, self._augmentation.without_geometry()):
-            theta = random_affine(source.content[:1].float() / self._side, settings, generator)
+            theta = random_affine(share[:1], settings, generator)
             grid = F.affine_grid(theta, [1, 1, size, size], align_corners=False)
             first = F.grid_sample(stacked[:1], grid, align_corners=False)[0, 3].numpy() > 0.5
             if np.count_nonzero(first) >= _SMALLEST:
@@ -187,16 +188,6 @@ def _in_window(source: _Source, size: int, rng: np.random.Generator) -> _Source:
     union = source.masks.any(dim=0, keepdim=True)
     windows = random_windows(union, None, size, rng) * len(source.images)
     return _Source(*crop_to_windows(source.images, source.masks, source.content, windows))
-
-
-def _with_inside(source: _Source, size: int) -> Tensor:
-    """Image, mask and the map of pixels that are not padding as float32 channels (T, 5, side, side), reduced once."""
-    side = source.images.shape[-1]
-    positions = torch.arange(side)
-    rows, columns = (positions < source.content[:, axis, None] for axis in (0, 1))
-    inside = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
-    stacked = torch.cat([source.images.float(), source.masks.float(), inside], dim=1)
-    return F.avg_pool2d(stacked, side // size) if side // size > 1 else stacked
 
 
 def _start(shown: NDArray[np.bool_], length: int, ends: bool | None, rng: np.random.Generator) -> int | None:

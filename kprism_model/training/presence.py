@@ -91,10 +91,11 @@ def fit_presence(
     before = balanced_accuracy(head, held_out)
     _fit(head, fitted)
     after = balanced_accuracy(head, held_out)
-    if after < before + _LEAST_GAIN:
+    gained = after >= before + _LEAST_GAIN
+    if not gained:
         head.load_state_dict(original)
     logger.info("Presence: balanced accuracy %.3f before and %.3f after the fit", before, after)
-    return {"before": before, "after": after if after >= before + _LEAST_GAIN else before}
+    return {"before": before, "after": after if gained else before}
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kprism_model.data.batch import SequenceBatch
 from kprism_model.interaction.simulated_user import SimulatedUser, simulated_user
@@ -23,6 +22,7 @@ from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.network.references import References
 from kprism_model.queries import join_references
 from kprism_model.training.losses import mask_loss, presence_loss
+from kprism_model.training.mask_scores import mask_probability, mean_dice, row_dice
 from kprism_model.training.prompts import with_next_click, without_clicks
 
 MAXIMUM_RECENT = 2
@@ -60,9 +60,9 @@ def propagation_step(
     for output, truth in zip(outputs, truths, strict=True):
         losses.append(mask_loss([layer.float() for layer in output.logits], truth))
     loss = torch.stack(losses).mean() + presence_weight * presence_loss(presence, present)
-    probability = torch.cat([_probability(output, batch.images.shape[-2:]) for output in outputs])
+    probability = torch.cat([mask_probability(output.logits[-1].float(), sequences.size) for output in outputs])
     scores = {
-        "propagated": _mean_dice(probability, torch.cat(truths)),
+        "propagated": mean_dice(probability, torch.cat(truths)),
         "beyond": torch.where(present < 0.5, (presence > 0).float(), torch.nan).nanmean(),
     }
     return loss, scores
@@ -86,7 +86,7 @@ class EncodedSequences:
         for number in range(1, self.length):
             output = self.decode(number, [prompted, *last[-recent:]] if recent else [prompted], mask)
             outputs.append(output)
-            answer = _probability(output, self.size)
+            answer = mask_probability(output.logits[-1].float(), self.size)
             # A structure that seems to have ended is looked for where it was seen last.
             seen = (answer > 0.5).flatten(1).any(1)[:, None, None, None]
             mask = torch.where(seen, answer, mask)
@@ -117,11 +117,15 @@ class EncodedSequences:
             points, labels = user.clicks(nothing, truth)
             dense = torch.cat([click_discs(points, labels, self.size), nothing], dim=1)
             prompts = Prompts(self.size, self.first, points=points, point_labels=labels, dense=dense)
-            answer = _probability(self.model.decode(self.features, prompts, projected=self.projected), self.size)
+            answer = self._answer(prompts)
             prompts = with_next_click(prompts, answer, truth, user)
-            answer = _probability(self.model.decode(self.features, prompts, projected=self.projected), self.size)
-        usable = _dice(answer, truth) >= _USABLE_DICE
+            answer = self._answer(prompts)
+        usable = row_dice(answer, truth) >= _USABLE_DICE
         return torch.where(usable[:, None, None, None], answer, truth)
+
+    def _answer(self, prompts: Prompts) -> Tensor:
+        decoded = self.model.decode(self.features, prompts, projected=self.projected)
+        return mask_probability(decoded.logits[-1].float(), self.size)
 
     def decode(self, number: int, references: Sequence[References], previous: Tensor) -> Decoded:
         """Predict one slice of each sequence."""
@@ -141,22 +145,6 @@ class EncodedSequences:
         return self.batch.masks[rows, 0]
 
 
-def _probability(output: Decoded, size: tuple[int, int] | torch.Size) -> Tensor:
-    logits = F.interpolate(output.logits[-1].detach().float(), tuple(size), mode="bilinear", align_corners=False)
-    return logits.sigmoid()
-
-
 def shows_something(masks: Tensor) -> Tensor:
     """Whether each mask (N, 1, H, W) shows something, (N,) of 0 and 1."""
     return masks.flatten(1).any(dim=1).float()
-
-
-def _dice(probability: Tensor, masks: Tensor) -> Tensor:
-    """Dice (N,) of thresholded probabilities; 0 where both are empty."""
-    predicted, target = (probability > 0.5).flatten(1), (masks > 0.5).flatten(1)
-    return 2 * (predicted & target).sum(1) / (predicted.sum(1) + target.sum(1)).clamp(min=1)
-
-
-def _mean_dice(probability: Tensor, masks: Tensor) -> Tensor:
-    """Mean Dice over rows that show something; NaN if none does."""
-    return torch.where(shows_something(masks) > 0, _dice(probability, masks), torch.nan).nanmean()

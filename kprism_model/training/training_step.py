@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kprism_model.data.batch import Batch
 from kprism_model.interaction.simulated_user import SimulatedUser, simulated_user
@@ -19,6 +18,7 @@ from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.training.losses import kind_loss, mask_loss, presence_loss
+from kprism_model.training.mask_scores import mask_probability, mean_dice
 from kprism_model.training.prompts import (
     absent_prompts,
     encode_references,
@@ -156,7 +156,7 @@ def _run_task(decode: _Decode, task: _Task, user: SimulatedUser, settings: StepS
     scores: list[Tensor] = []
     first = torch.empty(0)
     for number, (probability, loss, presence) in enumerate(_interaction_steps(decode, task, user)):
-        scores.append(_mean_dice(probability, task.masks, task.weight))
+        scores.append(mean_dice(probability, task.masks, task.weight))
         first = probability if number == 0 else first
         if loss is None:
             continue
@@ -178,7 +178,7 @@ def _interaction_steps(
             decoded = decode(prompts)
             logits = [layer.float() for layer in decoded.logits]
             loss = mask_loss(logits, task.masks, row_weight=task.weight) if has_loss else None
-        probability = _probability(logits[-1], prompts.size)
+        probability = mask_probability(logits[-1], prompts.size)
         yield probability, loss, decoded.presence.float()
         if number + 1 < task.schedule.steps:
             prompts = with_next_click(prompts, probability, task.masks, user)
@@ -190,17 +190,3 @@ def _with_predictions(predictions: Tensor, task: _Task, probability: Tensor) -> 
     if task.weight is not None:
         probability = torch.where(task.weight[:, None, None, None] > 0, probability, predictions[rows])
     return predictions.index_copy(0, rows, probability.to(predictions.dtype))
-
-
-def _probability(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    resized = F.interpolate(logits.detach(), size, mode="bilinear", align_corners=False)
-    return resized.sigmoid()
-
-
-def _mean_dice(probability: Tensor, masks: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean Dice of the thresholded probabilities over rows of positive weight with an object; NaN if there is none."""
-    predicted = (probability > 0.5).flatten(1)
-    target = (masks > 0.5).flatten(1)
-    counted = target.any(1) if weight is None else target.any(1) & (weight > 0)
-    scores = 2 * (predicted & target).sum(1) / (predicted.sum(1) + target.sum(1)).clamp(min=1)
-    return torch.where(counted, scores, torch.nan).nanmean()

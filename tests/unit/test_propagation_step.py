@@ -62,7 +62,7 @@ def test_an_ended_structure_is_looked_for_where_it_was_last(
     sequences = EncodedSequences(model.eval(), batch)
     monkeypatch.setattr(
         module,
-        "_probability",
+        "mask_probability",
         lambda output, size: torch.zeros(2, 1, *size),  # the structure has always ended
     )
     decode = sequences.decode
@@ -84,3 +84,4 @@ def test_no_step_waits_for_the_device(
     with Unsynchronised():
         loss, _ = propagation_step(model, batch, np.random.default_rng(seed))
         loss.backward()
+    assert torch.isfinite(loss)
