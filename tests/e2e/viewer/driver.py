@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 from lib.api.ohif.planes import unpack
 from tests.e2e.viewer.site import Site
@@ -32,8 +32,17 @@ LISTEN = """() => {
         window.answered.push([answer.status, Array.from(bytes, byte => String.fromCharCode(byte)).join('')]);
         return answer;
     };
+    window.messages = [];
+    const note = node => {
+        if (node.matches?.('[data-sonner-toast]')) {
+            window.messages.push(node.innerText);
+        }
+    };
+    new MutationObserver(changes => changes.forEach(({ addedNodes }) => addedNodes.forEach(note)))
+        .observe(document, { childList: true, subtree: true });
 }"""
-"""Notes what the mode asks the models and what they answer: the browser tells neither of forms with files."""
+"""Notes what the mode asks the models and what they answer, which the browser does not tell of forms with files, and
+the viewer's notifications."""
 
 SPOT = """([column, row]) => {
     const viewport = kprism.scene.viewport();
@@ -137,6 +146,10 @@ class Mode:
         field.fill(name)
         field.press("Enter")
 
+    def keep_others(self, kept: bool) -> None:
+        """Whether answers leave other structures as they are."""
+        self.page.get_by_label("Keep other structures").set_checked(kept)
+
     def delete_structure(self, name: str) -> None:
         """Delete a structure as OHIF's own list of segments does."""
         self.page.evaluate(
@@ -192,7 +205,10 @@ class Mode:
         """What a model answers to an action: its JSON and its labels."""
         before = self.page.evaluate("() => window.answered.length")
         action()
-        self.page.wait_for_function("before => window.answered.length > before", arg=before)
+        try:
+            self.page.wait_for_function("before => window.answered.length > before", arg=before)
+        except TimeoutError as error:
+            raise AssertionError(f"no model was asked; the viewer says: {self.messages()}") from error
         self.idle()
         status, content = self.page.evaluate("() => window.answered.at(-1)")
         assert status == 200, content
@@ -226,6 +242,10 @@ class Mode:
     def sentence(self) -> str:
         """What the status line says."""
         return self.page.locator(".kp-status").inner_text()
+
+    def messages(self) -> list[str]:
+        """What the viewer's notifications have said since the page was opened."""
+        return list(self.page.evaluate("() => window.messages"))
 
     def shot(self, name: str) -> None:
         """Keep a picture of the page."""

@@ -91,8 +91,27 @@ def test_structures_deleted_in_the_list_of_ohif_are_not_submitted(mode: Mode, si
     assert set(site.stored_masks("pyradiomics_brain1", segmentation)) == {*kept}
 
 
+def test_a_structure_that_others_cover_is_said_to_be_covered(mode: Mode) -> None:
+    mode.open("pyradiomics_brain1")
+    k = mode.grid[2] // 3
+    place = (mode.grid[0] // 2, mode.grid[1] // 2, k)
+    mode.show(k)
+    for name in ("above", "below"):
+        mode.name_structure(name)
+        mode.press("c")
+        mode.answer(lambda: mode.click(place))
+    above = mode.mask("above")
+    assert above[place] and not mode.mask("below").any()
+    mode.page.get_by_text("below would lie wholly in “above” here.").wait_for()
+    mode.shot("covered")
+    mode.keep_others(False)
+    mode.answer(lambda: mode.click(place))
+    assert mode.mask("below")[place] and not mode.mask("above")[place]
+
+
 def test_a_propagation_reaches_no_farther_than_asked(mode: Mode) -> None:
     mode.open("pyradiomics_brain2")
+    mode.keep_others(False)  # labels of other tests may lie there
     mode.name_structure("tumour")
     k = mode.grid[2] // 2
     mode.show(k)

@@ -17,6 +17,12 @@ export function foundIn({ label_names: numbers, absent = [] }) {
   return absent.length ? 'Nothing was found in this case.' : 'No structure was looked for in this case.';
 }
 
+/** An answer that shows nowhere, because other structures lie all over it and are kept. */
+export function coveredSentence(structure, others) {
+  const where = others.map(name => `“${name}”`).join(' and ');
+  return `${structure} would lie wholly in ${where} here. Untick “Keep other structures” to draw it there.`;
+}
+
 /** Where to look next; `number` counts slices as the viewport does, null where it does not show them. */
 export function nextSliceSentence({ structure, number }) {
   const where = number === null ? 'one slice' : `slice ${number}`;

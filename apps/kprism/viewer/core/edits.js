@@ -49,6 +49,18 @@ export function answered(labelmap, planes, values, protect, { replaced = new Set
   return after;
 }
 
+/**
+ * The names of the structures that lie on all of an answer, so that its segment shows nowhere `after` it was merged;
+ * none if some of it shows, or if the answer is empty.
+ */
+export function coveredBy(labelmap, answer, after, segment) {
+  if (after.includes(segment)) {
+    return [];
+  }
+  const covering = new Set(after.filter((_, at) => answer[at]));
+  return [...labelmap.segments].filter(([, value]) => covering.has(value)).map(([name]) => name);
+}
+
 /** Where a plane holds a segment: 1 and 0. */
 export function maskOf(plane, segment) {
   return plane.map(value => Number(value === segment));

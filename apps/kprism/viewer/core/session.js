@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // One user at work: the open case, the structure in hand, what can be done with it. The panel listens for "change".
 import { addressOf } from './address.js';
-import { foundIn } from './answer.js';
+import { coveredSentence, foundIn } from './answer.js';
 import { clientId } from './client.js';
-import { IMAGES, imagesOf, locate, pixelsOf, volumeOf } from './cuts.js';
+import { correct } from './correct.js';
+import { IMAGES, locate, volumeOf } from './cuts.js';
 import { newColour } from './colours.js';
-import { answered, maskOf, merged } from './edits.js';
+import { answered, merged } from './edits.js';
 import { Drafts, fresh } from './drafts.js';
 import { REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
-import { ask } from './prompts.js';
 import { server } from './server.js';
 import { Turns } from './turns.js';
 
@@ -187,7 +187,7 @@ export class Session extends Turns {
   /** A click (one place), a stroke or a box (two corners) on the structure in hand, or beside it, across an axis. */
   point({ axis, places, inside, box }) {
     const { case: shown, structure: name } = this; // by the time that it is its turn these may be others
-    const correct = async () => {
+    const draw = async () => {
       const { cut, points } = locate(shown.frames, shown.volumes > 1 ? IMAGES : axis, places) ?? {};
       if (this.case !== shown || !cut) {
         return; // the click has only brought another series to hand
@@ -197,23 +197,19 @@ export class Session extends Turns {
       const segment = labelmap.segmentOf(this.#style(name));
       labelmap.activate(segment);
       const before = this.prompts.snapshot();
-      const { grid } = shown;
-      const current = () => pixelsOf(cut, grid, k => labelmap.plane(k));
-      const round = this.prompts.add(name, segment, cut, current(), { inside, points, box });
-      this.changed();
+      const mark = { structure: name, segment, cut, inside, points, box };
       try {
-        const { result, pixels } = await ask(round, shown, this.clientId);
-        const values = new Map([[result.label_names[name] ?? 1, segment]]);
-        const after = merged(current(), pixels, values, this.protect); // as it is by now
-        this.prompts.answered(round, maskOf(after, segment));
-        const images = imagesOf(cut, grid, after, k => labelmap.plane(k));
+        const { images, coveredBy } = await correct(this, shown, labelmap, mark);
+        if (coveredBy.length) {
+          this.scene.notify(coveredSentence(name, coveredBy), 'warning');
+        }
         this.#change(labelmap, images, before);
       } catch (error) {
         this.prompts.restore(before);
         throw error;
       }
     };
-    return this.inTurn('Correcting', correct, { each: true });
+    return this.inTurn('Correcting', draw, { each: true });
   }
 
   /** Follow the structure in hand from the slices on which it is drawn to the others. */
