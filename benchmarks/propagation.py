@@ -8,9 +8,11 @@ A simulated user (`benchmarks.volume_user`) segments every structure of the draw
 `--split validation`; the test split is for reports.
 
 - Three clicks: `--clicks` on the middle slice of the structure, each on the largest error; then the mask is propagated
-  through the volume. The table has the Dice on that slice and on the volume; the share of the mask's voxels that lie on
-  slices without the structure; and for each of the two ends, how many slices are claimed beyond it and how many are
-  missed before it. Speed is the number of propagated slices, divided by the time for them, encoding included.
+  through the volume: with the structure's name, which may be a class that the network knows, and without; with
+  adaptation to the clicked slice and without. The table has the Dice on that slice and on the volume; the share of the
+  mask's voxels that lie on slices without the structure; and for each of the two ends, how many slices are claimed
+  beyond it and how many are missed before it. Speed is the number of propagated slices, divided by the time for them,
+  encoding and adaptation included.
 - Clicks to Dice 0.85 on the volume, for each method: with propagation; on every slice that is clicked, and nothing
   elsewhere; and with shapes that are interpolated linearly between clicked slices. `--next` says who chooses the slices
   of propagated masks: `worst` (by the true mask, where most pixels are wrong), `proposed` (the least certain slice) or
@@ -38,7 +40,15 @@ from tqdm import tqdm
 from benchmarks.propagation_speed import speed_of
 from benchmarks.propagation_tables import tables
 from benchmarks.volume_samples import Sample, drawn_samples, sample_of_files
-from benchmarks.volume_user import METHODS, SLICE_CHOICES, Method, SliceChoice, UserInVolume, clicks_to_target
+from benchmarks.volume_user import (
+    CLICKED_METHODS,
+    METHODS,
+    SLICE_CHOICES,
+    Method,
+    SliceChoice,
+    UserInVolume,
+    clicks_to_target,
+)
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
@@ -73,9 +83,8 @@ def after_clicks(predictor: Predictor, sample: Sample, method: Method, clicks: i
 def clicks_needed(predictor: Predictor, sample: Sample, choices: Sequence[SliceChoice], limit: int) -> Figures:
     """Method and choice of slices -> clicks to the target Dice, None if `limit` clicks do not reach it."""
     counts: Figures = {}
-    for name, method in METHODS.items():
-        if method.memoryless:  # it runs through the volume whatever is clicked
-            continue
+    for name in CLICKED_METHODS:
+        method = METHODS[name]
         for choice in choices if name == "propagated" else ("worst",):
             user = UserInVolume(predictor, sample, method)
             counts[f"{name}, {choice}"] = clicks_to_target(user, choice, limit)

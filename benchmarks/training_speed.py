@@ -26,10 +26,10 @@ from kprism_model.data.prefetch import Prefetcher
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.interaction import simulated_user
 from kprism_model.interaction.clicks import next_clicks
+from kprism_model.losses import mask_loss
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training import training_step as training_step_module
-from kprism_model.training.losses import mask_loss
 from kprism_model.training.plan import autocast_type
 from kprism_model.training.schedule import StepSettings
 from kprism_model.training.training_step import training_step

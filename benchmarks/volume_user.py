@@ -48,21 +48,29 @@ SliceChoice = Literal["worst", "proposed", "spread"]
 class Method:
     """How the mask of a volume follows from clicks: propagated by `rules`; else on clicked slices alone (None).
 
+    `named` tells the structure's name, which may be a class that the network knows.
     `interpolated` blends the shapes on clicked slices linearly on the slices between them. `memoryless` goes outwards
     from the clicked slices with the mask before as the previous mask of interactive mode, and nothing else.
     """
 
     rules: PropagationRules | None = None
+    named: bool = False
     interpolated: bool = False
     memoryless: bool = False
 
 
 METHODS = {
-    "propagated": Method(PropagationRules()),
+    "propagated": Method(PropagationRules(), named=True),
+    "without its name": Method(PropagationRules()),
+    "without adaptation": Method(PropagationRules(adaptation=None), named=True),
+    "without both": Method(PropagationRules(adaptation=None)),
     "every slice clicked": Method(),
     "shapes interpolated": Method(interpolated=True),
     "previous mask only": Method(memoryless=True),
 }
+
+CLICKED_METHODS = ("propagated", "every slice clicked", "shapes interpolated")
+"""The methods whose clicks are counted."""
 
 
 class UserInVolume:
@@ -77,6 +85,8 @@ class UserInVolume:
         self.seconds = 0.0
         self.propagated = 0
         self._method, self._predictor = method, predictor
+        known = method.named and sample.structure in predictor.registry
+        self._known_class = sample.structure if known else None
         self._images = sample.volume.images
         self._volume = VolumePredictor(predictor, rules=method.rules)
         self._volume.use_volume(sample.volume)
@@ -107,7 +117,7 @@ class UserInVolume:
         """Replace the mask by the prediction for all clicks; `propagate` = False: on the clicked slices alone."""
         start = time.perf_counter()
         extent: Literal["volume", "slice"] = "volume" if propagate and self._method.rules else "slice"
-        prompts = {"structure": StructurePrompts(self.clicks)}
+        prompts = {"structure": StructurePrompts(self.clicks, known_class=self._known_class)}
         self.answer = self._volume.segment(prompts, extent=extent, progress=progress).masks["structure"]
         self.seconds = time.perf_counter() - start
         self.propagated = len(self.answer.confidence) - len(self.answer.prompted)

@@ -30,13 +30,13 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.batch import Batch
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
+from kprism_model.losses import distillation_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.network.references import References
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
-from kprism_model.training.losses import distillation_loss
 from kprism_model.training.plan import TrainingPlan, coarse_size
 from kprism_model.training.schedule import StepSettings
 from kprism_model.training.step_log import Record

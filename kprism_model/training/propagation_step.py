@@ -16,12 +16,12 @@ from torch import Tensor
 
 from kprism_model.data.batch import SequenceBatch
 from kprism_model.interaction.simulated_user import SimulatedUser, simulated_user
+from kprism_model.losses import mask_loss, presence_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.network.references import References
 from kprism_model.queries import join_references
-from kprism_model.training.losses import mask_loss, presence_loss
 from kprism_model.training.mask_scores import mask_probability, mean_dice, row_dice
 from kprism_model.training.prompts import with_next_click, without_clicks
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from kprism_model.data.batch import Batch
 from kprism_model.interaction.simulated_user import SimulatedUser, simulated_user
+from kprism_model.losses import kind_loss, mask_loss, presence_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
-from kprism_model.training.losses import kind_loss, mask_loss, presence_loss
 from kprism_model.training.mask_scores import mask_probability, mean_dice
 from kprism_model.training.prompts import (
     absent_prompts,

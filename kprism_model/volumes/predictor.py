@@ -30,7 +30,8 @@ from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.prediction import StructureMask, VolumePrediction, resolve_overlaps
 from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import PromptsBySlice, StructurePrompts, VoxelClick, check_contradictions
-from kprism_model.volumes.propagation import PropagationRules, Propagator
+from kprism_model.volumes.propagation import Propagator
+from kprism_model.volumes.propagation_rules import PropagationRules
 from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery, segment_slices
 
 __all__ = [

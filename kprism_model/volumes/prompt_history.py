@@ -53,7 +53,8 @@ class PromptedSlice:
 class SliceRange:
     """Slices `first` to `last` without prompts; their masks are propagated from the prompted slices next to them.
 
-    `before` and `after` are those slices, None where there is none. `rules` identifies the rules of propagation.
+    `before` and `after` are those slices, None where there is none. `rules` identifies the rules of propagation, and
+    `known_class` is that of `StructurePrompts`.
     """
 
     before: PromptedSlice | None
@@ -61,12 +62,13 @@ class SliceRange:
     first: int
     last: int
     rules: str
+    known_class: str | None = None
 
     @cached_property
     def key(self) -> str:
         """A key of everything that the masks depend on, except the volume and the weights."""
         keys = ("none" if end is None else end.key for end in (self.before, self.after))
-        return digest(*keys, str(self.first), str(self.last), self.rules)
+        return digest(*keys, str(self.first), str(self.last), self.rules, self.known_class or "")
 
 
 class PromptHistory:
@@ -161,4 +163,4 @@ class PromptHistory:
         stop = last if after is None else after.number - 1
         if max(start, first) > min(stop, last):
             return None
-        return SliceRange(before, after, start, stop, self._rules)
+        return SliceRange(before, after, start, stop, self._rules, self._prompts.known_class)

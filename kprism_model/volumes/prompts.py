@@ -41,6 +41,7 @@ class StructurePrompts:
     initial_mask: a mask to propagate; a slice where it is not empty keeps it, unless clicks or scribbles correct it.
     previous_mask: the mask so far; prompts correct it on their slices, and it stays on slices that are not computed.
     class_name: a class that the network knows, used together with the clicks on prompted slices.
+    known_class: the class of the structure itself, if the network knows it; it joins in propagation (`class_prior`).
     """
 
     clicks: Sequence[VoxelClick] = ()
@@ -48,6 +49,7 @@ class StructurePrompts:
     initial_mask: NDArray[Any] | None = None
     previous_mask: NDArray[Any] | None = None
     class_name: str | None = None
+    known_class: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,7 @@ class PromptsBySlice:
     scribbles: dict[int, NDArray[np.int8]]
     initial_masks: dict[int, NDArray[np.bool_]]
     previous_mask: NDArray[np.bool_] | None
+    known_class: str | None = None
 
     @classmethod
     def of(cls, name: str, prompts: StructurePrompts, orientation: SliceOrientation) -> PromptsBySlice:
@@ -102,6 +105,7 @@ class PromptsBySlice:
             _scribbles(name, prompts.scribbles, orientation),
             {} if initial is None else {number: initial[number].copy() for number in _filled(initial)},
             _mask(name, "previous_mask", prompts.previous_mask, orientation),
+            prompts.known_class,
         )
 
     @property

@@ -7,66 +7,43 @@ previous mask, at a resolution at which the structure can be seen; the window mo
 mask touches its sides. Propagation never changes prompted slices.
 
 - From one prompted slice to an end of the volume: slice by slice. The reference is the prompted slice (long memory),
-  and with `recent` also the last slices (short memory). The previous mask is that of the slice before. The outline may
-  move by at most `slope` slice distances, and only components that touch the mask before are kept. It stops before the
-  first slice where the structure is absent, or where the prompted slice alone does not support the mask.
+  which is adapted to its volume before (`adaptation`), and with `recent` also the last slices (short memory). The
+  previous mask is that of the slice before. The outline may move by at most `slope` slice distances, and only
+  components that touch the mask before are kept. It stops before the first slice where the structure is absent, or
+  where the prompted slice alone does not support the mask.
 - Between two prompted slices: slice by slice from each of them to the middle. Both are references. The previous mask is
   the mean of the mask of the slice before and of the shape interpolated between the prompted masks. That shape is the
   result where the prediction is empty. A prompted slice with an empty mask is an end: propagation from the other side
   stops there.
+
+If the structure is a class that the network knows, the prediction of that class joins in, as far as it agrees with the
+prompted slices (`class_prior`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import join_references
+from kprism_model.volumes.class_prior import ClassPrior
 from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.prompt_history import PromptedSlice, SliceRange
-from kprism_model.volumes.prompts import digest, digest_of
+from kprism_model.volumes.propagation_rules import PropagationRules
+from kprism_model.volumes.propagation_sources import PropagationSource, SourceReferences, box_of
 from kprism_model.volumes.refinement import refine
 from kprism_model.volumes.shapes import confine, interpolate_masks
 from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery
-from kprism_model.window import Box, Window, window_around, window_of_side
-from kprism_model.windowed import RULES
+from kprism_model.window import Box
 
 Progress = Callable[[int], object]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PropagationRules:
-    """The numbers that govern propagation.
-
-    slope: how far an outline may move sideways from slice to slice, in distances between slices. recent: how many of
-    the last slices join the prompted one as references. presence: a structure ends where its presence is less probable
-    than this. support: it also ends where the prompted slice alone, without the masks between, supports the mask by
-    less than this share of the support for its own mask; so a mask cannot slide into other tissue step by step.
-    window: whether slices are seen in windows around the structure.
-    """
-
-    slope: float = 2.0
-    recent: int = 0
-    presence: float = 0.5
-    support: float = 0.2
-    window: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class PropagationSource:
-    """A slice with its mask, from which a structure is propagated: a prompted one, or one of the last."""
-
-    number: int
-    mask: Patch
-    box: Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +79,7 @@ class Propagator:
         self._reach = 1 + rules.slope * spacing[0] / min(spacing[1:])
         self._progress = progress or (lambda slices: None)
         self._results: dict[tuple[str, str], Any] = {}
+        self._sources = SourceReferences(features, rules, self._cached, lambda: self._progress(0))
 
     def mask(self, prompted_slice: PromptedSlice) -> Patch:
         """The mask of a prompted slice; empty if it has neither an initial mask nor a positive prompt."""
@@ -135,20 +113,33 @@ class Propagator:
 
     def _propagate(self, slice_range: SliceRange) -> PropagatedSlices:
         before, after = (self._source(prompted_slice) for prompted_slice in (slice_range.before, slice_range.after))
+        prior = self._prior(slice_range.known_class, [source for source in (before, after) if source is not None])
         slices = range(slice_range.first, slice_range.last + 1)
         if before is not None and after is not None:
-            return self._between(before, after, slices)
+            return self._between(before, after, slices, prior)
         if before is not None:
-            return self._outwards(before, slices)
+            return self._outwards(before, slices, prior)
         if after is not None:
-            return self._outwards(after, slices[::-1])
+            return self._outwards(after, slices[::-1], prior)
         return PropagatedSlices({}, {})
 
     def _source(self, prompted_slice: PromptedSlice | None) -> PropagationSource | None:
         """The slice as a source of propagation; None if its mask is empty."""
-        return None if prompted_slice is None else _source(prompted_slice.number, self.mask(prompted_slice))
+        return (
+            None if prompted_slice is None else PropagationSource.of(prompted_slice.number, self.mask(prompted_slice))
+        )
 
-    def _between(self, one: PropagationSource, other: PropagationSource, slices: range) -> PropagatedSlices:
+    def _prior(self, known_class: str | None, sources: Sequence[PropagationSource]) -> ClassPrior | None:
+        """The class of the structure, as far as it agrees with the sources; None if it has no say."""
+        if known_class is None or not sources or not self._rules.class_share:
+            return None
+        masks = [(source.number, source.mask.mask()) for source in sources]
+        prior = ClassPrior.of(self._features, known_class, masks, self._rules.class_share)
+        return prior if prior.share else None
+
+    def _between(
+        self, one: PropagationSource, other: PropagationSource, slices: range, prior: ClassPrior | None
+    ) -> PropagatedSlices:
         """Predict the slices between two prompted ones, from each of them to the middle."""
         shares = (np.array(slices) - one.number) / (other.number - one.number)
         shapes = interpolate_masks(one.mask.mask(), other.mask.mask(), shares)
@@ -157,7 +148,7 @@ class Propagator:
         for near, rows in ((one, range(middle)), (other, range(len(slices) - 1, middle - 1, -1))):
             last = near.mask
             for row in rows:
-                last = self._next_between(slices[row], (one, other), last, shapes[row])
+                last = self._next_between(slices[row], (one, other), last, shapes[row], prior)
                 propagated.add(slices[row], last)
                 self._progress(1)
         return propagated
@@ -168,25 +159,29 @@ class Propagator:
         prompted: tuple[PropagationSource, PropagationSource],
         last: Patch,
         shape: NDArray[np.float32],
+        prior: ClassPrior | None,
     ) -> Patch:
         """The mask of a slice, from the mask `last` of the slice before and the interpolated `shape` (row, column)."""
-        box = _box(shape > 0).joined(Box.around(last.mask()))
-        window = self._window(box)
+        box = box_of(shape > 0).joined(Box.around(last.mask()))
+        window = self._sources.window(box)
         query = SliceQuery(
             number,
-            references=join_references([self._reference(source, window.longest) for source in prompted]),
+            references=join_references([self._sources.encode(source, window.longest) for source in prompted]),
             previous_mask=(last.probability() + shape) / 2,
             window=window,
         )
         [prediction] = self._features.predict([query])
+        if prior is not None:
+            prediction = prior.joined(number, prediction)
         patch = Patch.of(confine(prediction.probability, shape > 0, self._reach))
         return patch if patch.any else Patch.of(shape)
 
-    def _outwards(self, source: PropagationSource, slices: range) -> PropagatedSlices:
+    def _outwards(self, source: PropagationSource, slices: range, prior: ClassPrior | None) -> PropagatedSlices:
         """Predict one slice after another until the structure ends."""
+        source = replace(source, adapted=True)
         propagated, memory = PropagatedSlices({}, {}), [source]
         for number in slices:
-            last = _source(number, self._next(number, memory))
+            last = PropagationSource.of(number, self._next(number, memory, prior))
             self._progress(1)
             if last is None:
                 break
@@ -194,69 +189,22 @@ class Propagator:
             memory = [source, *[*memory[1:], last][-max(1, self._rules.recent) :]]
         return propagated
 
-    def _next(self, number: int, memory: Sequence[PropagationSource]) -> Patch:
+    def _next(self, number: int, memory: Sequence[PropagationSource], prior: ClassPrior | None) -> Patch:
         """The mask of the slice after the last one of `memory`: the prompted slice, then the last ones."""
         source, last = memory[0], memory[-1]
         known = memory if self._rules.recent else memory[:1]
-        window = self._window(last.box)
+        minimum = self._rules.presence if prior is None else None  # with a prior, the joined presence decides
+        window = self._sources.window(last.box)
         while True:
-            references = join_references([self._reference(slice_, window.longest) for slice_ in known])
+            references = join_references([self._sources.encode(slice_, window.longest) for slice_ in known])
             query = SliceQuery(number, references=references, previous_mask=last.mask.probability(), window=window)
-            [prediction] = self._features.predict([query], minimum_presence=self._rules.presence)
+            [prediction] = self._features.predict([query], minimum_presence=minimum)
             if not window.cuts(window.crop(prediction.mask)):
                 break
-            window = self._window(_box(prediction.mask).joined(last.box), wider_than=window.longest)
+            window = self._sources.window(box_of(prediction.mask).joined(last.box), wider_than=window.longest)
+        if prior is not None:
+            prediction = prior.joined(number, prediction)
         patch = Patch.of(confine(prediction.probability, last.mask.mask(), self._reach))
-        supported = patch.any and self._is_supported(number, patch, source, window)
+        present = patch.any and prediction.presence >= self._rules.presence
+        supported = present and self._sources.is_supported(number, patch, source, window)
         return patch if supported else Patch.empty(self._features.size)
-
-    def _is_supported(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> bool:
-        """Whether the prompted slice `source` alone supports the mask of a slice, see `PropagationRules`."""
-        if not self._rules.support:
-            return True
-        own = window_of_side(source.box, window.longest, self._features.size)
-
-        def expected() -> float:
-            return self._support(source.number, source.mask, source, own)
-
-        minimum = self._rules.support * self._cached("support", self._key(source, own), expected)
-        return self._support(number, patch, source, window) >= minimum
-
-    def _support(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> float:
-        """Mean probability inside the mask of a slice, predicted in a window from the reference `source` alone."""
-        query = SliceQuery(number, references=self._reference(source, window.longest), window=window)
-        [prediction] = self._features.predict([query])
-        return float(prediction.probability[patch.mask()].mean(dtype=np.float64))
-
-    def _window(self, box: Box, wider_than: int = 0) -> Window:
-        """The window around a mask's box; the whole slice if no window shows more."""
-        if not self._rules.window:
-            return Window.whole(self._features.size)
-        return window_around(self._features.size, self._features.native_size, [box], RULES, wider_than=wider_than)
-
-    def _reference(self, source: PropagationSource, side: int) -> References:
-        """A slice in a window of `side` pixels around its mask, as a reference."""
-        window = window_of_side(source.box, side, self._features.size)
-
-        def encode() -> References:
-            return self._features.reference(source.number, source.mask.mask(), window)
-
-        return self._cached("reference", self._key(source, window), encode)
-
-    @staticmethod
-    def _key(source: PropagationSource, window: Window) -> str:
-        """A key of a slice's mask and a window of it."""
-        return digest(str(source.number), digest_of(source.mask.values), repr(source.mask.corner), repr(window))
-
-
-def _source(number: int, mask: Patch) -> PropagationSource | None:
-    """A slice as a source of propagation; None if its mask is empty."""
-    return PropagationSource(number, mask, _box(mask.mask())) if mask.any else None
-
-
-def _box(mask: NDArray[np.bool_]) -> Box:
-    """The box of a mask that is not empty."""
-    box = Box.around(mask)
-    if box is None:
-        raise ValueError("a mask is empty; expected at least one pixel")
-    return box

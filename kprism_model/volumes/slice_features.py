@@ -15,6 +15,7 @@ from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes, predict_batch
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
+from kprism_model.volumes.adaptation import AdaptationRules, Offsets, fit_offsets
 from kprism_model.window import Window
 from kprism_model.windowed import crop_query, predict_in_windows
 
@@ -151,6 +152,19 @@ class SliceFeatures:
         embedding = self.embed_window(number, window)
         with self._lock:
             return self._predictor.embed_reference(embedding, window.crop(self.images[number]), window.crop(mask))
+
+    def adapt(
+        self,
+        reference: References,
+        number: int,
+        mask: NDArray[np.bool_],
+        window: Window,
+        rules: AdaptationRules,
+        on_step: Callable[[], object],
+    ) -> Offsets:
+        """Offsets that adapt `reference`, a window of a slice with the slice's mask; see `fit_offsets`."""
+        image, structure = window.crop(self.images[number]), window.crop(mask)
+        return fit_offsets(self._predictor, reference, image, structure, rules, self._lock, on_step)
 
 
 def segment_slices(

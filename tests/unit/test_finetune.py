@@ -15,13 +15,13 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, training_slices
 from kprism_model.data.slices import SliceStore
+from kprism_model.losses import distillation_loss
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.predictor import Predictor
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.finetune import FinetunePlan, Finetuner
-from kprism_model.training.losses import distillation_loss
 from kprism_model.training.weights import class_from_references, interpolate_weights
 
 KNOWN = ("liver", "spleen")

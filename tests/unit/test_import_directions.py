@@ -56,11 +56,12 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "window": {"components", "queries", "predictor"},
     "presets": BASICS | {"locations", "network", "checkpoint", "predictor"},
     "windowed": BASICS | {"network", "queries", "predictor", "window"},
-    "volumes": PREDICTION,
+    "losses": {"network"},
+    "volumes": PREDICTION | {"data", "losses"},
     "interaction": PREDICTION | {"volumes"},
     "data": PREDICTION | {"named_values", "progress"},
     "evaluation": PREDICTION | {"interaction", "data"},
-    "training": PREDICTION | {"interaction", "data", "named_values", "progress"},
+    "training": PREDICTION | {"interaction", "data", "losses", "named_values", "progress"},
     "export": {"network", "checkpoint", "preprocess"},
 }
 """Module or package of `kprism_model` -> those that it may import."""

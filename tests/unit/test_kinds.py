@@ -19,12 +19,12 @@ from kprism_model.data.building import build_store
 from kprism_model.data.kinds import kind_name, kind_names, possible_kinds
 from kprism_model.data.slices import SliceStore
 from kprism_model.image_kind import NONE, ImageKind
+from kprism_model.losses import kind_loss
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.kinds import fit_kinds, with_kinds
-from kprism_model.training.losses import kind_loss
 from kprism_model.training.weights import interpolate_weights, warm_start
 from tests.unit.dataset_files import write_dataset
 

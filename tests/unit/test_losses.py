@@ -13,7 +13,7 @@ from monai.losses.dice import DiceCELoss, DiceLoss
 from torch import nn
 from torch.nn import functional as F
 
-from kprism_model.training.losses import dice_loss, mask_loss, presence_loss
+from kprism_model.losses import dice_loss, mask_loss, presence_loss
 
 
 def binary_target(size: int = 32) -> torch.Tensor:

@@ -69,6 +69,7 @@ class Interactive(PromptedTask):
                 initial_mask=masks.get(label) if request.options["follow_mask"] else None,
                 previous_mask=masks.get(label),
                 class_name=self.class_name(request, label),
+                known_class=self.known_class(request, label),
             )
             for label in request.labels
         }

@@ -45,6 +45,11 @@ class PromptedTask(KPrismTask):
         return InferResult(labels, request.labels, request.labels, metadata)
 
     @staticmethod
+    def known_class(request: InferRequest, label: str) -> str | None:
+        """The class that joins in propagation (`kprism_model.volumes.class_prior`): a label that the network knows."""
+        return label if label in request.network.registry else None
+
+    @staticmethod
     def class_name(request: InferRequest, label: str) -> str | None:
         """The class that the network gets to know besides the prompts: with `use_class`, a label that it knows."""
         return label if request.options["use_class"] and label in request.network.registry else None

@@ -35,8 +35,13 @@ class Scribbles(PromptedTask):
         """The scribbles of the label, and the mask that they correct."""
         [label] = request.labels
         before = request.initial_masks.masks[label]
-        class_name = self.class_name(request, label)
-        return {label: StructurePrompts(scribbles=request.scribbles, previous_mask=before, class_name=class_name)}
+        prompts = StructurePrompts(
+            scribbles=request.scribbles,
+            previous_mask=before,
+            class_name=self.class_name(request, label),
+            known_class=self.known_class(request, label),
+        )
+        return {label: prompts}
 
     def answer(self, request: InferRequest) -> InferResult:
         """As all models with prompts, but every voxel that is drawn on is as drawn, whatever the network predicts."""
