@@ -125,9 +125,9 @@ class Propagator:
 
     def _source(self, prompted_slice: PromptedSlice | None) -> PropagationSource | None:
         """The slice as a source of propagation; None if its mask is empty."""
-        return (
-            None if prompted_slice is None else PropagationSource.of(prompted_slice.number, self.mask(prompted_slice))
-        )
+        if prompted_slice is None:
+            return None
+        return PropagationSource.of(prompted_slice.number, self.mask(prompted_slice))
 
     def _prior(self, known_class: str | None, sources: Sequence[PropagationSource]) -> ClassPrior | None:
         """The class of the structure, as far as it agrees with the sources; None if it has no say."""

@@ -77,6 +77,15 @@ def test_one_click_gives_the_slice_the_slices_around_or_the_whole(app: KPrismApp
         np.testing.assert_array_equal(mask[:, :, 6], here[:, :, 6])  # the clicked slice stays as it is
 
 
+def test_a_label_that_the_weights_know_is_compared_with_what_they_know_of_it(
+    app: KPrismApp, studies: Path, tmp_path: Path
+) -> None:
+    fresh = KPrismApp(str(tmp_path), app.studies, {"model_path": str(studies / "random.safetensors")})
+    _, unknown = ask(app, "interactive", **MIDDLE, scope="whole volume")
+    _, known = ask(fresh, "interactive", tumour=MIDDLE["thing"], scope="whole volume")
+    assert known["decoder_passes"] > unknown["decoder_passes"]
+
+
 def test_the_slice_to_look_at_next_is_one_that_was_followed(app: KPrismApp) -> None:
     _, here = ask(app, "interactive", **MIDDLE)
     assert here["next_slice"] == {"thing": None}  # nothing was followed
