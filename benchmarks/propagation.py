@@ -91,17 +91,19 @@ def clicks_needed(predictor: Predictor, sample: Sample, choices: Sequence[SliceC
     return counts
 
 
-def measure(predictor: Predictor, sample: Sample, given: argparse.Namespace) -> Figures:
-    """All figures of one structure."""
-    found: Figures = {"dataset": sample.dataset, "case": sample.case, "structure": sample.structure}
-    found["after_clicks"] = {
-        name: after_clicks(predictor, sample, method, given.clicks)
+def measure(predictor: Predictor, sample: Sample, clicks: int, *, memoryless: bool) -> Figures:
+    """The figures of one structure after clicks, by each method that propagates; `memoryless` ones if asked for."""
+    figures = {
+        name: after_clicks(predictor, sample, method, clicks)
         for name, method in METHODS.items()
-        if method.rules or method.memoryless
+        if method.rules or (memoryless and method.memoryless)
     }
-    if given.limit:
-        found["clicks_needed"] = clicks_needed(predictor, sample, given.next, given.limit)
-    return found
+    return {
+        "dataset": sample.dataset,
+        "case": sample.case,
+        "structure": sample.structure,
+        "after_clicks": figures,
+    }
 
 
 def ct_samples(folder: Path) -> Iterator[Sample]:
@@ -152,18 +154,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report: Figures = {"settings": settings, "weights": checkpoint.weights_version, "structures": [], "ct": []}
     for folder in given.data:
         for sample in tqdm(list(drawn_samples(folder, given.split, given.cases, given.seed)), folder.name):
-            report["structures"].append(measure(predictor, sample, given))
+            found = measure(predictor, sample, given.clicks, memoryless=True)
+            if given.limit:
+                found["clicks_needed"] = clicks_needed(predictor, sample, given.next, given.limit)
+            report["structures"].append(found)
             write(report, given.out)
     ct = [] if given.ct is None else list(ct_samples(given.ct))
     for sample in tqdm(ct, "CT", disable=not ct):
-        figures = {
-            name: after_clicks(predictor, sample, method, given.clicks)
-            for name, method in METHODS.items()
-            if method.rules
-        }
-        report["ct"].append(
-            {"dataset": sample.dataset, "case": sample.case, "structure": sample.structure, "after_clicks": figures}
-        )
+        report["ct"].append(measure(predictor, sample, given.clicks, memoryless=False))
     if given.speed:
         report["speed"] = speed_of(predictor, next(sample for sample in ct if sample.dataset == "chaos_ct"))
     report["finished"] = time.strftime("%Y-%m-%d")

@@ -48,9 +48,9 @@ SliceChoice = Literal["worst", "proposed", "spread"]
 class Method:
     """How the mask of a volume follows from clicks: propagated by `rules`; else on clicked slices alone (None).
 
-    `named` tells the structure's name, which may be a class that the network knows.
-    `interpolated` blends the shapes on clicked slices linearly on the slices between them. `memoryless` goes outwards
-    from the clicked slices with the mask before as the previous mask of interactive mode, and nothing else.
+    `named` tells the structure's name, which may be a class that the network knows. `interpolated` blends the shapes on
+    clicked slices linearly on the slices between them. `memoryless` goes outwards from the clicked slices with the mask
+    before as the previous mask of interactive mode, and nothing else.
     """
 
     rules: PropagationRules | None = None

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 
 def mask_probability(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Probabilities (N, 1, height, width) at `size`, without gradient, from logits (N, 1, h, w) of any size."""
-    resized = F.interpolate(logits.detach(), size, mode="bilinear", align_corners=False)
+    """Logits (N, 1, h, w) -> probabilities (N, 1, height, width) at `size`, in float32 and without gradient."""
+    resized = F.interpolate(logits.detach().float(), size, mode="bilinear", align_corners=False)
     return resized.sigmoid()
 
 

@@ -60,7 +60,7 @@ def propagation_step(
     for output, truth in zip(outputs, truths, strict=True):
         losses.append(mask_loss([layer.float() for layer in output.logits], truth))
     loss = torch.stack(losses).mean() + presence_weight * presence_loss(presence, present)
-    probability = torch.cat([mask_probability(output.logits[-1].float(), sequences.size) for output in outputs])
+    probability = torch.cat([mask_probability(output.logits[-1], sequences.size) for output in outputs])
     scores = {
         "propagated": mean_dice(probability, torch.cat(truths)),
         "beyond": torch.where(present < 0.5, (presence > 0).float(), torch.nan).nanmean(),
@@ -86,7 +86,7 @@ class EncodedSequences:
         for number in range(1, self.length):
             output = self.decode(number, [prompted, *last[-recent:]] if recent else [prompted], mask)
             outputs.append(output)
-            answer = mask_probability(output.logits[-1].float(), self.size)
+            answer = mask_probability(output.logits[-1], self.size)
             # A structure that seems to have ended is looked for where it was seen last.
             seen = (answer > 0.5).flatten(1).any(1)[:, None, None, None]
             mask = torch.where(seen, answer, mask)
@@ -125,7 +125,7 @@ class EncodedSequences:
 
     def _answer(self, prompts: Prompts) -> Tensor:
         decoded = self.model.decode(self.features, prompts, projected=self.projected)
-        return mask_probability(decoded.logits[-1].float(), self.size)
+        return mask_probability(decoded.logits[-1], self.size)
 
     def decode(self, number: int, references: Sequence[References], previous: Tensor) -> Decoded:
         """Predict one slice of each sequence."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kprism_model.metrics import dice
 from kprism_model.predictor import THRESHOLD, Prediction
+from kprism_model.volumes.prompts import digest, digest_of
 from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery
 
 AGREEMENT = (0.5, 0.8)
@@ -42,10 +43,7 @@ class ClassPrior:
 
         ValueError if the network does not know the class.
         """
-        predictions = features.predict([SliceQuery(number, class_name=class_name) for number, _ in masks])
-        agreement = [
-            dice(prediction.mask_if_present, mask) for prediction, (_, mask) in zip(predictions, masks, strict=True)
-        ]
+        agreement = [_agreement(features, class_name, number, mask) for number, mask in masks]
         low, high = AGREEMENT
         share = most * float(np.clip((np.mean(agreement) - low) / (high - low), 0, 1))
         return cls(features, class_name, share)
@@ -58,3 +56,13 @@ class ClassPrior:
         probability = (1 - self.share) * prediction.probability + self.share * known.probability
         presence = (1 - self.share) * prediction.presence + self.share * known.presence
         return Prediction(probability >= THRESHOLD, probability, presence)
+
+
+def _agreement(features: SliceFeatures, class_name: str, number: int, mask: NDArray[np.bool_]) -> float:
+    """Dice of a prompted slice's mask with the prediction of a class there; kept, because two ranges ask for it."""
+
+    def compute() -> float:
+        [prediction] = features.predict([SliceQuery(number, class_name=class_name)])
+        return dice(prediction.mask_if_present, mask)
+
+    return features.cached("agreement", digest(class_name, str(number), digest_of(mask)), compute)

@@ -7,10 +7,9 @@ previous mask, at a resolution at which the structure can be seen; the window mo
 mask touches its sides. Propagation never changes prompted slices.
 
 - From one prompted slice to an end of the volume: slice by slice. The reference is the prompted slice (long memory),
-  which is adapted to its volume before (`adaptation`), and with `recent` also the last slices (short memory). The
-  previous mask is that of the slice before. The outline may move by at most `slope` slice distances, and only
-  components that touch the mask before are kept. It stops before the first slice where the structure is absent, or
-  where the prompted slice alone does not support the mask.
+  which is adapted to its volume before (`adaptation`). The previous mask is that of the slice before. The outline may
+  move by at most `slope` slice distances, and only components that touch the mask before are kept. It stops before the
+  first slice where the structure is absent, or where the prompted slice alone does not support the mask.
 - Between two prompted slices: slice by slice from each of them to the middle. Both are references. The previous mask is
   the mean of the mask of the slice before and of the shape interpolated between the prompted masks. That shape is the
   result where the prediction is empty. A prompted slice with an empty mask is an end: propagation from the other side
@@ -23,7 +22,7 @@ prompted slices (`class_prior`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -178,33 +177,31 @@ class Propagator:
 
     def _outwards(self, source: PropagationSource, slices: range, prior: ClassPrior | None) -> PropagatedSlices:
         """Predict one slice after another until the structure ends."""
-        source = replace(source, adapted=True)
-        propagated, memory = PropagatedSlices({}, {}), [source]
+        propagated, last = PropagatedSlices({}, {}), source.mask
         for number in slices:
-            last = PropagationSource.of(number, self._next(number, memory, prior))
+            last = self._next(number, source, last, prior)
             self._progress(1)
-            if last is None:
+            if not last.any:
                 break
-            propagated.add(number, last.mask)
-            memory = [source, *[*memory[1:], last][-max(1, self._rules.recent) :]]
+            propagated.add(number, last)
         return propagated
 
-    def _next(self, number: int, memory: Sequence[PropagationSource], prior: ClassPrior | None) -> Patch:
-        """The mask of the slice after the last one of `memory`: the prompted slice, then the last ones."""
-        source, last = memory[0], memory[-1]
-        known = memory if self._rules.recent else memory[:1]
+    def _next(self, number: int, source: PropagationSource, last: Patch, prior: ClassPrior | None) -> Patch:
+        """The mask of a slice, from the prompted slice `source` and the mask `last` of the slice before."""
+        last_mask = last.mask()
+        last_box = box_of(last_mask)
         minimum = self._rules.presence if prior is None else None  # with a prior, the joined presence decides
-        window = self._sources.window(last.box)
+        window = self._sources.window(last_box)
         while True:
-            references = join_references([self._sources.encode(slice_, window.longest) for slice_ in known])
-            query = SliceQuery(number, references=references, previous_mask=last.mask.probability(), window=window)
+            references = self._sources.adapted(source, window.longest)
+            query = SliceQuery(number, references=references, previous_mask=last.probability(), window=window)
             [prediction] = self._features.predict([query], minimum_presence=minimum)
             if not window.cuts(window.crop(prediction.mask)):
                 break
-            window = self._sources.window(box_of(prediction.mask).joined(last.box), wider_than=window.longest)
+            window = self._sources.window(box_of(prediction.mask).joined(last_box), wider_than=window.longest)
         if prior is not None:
             prediction = prior.joined(number, prediction)
-        patch = Patch.of(confine(prediction.probability, last.mask.mask(), self._reach))
+        patch = Patch.of(confine(prediction.probability, last_mask, self._reach))
         present = patch.any and prediction.presence >= self._rules.presence
         supported = present and self._sources.is_supported(number, patch, source, window)
         return patch if supported else Patch.empty(self._features.size)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.network.references import References
-from kprism_model.volumes.adaptation import Offsets, with_offsets
+from kprism_model.volumes.adaptation import AdaptationRules, Offsets, with_offsets
 from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.prompts import digest, digest_of
 from kprism_model.volumes.propagation_rules import PropagationRules
@@ -31,15 +31,11 @@ class Cached(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PropagationSource:
-    """A slice with its mask, from which a structure is propagated: a prompted one, or one of the last.
-
-    `adapted` says whether it is adapted before it is a reference (`adaptation`).
-    """
+    """A prompted slice with its mask, from which a structure is propagated."""
 
     number: int
     mask: Patch
     box: Box
-    adapted: bool = False
 
     @classmethod
     def of(cls, number: int, mask: Patch) -> PropagationSource | None:
@@ -64,23 +60,27 @@ class SourceReferences:
 
     def window(self, box: Box, wider_than: int = 0) -> Window:
         """The window around a mask's box; the whole slice if no window shows more."""
-        if not self._rules.window:
-            return Window.whole(self._features.size)
         return window_around(self._features.size, self._features.native_size, [box], RULES, wider_than=wider_than)
 
     def encode(self, source: PropagationSource, side: int) -> References:
         """A source in a window of `side` pixels around its mask, as a reference."""
-        window = window_of_side(source.box, side, self._features.size)
-        reference = self._cached("reference", source.key(repr(window)), lambda: self._encode(source, window))
-        if not source.adapted or self._rules.adaptation is None:
-            return reference
-        return with_offsets(reference, self._offsets(source))
+        window = self._own_window(source, side)
+
+        def encode() -> References:
+            return self._features.reference(source.number, source.mask.mask(), window)
+
+        return self._cached("reference", source.key(repr(window)), encode)
+
+    def adapted(self, source: PropagationSource, side: int) -> References:
+        """The same, adapted to the source's own slice (`adaptation`) if the rules say so."""
+        reference, rules = self.encode(source, side), self._rules.adaptation
+        return reference if rules is None else with_offsets(reference, self._offsets(source, rules))
 
     def is_supported(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> bool:
         """Whether `source` alone supports the mask of a slice, see `PropagationRules.support`."""
         if not self._rules.support:
             return True
-        own = window_of_side(source.box, window.longest, self._features.size)
+        own = self._own_window(source, window.longest)
 
         def expected() -> float:
             return self._support(source.number, source.mask, source, own)
@@ -90,25 +90,23 @@ class SourceReferences:
 
     def _support(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> float:
         """Mean probability inside the mask of a slice, predicted in a window from the reference `source` alone."""
-        query = SliceQuery(number, references=self.encode(source, window.longest), window=window)
+        query = SliceQuery(number, references=self.adapted(source, window.longest), window=window)
         [prediction] = self._features.predict([query])
         return float(prediction.probability[patch.mask()].mean(dtype=np.float64))
 
-    def _encode(self, source: PropagationSource, window: Window) -> References:
-        return self._features.reference(source.number, source.mask.mask(), window)
-
-    def _offsets(self, source: PropagationSource) -> Offsets:
+    def _offsets(self, source: PropagationSource, rules: AdaptationRules) -> Offsets:
         """The adaptation of a source, fitted once for windows of all sizes."""
-        rules = self._rules.adaptation
-        if rules is None:
-            raise ValueError("the rules of propagation have no adaptation")
-        window = window_of_side(source.box, self.window(source.box).longest, self._features.size)
-        reference = self._cached("reference", source.key(repr(window)), lambda: self._encode(source, window))
 
         def fit() -> Offsets:
+            side = self.window(source.box).longest
+            reference, window = self.encode(source, side), self._own_window(source, side)
             return self._features.adapt(reference, source.number, source.mask.mask(), window, rules, self._on_step)
 
         return self._cached("offsets", source.key(repr(rules)), fit)
+
+    def _own_window(self, source: PropagationSource, side: int) -> Window:
+        """The window of `side` pixels around a source's own mask."""
+        return window_of_side(source.box, side, self._features.size)
 
 
 def box_of(mask: NDArray[np.bool_]) -> Box:

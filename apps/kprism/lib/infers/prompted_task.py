@@ -49,10 +49,10 @@ class PromptedTask(KPrismTask):
         """The class that joins in propagation (`kprism_model.volumes.class_prior`): a label that the network knows."""
         return label if label in request.network.registry else None
 
-    @staticmethod
-    def class_name(request: InferRequest, label: str) -> str | None:
+    @classmethod
+    def class_name(cls, request: InferRequest, label: str) -> str | None:
         """The class that the network gets to know besides the prompts: with `use_class`, a label that it knows."""
-        return label if request.options["use_class"] and label in request.network.registry else None
+        return cls.known_class(request, label) if request.options["use_class"] else None
 
 
 def _slices(mask: StructureMask, image: MedicalImage) -> dict[str, list[int]]:
