@@ -80,7 +80,7 @@ def submit(
 
 def get(server: LiveServer, address: str, **params: Any) -> Any:
     answer = requests.get(f"{server.url}{address}", params=params, timeout=60)
-    answer.raise_for_status()
+    assert answer.ok, f"{answer.status_code} {answer.text}\n{server.log()[-8000:]}"
     return answer.json()
 
 

@@ -22,7 +22,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.middleware import Middleware
 
-from lib.api import datastore, inference, training
+from lib.api import datastore, inference, task_log, training
 from lib.api.inference import read_params
 from lib.api.uploads import UploadLimit
 from lib.errors import ForbiddenError, OutOfMemoryError, RequestError
@@ -41,6 +41,7 @@ def install(application: FastAPI, upload_limit: int) -> None:
     inference.add_routes(router)
     datastore.add_routes(router)
     training.add_routes(router)
+    task_log.install()
     for method in ("PUT", "DELETE"):
         router.add_api_route("/model/{model}", refuse_to_change_weights, methods=[method], tags=["Model"])
     application.router.routes[:0] = router.routes
