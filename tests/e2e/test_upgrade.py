@@ -165,10 +165,11 @@ def test_what_no_published_version_knew_stays_unknown_to_semantic(server: LiveSe
 
 
 def test_clicks_start_from_what_semantic_finds_of_an_old_structure(server: LiveServer) -> None:
-    found = ask(server, "semantic", ["cyst"], presence=0.5).json()
+    """What semantic finds beside the shipped structures: one of them may have all of its pixels."""
+    found = ask(server, "semantic", ["liver", "spleen", "cyst"], presence=0.5).json()
     params = {"cyst": [[20, 20, 0]], "start_from": "semantic"}
     answer = server.infer("interactive", "g", params, output="json").json()
-    assert answer["started_from"] == {"cyst": "nothing" if found["absent"] else "semantic"}
+    assert answer["started_from"] == {"cyst": "nothing" if "cyst" in found["absent"] else "semantic"}
 
 
 def test_nothing_of_the_old_state_was_changed(server: LiveServer, site: Site) -> None:
