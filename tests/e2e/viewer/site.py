@@ -138,7 +138,7 @@ def serving(orthanc: Orthanc, folder: Path, **conf: str) -> Iterator[Site]:
     try:
         yield _answering(Site(f"http://127.0.0.1:{port}", orthanc, state), process, folder)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a job in the background of a script ignores SIGINT, and so do the processes it starts
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
