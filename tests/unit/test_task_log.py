@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator
+from itertools import count
 from threading import Event, Thread
 
 import pytest
@@ -15,6 +16,7 @@ from monailabel.utils.async_tasks import utils
 from lib.api import task_log
 
 ROUNDS = 20_000
+LINES = 20
 
 
 @pytest.fixture
@@ -26,19 +28,20 @@ def eager_threads() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-def encode_while_written(lines: deque[str]) -> None:
-    """Encode a task as the routes do, again and again, while another thread appends lines to it."""
+def encoded_while_written(lines: deque[str]) -> list[list[str]]:
+    """The lines of a task, encoded as the routes do, again and again, while another thread appends numbers to them."""
     stop = Event()
 
     def write() -> None:
-        while not stop.is_set():
-            lines.append("Epoch 1")
+        for number in count():
+            lines.append(str(number))
+            if stop.is_set():
+                return
 
     writer = Thread(target=write)
     writer.start()
     try:
-        for _ in range(ROUNDS):
-            jsonable_encoder({"details": lines})
+        return [jsonable_encoder({"details": lines})["details"] for _ in range(ROUNDS)]
     finally:
         stop.set()
         writer.join()
@@ -46,13 +49,18 @@ def encode_while_written(lines: deque[str]) -> None:
 
 @pytest.mark.usefixtures("eager_threads")
 def test_a_task_is_encoded_while_lines_are_appended() -> None:
-    encode_while_written(task_log.TaskLog(maxlen=20))
+    answers = encoded_while_written(task_log.TaskLog(maxlen=LINES))
+    firsts = [int(lines[0]) for lines in answers if lines]
+    assert firsts == sorted(firsts) and firsts[-1] > LINES
+    for lines in filter(None, answers):  # each is what the task said last at one moment
+        assert lines == [str(int(lines[0]) + row) for row in range(len(lines))]
+        assert len(lines) == LINES or lines[0] == "0"
 
 
 @pytest.mark.usefixtures("eager_threads")
 def test_a_plain_deque_fails_so_the_class_is_needed() -> None:
     with pytest.raises(RuntimeError, match="mutated"):
-        encode_while_written(deque(maxlen=20))
+        encoded_while_written(deque(maxlen=LINES))
 
 
 def test_monailabel_keeps_the_last_lines_of_its_tasks_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
