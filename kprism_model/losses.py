@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kprism_model.network.kprism import Decoded
-
 
 def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0, row_weight: Tensor | None = None) -> Tensor:
     """Mean over N of 1 - soft Dice of sigmoid(`logits`) and `target`, both (N, 1, h, w), target in [0, 1].
@@ -83,22 +81,6 @@ def kind_loss(logits: Tensor, kinds: Sequence[str], known: Sequence[str]) -> Ten
     if max(targets, default=-1) < 0:
         return 0.0 * logits.sum()
     return F.cross_entropy(logits, torch.tensor(targets, device=logits.device), ignore_index=-1)
-
-
-def distillation_loss(student: Decoded, teacher: Decoded) -> Tensor:
-    """Kullback-Leibler divergence of a network's masks (last layer, mean over pixels) and presence from a teacher's.
-
-    Learning without forgetting (arXiv 1606.09282); 0 if the answers are equal.
-    """
-    mask = student.logits[-1].float()
-    loss = _divergence(mask, teacher.logits[-1].float().sigmoid())
-    return loss + _divergence(student.presence.float(), teacher.presence.float().sigmoid())
-
-
-def _divergence(logits: Tensor, probability: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of Bernoulli distributions: cross-entropy minus the entropy of the target."""
-    entropy = F.binary_cross_entropy(probability, probability)
-    return F.binary_cross_entropy_with_logits(logits, probability) - entropy
 
 
 def _layer_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -53,15 +53,15 @@ class Batch:
     kinds: tuple[str, ...] = ()
     sequences: SequenceBatch | None = None
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         """The batch on another device; a copy from the CPU to a GPU does not wait for it."""
         return self if device == self.images.device else self._changed(lambda value: _send(value, device))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> Self:
         """The batch in page-locked memory, from which a GPU copies without waiting; called by PyTorch's data loader."""
         return self._changed(Tensor.pin_memory)
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The batch with all its tensors changed."""
         tensors: dict[str, Any] = {
             name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -64,6 +65,15 @@ class Mixture:
             )
         if not self.references or min(self.references) < 0 or abs(sum(self.references) - 1) > 1e-6:
             raise ValueError(f"Mixture.references must be chances that sum to 1, got {self.references}")
+
+
+class BatchSource(Protocol):
+    """What a training draws its batches from; `registry` gives `Batch.class_index`."""
+
+    registry: ClassRegistry
+
+    def batch(self, n: int, *, step: int, size: int) -> Batch:
+        """The batch of a step: n images of `size` x `size` pixels."""
 
 
 class Sampler:

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning a published network on the cases of one site, without forgetting what it could do before.
+"""Fine-tuning of a copy of the network on the cases of one site.
 
-Four measures prevent forgetting. Only the parameters of `TRAINABLE` are trained: the layers of the decoder with their
-mixtures of experts, and the rows of the classes. The encoders and the mask heads serve all classes; the few cases of a
-site could only make them worse, and without them a step takes less time. The other three can be switched off:
-distillation (for classes that nobody annotated in an image, the network must answer as the anchor does; Learning
-without Forgetting, arXiv 1606.09282), a pull towards the anchor's weights (L2-SP, arXiv 1802.01483), and averaging the
-weights of the anchor and of the tuned network (WiSE-FT, arXiv 2109.01903), for which `interpolate_weights` makes the
-candidates that validation chooses from.
+All weights are trained at the rates of pretraining, without anything that holds them back: what the published network
+knows is not at risk, because that network stays as it is and answers for its structures beside the tuned copy. On a
+site's own structures this is better than adapters or a frozen encoder (docs/learning.md, "What a site trains").
 
-The anchor is the network whose abilities must be kept. If it stays the same over several trainings, the losses of each
-do not add up.
+A step encodes each image once and predicts all structures that were annotated in it by name; by chance one of them is
+also given by references, or corrected by clicks that start from its predicted mask.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,34 +23,24 @@ from torch import Tensor, nn
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.annotated_sampling import AnnotatedBatch, AnnotatedSampler, Weights
 from kprism_model.data.batch import Batch
-from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
-from kprism_model.losses import distillation_loss
+from kprism_model.losses import mask_loss, presence_loss
 from kprism_model.network.encoder import ImageFeatures
-from kprism_model.network.kprism import KPrism
+from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.prompts import Prompts
 from kprism_model.network.references import References
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
+from kprism_model.training.mask_scores import mask_probability, mean_dice
 from kprism_model.training.plan import TrainingPlan, coarse_size
 from kprism_model.training.schedule import StepSettings
-from kprism_model.training.step_log import Record
 from kprism_model.training.trainer import Trainer
 from kprism_model.training.training_step import training_step
-from kprism_model.training.weights import CLASS_TABLES, class_from_references, class_tables, descends
+from kprism_model.training.weights import CLASS_TABLES, class_from_references, class_tables
 
 logger = logging.getLogger(__name__)
-
-SITE_MIXTURE = Mixture(elsewhere=0.0, synthetic=0.0, regions=0.0)
-"""An image of another data set may show a structure without a label for it, so none serves as an example of absence."""
-
-TRAINABLE = ("decoder.layers.", *CLASS_TABLES)
-"""Prefixes of the names of the trained parameters.
-
-With the presence head among them, the network soon reports known structures as absent; with the encoders, it forgets
-them altogether.
-"""
 
 _MIN_BATCH_SIZE = 2  # an image and its reference
 
@@ -63,97 +49,87 @@ _MIN_BATCH_SIZE = 2  # an image and its reference
 class FinetunePlan:
     """Hyperparameters of a fine-tuning: `minutes` is its time budget.
 
-    `distillation` is the weight of its loss; `pull` is the share of the distance to the anchor's weights that a step at
-    learning rate 1 would take back. 0 switches either off. `trainable` are prefixes of the names of the trained
-    parameters; the image encoder must not be among them, because the anchor uses its features. With
-    `start_from_references` a new class starts from the summaries of its first cases, otherwise from the mean class.
+    `in_context` and `interactive` are the chances of a step to train these modes too, besides semantic.
     """
 
-    minutes: float = 10.0
-    batch_size: int = 8
-    learning_rate: float = 3e-4
-    distillation: float = 5.0
-    pull: float = 0.5
-    trainable: tuple[str, ...] = TRAINABLE
-    start_from_references: bool = True
+    minutes: float = 1.5
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    in_context: float = 0.2
+    interactive: float = 0.3
     seed: int = 0
     save_minutes: float = 0.5
 
     def training_plan(self, native: int) -> TrainingPlan:
-        """The plan for a network that works at `native` pixels: smaller images for the first half of the budget."""
+        """The plan for a network that works at `native` pixels: smaller images for most of the budget."""
         return TrainingPlan(
             minutes=self.minutes,
             batch_size=self.batch_size,
-            sizes=((0.0, coarse_size(native)), (0.5, native)),
+            sizes=((0.0, coarse_size(native)), (0.7, native)),
             learning_rate=self.learning_rate,
             warmup_steps=20,
             ema_decay=0.99,
-            step=StepSettings(kind_weight=0.0),  # nobody says of what kind the images of a site are
             seed=self.seed,
             save_minutes=self.save_minutes,
         )
 
 
 class Finetuner(Trainer):
-    """A trainer that starts from a published checkpoint; `identity` says what it is trained on.
+    """A trainer that starts from a checkpoint; `identity` says what it is trained on.
 
-    `anchor` is the checkpoint whose abilities must be kept: by default `published`, otherwise one from which it
-    descends. `class_references` are encoded references of the new classes, by name. When memory runs out, the batch is
-    halved and the gradients of twice as many batches are accumulated. ValueError if `published` does not descend from
-    the anchor.
+    `without` are patients that it must not see; `weights` say which slices are drawn more often. `class_references` are
+    encoded references of the new classes, by name. When memory runs out, the batch is halved and the gradients of twice
+    as many batches are accumulated.
     """
 
     def __init__(
         self,
-        published: Checkpoint,
+        start: Checkpoint,
         store: SliceStore,
         plan: FinetunePlan,
         folder: Path,
         *,
-        anchor: Checkpoint | None = None,
+        without: Collection[str] = (),
+        weights: Weights | None = None,
         class_references: Mapping[str, References] | None = None,
         identity: Mapping[str, Any] | None = None,
         device: str = "cpu",
         workers: Workers | None = None,
     ) -> None:
-        anchor = anchor or published
-        if not descends(published, anchor):
-            raise ValueError(f"{published.path} does not descend from {anchor.path}: another network, or other classes")
         self.settings, self._extra_identity = plan, dict(identity or {})
-        registry = published.registry.add([name for name in store.class_names if name not in published.registry])
-        config = replace(published.model.config, num_classes=len(registry))
-        self._annotated = {part.name: {registry.index(name) for name in part.classes.values()} for part in store.sets}
-        sampler = Sampler(store, seed=plan.seed, registry=registry, mixture=SITE_MIXTURE)
+        registry = start.registry.add([name for name in store.class_names if name not in start.registry])
+        config = replace(start.model.config, num_classes=len(registry))
         super().__init__(
             config,
-            sampler,
+            AnnotatedSampler(store, registry, seed=plan.seed, without=without, weights=weights),
             plan.training_plan(config.native_size),
             folder,
             device=device,
             workers=workers,
-            initial=published,
+            initial=start,
         )
-        self.anchor = anchor.model.to(self.device).eval().requires_grad_(False)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.startswith(plan.trainable))
         if self.model.kind_head is not None:  # what a site labels can be in images of every kind
-            labelled = sorted(set().union(*self._annotated.values()))
+            labelled = sorted(registry.index(name) for name in store.class_names)
             self.model.kind_head.possible[labelled] = True
+            self.average.state[POSSIBLE][labelled] = True
+            self.model.kind_head.requires_grad_(False)
+        self._chances = np.array([plan.in_context, plan.interactive])
         self._batch_norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
         if not self.step:
-            self._init_new_classes(published.model.to(self.device), class_references or {})
+            self._init_new_classes(start, class_references or {})
 
     @property
     def registry(self) -> ClassRegistry:
-        """The classes of the published network, then the new ones."""
+        """The classes of the start, then the new ones."""
         return self.sampler.registry
 
     @torch.no_grad()
-    def _init_new_classes(self, published: KPrism, class_references: Mapping[str, References]) -> None:
-        """Set the rows of classes that the published network lacks: from references, else the mean of its classes."""
-        for name in self.registry.names[published.config.num_classes :]:
+    def _init_new_classes(self, start: Checkpoint, class_references: Mapping[str, References]) -> None:
+        """Set the rows of classes that the start lacks: from references, else the mean of its classes."""
+        published = start.model.to(self.device)
+        for name in self.registry.names[len(start.registry) :]:
             row = self.registry.index(name)
-            if self.settings.start_from_references and name in class_references:
+            if name in class_references:
                 rows = class_from_references(published, class_references[name])
             else:
                 content, position = class_tables(published)
@@ -183,51 +159,38 @@ class Finetuner(Trainer):
         logger.warning("Not enough memory for batches of %d images; continuing with %d", size, self.plan.batch_size)
         return True
 
-    def _train_step(self, batches: Iterator[Batch]) -> Record:
-        record = super()._train_step(batches)
-        if self.settings.pull:
-            self._pull_back(min(1.0, float(record["rate"]) * self.settings.pull))
-        return record
-
-    @torch.no_grad()
-    def _pull_back(self, share: float) -> None:
-        """Move a share of the way back to the anchor's weights; classes that it lacks stay where they are."""
-        anchors = dict(self.anchor.named_parameters())
-        for name, parameter in self.model.named_parameters():
-            anchor = anchors[name]
-            parameter[: len(anchor)].lerp_(anchor, share) if name in CLASS_TABLES else parameter.lerp_(anchor, share)
-
     def _batch_loss(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(batch, AnnotatedBatch)
         for module in self._batch_norms:
-            module.eval()
+            module.eval()  # the statistics of a few alike images would replace those of pretraining
         batch = batch.to(self.device)
+        rng = np.random.default_rng([self.plan.seed, self.step, part])
+        in_context, interactive = (float(chance) for chance in rng.random(2) < self._chances)
         with self._autocast():
-            with torch.no_grad():
-                features = self.model.encode_image(batch.images)
-            rng = np.random.default_rng([self.plan.seed, self.step, part])
-            loss, scores = training_step(self.model, batch, rng, self.plan.step, features)
-            if self.settings.distillation:
-                rng = np.random.default_rng([self.settings.seed, 3, self.step, part])
-                distillation = self._distillation_loss(batch, features, rng)
-                if distillation is not None:
-                    loss = loss + self.settings.distillation * distillation
-                    scores["distillation"] = distillation.detach()
+            features = self.model.encode_image(batch.images)
+            loss, predictions, scores = self._semantic_loss(batch, features)
+            if in_context or interactive:
+                settings = StepSettings(weights=(0.0, in_context, interactive), kind_weight=0.0)
+                other, more = training_step(self.model, batch, rng, settings, features, predictions=predictions)
+                loss, scores = loss + other, scores | more
         return loss, scores
 
-    def _distillation_loss(self, batch: Batch, features: ImageFeatures, rng: np.random.Generator) -> Tensor | None:
-        """Divergence from the anchor for one class of each image that is not annotated there; None if there is none."""
-        chosen: list[tuple[int, int]] = []
-        for row, name in enumerate(batch.dataset):
-            unannotated = sorted(set(range(self.anchor.config.num_classes)) - self._annotated[name])
-            if unannotated:
-                chosen.append((row, int(rng.choice(unannotated))))
-        if not chosen:
-            return None
-        rows, classes = torch.tensor(chosen, device=self.device).unbind(1)
-        prompts = Prompts((batch.images.shape[-2], batch.images.shape[-1]), rows, class_index=classes)
-        with torch.no_grad():
-            teacher = self.anchor.decode(features, prompts)
-        return distillation_loss(self.model.decode(features, prompts), teacher)
+    def _semantic_loss(
+        self, batch: AnnotatedBatch, features: ImageFeatures
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss of all annotated structures by name, and the probabilities (n, 1, S, S) of the one in focus."""
+        images, structures = batch.structure_masks.shape[:2]
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        index = torch.arange(images, device=self.device).repeat_interleave(structures)
+        prompts = Prompts(size, index, class_index=batch.structure_classes.repeat(images))
+        decoded = self.model.decode(features, prompts, projected=self.model.project(features))
+        target = batch.structure_masks.flatten(0, 1)[:, None]
+        logits = [layer.float() for layer in decoded.logits]
+        present = target.flatten(1).any(1).float()
+        loss = mask_loss(logits, target) + presence_loss(decoded.presence.float(), present)
+        probability = mask_probability(logits[-1], size)
+        in_focus = (batch.structure_classes == batch.class_index[0]).repeat(images)
+        return loss, probability[in_focus], {"semantic": mean_dice(probability, target)}
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), **self._extra_identity}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.data.batch import Batch
 from kprism_model.data.prefetch import prefetched
-from kprism_model.data.sampling import Sampler
+from kprism_model.data.sampling import BatchSource
 from kprism_model.data.sequence_sampling import SequenceSampler
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.efficientnet import load_imagenet
@@ -39,7 +39,7 @@ _RECENT_STEPS = 50
 
 
 class Trainer:
-    """Trains one network on one sampler; `folder` holds everything that is needed to resume.
+    """Trains one network on one source of batches; `folder` holds everything that is needed to resume.
 
     With several `workers` each process trains on its own batches, and only the first one writes. A new run starts from
     the weights of `initial` as far as they fit, and its image encoder from the ImageNet tensors `imagenet`.
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         config: KPrismConfig,
-        sampler: Sampler,
+        sampler: BatchSource,
         plan: TrainingPlan,
         folder: Path,
         *,

@@ -41,12 +41,15 @@ def training_step(
     settings: StepSettings,
     features: ImageFeatures | None = None,
     user: SimulatedUser | None = None,
+    predictions: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch in every mode for which it holds rows (paper, training section).
 
     `features` are those of the batch's images, if they are known already; `user` by default is the one for the batch's
-    device, drawing from `rng`. Returns the loss to differentiate and, for logging, the mean Dice of the first and last
-    masks: "semantic", "in_context", "interactive" and "interactive_last", on the batch's device.
+    device, drawing from `rng`. `predictions` (B, 1, H, W) are probabilities that the network has given already: masks
+    to correct are made from them, and from those of the modes before. Returns the loss to differentiate and, for
+    logging, the mean Dice of the first and last masks: "semantic", "in_context", "interactive" and "interactive_last",
+    on the batch's device.
     """
     # Drawn before anything that depends on the images, so that with equal generators all processes of a training
     # simulate equally many interaction steps: each training step waits for the slowest process.
@@ -56,7 +59,7 @@ def training_step(
     decode = partial(model.decode, features, projected=model.project(features))
     losses: list[Tensor] = []
     scores: dict[str, Tensor] = {}
-    predictions = torch.zeros_like(batch.masks)
+    predictions = torch.zeros_like(batch.masks) if predictions is None else predictions
     for mode, weight in zip(MODES, settings.weights, strict=True):
         task = _mode_task(model, batch, features, mode, schedules[mode], predictions, user) if weight else None
         if task is not None:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One fine-tuning: its start weights, labels and options, and the folder from which a killed one is resumed."""
+"""One training of a site: the fine-tunings that it consists of, and the folder from which a killed one is resumed.
+
+One fine-tuning is trained on all patients; the others, one for each fold of cross-validation, never see the patients of
+their fold and say how good such weights are. Each goes on from the weights of the last training.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,44 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kprism_model.checkpoint import Checkpoint
 from kprism_model.data.partial import AnnotatedCase
-from kprism_model.network.references import References
+from kprism_model.predictor import Predictor
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import FinetunePlan, Finetuner
 from kprism_model.training.validation import ValidationSettings
 from lib.learning.submission_store import Submission
 from lib.learning.versions import Versions
 from lib.trainers.finetune_dataset import FinetuneDataset, build_dataset
-from lib.trainers.unpublished_weights import UnpublishedWeights
+from lib.trainers.working_weights import FINAL, WorkingWeights, fold_name
 
 logger = logging.getLogger(__name__)
 
+FOLDS_SHARE = 0.6
+"""Share of the training's minutes for the folds together."""
+
+SHORTEST_MINUTES = 0.005
+
+
+@dataclass(frozen=True)
+class Part:
+    """A fine-tuning of the run: its name, the fold that it never sees (None: it sees all), and its minutes."""
+
+    name: str
+    fold: int | None
+    minutes: float
+
 
 class FinetuneRun:
-    """Fine-tuning of the serving version on `submissions`; its files lie in a folder of its own in `folder`/runs.
+    """Fine-tunings of what serves on `submissions`; their files lie in a folder of their own in `folder`/runs.
 
-    The folder's name follows from the start weights, the labels and the options, so that the same training finds the
-    state of an earlier attempt. `served` is the serving version, `start` the weights that the training starts from.
+    The folder's name follows from the version that serves, the labels and the options, so that the same training finds
+    the state of an earlier attempt.
     """
 
     def __init__(
@@ -41,12 +61,15 @@ class FinetuneRun:
         device: str,
         workers: Workers,
     ) -> None:
-        self._versions, self._submissions, self._options = versions, submissions, options
-        self._device, self._workers = str(workers.device(device)), workers
-        self.served = versions.load(device=self._device)
-        self.start = UnpublishedWeights(folder).start(self.served.checkpoint, device=self._device)
+        self._submissions, self._options = submissions, options
+        self.device, self._workers = str(workers.device(device)), workers
+        self.served = versions.load(device=self.device)
+        self.working = WorkingWeights(
+            folder / "working", base=self.served.shipped.weights_version, serving=self.served.number
+        )
         self._identity = {
-            "start": self.start.weights_version,
+            "serving": self.served.number,
+            "shipped": self.served.shipped.weights_version,
             "cases": sorted(submission.key for submission in submissions),
             "options": dict(options),
         }
@@ -55,8 +78,8 @@ class FinetuneRun:
 
     @property
     def log(self) -> Path:
-        """The file with a JSON record of each training step."""
-        return self.folder / "log.jsonl"
+        """The file with a JSON record of each step of the fine-tuning on all patients."""
+        return self.folder / FINAL / "log.jsonl"
 
     def remove_other_runs(self) -> None:
         """Delete what earlier trainings that are not resumed have left."""
@@ -75,42 +98,60 @@ class FinetuneRun:
         """Read the labels; each process has a copy of its own."""
         rank = self._workers.rank
         folder = self.folder / (f"slices-{rank}" if rank else "slices")
-        native = self.served.checkpoint.model.config.native_size
+        native = self.served.shipped.model.config.native_size
         return build_dataset(self._submissions, load, folder, size=native, settings=settings)
 
-    def finetuner(self, dataset: FinetuneDataset, class_references: Mapping[str, References]) -> Finetuner:
-        """The trainer, in the state that an earlier attempt has saved; from the start if that is damaged."""
+    def parts(self, dataset: FinetuneDataset) -> list[Part]:
+        """The fine-tunings in their order: the folds share `FOLDS_SHARE` of the time."""
+        minutes, folds = self._options["max_minutes"], dataset.folds
+        if not folds:
+            return [Part(FINAL, None, minutes)]
+        of_fold = max(SHORTEST_MINUTES, FOLDS_SHARE * minutes / len(folds))
+        parts = [Part(fold_name(fold), fold, of_fold) for fold in folds]
+        return [*parts, Part(FINAL, None, max(SHORTEST_MINUTES, (1 - FOLDS_SHARE) * minutes))]
 
-        def create() -> Finetuner:
-            return Finetuner(
-                self.start,
-                dataset.store,
-                _plan(self._options),
-                self.folder,
-                anchor=self._versions.load_anchor(self.served, device=self._device),
-                class_references=class_references,
-                identity=self._identity,
-                device=self._device,
-                workers=self._workers,
-            )
+    def finetuners(self, dataset: FinetuneDataset) -> Iterator[tuple[Part, Finetuner]]:
+        """Each fine-tuning, in the state that an earlier attempt has saved; from the start if that is damaged."""
+        for part in self.parts(dataset):
+            try:
+                yield part, self._finetuner(part, dataset)
+            except ValueError as error:
+                state = self.folder / part.name / "state.json"
+                if not state.exists():
+                    raise
+                logger.warning("The interrupted training cannot be resumed and starts again: %s", error)
+                state.unlink()
+                yield part, self._finetuner(part, dataset)
 
-        try:
-            return create()
-        except ValueError as error:
-            state = self.folder / "state.json"
-            if not state.exists():
-                raise
-            logger.warning("The interrupted training cannot be resumed and starts again: %s", error)
-            state.unlink()
-            return create()
+    def _finetuner(self, part: Part, dataset: FinetuneDataset) -> Finetuner:
+        unseen = [] if part.fold is None else dataset.patients_in(part.fold)
+        start = self.working.start(part.name, unseen, self._default(unseen), device=self.device)
+        predictor = Predictor(start.model, start.registry, device=self.device)
+        return Finetuner(
+            start,
+            dataset.store,
+            self._plan(part),
+            self.folder / part.name,
+            without=unseen,
+            weights=dataset.weights,
+            class_references=dataset.class_references(predictor, start.registry, unseen),
+            identity={**self._identity, "start": start.weights_version},
+            device=self.device,
+            workers=self._workers,
+        )
 
+    def _default(self, unseen: Sequence[str]) -> Checkpoint:
+        """What serves: the version's own weights if they never saw these patients, else the shipped ones."""
+        own = self.served.parts.get(self.served.number)
+        if own is None:
+            return self.served.shipped
+        seen = own.metadata["note"].get("patients")
+        return own if seen is not None and not set(seen) & set(unseen) else self.served.shipped
 
-def _plan(options: Mapping[str, Any]) -> FinetunePlan:
-    """The plan for a request's options."""
-    without: dict[str, Any] = {name: 0.0 for name in ("distillation", "pull") if not options[name]}
-    return FinetunePlan(
-        minutes=options["max_minutes"],
-        batch_size=options["batch_size"],
-        learning_rate=options["learning_rate"],
-        **without,
-    )
+    def _plan(self, part: Part) -> FinetunePlan:
+        plan = FinetunePlan(
+            minutes=part.minutes,
+            batch_size=self._options["batch_size"],
+            learning_rate=self._options["learning_rate"],
+        )
+        return plan

@@ -1,69 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate before publication: new weights serve only if they are not worse on the fixed validation cases."""
+"""The gate: who answers each structure in each mode, judged by a paired test over patients.
+
+A structure and mode is answered by the shipped weights (or, if they do not know the structure by name, by reference to
+labelled cases), by the site version that answers it now, or by the new one. The figures of site versions come from
+cross-validation: every patient is measured with weights that never saw that patient.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from scipy import stats
 
-from kprism_model.training.validation import Score, mean_dice
+MIN_PATIENTS = 6
+"""Patients from which on the test can tell: five differences of one sign are no evidence at 5 % in both directions."""
 
-MAX_DICE_DROP = 0.02
-"""Largest Dice that a structure may lose in a mode; the mean over all must not fall."""
+SIGNIFICANCE = 0.05
+"""Largest chance that the paired test (Wilcoxon signed-rank, one-sided) takes an equal answer for a better one."""
 
-MIN_USEFUL_DICE = 0.2
-"""Below this Dice a mode is useless for a structure, and a change there is chance: it does not count as a loss."""
+PatientDice = Mapping[str, float]
+"""Mean Dice of each patient."""
 
-Kind = tuple[str, str]
-"""A mode and a structure."""
+Outcome = Literal["new", "kept", "not better", "worse", "not enough cases to tell"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether the candidate may serve, the reasons, and the mean Dice over all modes and structures before and after.
+class Evidence:
+    """The Dice by patient of all that can answer a structure in a mode.
 
-    `margin` is the Dice by which the candidate passes the gate; it is negative if it fails.
+    `base` is that of the shipped weights, or of references if `base_name` says so. `serving` is that of the site
+    version `serving_number`, which answers now; None if no site version does. `provisional`: too few patients have
+    confirmed it yet.
     """
 
-    passed: bool
-    reasons: tuple[str, ...]
-    before: float
-    after: float
-    margin: float
+    mode: str
+    structure: str
+    base_name: Literal["shipped weights", "references"]
+    base: PatientDice
+    new: PatientDice
+    serving: PatientDice | None = None
+    serving_number: int | None = None
+    provisional: bool = False
 
-    def __str__(self) -> str:
-        return "; ".join(self.reasons)
 
+@dataclass(frozen=True)
+class Decision:
+    """Who answers a structure in a mode: `site` version, by number, or the base if `answered_by_site` is False.
 
-def judge(before: Sequence[Score], after: Sequence[Score], *, max_drop: float = MAX_DICE_DROP) -> Verdict:
-    """Compare scores of the serving and of the candidate weights on the same cases and modes.
-
-    The mean over modes and structures must not fall, and no structure may lose more than `max_drop` in a mode, where
-    any Dice below `MIN_USEFUL_DICE` counts as `MIN_USEFUL_DICE`. ValueError if there are no scores, or the two lists
-    are not of the same cases, structures and modes.
+    `number` is None for the new version. `dice` are means over the `patients` that all of them were measured on.
     """
-    kinds = [sorted((score.mode, score.structure, score.case) for score in scores) for scores in (before, after)]
-    if not kinds[0] or kinds[0] != kinds[1]:
-        raise ValueError(
-            f"the gate compares scores of the same cases in the same modes, got {len(before)} and {len(after)} scores"
-        )
-    old, new = mean_dice(before), mean_dice(after)
-    mean_before, mean_after = float(np.mean(list(old.values()))), float(np.mean(list(new.values())))
-    gain = mean_after - mean_before
-    losses = {kind: max(old[kind], MIN_USEFUL_DICE) - max(new[kind], MIN_USEFUL_DICE) for kind in old}
-    faults = [_fall(kind, old, new, max_drop) for kind, loss in losses.items() if loss > max_drop]
-    margins = [gain, *(max_drop - loss for loss in losses.values())]
-    if gain < 0:
-        faults.insert(0, f"mean Dice falls by {-100 * gain:.2f} points, from {mean_before:.4f} to {mean_after:.4f}")
-    reasons = faults or [f"mean Dice rises by {100 * gain:.2f} points, from {mean_before:.4f} to {mean_after:.4f}"]
-    return Verdict(not faults, tuple(reasons), mean_before, mean_after, min(margins))
+
+    evidence: Evidence
+    outcome: Outcome
+    answered_by_site: bool
+    number: int | None
+    provisional: bool
+    patients: int
+    dice: Mapping[str, float]
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Mode and structure."""
+        return self.evidence.mode, self.evidence.structure
+
+    @property
+    def uses_new(self) -> bool:
+        """Whether the new version answers."""
+        return self.answered_by_site and self.number is None
+
+    @property
+    def best(self) -> float:
+        """Mean Dice of what answers."""
+        return self.dice["new" if self.uses_new else "serving" if self.answered_by_site else "base"]
 
 
-def _fall(kind: Kind, old: Mapping[Kind, float], new: Mapping[Kind, float], allowed: float) -> str:
-    mode, structure = kind
-    return (
-        f"{mode} Dice of {structure} falls by {100 * (old[kind] - new[kind]):.1f} points, from {old[kind]:.4f} to "
-        f"{new[kind]:.4f}; at most {100 * allowed:g} are allowed"
-    )
+def judge(evidence: Evidence) -> Decision:
+    """Decide for one structure and mode.
+
+    Between two site versions the higher mean decides, because the newer one has learned from more labels. Against the
+    base a site version has to be significantly better. With fewer than `MIN_PATIENTS` patients it can only answer a
+    structure that nothing else answers by name, provisionally, and only if it beats the references for every patient.
+    A confirmed site version is withdrawn only if it is significantly worse than the base.
+    """
+    common = sorted(set(evidence.base) & set(evidence.new) & set(_or_all(evidence.serving, evidence.new)))
+    answers = {"base": evidence.base, "new": evidence.new}
+    if evidence.serving is not None:
+        answers["serving"] = evidence.serving
+    values = {name: np.array([dice[patient] for patient in common]) for name, dice in answers.items()}
+    means = {name: float(value.mean()) if common else 0.0 for name, value in values.items()}
+    name = "serving" if means.get("serving", -1.0) > means["new"] else "new"
+    verdict = _against_base(evidence, values[name] - values["base"])
+    answered, provisional = verdict in ("new", "kept"), False
+    if answered and len(common) < MIN_PATIENTS:
+        provisional = evidence.provisional or evidence.serving is None
+    elif answered and verdict == "kept":
+        provisional = evidence.provisional
+    outcome: Outcome = verdict
+    if answered:
+        outcome = "new" if name == "new" else "kept"
+    number = evidence.serving_number if answered and name == "serving" else None
+    return Decision(evidence, outcome, answered, number, provisional, len(common), means)
+
+
+def _or_all(serving: PatientDice | None, new: PatientDice) -> PatientDice:
+    return new if serving is None else serving
+
+
+def _against_base(evidence: Evidence, gain: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Outcome:
+    """Whether the site answers ("new": confirmed by this test, "kept": as before) or the base, and why."""
+    confirmed = evidence.serving is not None and not evidence.provisional
+    if len(gain) < MIN_PATIENTS:
+        if confirmed:
+            return "kept"
+        by_name = evidence.mode == "semantic" and evidence.base_name == "references"
+        return "new" if by_name and len(gain) > 1 and bool((gain > 0).all()) else "not enough cases to tell"
+    if _is_greater(gain):
+        return "new"
+    if confirmed:
+        return "worse" if _is_greater(-gain) else "kept"
+    if gain.mean() <= 0:
+        return "worse" if _is_greater(-gain) else "not better"
+    return "kept" if evidence.serving is not None else "not enough cases to tell"
+
+
+def _is_greater(gain: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
+    """Whether paired differences are greater than 0 by more than chance."""
+    if not gain.any():
+        return False
+    return float(stats.wilcoxon(gain, alternative="greater").pvalue) < SIGNIFICANCE
+
+
+def summary(decisions: Sequence[Decision]) -> str:
+    """What was decided, in a sentence for the status: first what the new version answers, then what it does not."""
+    parts = []
+    for decision in decisions:
+        if decision.uses_new:
+            before = "serving" if "serving" in decision.dice else "base"
+            who = decision.evidence.base_name if before == "base" else f"version {decision.evidence.serving_number}"
+            word = ", provisionally" if decision.provisional else ""
+            parts.append(f"{_named(decision)} {decision.dice['new']:.3f} ({who}: {decision.dice[before]:.3f}{word})")
+    for outcome in ("kept", "not better", "worse", "not enough cases to tell"):
+        names = [_named(decision) for decision in decisions if decision.outcome == outcome]
+        if names:
+            parts.append(f"{_WORDS[outcome]}: {', '.join(names)}")
+    return "; ".join(parts)
+
+
+_WORDS = {
+    "kept": "an earlier version is better",
+    "not better": "not better",
+    "worse": "worse",
+    "not enough cases to tell": "not enough cases to tell",
+}
+
+
+def _named(decision: Decision) -> str:
+    mode, structure = decision.kind
+    return f"{structure} ({mode})"

@@ -15,13 +15,16 @@ from kprism_model.training.loop import attach_tensorboard, run_engine, training_
 from lib.trainers.progress import Progress
 
 
-def run_training(tuner: Finetuner, progress: Progress) -> None:
-    """Train until the budget is spent; report the progress and write TensorBoard curves."""
+def run_training(tuner: Finetuner, progress: Progress, *, offset: float = 0.0, share: float = 1.0) -> None:
+    """Train until the budget is spent; report the progress and write TensorBoard curves.
+
+    This fine-tuning is the `share` of a training of which the share `offset` is done.
+    """
     engine = training_engine()
     attach_tensorboard(engine, tuner.folder / "tensorboard")
 
     def report() -> None:
-        progress.advance(tuner.share, tuner.recent_means())
+        progress.advance(offset + share * tuner.share, tuner.recent_means())
 
     engine.add_event_handler(Events.ITERATION_COMPLETED, report)
     run_engine(engine, tuner)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring who answers best: the shipped weights, the site version that serves, or the new one, for each structure.
+
+Site versions are measured by cross-validation. The new one's figures are those of its folds, each on the patients that
+it never saw; those of a version that serves were kept when it was new, and it is measured on cases that came later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kprism_model.checkpoint import Checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.data.partial import AnnotatedCase
+from kprism_model.network.kprism import KPrism
+from kprism_model.predictor import Predictor
+from kprism_model.training.validation import Score, ValidationSettings, validate
+from lib.learning.versions import Served
+from lib.trainers.finetune_dataset import FinetuneDataset
+from lib.trainers.gate import Decision, Evidence, judge
+from lib.trainers.judged_scores import JudgedScores, Kind
+
+SETTINGS = ValidationSettings(shown=4, absent=2, clicked=2, clicks=3, references=3)
+"""What is measured in each case."""
+
+SEMANTIC, IN_CONTEXT, INTERACTIVE = "semantic", "in_context", "interactive"
+
+Trained = tuple[KPrism, ClassRegistry]
+"""A network and its classes."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges the new weights on a data set. `served` is what answers now; scores are kept in the file `path`.
+
+    `in_context`: whether that mode is judged too. `report` is called with the number of the case and of all cases that
+    are measured.
+    """
+
+    dataset: FinetuneDataset
+    served: Served
+    path: Path
+    device: str
+    in_context: bool
+    report: Callable[[str], object]
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes that are judged."""
+        return (SEMANTIC, IN_CONTEXT, INTERACTIVE) if self.in_context else (SEMANTIC, INTERACTIVE)
+
+    def scores_of_folds(self, folds: Mapping[int, Trained]) -> list[Score]:
+        """The scores of the new weights: each fold on the patients that it never saw."""
+        scores: list[Score] = []
+        for number, (fold, (model, registry)) in enumerate(folds.items(), 1):
+            self.report(f"measuring the new weights, part {number} of {len(folds)}")
+            cases = self.dataset.judged_in(fold)
+            references = self.dataset.without(self.dataset.patients_in(fold))
+            predictor = Predictor(model, registry, device=self.device)
+            scores += validate(predictor, cases, references, modes=self.modes, settings=SETTINGS)
+        return scores
+
+    def decide(self, new: Sequence[Score], version: str) -> list[Decision]:
+        """Who answers each structure in each mode; `version` names the new weights in the file of scores."""
+        known = JudgedScores(self.path)
+        keys = self.dataset.keys
+        known.add(version, new, keys, self.modes)
+        self._measure(known, self.served.shipped, (SEMANTIC, IN_CONTEXT, INTERACTIVE), seen=())
+        for number in self._serving_numbers():
+            part = self.served.parts[number]
+            self._measure(known, part, self.modes, seen=part.metadata["note"].get("patients"))
+        known.save([version, self.served.shipped.weights_version, *(p.weights_version for p in self.served.parts.values())])
+        return [judge(evidence) for evidence in self._evidence(known, version)]
+
+    def rename(self, version: str, name: str) -> None:
+        """Give weights another name in the file of scores: new ones, when they become a version."""
+        known = JudgedScores(self.path)
+        known.rename(version, name)
+
+    def _serving_numbers(self) -> list[int]:
+        routed = (self.served.routes.version_for(*kind) for kind in self._kinds())
+        return sorted({number for number in routed if number is not None})
+
+    def _kinds(self) -> list[Kind]:
+        return [(mode, structure) for structure in self.dataset.structures for mode in self.modes]
+
+    def _measure(
+        self, known: JudgedScores, weights: Checkpoint, modes: Sequence[str], *, seen: Sequence[str] | None
+    ) -> None:
+        """Measure cases that have no scores yet, but none of a patient that the weights have `seen` (None: unknown)."""
+        keys = self.dataset.keys
+        missing = set(known.missing(weights.weights_version, keys.values(), modes))
+        cases = [case for case in self.dataset.judged if keys[case.name] in missing]
+        cases = [case for case in cases if seen is not None and case.patient not in seen]
+        predictor = Predictor(weights.model, weights.registry, device=self.device)
+        for number, case in enumerate(cases, 1):
+            self.report(f"measuring what serves, case {number} of {len(cases)}")
+            scores = validate(predictor, [case], self.dataset.judged, modes=modes, settings=SETTINGS)
+            known.add(weights.weights_version, scores, {case.name: keys[case.name]}, modes)
+
+    def _evidence(self, known: JudgedScores, new_version: str) -> Iterator[Evidence]:
+        """What is known about each structure and mode that the new weights were measured in."""
+        shipped, routes = self.served.shipped, self.served.routes
+        patients = {self.dataset.keys[case.name]: case.patient for case in self.dataset.judged}
+        for mode, structure in self._kinds():
+            new = known.by_patient(new_version, (mode, structure), patients)
+            if not new:
+                continue
+            by_reference = mode == SEMANTIC and structure not in shipped.registry
+            base = known.by_patient(
+                shipped.weights_version, (IN_CONTEXT if by_reference else mode, structure), patients
+            )
+            number = routes.version_for(mode, structure)
+            yield Evidence(
+                mode,
+                structure,
+                "references" if by_reference else "shipped weights",
+                {**dict.fromkeys(new, 0.0), **base} if by_reference else base,
+                new,
+                None if number is None else known.by_patient(self._version(number), (mode, structure), patients),
+                number,
+                structure in self.served.provisional.get(mode, ()),
+            )
+
+    def _version(self, number: int) -> str:
+        return self.served.parts[number].weights_version

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that trainings go on from: those trained on all patients, and those of each fold of cross-validation.
+
+They are kept whether or not a version was published, so no training learns the same again. Each says which patients it
+has seen: a fold's weights never saw the fold's patients.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from kprism_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from kprism_model.classes import ClassRegistry
+from kprism_model.network.kprism import KPrism
+
+logger = logging.getLogger(__name__)
+
+FINAL = "final"
+"""Name of the weights that are trained on all patients."""
+
+
+def fold_name(fold: int) -> str:
+    """Name of the weights that never saw the patients of a fold."""
+    return f"fold{fold}"
+
+
+class WorkingWeights:
+    """The weights in `folder`; they belong to the shipped weights `base` and to the version `serving`.
+
+    After an upgrade or a rollback they do not belong any more, and trainings start from what serves.
+    """
+
+    def __init__(self, folder: Path, *, base: str, serving: int) -> None:
+        self.folder, self._base, self._serving = folder, base, serving
+
+    def start(self, name: str, unseen: Collection[str], default: Checkpoint, *, device: str = "cpu") -> Checkpoint:
+        """Where the training of `name` starts, so that patients in `unseen` were never seen.
+
+        Its own weights; for a fold whose patients are all new, those of all patients; else `default`.
+        """
+        for candidate in dict.fromkeys((name, FINAL)):
+            checkpoint = self._load(candidate, device)
+            if checkpoint is not None and not set(checkpoint.metadata["patients"]) & set(unseen):
+                return checkpoint
+        return default
+
+    def save(
+        self, name: str, model: KPrism, registry: ClassRegistry, patients: Collection[str], *, serving: int
+    ) -> None:
+        """Write trained weights; `patients` are those they have seen, `serving` the version that serves from now on."""
+        metadata = {"base": self._base, "serving": serving, "patients": sorted(patients)}
+        save_checkpoint(self.folder / name, model, registry, metadata=metadata)
+
+    def remove(self) -> None:
+        """Delete them all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _load(self, name: str, device: str) -> Checkpoint | None:
+        stem = self.folder / name
+        if not stem.with_suffix(".json").exists():
+            return None
+        try:
+            checkpoint = load_checkpoint(stem, device=device)
+        except CheckpointError as error:
+            logger.warning("The training cannot go on from its last weights: %s", error)
+            return None
+        belongs = checkpoint.metadata.get("base") == self._base and checkpoint.metadata.get("serving") == self._serving
+        return checkpoint if belongs and "patients" in checkpoint.metadata else None
