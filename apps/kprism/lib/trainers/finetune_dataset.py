@@ -17,9 +17,12 @@ from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
 from kprism_model.training.validation import ValidationSettings, chosen_slices
 from lib.errors import RequestError
-from lib.learning.submission_store import TRAINING, Submission
+from lib.learning.submission_store import FOLDS, Submission
 
 logger = logging.getLogger(__name__)
+
+VALIDATION_FOLD = FOLDS - 1
+"""The cases of this fold are for validation, the others for training."""
 
 MIN_TRAINING_CASES = 2
 """A training needs this many training cases: one is the reference of the other."""
@@ -103,7 +106,7 @@ class _DatasetBuilder:
 
     def add(self, submission: Submission, case: AnnotatedCase) -> None:
         """Add a case to its split."""
-        if submission.split == TRAINING:
+        if submission.fold != VALIDATION_FOLD:
             self._slices.add(case)
             self._training += 1
             if _is_wanted(case, self._reference_cases, MAX_REFERENCE_CASES):
