@@ -158,7 +158,7 @@ class Scheduled:
         )
 
     def submissions(self) -> list[Submission]:
-        return [Submission(key, key, "training", {"a": 1}, "", "", "", f"{key}!", "", 0.0) for key in self.keys]
+        return [Submission(key, key, 0, {"a": 1}, "", "", "", f"{key}!", "", 0.0) for key in self.keys]
 
     def start(self) -> None:
         self.started += 1

@@ -17,7 +17,7 @@ import torch
 from lib.configs.app_config import AppConfig
 from lib.datastore import GuardedDatastore
 from lib.learning.pending_submission import PendingSubmission
-from lib.learning.submission_store import TRAINING, VALIDATION
+from lib.learning.submission_store import FOLDS
 from lib.learning.training_schedule import FINISHED
 from lib.learning_loop import LearningLoop
 from lib.trainers.unpublished_weights import UnpublishedWeights
@@ -56,27 +56,35 @@ def test_the_archive_is_small() -> None:
     assert ARCHIVE.stat().st_size < 300_000
 
 
-def test_submissions_are_read_with_their_splits_and_initial_masks(site: OldSite) -> None:
+def test_submissions_are_read_with_a_fold_and_their_initial_masks(site: OldSite) -> None:
     submissions = site.loop.submission_store.submissions()
     assert [submission.image_id for submission in submissions] == LABELLED
     for submission in submissions:
         written = site.read(f"intake/cases/{submission.image_id}.json")
-        assert (submission.split, submission.initial_mask_version) == (written["side"], written["first_mask"])
+        assert (written["side"] in ("training", "validation")) and submission.fold in range(FOLDS)
+        assert submission.initial_mask_version == written["first_mask"]
         assert (submission.by, submission.structures, submission.revision) == ("anna", {"tumour": 1}, 1)
         case = site.loop.submissions.load(submission)
         assert case.images.shape == case.labels.shape == (1, 64, 64) and case.labels.sum() == 320
-    assert {submission.split for submission in submissions} == {TRAINING, VALIDATION}
     assert {str(submission.initial_mask_version) for submission in submissions} == {
         site.loop.versions.version(0).weights_version
     }
     assert list(site.loop.submission_store.rejected()) == ["f"]
 
 
-def test_a_case_that_is_recorded_again_gives_the_same_file(site: OldSite) -> None:
+def test_a_case_that_is_recorded_again_keeps_all_but_the_split_which_becomes_a_fold(site: OldSite) -> None:
     store = site.loop.submission_store
-    for submission in store.submissions():
+    before = store.submissions()
+    for submission in before:
         store.record(submission)
-    assert site.contents() == site.before
+        file = f"intake/cases/{submission.image_id}.json"
+        written = json.loads(site.contents()[file])
+        expected = {**site.read(file), "fold": submission.fold}
+        del expected["side"]
+        assert written == expected
+    assert store.submissions() == before
+    others = [name for name in site.before if not name.startswith("intake/cases/")]
+    assert all(site.contents()[name] == site.before[name] for name in others)
 
 
 def test_the_published_version_serves_with_its_metadata(site: OldSite) -> None:
@@ -139,7 +147,7 @@ def test_the_interrupted_submission_is_finished(site: OldSite) -> None:
     submission = site.loop.submission_store.get("e")
     assert submission is not None and submission.raw == pending.raw and submission.at == pending.at
     written = json.loads((site.state / "intake" / "cases" / "e.json").read_text())
-    assert list(written) == list(site.read("intake/cases/a.json"))
+    assert set(written) - {"fold"} == set(site.read("intake/cases/a.json")) - {"side"}
     assert not path.exists()
     after = site.contents()
     assert [name for name in site.before if after.get(name) != site.before[name]] == [f"intake/pending/{path.name}"]

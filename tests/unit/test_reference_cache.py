@@ -46,7 +46,7 @@ class Ward:
     @property
     def submissions(self) -> list[Submission]:
         return [
-            Submission(name, case.patient, "training", case.structures, "", "", "", f"{name} content", "", 0.0)
+            Submission(name, case.patient, 0, case.structures, "", "", "", f"{name} content", "", 0.0)
             for name, case in self.cases.items()
         ]
 

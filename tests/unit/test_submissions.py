@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Submitted labels: names by order, provenance, the split, files that cannot be used, kills and full disks."""
+"""Submitted labels: names by order, provenance, the folds, files that cannot be used, kills and full disks."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image
 from lib.learning.submission_service import StorageError, SubmissionService
-from lib.learning.submission_store import TRAINING, VALIDATION, SubmissionStore, choose_split, new_since, patient_of
+from lib.learning.submission_store import FOLDS, SubmissionStore, choose_fold, new_since, patient_of
 from lib.learning.submitted_label import REFUSE
 from tests.unit.kill_at_rename import status_of_killed
 
@@ -72,7 +74,7 @@ def test_names_belong_to_values_by_order_and_not_by_idx(site: Site) -> None:
     entry = site.submissions.submit("a", site.label(1, 2), LIVER_AND_SPLEEN, by="anna")
     assert entry is not None
     assert dict(entry.structures) == {"liver": 1, "spleen": 2}
-    assert (entry.image_id, entry.by, entry.revision, entry.split) == ("a", "anna", 1, TRAINING)
+    assert (entry.image_id, entry.by, entry.revision, entry.fold) == ("a", "anna", 1, 0)
     case = site.submissions.load(entry)
     assert case.mask("liver").sum() == case.mask("spleen").sum() == 2 * 6 * 4
     assert case.images.shape == case.labels.shape == (4, 10, 12)
@@ -297,39 +299,69 @@ def test_what_a_kill_left_half_written_is_removed_after_an_hour(site: Site) -> N
     assert [part.exists() for part in parts] == [False, True]  # the new one may belong to a submission at this moment
 
 
-def test_a_patient_never_changes_sides() -> None:
-    sides: dict[str, str] = {}
-    for number in range(200):
-        patient = f"patient{number}"
-        sides[patient] = choose_split(patient, sides)
-        assert all(choose_split(earlier, sides) == side for earlier, side in sides.items())
-    assert sides["patient0"] == TRAINING and VALIDATION in list(sides.values())[:3]
-    assert 25 <= list(sides.values()).count(VALIDATION) <= 55
-    assert choose_split("x", {"y": TRAINING, "z": TRAINING}, share=0.0) == TRAINING
+def test_the_folds_of_new_patients_are_of_equal_size() -> None:
+    folds: dict[str, int] = {}
+    for number in range(10):
+        folds[f"patient{number}"] = choose_fold(f"patient{number}", folds)
+    assert list(folds.values()) == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    assert choose_fold("patient4", folds) == 1
+    assert choose_fold("new", {"x": 0, "y": 0, "z": 2}) == 1
 
 
-def test_all_cases_of_a_patient_stand_on_one_side(tmp_path: Path) -> None:
+def test_all_cases_of_a_patient_are_in_one_fold(tmp_path: Path) -> None:
+    site = Site(tmp_path / "studies", patients=re.compile("^([ab]?)"))  # a and b; the others have the patient ""
+    for image in "acdb":
+        site.submissions.submit(image, site.label(1), {"label_names": {"liver": 1}})
+    assert {entry.image_id: entry.fold for entry in site.store.submissions()} == {"a": 0, "b": 2, "c": 1, "d": 1}
+
+
+def test_files_with_a_split_are_read_beside_files_with_a_fold(site: Site) -> None:
+    """An old file names training or validation; a hash of the patient gives its fold, and a rewrite stores that."""
+    for image in "abc":
+        site.submissions.submit(image, site.label(1), {"label_names": {"liver": 1}}, by="anna")
+    written = site.store.get("b")
+    assert written is not None
+    file = site.store.folder / "cases" / "b.json"
+    old = {key: value for key, value in written.to_json().items() if key != "fold"}
+    file.write_text(json.dumps({**old, "side": "validation"}))
+    read = site.store.get("b")
+    assert read is not None and replace(read, fold=written.fold) == written
+    assert read.fold == int(hashlib.sha256(b"b").hexdigest()[:12], 16) % FOLDS
+    assert [entry.image_id for entry in site.store.submissions()] == ["a", "b", "c"]
+    again = site.submissions.submit("b", site.label(1, 1, name="more"), {"label_names": {"liver": 1}})
+    assert again is not None and again.fold == read.fold
+    content = json.loads(file.read_text())
+    assert content["fold"] == read.fold and "side" not in content
+
+
+def test_a_fold_that_does_not_exist_is_not_read(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.submissions.submit("a", site.label(1), {"label_names": {"liver": 1}})
+    file = site.store.folder / "cases" / "a.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fold": 3}))
+    assert site.store.get("a") is None and "expected a fold from 0 to 2, got 3" in caplog.text
+
+
+def test_patients_are_found_and_a_second_label_keeps_the_fold(tmp_path: Path) -> None:
     site = Site(tmp_path / "studies", patients=re.compile("^(.)"))
     assert patient_of("patient07_frame01", {}, re.compile(r"^(patient\d+)")) == "patient07"
     assert patient_of("x", {"PatientID": " P1 "}, None) == "P1"
     assert patient_of("x", {}, re.compile(r"\d")) == "x"
     for image in "abcd":
         site.submissions.submit(image, site.label(1), {"label_names": {"liver": 1}})
-    sides = {entry.image_id: entry.split for entry in site.store.submissions()}
-    assert list(sides.values()).count(VALIDATION) >= 1
+    folds = {entry.image_id: entry.fold for entry in site.store.submissions()}
+    assert folds == {"a": 0, "b": 1, "c": 2, "d": 0}
     site.submissions.submit("c", site.label(1, 1, name="more"), {"label_names": {"liver": 1}})
-    assert {entry.image_id: entry.split for entry in site.store.submissions()} == sides
+    site.submissions.submit("b", site.label(1, 1, name="another"), {"label_names": {"liver": 1}})
+    assert {entry.image_id: entry.fold for entry in site.store.submissions()} == folds
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got 'maybe'"):
         Site(tmp_path / "studies", unknown="maybe")
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got 1"):
-        SubmissionStore(tmp_path, validation_share=1)
 
 
 def test_entries_are_readable_json(site: Site) -> None:
     site.submissions.submit("a", site.label(1), {"label_names": {"liver": 1}}, by="anna")
     content = json.loads((site.store.folder / "cases" / "a.json").read_text())
     assert content["structures"] == {"liver": 1}
-    assert (content["by"], content["side"], content["patient"]) == ("anna", "training", "a")
+    assert (content["by"], content["fold"], content["patient"]) == ("anna", 0, "a")

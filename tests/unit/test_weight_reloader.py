@@ -52,9 +52,7 @@ class Server:
         self.trainings += 1
 
     def submit(self, name: str) -> None:
-        self.submissions.append(
-            Submission(name, name, "training", {"liver": 1}, "", "", "", f"{name} content", "", 0.0)
-        )
+        self.submissions.append(Submission(name, name, 0, {"liver": 1}, "", "", "", f"{name} content", "", 0.0))
 
 
 def square(name: str) -> AnnotatedCase:

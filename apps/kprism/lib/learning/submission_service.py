@@ -216,7 +216,7 @@ class SubmissionService:
             Submission(
                 image_id=pending.image_id,
                 patient=self.patient(pending.image_id),
-                split="",
+                fold=0,
                 structures=label.structures,
                 label=path,
                 raw=pending.raw,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store of submitted labels: which label of a case counts, who submitted it, and which split the case belongs to.
+"""The store of submitted labels: which label of a case counts, who submitted it, and which fold the case is in.
 
 Each case has one JSON file in `cases/`. It names the label in `labels/` (our own numbering, on the image's grid) and
 the file as it was sent, in `raw/`. `raw/` keeps every file that was ever sent. The JSON is written last, so a case has
@@ -21,16 +21,13 @@ from lib.files import locked, read_json, remove_parts, write_json
 
 logger = logging.getLogger(__name__)
 
-TRAINING, VALIDATION = "training", "validation"
-"""The two splits of the cases."""
-
-VALIDATION_SHARE = 0.2
-"""Share of the patients whose cases are used for validation."""
+FOLDS = 3
+"""Folds of the cross-validation over patients."""
 
 _PARTIAL_FILE_SECONDS = 3600.0  # a partial file that is older than this was left by a kill
 _MTIME_RESOLUTION_NS = 2_000_000_000  # two changes within this time may give a folder the same modification time
 
-_JSON_KEYS = {"split": "side", "initial_mask_version": "first_mask"}
+_JSON_KEYS = {"initial_mask_version": "first_mask"}
 """Fields of `Submission` that have another name in the JSON files: files of all versions of the app are alike."""
 
 
@@ -38,16 +35,16 @@ _JSON_KEYS = {"split": "side", "initial_mask_version": "first_mask"}
 class Submission:
     """The label of one case that counts.
 
-    `structures`: name -> value in the file `label`. `label` and `raw` (the file as it was sent) are paths relative to
-    the store's folder. `sha256` is the checksum of the file as it was sent, `content` that of the labelled voxels and
-    their names. `by` and `at` (seconds since 1970): who submitted it, and when. `initial_mask_version`: the version of
-    the weights that made the mask which the annotator corrected, None if it is not known. `revision` counts the
-    different labels of this case from 1.
+    `fold` (0 .. FOLDS - 1) is the same for all cases of a patient. `structures`: name -> value in the file `label`.
+    `label` and `raw` (the file as it was sent) are paths relative to the store's folder. `sha256` is the checksum
+    of the file as it was sent, `content` that of the labelled voxels and their names. `by` and `at` (seconds since
+    1970): who submitted it, and when. `initial_mask_version`: the version of the weights that made the mask which
+    the annotator corrected, None if it is not known. `revision` counts the different labels of this case from 1.
     """
 
     image_id: str
     patient: str
-    split: str
+    fold: int
     structures: Mapping[str, int]
     label: str
     raw: str
@@ -69,21 +66,27 @@ class Submission:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Submission:
-        """From the object in a case's JSON file; ValueError if its keys are not those that `to_json` writes."""
+        """From the object in a case's JSON file; ValueError if a key is missing or unknown, or the fold is.
+
+        A file from before the cross-validation has the key `side` (training or validation) instead of `fold`: there a
+        hash of the patient gives the fold.
+        """
         keys = {_JSON_KEYS.get(field.name, field.name): field.name for field in fields(cls)}
-        if set(content) != set(keys):
+        found = dict(content)
+        if "fold" not in found and found.pop("side", None) is not None:
+            found["fold"] = _hashed_fold(str(found.get("patient")))
+        if set(found) != set(keys):
             raise ValueError(f"a submission has the keys {', '.join(keys)}; got {', '.join(content)}")
-        return cls(**{keys[key]: value for key, value in content.items()})
+        if found["fold"] not in range(FOLDS):
+            raise ValueError(f"expected a fold from 0 to {FOLDS - 1}, got {found['fold']!r}")
+        return cls(**{keys[key]: value for key, value in found.items()})
 
 
 class SubmissionStore:
     """The submissions in `folder`. Any number of processes may read them; writers take turns."""
 
-    def __init__(self, folder: Path, *, validation_share: float = VALIDATION_SHARE) -> None:
-        if not 0 <= validation_share < 1:
-            raise ValueError(f"the share of patients for validation must lie in [0, 1), got {validation_share}")
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._share = validation_share
         self._known: tuple[int, list[Submission]] | None = None
         for part in ("cases", "labels", "raw", "pending"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -108,15 +111,15 @@ class SubmissionStore:
         return self._read(path) if path.exists() else None
 
     def record(self, submission: Submission) -> Submission:
-        """Make `submission` the label that counts. Its split and revision are set here; the split never changes."""
+        """Make `submission` the label that counts. Its fold and revision are set here; the fold never changes."""
         with locked(self.folder):
             before = self.get(submission.image_id)
             others = [entry for entry in self.submissions() if entry.image_id != submission.image_id]
-            split = choose_split(submission.patient, {entry.patient: entry.split for entry in others}, self._share)
+            fold = choose_fold(submission.patient, {entry.patient: entry.fold for entry in others})
             if before is not None and before.patient == submission.patient:
-                split = before.split
+                fold = before.fold
             revision = 1 if before is None else before.revision + int(before.content != submission.content)
-            entry = replace(submission, split=split, revision=revision)
+            entry = replace(submission, fold=fold, revision=revision)
             write_json(self._entry(entry.image_id), entry.to_json())
             if before is not None and before.label != entry.label:
                 (self.folder / before.label).unlink(missing_ok=True)
@@ -167,20 +170,18 @@ class SubmissionStore:
             return None
 
 
-def choose_split(patient: str, splits: Mapping[str, str], share: float = VALIDATION_SHARE) -> str:
-    """The split of a patient's cases: that of earlier cases, else a hash of the patient decides.
+def choose_fold(patient: str, folds: Mapping[str, int]) -> int:
+    """The fold of a patient's cases: that of earlier cases, else the one with the fewest patients so far.
 
-    With few patients the hash alone could leave a split empty. So the first patient is for training, and the third one
-    is for validation if no other is (unless `share` is 0). `splits` are those of the patients so far.
+    `folds` are those of the patients so far. The first three patients fill three folds, as a random choice would not.
     """
-    if patient in splits:
-        return splits[patient]
-    used = list(splits.values())
-    if TRAINING not in used:
-        return TRAINING
-    drawn = int(hashlib.sha256(patient.encode()).hexdigest()[:12], 16) < share * 16**12
-    is_missing = share > 0 and VALIDATION not in used and len(used) >= 2
-    return VALIDATION if drawn or is_missing else TRAINING
+    if patient in folds:
+        return folds[patient]
+    return min(range(FOLDS), key=list(folds.values()).count)
+
+
+def _hashed_fold(patient: str) -> int:
+    return int(hashlib.sha256(patient.encode()).hexdigest()[:12], 16) % FOLDS
 
 
 def patient_of(image_id: str, info: Mapping[str, Any], pattern: re.Pattern[str] | None) -> str:

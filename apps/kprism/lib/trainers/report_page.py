@@ -108,11 +108,11 @@ def _not_judged(names: Sequence[str]) -> str:
 
 def _labels(dataset: FinetuneDataset) -> str:
     rows = [
-        f"<tr><td>{escape(entry.image_id)}</td><td>{entry.split}</td><td>{escape(', '.join(entry.structures))}</td>"
+        f"<tr><td>{escape(entry.image_id)}</td><td>{entry.fold}</td><td>{escape(', '.join(entry.structures))}</td>"
         f"<td>{escape(entry.by)}</td><td>{time.strftime('%Y-%m-%d %H:%M', time.localtime(entry.at))}</td></tr>"
         for entry in dataset.used
     ]
-    head = "<tr><th>case</th><th>used for</th><th>structures</th><th>by</th><th>submitted</th></tr>"
+    head = "<tr><th>case</th><th>fold</th><th>structures</th><th>by</th><th>submitted</th></tr>"
     used = f"<p>Used: {len(rows)}</p><table>{head}{''.join(rows)}</table>"
     if not dataset.skipped:
         return used
