@@ -107,7 +107,7 @@ class LearningLoop:
         schedule = TrainingSchedule(
             self.trainer.log,
             self.submission_store.submissions,
-            start=lambda: tasks.start({"model": TRAINER}),
+            start=lambda thorough: tasks.start({**self.trainer.request(thorough), "model": TRAINER}),
             status=tasks.status,
             every=self.config.train_after,
         )

@@ -20,8 +20,14 @@ logger = logging.getLogger(__name__)
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 """States of a training in `last.json`."""
 
-NEW_LABELS_PER_TRAINING = 5
+NEW_LABELS_PER_TRAINING = 1
 """New labels that start a training, by default."""
+
+MIN_LABELS = 2
+"""A training needs this many labels: one is the reference of the other."""
+
+LABELS_PER_THOROUGH_TRAINING = 10
+"""New labels after which a training is thorough: it lasts longer and judges in-context segmentation too."""
 
 MAX_ATTEMPTS = 3
 """A training that ends without a result (killed, power cut) is started this many times."""
@@ -36,7 +42,9 @@ class TrainingLog:
         self._path = folder / "last.json"
 
     def read(self) -> dict[str, Any]:
-        """The last training: `cases` (keys), `state`, `attempts`; empty if there was none."""
+        """The last training: `cases` (keys), `state`, `attempts`, and `thorough`, the number of labels of the last
+        thorough one; empty if there was none.
+        """
         try:
             return read_json(self._path) or {}
         except ValueError as error:
@@ -49,12 +57,17 @@ class TrainingLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, {**last, "cases": [*last["cases"], *cases]})
 
-    def begin(self, cases: Sequence[str]) -> None:
+    def begin(self, cases: Sequence[str], *, thorough: bool = True) -> None:
         """Record that a training on these cases has started. The same cases again are another attempt."""
         last = self.read()
         again = last.get("state") == RUNNING and last.get("cases") == list(cases)
-        attempts = int(last.get("attempts", 0)) + 1 if again else 1
-        write_json(self._path, {"cases": list(cases), "state": RUNNING, "attempts": attempts})
+        content = {
+            "cases": list(cases),
+            "state": RUNNING,
+            "attempts": int(last.get("attempts", 0)) + 1 if again else 1,
+            "thorough": len(cases) if thorough else int(last.get("thorough", 0)),
+        }
+        write_json(self._path, content)
 
     def end(self, state: str) -> None:
         """Record how the training has ended."""
@@ -66,8 +79,8 @@ class TrainingLog:
 class TrainingSchedule:
     """Starts a training when one is due; one thread of the server calls `poll` periodically.
 
-    `start` starts a training. `status` is MONAI Label's status of the newest one (None if there was none since the
-    server started). `every` is the number of new labels that start a training (0: only by hand).
+    `start` starts a training, thorough or not. `status` is MONAI Label's status of the newest one (None if there was
+    none since the server started). `every` is the number of new labels that start a training (0: only by hand).
     """
 
     def __init__(
@@ -75,7 +88,7 @@ class TrainingSchedule:
         log: TrainingLog,
         submissions: Callable[[], Sequence[Submission]],
         *,
-        start: Callable[[], object],
+        start: Callable[[bool], object],
         status: Callable[[], str | None],
         every: int = NEW_LABELS_PER_TRAINING,
     ) -> None:
@@ -95,7 +108,7 @@ class TrainingSchedule:
         if not self.is_due(last):
             return False
         logger.info("A training is due: %d new labels", self.pending())
-        self._start()
+        self._start(self.is_thorough(last))
         return True
 
     def pending(self) -> int:
@@ -108,4 +121,9 @@ class TrainingSchedule:
             return False
         if last.get("state") == RUNNING and int(last.get("attempts", 0)) < MAX_ATTEMPTS:
             return True
-        return len(new_since(self._submissions(), last.get("cases", ()))) >= self._every
+        submissions = self._submissions()
+        return len(submissions) >= MIN_LABELS and len(new_since(submissions, last.get("cases", ()))) >= self._every
+
+    def is_thorough(self, last: dict[str, Any]) -> bool:
+        """Whether the next training is a thorough one."""
+        return len(self._submissions()) - int(last.get("thorough", 0)) >= LABELS_PER_THOROUGH_TRAINING

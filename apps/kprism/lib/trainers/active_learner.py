@@ -25,7 +25,14 @@ from lib.learning.versions import Versions
 from lib.options import Option, read_options
 from lib.trainers.finetune_run import FinetuneRun
 from lib.trainers.judging import SETTINGS, Judge
-from lib.trainers.processes import ONE_PER_GPU, broadcast, check_same_inputs, process_count, relaunch_distributed
+from lib.trainers.processes import (
+    ONE_PER_GPU,
+    broadcast,
+    check_same_inputs,
+    process_count,
+    relaunch_distributed,
+    yield_to_requests,
+)
 from lib.trainers.progress import Progress
 from lib.trainers.publication import Training, publish
 from lib.trainers.report_page import write_report
@@ -37,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 TRAINING_MINUTES = Option(1.5, low=0.01, high=1440.0)
 """How long a training may last: the default, and the limits of what a client may ask for."""
+
+THOROUGH_FACTOR = 3
+"""How many times longer a thorough training lasts."""
 
 
 class ActiveLearner(TrainTask):  # type: ignore[misc]
@@ -69,6 +79,12 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         self._options = {**self.options, "max_minutes": replace(TRAINING_MINUTES, default=minutes)}
         self.log = TrainingLog(folder)
 
+    def request(self, thorough: bool) -> dict[str, Any]:
+        """The options of a training that starts by itself."""
+        minutes = float(self._options["max_minutes"].default)  # type: ignore[arg-type]
+        longest = float(TRAINING_MINUTES.high)  # type: ignore[arg-type]
+        return {"max_minutes": min(longest, minutes * (THOROUGH_FACTOR if thorough else 1)), "in_context": thorough}
+
     def config(self) -> dict[str, Any]:
         """The options as both viewers show them and send them back."""
         return {name: option.shown() for name, option in self._options.items()}
@@ -88,6 +104,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         """Train; returns the final `stats`."""
         options = read_options(self._options, request)
         relaunch_distributed(process_count(self._processes, self._device), request)
+        yield_to_requests()
         workers = Workers.join(self._device)
         self._folder.mkdir(parents=True, exist_ok=True)
         if workers.rank:
@@ -96,7 +113,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         progress = Progress(self._folder)
         with locked(self._folder):
             submissions = broadcast(workers, self._submissions.store.submissions())
-            self.log.begin([submission.key for submission in submissions])
+            self.log.begin([submission.key for submission in submissions], thorough=options["in_context"])
             progress.begin("reading labels", found=len(submissions))
             try:
                 self._train(options, submissions, progress, workers)

@@ -19,11 +19,9 @@ from kprism_model.predictor import Predictor
 from kprism_model.training.validation import ValidationSettings, chosen_slices
 from lib.errors import RequestError
 from lib.learning.submission_store import Submission
+from lib.learning.training_schedule import MIN_LABELS
 
 logger = logging.getLogger(__name__)
-
-MIN_CASES = 2
-"""A training needs this many cases: one is the reference of the other."""
 
 MAX_JUDGED_CASES = 24
 """Cases that the gate measures, the first that were submitted: so new cases seldom change what is compared."""
@@ -121,7 +119,7 @@ def build_dataset(
     size: int,
     settings: ValidationSettings,
 ) -> FinetuneDataset:
-    """Read every submission once; RequestError if fewer than `MIN_CASES` can be used.
+    """Read every submission once; RequestError if fewer than `MIN_LABELS` can be used.
 
     `folder` is for the training slices, whose longer side is `size` pixels.
     """
@@ -140,10 +138,10 @@ def build_dataset(
         used.append(submission)
         if len(judged) < MAX_JUDGED_CASES or _is_wanted(case, judged):
             judged.append(_for_judging(case, settings))
-    if len(used) < MIN_CASES:
+    if len(used) < MIN_LABELS:
         reasons = f" ({'; '.join(skipped.values())})" if skipped else ""
         raise RequestError(
-            f"training needs {MIN_CASES} labelled cases that can be learned from; there is {len(used)}{reasons}"
+            f"training needs {MIN_LABELS} labelled cases that can be learned from; there is {len(used)}{reasons}"
         )
     return FinetuneDataset(slices.store(), judged, used, skipped)
 

@@ -149,9 +149,8 @@ class FinetuneRun:
         return own if seen is not None and not set(seen) & set(unseen) else self.served.shipped
 
     def _plan(self, part: Part) -> FinetunePlan:
-        plan = FinetunePlan(
+        return FinetunePlan(
             minutes=part.minutes,
             batch_size=self._options["batch_size"],
             learning_rate=self._options["learning_rate"],
         )
-        return plan

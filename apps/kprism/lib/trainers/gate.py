@@ -72,6 +72,11 @@ class Decision:
         return self.answered_by_site and self.number is None
 
     @property
+    def before(self) -> float:
+        """Mean Dice of what answered before."""
+        return self.dice["serving" if "serving" in self.dice else "base"]
+
+    @property
     def best(self) -> float:
         """Mean Dice of what answers."""
         return self.dice["new" if self.uses_new else "serving" if self.answered_by_site else "base"]

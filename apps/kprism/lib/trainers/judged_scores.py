@@ -32,18 +32,28 @@ class JudgedScores:
             logger.warning("The scores are measured again: %s", error)
             self._scores = {}
 
-    def missing(self, version: str, keys: Iterable[str], modes: Collection[str]) -> list[str]:
-        """The cases that were not measured with these weights in all of these modes."""
+    def missing(self, version: str, keys: Iterable[str], modes: Collection[str], references: int) -> list[str]:
+        """The cases that were not measured with these weights in all of these modes, with so many references."""
         known = self._scores.get(version, {})
-        return [key for key in keys if not all(f"measured {mode}" in known.get(key, {}) for mode in modes)]
+        return [
+            key
+            for key in keys
+            if not all(known.get(key, {}).get(f"measured {mode}", -1) >= references for mode in modes)
+        ]
 
-    def add(self, version: str, scores: Sequence[Score], keys: Mapping[str, str], modes: Collection[str]) -> None:
+    def add(
+        self, version: str, scores: Sequence[Score], keys: Mapping[str, str], modes: Collection[str], references: int
+    ) -> None:
         """Add scores of cases by name; `keys` are the keys of all cases that were measured, by name."""
         known = self._scores.setdefault(version, {})
         for key in keys.values():
-            known.setdefault(key, {}).update({f"measured {mode}": 1.0 for mode in modes})
+            known.setdefault(key, {}).update({f"measured {mode}": float(references) for mode in modes})
         for score in scores:
             known[keys[score.case]][f"{score.mode} {score.structure}"] = round(score.dice, 6)
+
+    def forget(self, version: str) -> None:
+        """Drop the scores of these weights."""
+        self._scores.pop(version, None)
 
     def by_patient(self, version: str, kind: Kind, patients: Mapping[str, str]) -> dict[str, float]:
         """Mean Dice by patient of a mode and structure; `patients` by key of the case."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.validation import Score, ValidationSettings, validate
@@ -35,8 +34,7 @@ Trained = tuple[KPrism, ClassRegistry]
 class Judge:
     """Judges the new weights on a data set. `served` is what answers now; scores are kept in the file `path`.
 
-    `in_context`: whether that mode is judged too. `report` is called with the number of the case and of all cases that
-    are measured.
+    `in_context`: whether that mode is judged too. `report` is called with what is being done.
     """
 
     dataset: FinetuneDataset
@@ -65,14 +63,21 @@ class Judge:
     def decide(self, new: Sequence[Score], version: str) -> list[Decision]:
         """Who answers each structure in each mode; `version` names the new weights in the file of scores."""
         known = JudgedScores(self.path)
-        keys = self.dataset.keys
-        known.add(version, new, keys, self.modes)
-        self._measure(known, self.served.shipped, (SEMANTIC, IN_CONTEXT, INTERACTIVE), seen=())
+        known.forget(version)
+        known.add(version, new, self.dataset.keys, self.modes, self._references)
+        shipped = self.served.shipped
+        self._measure(known, shipped, (SEMANTIC, IN_CONTEXT, INTERACTIVE), seen=())
         for number in self._serving_numbers():
             part = self.served.parts[number]
             self._measure(known, part, self.modes, seen=part.metadata["note"].get("patients"))
-        known.save([version, self.served.shipped.weights_version, *(p.weights_version for p in self.served.parts.values())])
+        parts = (part.weights_version for part in self.served.parts.values())
+        known.save([version, shipped.weights_version, *parts])
         return [judge(evidence) for evidence in self._evidence(known, version)]
+
+    @property
+    def _references(self) -> int:
+        """The number of references that a case can have, up to that of the settings."""
+        return min(SETTINGS.references, len(self.dataset.judged) - 1)
 
     def rename(self, version: str, name: str) -> None:
         """Give weights another name in the file of scores: new ones, when they become a version."""
@@ -90,15 +95,15 @@ class Judge:
         self, known: JudgedScores, weights: Checkpoint, modes: Sequence[str], *, seen: Sequence[str] | None
     ) -> None:
         """Measure cases that have no scores yet, but none of a patient that the weights have `seen` (None: unknown)."""
-        keys = self.dataset.keys
-        missing = set(known.missing(weights.weights_version, keys.values(), modes))
+        keys, references = self.dataset.keys, self._references
+        missing = set(known.missing(weights.weights_version, keys.values(), modes, references))
         cases = [case for case in self.dataset.judged if keys[case.name] in missing]
         cases = [case for case in cases if seen is not None and case.patient not in seen]
         predictor = Predictor(weights.model, weights.registry, device=self.device)
         for number, case in enumerate(cases, 1):
             self.report(f"measuring what serves, case {number} of {len(cases)}")
             scores = validate(predictor, [case], self.dataset.judged, modes=modes, settings=SETTINGS)
-            known.add(weights.weights_version, scores, {case.name: keys[case.name]}, modes)
+            known.add(weights.weights_version, scores, {case.name: keys[case.name]}, modes, references)
 
     def _evidence(self, known: JudgedScores, new_version: str) -> Iterator[Evidence]:
         """What is known about each structure and mode that the new weights were measured in."""

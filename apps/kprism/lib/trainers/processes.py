@@ -23,8 +23,21 @@ logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
+TASK_MODULE = "monailabel.interfaces.utils.app"
+"""The module that MONAI Label runs in the process of a training."""
+
+NICENESS = 10
+"""By how much a training's process yields to the server's."""
+
 ONE_PER_GPU = 0
 """Setting for one process on each GPU, or a single process without a GPU."""
+
+
+def yield_to_requests() -> None:
+    """In the process that MONAI Label starts for a training: let the server have the CPU first."""
+    main = getattr(sys.modules["__main__"], "__spec__", None)
+    if main is not None and main.name == TASK_MODULE:
+        os.nice(NICENESS)
 
 
 def process_count(wanted: int, device: str) -> int:
@@ -43,7 +56,7 @@ def relaunch_distributed(count: int, request: Mapping[str, Any]) -> None:
         return
     logger.info("The training goes on in %d processes", count)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    train = ["-m", "monailabel.interfaces.utils.app", "-m", "train", "-r", json.dumps(dict(request))]
+    train = ["-m", TASK_MODULE, "-m", "train", "-r", json.dumps(dict(request))]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *launch, *train])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From trained weights to what serves: judge them, publish a version if it answers anything, keep them to go on from."""
+"""From trained weights to what serves: judge them, publish a version if it answers anything, keep the weights."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ class Training:
 
     def folds(self) -> dict[int, tuple[KPrism, ClassRegistry]]:
         """The network and classes of each fold."""
-        return {
-            fold: (self.models[fold_name(fold)], self.registries[fold_name(fold)]) for fold in self.dataset.folds
-        }
+        return {fold: (self.models[fold_name(fold)], self.registries[fold_name(fold)]) for fold in self.dataset.folds}
 
 
 @dataclass(frozen=True)
@@ -89,10 +87,14 @@ def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versio
     verdict = summary(decisions) or "not enough patients to tell anything: one patient, or all in one fold"
     message = f"published as version {number}: {verdict}" if number else f"nothing changes: {verdict}"
     best = float(np.mean([decision.best for decision in decisions])) if decisions else 0.0
-    return Published(number, message, best, TrainingReport(number, message, decisions, scores, dataset, metadata), metadata)
+    return Published(
+        number, message, best, TrainingReport(number, message, decisions, scores, dataset, metadata), metadata
+    )
 
 
-def _routes(decisions: Sequence[Decision], run: FinetuneRun) -> tuple[dict[str, dict[str, int | None]], dict[str, list[str]]]:
+def _routes(
+    decisions: Sequence[Decision], run: FinetuneRun
+) -> tuple[dict[str, dict[str, int | None]], dict[str, list[str]]]:
     """Who answers from now on, and what of it is provisional; what was not judged stays as it is."""
     routes: dict[str, dict[str, int | None]] = {mode: dict(own) for mode, own in run.served.routes.by_mode.items()}
     provisional = {mode: set(names) for mode, names in run.served.provisional.items()}
@@ -109,12 +111,15 @@ def _routes(decisions: Sequence[Decision], run: FinetuneRun) -> tuple[dict[str, 
 
 def _kinds(dataset: FinetuneDataset, run: FinetuneRun) -> dict[str, list[str]]:
     """The kinds of images in which each structure was labelled, by the shipped weights."""
-    shipped = run.served.shipped
+    served, shipped = run.served, run.served.shipped
+    kinds = {name: set(own) for name, own in served.kinds.items()}
+    own = served.parts.get(served.number)
+    known = set() if own is None else set(own.metadata["note"]["labels"])
     predictor = Predictor(shipped.model, shipped.registry, device=run.device)
-    kinds: dict[str, set[str]] = {}
     for case in dataset.judged:
-        embeddings = predictor.embed([case.picture(number) for number in range(len(case.labels))])
-        kind = predictor.image_kind(embeddings)
+        if dataset.keys[case.name] in known:
+            continue
+        kind = predictor.image_kind(predictor.embed([case.picture(number) for number in range(len(case.labels))]))
         if kind is not None:
             for name in case.structures:
                 kinds.setdefault(name, set()).add(kind.name)
@@ -146,7 +151,9 @@ def _metadata(
         "minutes": round(training.minutes, 2),
         "processes": training.processes,
         "dice": round(float(np.mean(list(means.values()))), 4) if (means := mean_dice(scores)) else None,
+        "metrics_before": _rounded({decision.kind: decision.before for decision in decisions}),
         "metrics": _rounded(means),
+        "verdict": summary(decisions),
         "gate": [_described(decision) for decision in decisions],
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }

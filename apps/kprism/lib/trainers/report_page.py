@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from kprism_model.files import write_bytes
-from kprism_model.training.validation import Score, mean_dice
+from kprism_model.training.validation import Score
 from lib.trainers.finetune_dataset import FinetuneDataset
+from lib.trainers.gate import Decision
 from lib.trainers.report_figures import MODES, curves, pictures
 
 KEPT_PAGES = 50
@@ -37,14 +38,15 @@ img { display: block; width: 16rem; image-rendering: auto; }
 class TrainingReport:
     """The outcome of a training.
 
-    `number` is that of the published version, or None; `message` says what was decided and why. `before` and `after`
-    are the scores of the serving and of the new weights on the validation cases. `metadata` are those of the version.
+    `number` is that of the published version, or None; `message` says what was decided and why. `decisions` say who
+    answers each structure in each mode; `scores` are those of the new weights in cross-validation. `metadata` are those
+    of the version.
     """
 
     number: int | None
     message: str
-    before: Sequence[Score]
-    after: Sequence[Score]
+    decisions: Sequence[Decision]
+    scores: Sequence[Score]
     dataset: FinetuneDataset
     metadata: Mapping[str, Any]
 
@@ -67,16 +69,16 @@ def _page(report: TrainingReport, log: Path) -> str:
     body = [
         f"<h1>{title}</h1>",
         f'<p class="verdict" style="border-color: {colour}">{escape(report.message)}</p>',
-        f"<p>From version {metadata['parent']}, {metadata['steps']} steps in {metadata['minutes']} minutes; "
-        f"{round(100 * metadata['share_of_new_weights'])} % of the new weights.</p>",
-        "<h2>Dice on the validation cases</h2>",
-        _dice_table(report.before, report.after),
-        _not_judged(metadata["not_judged"]),
+        f"<p>From version {metadata['parent']}, {metadata['steps']} steps; "
+        f"{metadata['minutes']} minutes with those of cross-validation.</p>",
+        "<h2>Who answers</h2>",
+        "<p>Mean Dice over patients. Site versions were measured on patients that they had never seen.</p>",
+        _decision_table(report.decisions),
         "<h2>Training</h2>",
         curves(log),
         "<h2>Worst cases</h2>",
         "<p>Green: the submitted label. Red: the prediction.</p>",
-        *pictures(report.after, report.dataset.validation),
+        *pictures(report.scores, report.dataset.judged),
         "<h2>Labels</h2>",
         _labels(report.dataset),
     ]
@@ -86,24 +88,21 @@ def _page(report: TrainingReport, log: Path) -> str:
     )
 
 
-def _dice_table(before: Sequence[Score], after: Sequence[Score]) -> str:
-    old, new = mean_dice(before), mean_dice(after)
+def _decision_table(decisions: Sequence[Decision]) -> str:
     rows = []
-    for mode, structure in sorted(old, key=lambda kind: (list(MODES).index(kind[0]), kind[1])):
-        values = old[mode, structure], new[mode, structure]
-        cells = "".join(f'<td class="number">{value:.4f}</td>' for value in values)
-        change = f'<td class="number">{100 * (values[1] - values[0]):+.1f}</td>'
-        rows.append(f"<tr><td>{escape(structure)}</td><td>{MODES[mode]}</td>{cells}{change}</tr>")
-    head = "<tr><th>structure</th><th>mode</th><th>before</th><th>after</th><th>points</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
-
-
-def _not_judged(names: Sequence[str]) -> str:
-    """The structures without a Dice value."""
-    if not names:
-        return ""
-    listed = escape(", ".join(names))
-    return f"<p>The weights know these structures, but no label here shows them, so they are not judged: {listed}.</p>"
+    for decision in sorted(decisions, key=lambda one: (list(MODES).index(one.kind[0]), one.kind[1])):
+        mode, structure = decision.kind
+        chosen = "new" if decision.uses_new else "serving" if decision.answered_by_site else "base"
+        cells = [f"<td>{escape(structure)}</td><td>{MODES[mode]}</td><td>{decision.evidence.base_name}</td>"]
+        for name in ("base", "serving", "new"):
+            value = f"{decision.dice[name]:.4f}" if name in decision.dice else "&ndash;"
+            cells.append(f'<td class="number">{f"<b>{value}</b>" if name == chosen else value}</td>')
+        outcome = f"{decision.outcome}, provisional" if decision.provisional else decision.outcome
+        cells.append(f'<td class="number">{decision.patients}</td><td>{outcome}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    names = ("structure", "mode", "without the site", "Dice", "serving version", "new version", "patients", "outcome")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table><p>Bold: what answers from now on.</p>"
 
 
 def _labels(dataset: FinetuneDataset) -> str:

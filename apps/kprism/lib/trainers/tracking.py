@@ -85,9 +85,9 @@ def _log_run(uri: str, options: Mapping[str, Any], metadata: Mapping[str, Any], 
     existing = client.get_experiment_by_name(EXPERIMENT)
     experiment = existing.experiment_id if existing else client.create_experiment(EXPERIMENT, _artifact_location(uri))
     run = client.create_run(experiment, run_name=report.stem).info.run_id
-    params = {**options, **{name: metadata[name] for name in ("parent", "steps", "share_of_new_weights")}}
+    params = {**options, **{name: metadata[name] for name in ("parent", "steps", "minutes")}}
     tags = {
-        "gate": metadata["gate"],
+        "gate": metadata["verdict"],
         "cases": str(len(metadata["trained_on"])),
         "skipped": json.dumps(metadata["skipped"]),
     }
