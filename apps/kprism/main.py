@@ -73,7 +73,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
         self.learning_loop = loop = LearningLoop(self.config, self._datastore)
         self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
-        context = AppContext(self.engine, self.label_registry, self._datastore)
+        context = AppContext(self.engine, self.label_registry, self._datastore, loop.submissions.notes)
         self._add_label_names()
         selector = ReferenceSelector(context, loop.submitted_references)
         earlier = EarlierReferences(loop.earlier_structures, selector)
@@ -118,8 +118,6 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             raise RequestError(f"save_label needs an image of the datastore, but {source.name} is not in it")
         with self.learning_loop.traffic.request():
             path, result = task({**request, "image": source})
-        if source.image_id is not None:
-            self.learning_loop.submissions.note_initial_mask(source.image_id, result["weights_version"])
         label = path
         if save:
             try:

@@ -79,7 +79,7 @@ def test_a_case_that_is_recorded_again_keeps_all_but_the_split_which_becomes_a_f
         store.record(submission)
         file = f"intake/cases/{submission.image_id}.json"
         written = json.loads(site.contents()[file])
-        expected = {**site.read(file), "fold": submission.fold}
+        expected = {**site.read(file), "fold": submission.fold, "first_mask_origin": None, "prompts": {}}
         del expected["side"]
         assert written == expected
     assert store.submissions() == before
@@ -142,12 +142,13 @@ def test_scores_are_read_and_written_in_the_same_format(site: OldSite) -> None:
 def test_the_interrupted_submission_is_finished(site: OldSite) -> None:
     [path] = PendingSubmission.paths(site.state / "intake")
     pending = PendingSubmission.read(path)
-    assert (pending.image_id, pending.by, pending.initial_mask_version) == ("e", "anna", None)
+    assert (pending.image_id, pending.by, pending.note.initial_mask_version) == ("e", "anna", None)
     assert site.loop.submissions.recover() == ["the label of image 'e', interrupted before, is stored now"]
     submission = site.loop.submission_store.get("e")
     assert submission is not None and submission.raw == pending.raw and submission.at == pending.at
     written = json.loads((site.state / "intake" / "cases" / "e.json").read_text())
-    assert set(written) - {"fold"} == set(site.read("intake/cases/a.json")) - {"side"}
+    added = {"fold", "first_mask_origin", "prompts"}
+    assert set(written) - added == set(site.read("intake/cases/a.json")) - {"side"}
     assert not path.exists()
     after = site.contents()
     assert [name for name in site.before if after.get(name) != site.before[name]] == [f"intake/pending/{path.name}"]

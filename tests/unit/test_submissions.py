@@ -91,12 +91,16 @@ def test_the_file_is_kept_as_it_was_sent_and_reaches_the_datastore(site: Site) -
 
 
 def test_the_version_that_made_the_first_mask_is_remembered_until_the_submission(site: Site) -> None:
-    site.submissions.note_initial_mask("a", "0123abcd")
-    site.submissions.note_initial_mask("a", "ffff0000")
+    for version, model in (("0123abcd", "semantic"), ("ffff0000", "interactive")):
+        site.submissions.notes.note(
+            "a", {"weights_version": version, "model": model, "label_names": {"liver": 1}, "answered_by": {}}, {}
+        )
     first = site.submissions.submit("a", site.label(1), {"label_names": {"liver": 1}})
     again = site.submissions.submit("a", site.label(1, 1), {"label_names": {"liver": 1}})
     assert first is not None and again is not None
     assert (first.initial_mask_version, again.initial_mask_version) == ("0123abcd", None)
+    assert first.initial_mask_origin == {"model": "semantic", "structures": ["liver"], "answered_by": {}}
+    assert again.initial_mask_origin is None
 
 
 def test_a_second_submission_replaces_the_first_and_both_files_are_kept(site: Site) -> None:

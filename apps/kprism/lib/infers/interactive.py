@@ -27,11 +27,13 @@ from lib.errors import RequestError
 from lib.infers.app_context import AppContext
 from lib.infers.earlier_references import EarlierReferences
 from lib.infers.initial_masks import SOURCES
+from lib.infers.prompted_slices import clicked_slices
 from lib.infers.prompted_task import PromptedTask
 from lib.infers.request import Clicks, InferRequest
 from lib.infers.resolve import resolve_clicks
 from lib.infers.result import InferResult
 from lib.infers.scope import CLEAN_UP, PLANE, SCOPE
+from lib.learning.annotation_notes import Prompts
 from lib.options import Option
 
 
@@ -79,6 +81,10 @@ class Interactive(PromptedTask):
         result = super().answer(request)
         started_from = {label: request.initial_masks.origin(label) for label in request.labels}
         return replace(result, metadata={**result.metadata, "started_from": started_from})
+
+    def prompts_by_slice(self, request: InferRequest) -> Prompts:
+        """The clicks of each label."""
+        return {label: clicked_slices(clicks_for(label, request.clicks), request.image) for label in request.labels}
 
 
 def clicks_for(label: str, clicks: Clicks) -> list[LocatedClick]:

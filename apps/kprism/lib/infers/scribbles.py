@@ -10,11 +10,13 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from kprism_model.volumes.predictor import StructurePrompts
 from lib.infers.app_context import AppContext
+from lib.infers.prompted_slices import scribbled_slices
 from lib.infers.prompted_task import PromptedTask
 from lib.infers.request import InferRequest
 from lib.infers.resolve import resolve_scribbles
 from lib.infers.result import InferResult
 from lib.infers.scope import CLEAN_UP, PLANE, SCOPE
+from lib.learning.annotation_notes import Prompts
 from lib.options import Option
 
 
@@ -50,3 +52,9 @@ class Scribbles(PromptedTask):
             result.labels[request.scribbles > 0] = 1
             result.labels[request.scribbles < 0] = 0
         return result
+
+    def prompts_by_slice(self, request: InferRequest) -> Prompts:
+        """The slices that are drawn on."""
+        if request.scribbles is None:
+            return {}
+        return {label: scribbled_slices(request.scribbles, request.image) for label in request.labels}

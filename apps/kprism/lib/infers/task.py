@@ -12,6 +12,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from lib.infers.app_context import AppContext
 from lib.infers.request import InferRequest
 from lib.infers.result import InferResult, write_result
+from lib.learning.annotation_notes import Prompts
 from lib.options import Option
 
 
@@ -42,7 +43,14 @@ class KPrismTask(InferTask):  # type: ignore[misc]
         """Answer what a client sent, with a `Source` as `image`: (result file, JSON)."""
         resolved = self.resolve(request)
         result = self.answer(resolved)
-        return write_result(self.name, resolved, result, self.context.label_registry)
+        path, answer = write_result(self.name, resolved, result, self.context.label_registry)
+        if resolved.image_id is not None:
+            self.context.notes.note(resolved.image_id, answer, self.prompts_by_slice(resolved))
+        return path, answer
+
+    def prompts_by_slice(self, request: InferRequest) -> Prompts:
+        """The prompts of each structure, to be kept with the label that is submitted; none by default."""
+        return {}
 
     @property
     @abstractmethod

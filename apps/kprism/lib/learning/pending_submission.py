@@ -18,13 +18,14 @@ from typing import Any
 from kprism_model.files import write_bytes
 from lib.files import read_json, write_json
 from lib.imaging.reading import suffix_of
+from lib.learning.annotation_notes import AnnotationNote, prompts_from_json
 
 
 @dataclass(frozen=True)
 class PendingSubmission:
     """The content of one JSON file at `path`; `raw` is relative to the store's folder, all else as in `Submission`.
 
-    `info` is the label's information, which names its values.
+    `info` is the label's information, which names its values. `note` is what was known about the image.
     """
 
     path: Path
@@ -34,11 +35,11 @@ class PendingSubmission:
     info: Mapping[str, Any]
     by: str
     at: float
-    initial_mask_version: str | None
+    note: AnnotationNote
 
     @classmethod
     def create(
-        cls, folder: Path, image_id: str, file: Path, info: Mapping[str, Any], by: str, initial_mask_version: str | None
+        cls, folder: Path, image_id: str, file: Path, info: Mapping[str, Any], by: str, note: AnnotationNote
     ) -> PendingSubmission:
         """Copy `file` into the store at `folder` and write the JSON file, in this order."""
         content = file.read_bytes()
@@ -52,7 +53,7 @@ class PendingSubmission:
             info=dict(info),
             by=by,
             at=time.time(),
-            initial_mask_version=initial_mask_version,
+            note=note,
         )
         write_json(pending.path, pending._to_json())
         return pending
@@ -70,7 +71,11 @@ class PendingSubmission:
                 info=content["info"],
                 by=content["by"],
                 at=content["at"],
-                initial_mask_version=content["first_mask"],
+                note=AnnotationNote(
+                    initial_mask_version=content["first_mask"],
+                    initial_mask_origin=content.get("first_mask_origin"),
+                    prompts=prompts_from_json(content.get("prompts", {})),
+                ),
             )
         except LookupError as error:
             raise ValueError(f"{path} has no entry {error}") from error
@@ -92,5 +97,7 @@ class PendingSubmission:
             "info": dict(self.info),
             "by": self.by,
             "at": self.at,
-            "first_mask": self.initial_mask_version,
+            "first_mask": self.note.initial_mask_version,
+            "first_mask_origin": self.note.initial_mask_origin,
+            "prompts": self.note.prompts,
         }

@@ -29,6 +29,7 @@ from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, suffix_of
 from lib.imaging.writing import ResultFormat, write_mask
+from lib.learning.annotation_notes import AnnotationNotes, Prompts, merged
 from lib.learning.pending_submission import PendingSubmission
 from lib.learning.submission_store import Submission, SubmissionStore, patient_of
 from lib.learning.submitted_label import ADD, LabelReader, SubmittedLabel
@@ -53,7 +54,8 @@ class SubmissionService:
     """Submits labels and gives back their cases.
 
     `unknown` ("add" or "refuse"): what happens when a label names a new structure. `patients` is a pattern that finds
-    the patient in an image id if the datastore does not know the patient.
+    the patient in an image id if the datastore does not know the patient. `notes`: what was answered about each image
+    since its last submission.
     """
 
     def __init__(
@@ -69,12 +71,8 @@ class SubmissionService:
         self.store, self.datastore = store, datastore
         self._label_registry, self._patients = label_registry, patients
         self._reader = LabelReader(datastore, label_registry, unknown=unknown, read=read)
-        self._initial_mask_versions: dict[str, str] = {}
+        self.notes = AnnotationNotes()
         self._storing = Lock()
-
-    def note_initial_mask(self, image_id: str, weights_version: str) -> None:
-        """Note which weights made a mask of an image. The first mask since the last submission counts."""
-        self._initial_mask_versions.setdefault(image_id, weights_version)
 
     def patient(self, image_id: str) -> str:
         """The patient in an image, as far as known."""
@@ -188,8 +186,7 @@ class SubmissionService:
         return self._reader.read_case(submission, self.store.folder / submission.label)
 
     def _keep(self, image_id: str, file: Path, info: Mapping[str, Any], by: str) -> PendingSubmission:
-        version = self._initial_mask_versions.get(image_id)
-        return PendingSubmission.create(self.store.folder, image_id, file, info, by, version)
+        return PendingSubmission.create(self.store.folder, image_id, file, info, by, self.notes.of(image_id))
 
     def _save(self, pending: PendingSubmission, label: SubmittedLabel) -> Submission:
         """Store a kept file in the datastore and record it, one submission at a time."""
@@ -224,12 +221,26 @@ class SubmissionService:
                 content=label.digest(),
                 by=pending.by,
                 at=pending.at,
-                initial_mask_version=pending.initial_mask_version,
+                initial_mask_version=pending.note.initial_mask_version,
+                initial_mask_origin=pending.note.initial_mask_origin,
+                prompts=self._prompts(pending, label),
             )
         )
         pending.remove()
-        self._initial_mask_versions.pop(pending.image_id, None)
+        self.notes.remove(pending.image_id)
         return submission
+
+    def _prompts(self, pending: PendingSubmission, label: SubmittedLabel) -> Prompts:
+        """The prompts of the structures in a label: those noted since the case's last label, and those of that label.
+
+        The earlier ones are left out if the image holds several volumes: another volume may be labelled now.
+        """
+        noted = {self._label_registry.canonical(name): slices for name, slices in pending.note.prompts.items()}
+        prompts = label.on_case(noted)
+        before = self.store.get(pending.image_id)
+        if before is not None and label.image.volumes == 1:
+            prompts = merged(before.prompts, prompts)
+        return {name: slices for name, slices in prompts.items() if name in label.structures and slices}
 
 
 def _storage_error(image_id: str, error: OSError) -> StorageError:

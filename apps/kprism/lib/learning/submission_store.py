@@ -13,11 +13,12 @@ import logging
 import re
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lib.files import locked, read_json, remove_parts, write_json
+from lib.learning.annotation_notes import Prompts, prompts_from_json
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,11 @@ FOLDS = 3
 _PARTIAL_FILE_SECONDS = 3600.0  # a partial file that is older than this was left by a kill
 _MTIME_RESOLUTION_NS = 2_000_000_000  # two changes within this time may give a folder the same modification time
 
-_JSON_KEYS = {"initial_mask_version": "first_mask"}
+_JSON_KEYS = {"initial_mask_version": "first_mask", "initial_mask_origin": "first_mask_origin"}
 """Fields of `Submission` that have another name in the JSON files: files of all versions of the app are alike."""
+
+_LATER_KEYS = {"first_mask_origin", "prompts"}
+"""Keys that files of earlier versions of the app lack."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ class Submission:
     `label` and `raw` (the file as it was sent) are paths relative to the store's folder. `sha256` is the checksum
     of the file as it was sent, `content` that of the labelled voxels and their names. `by` and `at` (seconds since
     1970): who submitted it, and when. `initial_mask_version`: the version of the weights that made the mask which
-    the annotator corrected, None if it is not known. `revision` counts the different labels of this case from 1.
+    the annotator corrected, None if it is not known. `initial_mask_origin`: the `model` that made it, its
+    `structures`, and `answered_by` if the answer said it. `prompts`: the clicks and scribbles of each structure, by
+    the slices of the case as it is read (`AnnotatedCase`). `revision` counts the different labels of this case from
+    1.
     """
 
     image_id: str
@@ -54,6 +61,8 @@ class Submission:
     at: float
     initial_mask_version: str | None = None
     revision: int = 1
+    initial_mask_origin: Mapping[str, Any] | None = None
+    prompts: Prompts = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -75,10 +84,12 @@ class Submission:
         found = dict(content)
         if "fold" not in found and found.pop("side", None) is not None:
             found["fold"] = _hashed_fold(str(found.get("patient")))
-        if set(found) != set(keys):
+        if not set(keys) - _LATER_KEYS <= set(found) <= set(keys):
             raise ValueError(f"a submission has the keys {', '.join(keys)}; got {', '.join(content)}")
         if found["fold"] not in range(FOLDS):
             raise ValueError(f"expected a fold from 0 to {FOLDS - 1}, got {found['fold']!r}")
+        if "prompts" in found:
+            found["prompts"] = prompts_from_json(found["prompts"])
         return cls(**{keys[key]: value for key, value in found.items()})
 
 

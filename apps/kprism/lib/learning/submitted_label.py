@@ -20,6 +20,7 @@ from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry, label_values
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
+from lib.learning.annotation_notes import Prompts
 from lib.learning.submission_store import Submission
 
 ADD, REFUSE = "add", "refuse"
@@ -39,6 +40,18 @@ class SubmittedLabel:
         digest = hashlib.sha256(json.dumps([self.structures, self.labels.shape]).encode())
         digest.update(self.labels.tobytes(order="F"))
         return digest.hexdigest()
+
+    def on_case(self, prompts: Prompts) -> Prompts:
+        """Prompts that number the slices of the image, with the numbers of the case's slices (`LabelReader.read_case`).
+
+        Those on slices that are not in the case are left out.
+        """
+        kept = _labelled_volumes(self.image.to_slices(self.labels), self.image.volumes)
+        numbers = {int(number): place for place, number in enumerate(np.flatnonzero(kept))}
+        return {
+            name: {numbers[number]: clicks for number, clicks in slices.items() if number in numbers}
+            for name, slices in prompts.items()
+        }
 
 
 class LabelReader:
@@ -83,7 +96,7 @@ class LabelReader:
         labels = np.ascontiguousarray(image.to_slices(image.on_grid(mask, title)))
         images = image.scaled
         if image.volumes > 1:
-            labelled = np.repeat(labels.reshape(image.volumes, -1).any(axis=1), len(labels) // image.volumes)
+            labelled = _labelled_volumes(labels, image.volumes)
             images, labels = images[labelled], labels[labelled]
         return AnnotatedCase(image_id, submission.patient, images, labels, submission.structures)
 
@@ -108,3 +121,10 @@ class LabelReader:
                 f"{', '.join(known)}"
             )
         return values
+
+
+def _labelled_volumes(labels: NDArray[np.uint8], volumes: int) -> NDArray[np.bool_]:
+    """For each slice of `labels` (slice, row, column), whether a voxel of its volume is labelled; all of one volume."""
+    if volumes == 1:
+        return np.ones(len(labels), bool)
+    return np.repeat(np.ascontiguousarray(labels).reshape(volumes, -1).any(axis=1), len(labels) // volumes)
