@@ -153,6 +153,7 @@ class Scheduled:
         self.keys: list[str] = []
         self.status: str | None = None
         self.started = 0
+        self.thorough: list[bool] = []
         self.schedule = TrainingSchedule(
             self.log, self.submissions, start=self.start, status=lambda: self.status, every=3
         )
@@ -160,10 +161,11 @@ class Scheduled:
     def submissions(self) -> list[Submission]:
         return [Submission(key, key, 0, {"a": 1}, "", "", "", f"{key}!", "", 0.0) for key in self.keys]
 
-    def start(self) -> None:
+    def start(self, thorough: bool) -> None:
         self.started += 1
+        self.thorough.append(thorough)
         self.status = "RUNNING"
-        self.log.begin([submission.key for submission in self.submissions()])
+        self.log.begin([submission.key for submission in self.submissions()], thorough=thorough)
 
     def end(self, state: str, status: str) -> None:
         if state != RUNNING:
@@ -213,6 +215,29 @@ def test_with_every_zero_training_is_started_by_hand_only(tmp_path: Path) -> Non
     assert not manual.poll()
     with pytest.raises(ValueError, match="got -1"):
         TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=-1)
+
+
+def test_one_label_alone_starts_no_training(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    schedule = TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: ward.status, every=1)
+    ward.keys = ["a"]
+    assert not schedule.poll()
+    ward.keys += ["b"]
+    assert schedule.poll()
+
+
+def test_every_ten_labels_a_training_is_thorough(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    for number in range(24):
+        ward.keys += [f"c{number}"]
+        if ward.schedule.poll():
+            ward.end(FINISHED, "DONE")
+    assert ward.thorough == [False, False, False, True, False, False, True, False]
+
+
+def test_a_training_that_starts_by_itself_is_short_or_thorough(clinic: Clinic) -> None:
+    assert clinic.learner.request(thorough=False) == {"max_minutes": 1.5, "in_context": False}
+    assert clinic.learner.request(thorough=True) == {"max_minutes": 4.5, "in_context": True}
 
 
 def test_pictures_show_both_outlines() -> None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning: partial labels, new classes, what is kept of the old network, memory, kills and resumption."""
+"""Fine-tuning: partial labels, new classes, folds, corrected slices, memory, kills and resumption."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ import torch
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
+from kprism_model.data.annotated_sampling import AnnotatedSampler
+from kprism_model.data.augment import Augmentation
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, training_slices
 from kprism_model.data.slices import SliceStore
-from kprism_model.losses import distillation_loss
 from kprism_model.network.config import KPrismConfig
-from kprism_model.network.kprism import Decoded, KPrism
+from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts
 from kprism_model.predictor import Predictor
 from kprism_model.store import is_out_of_memory
@@ -114,7 +114,7 @@ def test_impossible_cases_are_refused() -> None:
 def test_it_learns_the_structure_of_two_cases_in_all_modes(published: Checkpoint, tmp_path: Path) -> None:
     store = store_of(tmp_path, case("a", {"tumour": 1}), case("b", {"tumour": 1}, seed=1))
     tuner = finetuner(published, tmp_path, store, batch_size=2)
-    records = take(tuner, 36)  # the heads, which are not trained, are random here
+    records = take(tuner, 36)
     assert {"semantic", "in_context", "interactive"} <= {key for record in records for key in record}
     early, late = (np.nanmean([record["loss"] for record in part]) for part in (records[:6], records[-6:]))
     assert late < 0.8 * early
@@ -131,64 +131,49 @@ def test_the_published_network_is_not_touched(published: Checkpoint, tmp_path: P
     assert statistics and all(torch.equal(before[name], state[name]) for name in statistics)
 
 
-def test_distillation_asks_only_for_what_nobody_annotated(published: Checkpoint, tmp_path: Path) -> None:
-    store = store_of(tmp_path, *(case(f"c{seed}", {"liver": 1}, seed=seed) for seed in range(2)))
-    tuner = finetuner(published, tmp_path, store)
-    assert all(record["distillation"] >= 0 for record in take(tuner, 2))
-    both = store_of(tmp_path / "both", *(case(f"c{seed}", {"liver": 1, "spleen": 2}, seed=seed) for seed in range(2)))
-    tuner = finetuner(published, tmp_path / "both", both)
-    assert all("distillation" not in record for record in take(tuner, 2))
-    tuner = finetuner(published, tmp_path / "off", distillation=0.0)
-    assert all("distillation" not in record for record in take(tuner, 2))
+def test_all_weights_but_the_kinds_of_images_are_trained(published: Checkpoint, tmp_path: Path) -> None:
+    tuner = finetuner(published, tmp_path, interactive=1.0, in_context=1.0)
+    before = {name: value.clone() for name, value in tuner.model.named_parameters()}
+    take(tuner, 6)
+    same = {name for name, value in tuner.model.named_parameters() if torch.equal(value, before[name])}
+    assert all(name.startswith("kind_head.") or name.endswith(".padding") for name in same), (
+        same
+    )  # padding has no gradient
 
 
-def test_distillation_is_zero_for_the_same_answer_and_grows_with_the_difference() -> None:
-    wanted = Decoded([torch.tensor([[[[2.0, -3.0]]]])], torch.tensor([0.5]))
-    assert float(distillation_loss(wanted, wanted)) == pytest.approx(0.0, abs=1e-6)
-    near, far = (
-        distillation_loss(Decoded([wanted.logits[0] + shift], wanted.presence + shift), wanted) for shift in (0.5, 2.0)
+def test_patients_of_a_fold_are_never_seen(published: Checkpoint, tmp_path: Path) -> None:
+    cases = [case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(4)]
+    store = store_of(tmp_path, *cases)
+    sampler = AnnotatedSampler(store, ClassRegistry(["tumour"]), seed=0, without=["c1", "c3"])
+    drawn = {row for part in sampler._parts for row in part.rows}
+    assert drawn == {0, 2}
+    with pytest.raises(ValueError, match="no slice in"):
+        AnnotatedSampler(store, ClassRegistry(["tumour"]), seed=0, without=["c0", "c1", "c2", "c3"])
+
+
+def test_corrected_slices_are_drawn_more_often(tmp_path: Path) -> None:
+    store = store_of(tmp_path, case("a", {"tumour": 1}, slices=4), case("b", {"tumour": 1}, seed=1, slices=4))
+    plain, weighted = (
+        AnnotatedSampler(store, ClassRegistry(["tumour"]), seed=0, weights=weights) for weights in ({}, {"a": {2: 3.0}})
     )
-    assert 0 < float(near) < float(far)
+    assert np.allclose(plain._parts[0].chances, 1 / 8)
+    assert np.allclose(weighted._parts[0].chances, [0.1, 0.1, 0.3, *[0.1] * 5])
 
 
-def test_the_pull_keeps_the_weights_near(published: Checkpoint, tmp_path: Path) -> None:
-    distances = []
-    for pull in (0.0, 1000.0):
-        tuner = finetuner(published, tmp_path / str(pull), pull=pull, distillation=0.0)
-        take(tuner, 4)
-        old = dict(published.model.named_parameters())
-        distances.append(
-            sum(
-                float((value - old[name]).square().sum())
-                for name, value in tuner.model.named_parameters()
-                if not name.startswith("decoder.class")
-            )
-        )
-    assert distances[1] < 0.8 * distances[0]
-
-
-def test_only_the_experts_layers_and_the_classes_are_trained(published: Checkpoint, tmp_path: Path) -> None:
-    tuner = finetuner(published, tmp_path)
-    before = {name: value.clone() for name, value in tuner.model.state_dict().items()}
-    take(tuner, 2)
-    changed = {name for name, value in tuner.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed and all(name.startswith(("decoder.layers.", "decoder.class_")) for name in changed)
-
-
-def test_trainings_in_a_row_keep_their_anchor(published: Checkpoint, tmp_path: Path) -> None:
-    first = finetuner(published, tmp_path / "first")
-    take(first, 2)
-    second = replace(published, model=first.averaged(), registry=first.registry)
-    store = store_of(tmp_path, *(case(f"c{seed}", {"tumour": 1, "cyst": 2}, seed=seed) for seed in range(3)))
-    plan = FinetunePlan(minutes=1e9, batch_size=4, learning_rate=3e-3)
-    tuner = Finetuner(second, store, plan, tmp_path / "run", anchor=published)
-    take(tuner, 2)
-    assert tuner.registry.names == (*KNOWN, "tumour", "cyst")
-    kept = interpolate_weights(tuner.anchor, tuner.averaged(), 0.0).state_dict()
-    for name, value in published.model.state_dict().items():
-        assert torch.allclose(kept[name][: len(value)] if value.dim() else kept[name], value), name
-    with pytest.raises(ValueError, match="does not descend from"):
-        Finetuner(published, store, plan, tmp_path / "other", anchor=second)
+def test_a_batch_has_every_annotated_structure_and_references_of_other_patients(tmp_path: Path) -> None:
+    cases = [case(f"c{seed}", {"tumour": 1, "cyst": 2}, seed=seed) for seed in range(3)]
+    registry = ClassRegistry(["tumour", "cyst"])
+    sampler = AnnotatedSampler(store_of(tmp_path, *cases), registry, seed=0, augmentation=Augmentation.none())
+    batches = [sampler.batch(6, step=step, size=64) for step in range(8)]
+    for batch in batches:
+        assert batch.structure_masks.shape == (6, 2, 64, 64)
+        focus = batch.structure_classes.tolist().index(int(batch.class_index[0]))
+        assert torch.equal(batch.masks[:, 0], batch.structure_masks[:, focus])
+        for image, [reference] in enumerate(batch.references.tolist()):
+            assert reference == -1 or not torch.equal(batch.images[image], batch.images[reference])
+    assert {int(batch.class_index[0]) for batch in batches} == {0, 1}
+    again = sampler.batch(6, step=3, size=64)
+    assert torch.equal(again.images, batches[3].images) and torch.equal(again.masks, batches[3].masks)
 
 
 def test_mixing_runs_from_the_old_weights_to_the_new_ones(published: Checkpoint, tmp_path: Path) -> None:
@@ -226,13 +211,7 @@ def test_a_new_class_starts_where_its_references_are(published: Checkpoint, tmp_
     tuner = Finetuner(published, store, FinetunePlan(), tmp_path / "run", class_references={"tumour": references})
     assert torch.allclose(tuner.model.decoder.class_content[2], content)
     assert torch.allclose(tuner.averaged().decoder.class_position[2], position)
-    plain = Finetuner(
-        published,
-        store,
-        FinetunePlan(start_from_references=False),
-        tmp_path / "plain",
-        class_references={"tumour": references},
-    )
+    plain = Finetuner(published, store, FinetunePlan(), tmp_path / "plain")
     assert torch.allclose(plain.model.decoder.class_content[2], published.model.decoder.class_content.mean(0))
     decoder = published.model.decoder
     tokens = [decoder.reference_content[:3] + decoder.summary_to_content(s[0, :, :3]) for s in references.summaries]

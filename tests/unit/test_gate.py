@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: what it lets through, what it stops and by how much; and the scores that it compares."""
+"""The gate: who answers a structure in a mode, from when on it can tell; and the scores that it compares."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,91 +16,98 @@ from kprism_model.metrics import dice
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import THRESHOLD, Predictor
-from kprism_model.training.validation import Score, ValidationSettings, chosen_slices, mean_dice, validate
-from lib.trainers.candidates import Candidate, preferred
-from lib.trainers.gate import Verdict, judge
+from kprism_model.training.validation import ValidationSettings, chosen_slices, mean_dice, validate
+from lib.trainers.gate import Evidence, judge, summary
 
 
-def scores(**values: float) -> list[Score]:
-    """Of two cases each: `semantic_liver=0.8` and so on."""
-    found = []
-    for key, value in values.items():
-        mode, structure = key.rsplit("_", 1)
-        found += [Score(mode, structure, case, value, 0, np.zeros((2, 2), bool)) for case in ("a", "b")]
-    return found
+def dice_of(*values: float) -> dict[str, float]:
+    """Dice of patients p0, p1, ..."""
+    return {f"p{number}": value for number, value in enumerate(values)}
 
 
-def test_a_better_candidate_passes_and_says_by_how_much() -> None:
-    verdict = judge(scores(semantic_liver=0.7, in_context_liver=0.6), scores(semantic_liver=0.75, in_context_liver=0.6))
-    assert verdict.passed
-    assert str(verdict) == "mean Dice rises by 2.50 points, from 0.6500 to 0.6750"
-    assert verdict.margin == pytest.approx(0.02)
+def evidence(base: Sequence[float], new: Sequence[float], **changes: Any) -> Evidence:
+    """About a structure that the shipped weights do not know, by name, unless `changes` say otherwise."""
+    fields: dict[str, Any] = {"mode": "semantic", "structure": "tumour", "base_name": "references", **changes}
+    if isinstance(fields.get("serving"), tuple):
+        fields["serving"] = dice_of(*fields["serving"])
+    return Evidence(base=dice_of(*base), new=dice_of(*new), **fields)
 
 
-def test_an_equal_candidate_passes() -> None:
-    assert judge(scores(semantic_liver=0.7), scores(semantic_liver=0.7)).passed
+BETTER = (0.8, 0.7, 0.9, 0.6, 0.8, 0.7)
+BASE = (0.6, 0.6, 0.7, 0.5, 0.7, 0.6)
 
 
-def test_a_falling_mean_is_stopped() -> None:
-    verdict = judge(scores(semantic_liver=0.7, semantic_spleen=0.6), scores(semantic_liver=0.69, semantic_spleen=0.6))
-    assert not verdict.passed
-    assert str(verdict) == "mean Dice falls by 0.50 points, from 0.6500 to 0.6450"
-    assert verdict.margin == pytest.approx(-0.005)
+def test_the_new_version_answers_if_it_is_better_for_enough_patients() -> None:
+    for name, mode in (("references", "semantic"), ("shipped weights", "semantic"), ("shipped weights", "interactive")):
+        decision = judge(evidence(BASE, BETTER, base_name=name, mode=mode))
+        assert decision.uses_new and not decision.provisional and decision.outcome == "new"
+        assert decision.patients == 6 and decision.best == pytest.approx(0.75) and decision.before < 0.62
 
 
-def test_a_structure_that_loses_more_than_two_points_is_stopped_although_the_mean_rises() -> None:
-    before = scores(semantic_liver=0.5, interactive_spleen=0.9)
-    verdict = judge(before, scores(semantic_liver=0.9, interactive_spleen=0.875))
-    assert not verdict.passed
-    assert str(verdict) == (
-        "interactive Dice of spleen falls by 2.5 points, from 0.9000 to 0.8750; at most 2 are allowed"
-    )
-    assert judge(before, scores(semantic_liver=0.9, interactive_spleen=0.885)).passed
+def test_with_few_patients_it_answers_only_what_nothing_else_answers_by_name_and_provisionally() -> None:
+    decision = judge(evidence(BASE[:3], BETTER[:3]))
+    assert decision.uses_new and decision.provisional
+    for changes in ({"base_name": "shipped weights"}, {"mode": "in_context"}, {"mode": "interactive"}):
+        decision = judge(evidence(BASE[:5], BETTER[:5], **changes))
+        assert not decision.answered_by_site and decision.outcome == "not enough cases to tell"
+    worse_once = judge(evidence((0.6, 0.6, 0.95), BETTER[:3]))
+    assert not worse_once.answered_by_site and worse_once.outcome == "not enough cases to tell"
+    assert not judge(evidence(BASE[:1], BETTER[:1])).answered_by_site  # one patient: no other to learn from
 
 
-def test_what_a_useless_mode_loses_is_no_loss() -> None:
-    verdict = judge(
-        scores(semantic_liver=0.5, in_context_spleen=0.1), scores(semantic_liver=0.9, in_context_spleen=0.0)
-    )
-    assert verdict.passed and verdict.margin == pytest.approx(0.02)
-    assert judge(
-        scores(semantic_liver=0.5, in_context_spleen=0.21), scores(semantic_liver=0.9, in_context_spleen=0.1)
-    ).passed  # 0.01 down to no use
-    assert not judge(
-        scores(semantic_liver=0.5, in_context_spleen=0.23), scores(semantic_liver=0.9, in_context_spleen=0.1)
-    ).passed
+def test_chance_does_not_decide() -> None:
+    mixed = judge(evidence(BASE, (0.9, 0.5, 0.9, 0.4, 0.8, 0.7)))  # better on average, not for certain
+    assert not mixed.answered_by_site and mixed.outcome == "not enough cases to tell"
+    assert judge(evidence(BASE, BASE)).outcome == "not better"
+    assert judge(evidence(BETTER, BASE)).outcome == "worse"
 
 
-def test_both_faults_are_told() -> None:
-    verdict = judge(scores(semantic_liver=0.7, semantic_spleen=0.6), scores(semantic_liver=0.7, semantic_spleen=0.5))
-    assert [reason.split(" falls")[0] for reason in verdict.reasons] == ["mean Dice", "semantic Dice of spleen"]
-    assert verdict.margin == pytest.approx(-0.08)
+def test_of_two_site_versions_the_better_one_answers() -> None:
+    serving = {"serving_number": 3, "base_name": "shipped weights"}
+    newer = judge(evidence(BASE, BETTER, serving=BASE, **serving))
+    assert newer.uses_new and newer.number is None and newer.outcome == "new"
+    older = judge(evidence(BASE, BASE, serving=BETTER, **serving))
+    assert older.answered_by_site and older.number == 3 and older.outcome == "kept" and older.best > 0.7
 
 
-@pytest.mark.parametrize(
-    ("candidates", "share"),
-    [
-        ([(1.0, True, 0.850), (0.7, True, 0.842), (0.4, True, 0.835)], 0.7),  # as good, with fewer new weights
-        ([(1.0, True, 0.850), (0.7, True, 0.830), (0.4, True, 0.820)], 1.0),
-        ([(1.0, False, 0.850), (0.7, True, 0.800), (0.4, False, 0.849)], 0.7),  # the others fail the gate
-        ([(1.0, False, 0.700), (0.7, False, 0.720), (0.4, False, 0.710)], 0.7),
-    ],
-)
-def test_what_is_as_good_with_fewer_new_weights_is_preferred(
-    predictor: Predictor, candidates: list[tuple[float, bool, float]], share: float
-) -> None:
-    found = [
-        Candidate(predictor.model, predictor.registry, part, [], Verdict(passed, ("told",), 0.7, after, 0.0))
-        for part, passed, after in candidates
+def test_a_confirmed_version_stays_until_it_is_significantly_worse() -> None:
+    confirmed = {"serving_number": 3, "base_name": "shipped weights"}
+    doubtful = judge(evidence(BASE, BASE, serving=BASE, **confirmed))
+    assert doubtful.answered_by_site and not doubtful.provisional
+    few = judge(evidence(BASE[:2], BASE[:2], serving=BASE[:2], **confirmed))
+    assert few.answered_by_site and not few.provisional
+    worse = judge(evidence(BETTER, BASE, serving=BASE, **confirmed))
+    assert not worse.answered_by_site and worse.outcome == "worse"
+
+
+def test_a_provisional_version_is_confirmed_or_withdrawn_by_more_patients() -> None:
+    provisional = {"serving_number": 2, "provisional": True}
+    assert not judge(evidence(BASE, BETTER, serving=BASE, **provisional)).provisional
+    doubtful = judge(evidence(BASE, (0.9, 0.5, 0.9, 0.4, 0.8, 0.7), serving=BASE, **provisional))
+    assert doubtful.answered_by_site and doubtful.provisional
+    assert not judge(evidence(BASE, BASE, serving=BASE, **provisional)).answered_by_site
+    few = judge(evidence(BASE[:4], BETTER[:4], serving=BASE[:4], **provisional))
+    assert few.uses_new and few.provisional
+
+
+def test_only_patients_that_all_were_measured_on_are_compared() -> None:
+    base, new = dice_of(*BASE), {**dice_of(*BETTER), "later": 0.0}
+    decision = judge(Evidence("semantic", "tumour", "references", base, new))
+    assert decision.patients == 6 and decision.uses_new
+    assert not judge(Evidence("semantic", "tumour", "references", {}, new)).answered_by_site
+
+
+def test_the_status_says_what_was_decided_in_a_sentence() -> None:
+    decisions = [
+        judge(evidence(BASE, BETTER)),
+        judge(evidence(BASE, BETTER, serving=BASE, serving_number=3, structure="cyst")),
+        judge(evidence(BASE[:2], BETTER[:2], structure="node")),
+        judge(evidence(BASE, BASE, mode="interactive", base_name="shipped weights")),
     ]
-    assert preferred(found).share == share
-
-
-def test_scores_of_other_cases_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="got 2 and 4 scores"):
-        judge(scores(semantic_liver=0.7), scores(semantic_liver=0.7, semantic_spleen=0.7))
-    with pytest.raises(ValueError, match="got 0 and 0 scores"):
-        judge([], [])
+    assert summary(decisions) == (
+        "tumour (semantic) 0.750 (references: 0.617); cyst (semantic) 0.750 (version 3: 0.617); "
+        "node (semantic) 0.750 (references: 0.600, provisionally); not better: tumour (interactive)"
+    )
 
 
 @pytest.fixture(scope="module")
