@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.annotated_sampling import AnnotatedBatch, AnnotatedSampler, Weights
+from kprism_model.data.annotated_sampling import AnnotatedBatch, AnnotatedSampler, RecordedClicks, Weights
 from kprism_model.data.batch import Batch
 from kprism_model.data.slices import SliceStore
 from kprism_model.losses import mask_loss, presence_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kinds import POSSIBLE
-from kprism_model.network.prompts import Prompts
+from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.network.references import References
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
@@ -77,9 +77,9 @@ class FinetunePlan:
 class Finetuner(Trainer):
     """A trainer that starts from a checkpoint; `identity` says what it is trained on.
 
-    `without` are patients that it must not see; `weights` say which slices are drawn more often. `class_references` are
-    encoded references of the new classes, by name. When memory runs out, the batch is halved and the gradients of twice
-    as many batches are accumulated.
+    `without` are patients that it must not see; `weights` say which slices are drawn more often; `clicks` are those
+    that annotators made, which are replayed. `class_references` are encoded references of the new classes, by name.
+    When memory runs out, the batch is halved and the gradients of twice as many batches are accumulated.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Finetuner(Trainer):
         *,
         without: Collection[str] = (),
         weights: Weights | None = None,
+        clicks: RecordedClicks | None = None,
         class_references: Mapping[str, References] | None = None,
         identity: Mapping[str, Any] | None = None,
         device: str = "cpu",
@@ -101,7 +102,7 @@ class Finetuner(Trainer):
         config = replace(start.model.config, num_classes=len(registry))
         super().__init__(
             config,
-            AnnotatedSampler(store, registry, seed=plan.seed, without=without, weights=weights),
+            AnnotatedSampler(store, registry, seed=plan.seed, without=without, weights=weights, clicks=clicks),
             plan.training_plan(config.native_size),
             folder,
             device=device,
@@ -173,7 +174,8 @@ class Finetuner(Trainer):
                 settings = StepSettings(weights=(0.0, in_context, interactive), kind_weight=0.0)
                 other, more = training_step(self.model, batch, rng, settings, features, predictions=predictions)
                 loss, scores = loss + other, scores | more
-        return loss, scores
+            replayed = self._replay_loss(batch, features, predictions) if interactive else None
+        return loss if replayed is None else loss + replayed, scores
 
     def _semantic_loss(
         self, batch: AnnotatedBatch, features: ImageFeatures
@@ -191,6 +193,17 @@ class Finetuner(Trainer):
         probability = mask_probability(logits[-1], size)
         in_focus = (batch.structure_classes == batch.class_index[0]).repeat(images)
         return loss, probability[in_focus], {"semantic": mean_dice(probability, target)}
+
+    def _replay_loss(self, batch: AnnotatedBatch, features: ImageFeatures, predictions: Tensor) -> Tensor | None:
+        """The loss of correcting the predicted masks with the clicks that annotators made there; None without any."""
+        rows = (batch.point_labels >= 0).any(1).nonzero().flatten()
+        if not len(rows):
+            return None
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        points, labels = batch.points[rows], batch.point_labels[rows]
+        dense = torch.cat([click_discs(points, labels, size), predictions[rows]], dim=1)
+        prompts = Prompts(size, rows, points=points, point_labels=labels, dense=dense)
+        return mask_loss([layer.float() for layer in self.model.decode(features, prompts).logits], batch.masks[rows])
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), **self._extra_identity}

@@ -160,6 +160,41 @@ def test_corrected_slices_are_drawn_more_often(tmp_path: Path) -> None:
     assert np.allclose(weighted._parts[0].chances, [0.1, 0.1, 0.3, *[0.1] * 5])
 
 
+def test_recorded_clicks_move_with_the_image(tmp_path: Path) -> None:
+    one = case("c0", {"tumour": 1})
+    rows, columns = np.nonzero(one.mask("tumour")[0])
+    inside = ((rows.mean() + 0.5) / 64, (columns.mean() + 0.5) / 64, True)
+    clicks = {"c0": {"tumour": {0: [inside, (0.75, 0.75, False)]}}}
+    store, registry = store_of(tmp_path, one), ClassRegistry(["tumour"])
+    still = AnnotatedSampler(store, registry, seed=0, clicks=clicks, augmentation=Augmentation.none())
+    places = [still.batch(1, step=step, size=64) for step in range(4)]
+    expected = torch.tensor([[rows.mean(), columns.mean()], [47.5, 47.5]], dtype=torch.float32)
+    assert any(torch.allclose(batch.points[0, :2], expected, atol=0.6) for batch in places)  # some are windows
+    moving = AnnotatedSampler(store, registry, seed=0, clicks=clicks)
+    kept = 0
+    for step in range(12):
+        batch = moving.batch(2, step=step, size=64)
+        for points, labels, mask in zip(batch.points, batch.point_labels, batch.masks, strict=True):
+            assert labels[2:].tolist() == [-1, -1] and labels[0] in (1, -1) and labels[1] in (0, -1)
+            if labels[0] == 1:
+                row, column = points[0].round().long().tolist()
+                assert mask[0, row, column] == 1
+                kept += 1
+    assert kept > 12
+
+
+def test_recorded_clicks_are_replayed(published: Checkpoint, tmp_path: Path) -> None:
+    cases = [case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(2)]
+    clicks = {one.name: {"tumour": {0: [(0.35, 0.35, True)]}} for one in cases}
+    losses = []
+    for recorded in (None, clicks):
+        plan = FinetunePlan(minutes=1e9, batch_size=2, interactive=1.0, in_context=0.0)
+        folder = tmp_path / str(recorded is None)
+        tuner = Finetuner(published, store_of(folder, *cases), plan, folder / "run", clicks=recorded)
+        losses.append(take(tuner, 1)[0]["loss"])
+    assert losses[1] > losses[0]  # the loss of one task more
+
+
 def test_a_batch_has_every_annotated_structure_and_references_of_other_patients(tmp_path: Path) -> None:
     cases = [case(f"c{seed}", {"tumour": 1, "cyst": 2}, seed=seed) for seed in range(3)]
     registry = ClassRegistry(["tumour", "cyst"])

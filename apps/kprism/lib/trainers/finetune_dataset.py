@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from kprism_model.classes import ClassRegistry
-from kprism_model.data.annotated_sampling import Weights
+from kprism_model.data.annotated_sampling import RecordedClick, RecordedClicks, Weights
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, trimmed
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.references import References
@@ -40,13 +40,31 @@ CORRECTED_WEIGHT = 3.0
 class FinetuneDataset:
     """Slices to train on, cases to judge by, submissions that are used, and those that are not (image id -> reason).
 
-    `weights` say which slices are drawn more often, see `CORRECTED_WEIGHT`.
+    `shapes` are rows and columns of the slices, by case name.
     """
 
     store: SliceStore
     judged: list[AnnotatedCase]
     used: list[Submission]
     skipped: dict[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def clicks(self) -> RecordedClicks:
+        """The clicks that annotators made, as shares of the image's height and width."""
+        recorded: dict[str, dict[str, dict[int, list[RecordedClick]]]] = {}
+        for submission in self.used:
+            rows, columns = self.shapes[submission.image_id]
+            recorded[submission.image_id] = {
+                name: {
+                    number: [
+                        ((row + 0.5) / rows, (column + 0.5) / columns, positive) for row, column, positive in clicks
+                    ]
+                    for number, clicks in slices.items()
+                }
+                for name, slices in submission.prompts.items()
+            }
+        return recorded
 
     @property
     def weights(self) -> Weights:
@@ -127,6 +145,7 @@ def build_dataset(
     judged: list[AnnotatedCase] = []
     used: list[Submission] = []
     skipped: dict[str, str] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for submission in sorted(submissions, key=lambda entry: (entry.at, entry.image_id)):
         try:
             case = load(submission)
@@ -136,6 +155,7 @@ def build_dataset(
             logger.warning("Left out: %s", error)
             continue
         used.append(submission)
+        shapes[case.name] = case.labels.shape[1], case.labels.shape[2]
         if len(judged) < MAX_JUDGED_CASES or _is_wanted(case, judged):
             judged.append(_for_judging(case, settings))
     if len(used) < MIN_LABELS:
@@ -143,7 +163,7 @@ def build_dataset(
         raise RequestError(
             f"training needs {MIN_LABELS} labelled cases that can be learned from; there is {len(used)}{reasons}"
         )
-    return FinetuneDataset(slices.store(), judged, used, skipped)
+    return FinetuneDataset(slices.store(), judged, used, skipped, shapes)
 
 
 def _is_wanted(case: AnnotatedCase, judged: Sequence[AnnotatedCase]) -> bool:

@@ -134,6 +134,7 @@ class FinetuneRun:
             self.folder / part.name,
             without=unseen,
             weights=dataset.weights,
+            clicks=dataset.clicks,
             class_references=dataset.class_references(predictor, start.registry, unseen),
             identity={**self._identity, "start": start.weights_version},
             device=self.device,
