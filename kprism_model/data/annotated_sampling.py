@@ -142,7 +142,7 @@ class AnnotatedSampler:
 
 
 def _discs(clicks: Sequence[RecordedClick], shape: Sequence[int], side: int) -> Tensor:
-    """Clicks as discs on the canvas, bool (`MAX_CLICKS`, side, side); `shape` are the image's rows and columns on it."""
+    """Clicks as discs on the canvas, bool (`MAX_CLICKS`, side, side); `shape` is that of the image on it."""
     discs = torch.zeros(MAX_CLICKS, side, side, dtype=torch.bool)
     centres = torch.arange(side) + 0.5
     for number, (row, column, _) in enumerate(clicks):
