@@ -67,7 +67,7 @@ class FinetunePlan:
             batch_size=self.batch_size,
             sizes=((0.0, coarse_size(native)), (0.7, native)),
             learning_rate=self.learning_rate,
-            warmup_steps=20,
+            warmup_steps=8,
             ema_decay=0.99,
             seed=self.seed,
             save_minutes=self.save_minutes,

@@ -90,7 +90,7 @@ def teach(config: KPrismConfig, path: Path, *, minutes: float) -> None:
             grey, label = picture(rng, rng.permutation(GREYS).tolist())
             images = grey[None].astype(np.float32) / 255
             builder.add(AnnotatedCase(f"{number}", f"{number}", images, label[None], {"liver": 1, "spleen": 2}))
-        plan = FinetunePlan(minutes=minutes, learning_rate=3e-3, distillation=0.0, pull=0.0, trainable=("",))
+        plan = FinetunePlan(minutes=minutes, batch_size=8, learning_rate=3e-3)
         tuner = Finetuner(random, builder.store(), plan, Path(folder) / "run")
         for _ in tuner.steps():
             pass

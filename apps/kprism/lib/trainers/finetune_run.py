@@ -87,6 +87,8 @@ class FinetuneRun:
         for other in self.folder.parent.iterdir():
             if other.name != self.folder.name:
                 shutil.rmtree(other, ignore_errors=True)
+        for file in self.folder.parent.parent.glob("unpublished.*"):  # of releases before cross-validation
+            file.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the folder."""
