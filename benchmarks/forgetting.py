@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.annotated_cases import annotated
 from benchmarks.curves import save_curves
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
@@ -144,19 +144,6 @@ def plot(path: Path, name: str, rows: Sequence[Row]) -> None:
         axes.plot(kept, won, "o-", ms=6, label=variant, color="black" if variant == PUBLISHED else None)
     axes.set(xlabel="core: semantic Dice [points]", ylabel=f"{name}: mean Dice of the modes [points]")
     save_curves(path, figure, axes)
-
-
-def annotated(folder: Path, split: str, count: int) -> list[AnnotatedCase]:
-    """The first cases of a list, each annotated for the structures that it shows."""
-    dataset = read_dataset(folder)
-    found = []
-    for case in dataset.cases(split)[:count]:
-        loaded = load_case(dataset, case)
-        assert loaded.labels is not None  # these lists are labelled throughout
-        shown = {name: value for value, name in dataset.classes.items() if (loaded.labels == value).any()}
-        if shown:
-            found.append(AnnotatedCase(case.name, case.patient, loaded.images, loaded.labels, shown))
-    return found
 
 
 def tune(given: argparse.Namespace, folder: Path, cases: list[AnnotatedCase], changes: dict[str, Any]) -> Finetuner:
