@@ -3,10 +3,10 @@
 
     python -m benchmarks.outcome --data ../shared/data/isic_dermoscopy --core ../shared/data/kvasir_polyp ...
 
-Semantic Dice on the test lists: of the site's data set, with the last version of the weights and with a MONAI U-Net
-that is trained here on the same submitted labels, all of them, for as long as all trainings together; of the core data
-sets, with the shipped weights and with the last version. Says first how long it will take. Writes outcome-NAME.json and
-.md to `--out`.
+Semantic Dice on the test lists: of the site's data set, with the last version of the weights and with two specialists
+(`benchmarks.specialists`) that are trained here on the same submitted labels, all of them, each for as long as all
+trainings together; of the core data sets, with the shipped weights and with the last version. Says first how long it
+will take. Writes outcome-NAME.json and .md to `--out`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.baseline.fitting import fit
-from benchmarks.baseline.games import SpecialistBatches, specialist_loss, unet
 from benchmarks.baseline.measuring import Baselines, measure
+from benchmarks.specialists import SHIPPED, train
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.building import build_store
 from kprism_model.data.datasets import Dataset, read_dataset
@@ -34,9 +33,10 @@ from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.training.plan import TrainingPlan
 
-SHIPPED = Path("apps/kprism/model/kprism_small")
+SPECIALISTS = {"unet": "U-Net", "pretrained_unet": "U-Net on the shipped image encoder"}
+"""Arm of `benchmarks.specialists` -> its name in the table."""
+
 DICE = {"where present": "dice_present", "per case": "dice_case"}
 """The figures that are compared."""
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="of the effort run; default: var/effort/NAME-same")
     parser.add_argument("--max-slices", type=int, default=40, help="of each test list (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Net's images (%(default)s)")
+    parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Nets' images (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     work = (given.work or Path("var/effort") / f"{given.data.name}-same").resolve()
@@ -63,15 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(f"{work} holds no finished run of benchmarks.effort with training: {error}")
     minutes = len(submitted.cases("training")) // int(settings["after"]) * float(settings["minutes"])
-    print(f"{minutes:.0f} minutes for the U-Net and some for measuring", flush=True)
+    print(f"{len(SPECIALISTS) * minutes:.0f} minutes for the U-Nets and some for measuring", flush=True)
     protocol = Protocol(modes=("semantic",), seed=given.seed, max_slices=given.max_slices)
     reports = {
         "shipped weights": measured(SHIPPED, given.core, protocol),
         "after the last training": measured(last, [given.data, *given.core], protocol),
     }
-    network = fitted(submitted, minutes, work / "unet", size=given.size, seed=given.seed)
-    baseline = Baselines(network, None, None, given.size, given.size)
-    reports["U-Net"] = EvaluationReport(protocol.to_dict(), [measure(baseline, site, protocol, trained=True)])
+    for arm, title in SPECIALISTS.items():
+        network = fitted(arm, submitted, minutes, work / "unet", size=given.size, seed=given.seed)
+        baseline = Baselines(network, None, None, given.size, given.size)
+        reports[title] = EvaluationReport(protocol.to_dict(), [measure(baseline, site, protocol, trained=True)])
     write_results(given.out, site, reports, {**settings, "data": site.name, "unet_minutes": minutes})
     return 0
 
@@ -118,15 +119,10 @@ def measured(weights: Path, folders: Sequence[Path], protocol: Protocol) -> Eval
     return evaluate(predictor, folders, protocol, weights_version=checkpoint.weights_version)
 
 
-def fitted(submitted: Dataset, minutes: float, folder: Path, *, size: int, seed: int) -> torch.nn.Module:
-    """MONAI's U-Net after so many minutes on the submitted labels."""
+def fitted(arm: str, submitted: Dataset, minutes: float, folder: Path, *, size: int, seed: int) -> torch.nn.Module:
+    """A specialist after so many minutes on the submitted labels."""
     part = build_store([submitted.folder], folder / "slices", split="training", size=max(256, size)).sets[0]
-    plan = TrainingPlan(minutes=minutes, seed=seed)
-    torch.manual_seed(seed)
-    network = unet(3, 1 + len(submitted.classes))
-    batches = SpecialistBatches(part, plan.batch_size, size, seed)
-    key = {"minutes": minutes, "size": size, "seed": seed, "slices": len(part)}
-    return fit(submitted.name, network, batches, specialist_loss, plan=plan, folder=folder, key=key).network
+    return train(arm, part, minutes=minutes, folder=folder, size=size, seed=seed, weights=SHIPPED).network
 
 
 def write_results(out: Path, site: Dataset, reports: dict[str, EvaluationReport], settings: dict[str, Any]) -> None:

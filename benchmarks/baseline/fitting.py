@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,18 +42,20 @@ def fit(
     plan: TrainingPlan,
     folder: Path,
     key: dict[str, Any],
+    pretrained: Sequence[nn.Parameter] = (),
     progress: bool = True,
 ) -> Fit:
     """Train `network` for `plan.minutes` and keep it in `folder`; one that is kept there under the same `key` is read.
 
     `draw(step)` gives the batch of a step, `loss_of` its loss. Optimiser, learning rate, clipping and averaging of the
-    weights are those of `plan`, as K-Prism is trained. Returns the averaged network in evaluation mode.
+    weights are those of `plan`, as K-Prism is trained; `pretrained` parameters have its `trunk_rate`. Returns the
+    averaged network in evaluation mode.
     """
     path = folder / f"{name}.safetensors"
     stamp = hashlib.sha256(json.dumps([name, key], sort_keys=True).encode()).hexdigest()
     steps = _kept_steps(path, stamp)
     if steps is None:
-        steps = _train(name, network, draw, loss_of, plan, progress)
+        steps = _train(name, network, draw, loss_of, plan, pretrained, progress)
         _keep(path, network, {"key": stamp, "steps": steps, "minutes": plan.minutes, **key})
     else:
         network.load_state_dict(load_file(path))
@@ -66,17 +68,19 @@ def _train(
     draw: Callable[[int], B],
     loss_of: Callable[[nn.Module, B, np.random.Generator], Tensor],
     plan: TrainingPlan,
+    pretrained: Sequence[nn.Parameter],
     progress: bool,
 ) -> int:
     """Train in place until the budget is spent; leaves the averaged weights in `network`."""
     network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = MovingAverage(network, plan.ema_decay)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    groups = _parameter_groups(network, pretrained, plan.trunk_rate)
+    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     budget, start, step = 60 * plan.minutes, time.monotonic(), 0
     with Prefetcher(draw) as batches, tqdm(total=round(budget), unit="s", desc=name, disable=not progress) as bar:
         while (spent := time.monotonic() - start) < budget or not step:
             for group in optimizer.param_groups:
-                group["lr"] = plan.rate_at(step, spent / budget)
+                group["lr"] = group["rate"] * plan.rate_at(step, spent / budget)
             loss = loss_of(network, next(batches), np.random.default_rng([plan.seed, step]))
             optimizer.zero_grad()
             loss.backward()
@@ -89,6 +93,16 @@ def _train(
             bar.update(min(round(spent), bar.total) - bar.n)
     network.load_state_dict(average.state)
     return step
+
+
+def _parameter_groups(
+    network: nn.Module, pretrained: Sequence[nn.Parameter], trunk_rate: float
+) -> list[dict[str, Any]]:
+    """All parameters; "rate" is a group's learning rate relative to that of the plan."""
+    trunk = {id(parameter) for parameter in pretrained}
+    others = [parameter for parameter in network.parameters() if id(parameter) not in trunk]
+    groups = [{"params": others, "rate": 1.0}, {"params": list(pretrained), "rate": trunk_rate}]
+    return [group for group in groups if group["params"]]
 
 
 def _kept_steps(path: Path, stamp: str) -> int | None:

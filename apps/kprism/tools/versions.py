@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./kprism versions`: list the versions of the weights, or choose the serving one; a running server reloads it."""
+"""`./kprism versions`: list the versions of the weights, choose the serving one (a running server reloads it), and take
+a version from one server to another.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kprism_model.locations import data_folder, weights_folder
+from lib.learning.version_archive import export_version, import_version
 from lib.learning.version_files import Version, VersionError
 from lib.learning.versions import Versions
 
@@ -32,14 +35,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions.add_parser("check", help="read every version and say which are damaged")
     rollback = actions.add_parser("rollback", help="make version N the serving one; 0 are the shipped weights")
     rollback.add_argument("number", type=int, metavar="N")
+    export = actions.add_parser("export", help="write version N to a new file, for another server")
+    export.add_argument("number", type=int, metavar="N")
+    export.add_argument("archive", type=Path, metavar="FILE.zip")
+    importing = actions.add_parser("import", help="add the version in a file; it serves after a rollback to it")
+    importing.add_argument("archive", type=Path, metavar="FILE.zip")
     given = parser.parse_args(arguments)
     versions = Versions(given.folder, given.shipped)
     try:
         if given.action == "rollback":
             print(f"serving now: {describe(versions.roll_back(given.number))}")
             return 0
+        if given.action == "export":
+            numbers = export_version(versions, given.number, given.archive)
+            print(f"{given.archive}: version {', '.join(map(str, numbers))}")
+            return 0
+        if given.action == "import":
+            version = import_version(versions, given.archive)
+            print(f"added: {describe(version)}\n`rollback {version.number}` makes it serve")
+            return 0
         return show(versions, check=given.action == "check")
-    except VersionError as error:
+    except (VersionError, OSError) as error:
         print(f"kprism versions: {error}", file=sys.stderr)
         return 1
 
@@ -57,14 +73,17 @@ def show(versions: Versions, *, check: bool) -> int:
 
 
 def describe(version: Version) -> str:
-    """One line: number, date, hash, parent, number of training cases, and whether it cannot serve any more."""
+    """One line: number, date, hash, parent or origin, number of training cases, whether it cannot serve any more."""
     if version.made is None:
         return f"{version.number:4d}  {'shipped':16}  {version.weights_version}"
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made))
-    cases = version.metadata.get("trained_on")
-    trained = f"  {len(cases)} cases" if isinstance(cases, list) else ""
+    cases, count = version.metadata.get("trained_on"), version.metadata.get("cases")
+    count = len(cases) if isinstance(cases, list) else count
+    trained = "" if count is None else f"  {count} cases"
+    origin = version.metadata.get("origin")
+    source = f"version {origin['version']} of {origin['archive']}" if origin else version.parent
     network = "  of an earlier network: cannot serve" if version.earlier else ""
-    return f"{version.number:4d}  {made:16}  {version.weights_version}  from {version.parent}{trained}{network}"
+    return f"{version.number:4d}  {made:16}  {version.weights_version}  from {source}{trained}{network}"
 
 
 if __name__ == "__main__":

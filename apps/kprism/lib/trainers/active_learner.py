@@ -81,8 +81,8 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
 
     def request(self, thorough: bool) -> dict[str, Any]:
         """The options of a training that starts by itself."""
-        minutes = float(self._options["max_minutes"].default)  # type: ignore[arg-type]
-        longest = float(TRAINING_MINUTES.high)  # type: ignore[arg-type]
+        minutes = float(self._options["max_minutes"].default)
+        longest = float(TRAINING_MINUTES.high)
         return {"max_minutes": min(longest, minutes * (THOROUGH_FACTOR if thorough else 1)), "in_context": thorough}
 
     def config(self) -> dict[str, Any]:
