@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pytest
 import requests
 from monailabel.client import MONAILabelClient
 
@@ -16,6 +18,14 @@ from benchmarks.live_server import LiveServer
 from kprism_model.orientation import SliceOrientation
 from tests.contract.test_slicer import ask, clicks, save_labelmap
 from tests.contract.viewers import post_as_ohif
+
+
+@pytest.fixture(autouse=True)
+def _labels_are_removed(server: LiveServer) -> Iterator[None]:
+    """Other tests of this server neither see these labels nor train on them."""
+    yield
+    for image in ("other", "brain_ASR", "oblique"):
+        requests.delete(f"{server.url}/datastore/label", params={"id": image, "tag": "final"}, timeout=30)
 
 
 def located(server: LiveServer, image: str, voxel: list[int], positive: bool) -> tuple[str, list[Any]]:
@@ -99,7 +109,7 @@ def test_clicks_of_one_slice_after_another_are_kept_when_ohif_submits(server: Li
 def test_slices_with_scribbles_are_kept_without_clicks(
     slicer: MONAILabelClient, server: LiveServer, tmp_path: Path
 ) -> None:
-    image = "lung"
+    image = "oblique"
     drawn = labelmap(server, image)
     drawn[40:50, 45, [2, 7]] = 1
     info = [{"name": "foreground_scribbles", "id": 1}, {"name": "rib", "id": 4}]

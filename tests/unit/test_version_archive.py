@@ -243,6 +243,12 @@ def test_a_version_of_another_network_is_refused(there: Versions, tmp_path: Path
         import_version(there, tmp_path / "other.zip")
 
 
+def test_damaged_shipped_weights_are_named(there: Versions, archive: Path) -> None:
+    there.shipped.with_suffix(".json").write_text("{}")
+    with pytest.raises(VersionError, match=r"version 1 cannot be compared with the shipped weights, .*'config'"):
+        import_version(there, archive)
+
+
 @pytest.mark.parametrize("failing", ["0004.safetensors", "0005.safetensors", "0004.json", "0005.json"])
 def test_a_full_disk_during_an_import_adds_nothing(
     there: Versions, archive: Path, monkeypatch: pytest.MonkeyPatch, failing: str

@@ -247,7 +247,10 @@ def _check_weights(what: str, pair: _Pair, shipped: Path) -> None:
             load_checkpoint(path)
         except CheckpointError as error:
             raise VersionError(f"{what} cannot be used: {error}") from error
-    config = json.loads(shipped.with_suffix(".json").read_bytes())["config"]
+    try:
+        config = json.loads(shipped.with_suffix(".json").read_bytes())["config"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise VersionError(f"{what} cannot be compared with the shipped weights, {shipped}: {error!r}") from error
     if is_of_earlier_network(pair.description["config"], config):
         raise VersionError(f"{what} is of another network than the shipped weights, {shipped}")
 
