@@ -57,14 +57,25 @@ def show(versions: Versions, *, check: bool) -> int:
 
 
 def describe(version: Version) -> str:
-    """One line: number, date, hash, parent, number of training cases, and whether it cannot serve any more."""
+    """One line: number, date, hash, parent, number of training cases, what it answers, or why it cannot serve."""
     if version.made is None:
         return f"{version.number:4d}  {'shipped':16}  {version.weights_version}"
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made))
     cases = version.metadata.get("trained_on")
     trained = f"  {len(cases)} cases" if isinstance(cases, list) else ""
     network = "  of an earlier network: cannot serve" if version.earlier else ""
-    return f"{version.number:4d}  {made:16}  {version.weights_version}  from {version.parent}{trained}{network}"
+    answers = "".join(f"  {mode}: {', '.join(names)}" for mode, names in _answers(version).items())
+    warning = f"  ({version.warning})" if version.warning else ""
+    start = f"{version.number:4d}  {made:16}  {version.weights_version}  from {version.parent}"
+    return f"{start}{trained}{answers}{network}{warning}"
+
+
+def _answers(version: Version) -> dict[str, list[str]]:
+    """Mode -> structures that are not answered by the shipped weights; with the number of an earlier version."""
+    return {
+        mode: [name if number == version.number else f"{name} (version {number})" for name, number in entries.items()]
+        for mode, entries in version.routes.by_mode.items()
+    }
 
 
 if __name__ == "__main__":

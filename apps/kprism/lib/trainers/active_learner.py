@@ -25,6 +25,7 @@ from lib.learning.submission_store import Submission
 from lib.learning.training_schedule import FAILED, FINISHED, TrainingLog
 from lib.learning.versions import Versions
 from lib.options import Option, read_options
+from lib.routes import MODES
 from lib.trainers.candidates import NEW_WEIGHT_SHARES, Candidate, best_candidate, overall, rounded, version_metadata
 from lib.trainers.finetune_run import FinetuneRun
 from lib.trainers.processes import ONE_PER_GPU, broadcast, check_same_inputs, process_count, relaunch_distributed
@@ -160,7 +161,10 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         """The number of the new version, or None if the candidate did not pass the gate."""
         verdict = chosen.verdict
         if verdict.passed:
-            number = self._versions.publish(chosen.model, chosen.registry, metadata=metadata, parent=run.served.number)
+            routes = {mode: dict.fromkeys(chosen.registry.names) for mode in MODES}
+            number = self._versions.publish(
+                chosen.model, chosen.registry, metadata=metadata, routes=routes, parent=run.served.number
+            )
             self._unpublished.remove()
             return number
         if verdict.after > verdict.before:
