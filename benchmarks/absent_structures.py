@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from kprism_model.checkpoint import load_checkpoint
-from lib.engine import Engine, network_of
+from lib.engine import Engine
 from lib.infers.class_segmentation import ClassSegmentation, PresentClasses
+from lib.networks import Networks, network_of
 from lib.request_statistics import RequestStatistics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
     parser.add_argument("--everything", action="store_true", help="predict every class in every image")
     given = parser.parse_args(arguments)
-    engine = Engine(network_of(load_checkpoint(given.checkpoint), "cpu"), BUDGET)
+    engine = Engine(Networks(network_of(load_checkpoint(given.checkpoint), "cpu")), BUDGET)
     images = json.loads(TABLE.read_text(encoding="utf-8"))["images"]
     concerned = 0
     print("| image | recognised as | segmented (voxels) | cannot be there |\n|---|---|---|---|")
@@ -64,7 +65,7 @@ def image_file(name: str) -> Path:
 
 def searched(engine: Engine, path: Path, everything: bool) -> PresentClasses:
     """The classes that `semantic` segments in an image; with `everything`, as for weights without kinds of images."""
-    network, image = engine.network(), engine.image(path, path.name)
+    network, image = engine.networks().shipped, engine.image(path, path.name)
     segmentation = ClassSegmentation(engine, network, image, RequestStatistics())
     if not everything:
         return segmentation.search()

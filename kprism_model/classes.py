@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """The form in which names are compared: letter case and repeated white space do not matter."""
     return " ".join(name.split()).casefold()
 
@@ -31,9 +31,9 @@ class ClassRegistry:
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"a class name must be a non-empty string, got {name!r}")
-            if _key(name) in rows:
-                raise ValueError(f"class {name!r} is listed twice; the first entry is {cleaned[rows[_key(name)]]!r}")
-            rows[_key(name)] = len(cleaned)
+            if (key := name_key(name)) in rows:
+                raise ValueError(f"class {name!r} is listed twice; the first entry is {cleaned[rows[key]]!r}")
+            rows[key] = len(cleaned)
             cleaned.append(" ".join(name.split()))
         self._names = tuple(cleaned)
         self._rows = rows
@@ -45,7 +45,7 @@ class ClassRegistry:
 
     def index(self, name: str) -> int:
         """The row of `name`; ValueError names the value and the known names if there is none."""
-        row = self._rows.get(_key(name)) if isinstance(name, str) else None
+        row = self._rows.get(name_key(name)) if isinstance(name, str) else None
         if row is None:
             raise ValueError(f"unknown class {name!r}; known classes: {', '.join(self._names) or '(none)'}")
         return row
@@ -63,7 +63,7 @@ class ClassRegistry:
         return len(self._names)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _key(name) in self._rows
+        return isinstance(name, str) and name_key(name) in self._rows
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassRegistry) and self._names == other._names

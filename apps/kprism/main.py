@@ -100,6 +100,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         background is not the last of them.
         """
         self._add_label_names()
+        self.label_registry.add(self.engine.networks().semantic_classes.names)
         meta: dict[str, Any] = super().info()
         meta["labels"] = [*meta["labels"], BACKGROUND]
         return meta

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 
 def kill_before_rename(number: int) -> None:
     """From now on this process is killed, as by `kill -9`, before its rename of this number (0 is the next one)."""
@@ -27,11 +29,12 @@ def kill_before_rename(number: int) -> None:
 def status_of_copy(work: Callable[[], object]) -> int:
     """Do some work in a copy of this process: its exit status, -9 if it was killed.
 
-    A copy spares the imports of a new process. It lacks the threads of this one, so do not compute in several threads.
+    A copy spares the imports of a new process. It lacks the threads of this one, so it computes in a single thread.
     """
     process = os.fork()
     if process == 0:
         try:
+            torch.set_num_threads(1)
             work()
         except BaseException:
             traceback.print_exc()

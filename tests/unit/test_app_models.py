@@ -21,9 +21,9 @@ from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from lib.engine import network_of
 from lib.errors import RequestError
 from lib.infers.request import Source
+from lib.networks import Networks, network_of
 
 CLASSES = ("polyp", "lungs")
 IMAGE = "mni152_axial72"
@@ -97,7 +97,7 @@ def test_all_models_share_one_network(app: KPrismApp, everything: Requests) -> N
     assert sum(isinstance(thing, KPrism) for thing in gc.get_objects()) == before
     engines = {id(task.context.engine) for task in app._infers.values()}
     assert engines == {id(app.engine)}
-    assert app.engine.network() is app.engine.network()
+    assert app.engine.networks() is app.engine.networks()
     assert set(app._infers) == {"semantic", "in_context", "interactive", "scribbles"}
 
 
@@ -172,7 +172,7 @@ def test_what_another_version_has_computed_is_not_used(app: KPrismApp, weights: 
     network = KPrism(KPrismConfig.tiny(num_classes=len(CLASSES))).eval()
     save_checkpoint(other, network, ClassRegistry(CLASSES), metadata={})
     first, before = ask(app, "interactive", IMAGE, thing=[[100, 100]])
-    app.engine.use(network_of(load_checkpoint(other), "cpu"))
+    app.engine.use(Networks(network_of(load_checkpoint(other), "cpu")))
     second, after = ask(app, "interactive", IMAGE, thing=[[100, 100]])
     assert after["encoder_passes"] == 1
     assert after["files_read"] == 0
@@ -222,7 +222,7 @@ def test_a_correction_of_a_small_structure_looks_at_a_window(
     app: KPrismApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[tuple[int, ...]] = []
-    predictor = app.engine.network().predictor
+    predictor = app.engine.networks().shipped.predictor
     real = predictor.embed
     monkeypatch.setattr(
         predictor, "embed", lambda images: [encoded.append(i.shape[:2]) for i in images] and real(images)

@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kprism_model.checkpoint import load_checkpoint, save_checkpoint
+from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib.learning.architecture import is_of_earlier_network
 from lib.learning.version_files import SHIPPED, VersionError
 from lib.learning.versions import Versions
+from lib.routes import MODES
 from tools.versions import main
 
 OLD, NEW = KPrismConfig.tiny(num_classes=2), KPrismConfig.tiny(num_classes=2, base_channels=4)
@@ -28,7 +30,8 @@ def ship(path: Path, config: KPrismConfig, seed: int = 0) -> None:
 
 def publish(versions: Versions, config: KPrismConfig, **metadata: Any) -> int:
     registry = ClassRegistry(["liver", "spleen", "cyst"][: config.num_classes])
-    return versions.publish(KPrism(config).eval(), registry, metadata=metadata)
+    routes = {mode: dict.fromkeys(registry.names) for mode in MODES}
+    return versions.publish(KPrism(config).eval(), registry, metadata=metadata, routes=routes)
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def test_the_new_shipped_weights_serve_and_nothing_is_changed(versions: Versions
     before = contents(versions.folder)
     served = versions.load()
     assert (served.number, served.warning) == (SHIPPED, None)
-    assert served.checkpoint.model.config == NEW
+    assert served.shipped.model.config == NEW
     assert versions.current().number == SHIPPED
     assert [(version.number, version.earlier) for version in versions.known()] == [(0, False), (1, True), (2, True)]
     assert versions.version(2).classes == ("liver", "spleen", "cyst")
@@ -120,15 +123,37 @@ def test_the_old_network_shipped_again_has_its_versions_back(versions: Versions)
     assert versions.load().number == SHIPPED
     assert [version.number for version in versions.known() if version.earlier] == [3]
     versions.roll_back(2)
-    assert (versions.load().number, versions.load().checkpoint.model.config.num_classes) == (2, 3)
+    assert (versions.load().number, versions.load().parts[2].model.config.num_classes) == (2, 3)
 
 
-def test_other_shipped_weights_of_the_same_network_change_nothing(versions: Versions) -> None:
+def test_with_other_shipped_weights_a_version_answers_what_they_do_not_know(
+    versions: Versions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody has compared the version with the new weights, so these answer what they know."""
+    base = versions.version(1).metadata["base"]
     ship(versions.shipped.with_suffix(""), OLD, seed=1)
+    assert versions.version(SHIPPED).weights_version != base
     served = versions.load()
     assert (served.number, served.warning, versions.current().number) == (2, None, 2)
+    assert served.routes.by_mode == {mode: {"cyst": 2} for mode in MODES}
+    assert list(served.parts) == [2]
     assert not any(version.earlier for version in versions.known())
-    assert versions.load_anchor(served).weights_version == load_checkpoint(versions.shipped).weights_version
+    warning = f"version 2 was compared with other shipped weights ({base}): the present ones answer liver, spleen"
+    assert versions.version(2).left_out == ("liver", "spleen")
+    assert str(versions.version(2).warning).startswith(warning) and warning in caplog.text
+
+
+def test_a_version_without_routes_is_of_an_earlier_network(versions: Versions) -> None:
+    """It was written when one network answered everything: nobody knows what it answers better."""
+    path = versions.folder / "0002.json"
+    content = json.loads(path.read_bytes())
+    del content["metadata"]["note"]["routes"]
+    path.write_text(json.dumps(content))
+    ship(versions.shipped.with_suffix(""), OLD)
+    assert [(version.number, version.earlier) for version in versions.known()] == [(0, False), (1, False), (2, True)]
+    assert versions.load().number == 1
+    with pytest.raises(VersionError, match="version 2 of the weights is of an earlier network"):
+        versions.roll_back(2)
 
 
 def test_the_command_tells_and_refuses_them(versions: Versions, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-GROUND = {"errors", "options", "files", "imaging", "request_statistics"}
-SERVICES = GROUND | {"datastore", "engine"}
+GROUND = {"errors", "options", "files", "imaging", "request_statistics", "routes"}
+SERVICES = GROUND | {"datastore", "engine", "networks"}
 
 APP_RULES: Mapping[str, set[str]] = {
     "errors": set(),
@@ -22,7 +22,9 @@ APP_RULES: Mapping[str, set[str]] = {
     "options": {"errors"},
     "imaging": {"errors", "options", "files"},
     "datastore": {"errors", "files", "imaging"},
-    "engine": GROUND,
+    "routes": set(),
+    "networks": {"routes"},
+    "engine": GROUND | {"networks"},
     "dicom": {"errors", "files", "imaging", "datastore"},
     "learning": SERVICES,
     "infers": SERVICES | {"learning"},

@@ -150,10 +150,16 @@ def test_a_damaged_file_is_encoded_again(predictor: Predictor, tmp_path: Path) -
     assert file.read_bytes() == whole
 
 
-def test_files_of_versions_before_the_last_two_are_deleted(predictor: Predictor, tmp_path: Path) -> None:
+def test_references_of_networks_in_use_and_of_those_before_are_kept(predictor: Predictor, tmp_path: Path) -> None:
     ward = Ward(tmp_path, case("a"))
-    for version in ("v1", "v2", "v3"):
-        ward.reference_cache.update(predictor, version, ward.submissions)
+    for versions in (["v0", "v1"], ["v0", "v2"], ["v2", "v3"], ["v2", "v3"]):
+        for version in versions:
+            ward.reference_cache.update(predictor, version, ward.submissions)
+        ward.reference_cache.keep(versions)
+    kept = {version: bool(ward.reference_cache.structures(version)) for version in ("v0", "v1", "v2", "v3")}
+    assert kept == {"v0": True, "v1": False, "v2": True, "v3": True}
+    ward.reference_cache.keep(["v3"])
+    ward.reference_cache.keep(["v2", "v3"])
     assert sorted(file.name[:2] for file in tmp_path.glob("*.safetensors")) == ["v2", "v3"]
 
 

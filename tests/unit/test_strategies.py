@@ -19,6 +19,7 @@ from kprism_model.predictor import Prediction, Predictor
 from lib.imaging.medical_image import MedicalImage
 from lib.learning.scores import ScoreBoard, Scores, calibrated, distances, entropy, score_image
 from lib.learning.strategies import by_disagreement, by_distance, by_uncertainty, make_strategies
+from lib.networks import Network, Networks
 
 
 class Store:
@@ -152,17 +153,18 @@ def volume(slices: int) -> MedicalImage:
     return MedicalImage("image 'v'", values, np.diag([1.0, 1.0, 3.0, 1.0]), 3, ".nii.gz", "digest")
 
 
-def test_an_image_is_scored_on_a_few_slices(predictor: Predictor) -> None:
+def test_an_image_is_scored_on_a_few_slices(predictor: Predictor, tmp_path: Path) -> None:
     image = volume(9)
     references = predictor.embed_references([image.scaled[0]], [image.scaled[0] > 0.7])
     passes = predictor.encoder_passes
-    found = score_image(predictor, image, lambda name, _: references if name == "liver" else None)
+    networks = Networks(Network("shipped", predictor, predictor.registry, "v1", "cpu", tmp_path))
+    found = score_image(networks, image, lambda name, _: references if name == "liver" else None)
     assert predictor.encoder_passes - passes == 3
     assert set(found.uncertainty) == {"liver", "spleen"} and set(found.disagreement) == {"liver"}
     assert all(value >= 0 for value in found.uncertainty.values())
     assert 0 <= found.disagreement["liver"] <= 1
     assert len(found.embedding) == predictor.model.config.encoder_channels[0]
-    assert len(score_image(predictor, volume(1), lambda *_: None).embedding) == len(found.embedding)
+    assert len(score_image(networks, volume(1), lambda *_: None).embedding) == len(found.embedding)
 
 
 def test_scores_are_kept_over_restarts_and_computed_anew_for_new_weights(tmp_path: Path) -> None:

@@ -23,10 +23,13 @@ from kprism_model.network.kprism import KPrism
 from lib import files
 from lib.learning.version_files import SHIPPED, VersionError
 from lib.learning.versions import Versions
+from lib.routes import MODES
 from tests.unit.kill_at_rename import status_of_killed
 from tools.versions import main
 
 REGISTRY = ClassRegistry(["liver", "spleen", "left kidney", "right kidney"])
+EVERYTHING = {mode: dict.fromkeys(REGISTRY.names) for mode in MODES}
+"""Routes of a version that answers every structure itself."""
 
 
 def network(value: float) -> KPrism:
@@ -47,7 +50,7 @@ def versions(tmp_path: Path) -> Versions:
 
 
 def publish(versions: Versions, value: float, **metadata: object) -> int:
-    return versions.publish(network(value), REGISTRY, metadata=metadata)
+    return versions.publish(network(value), REGISTRY, metadata=metadata, routes=EVERYTHING)
 
 
 def test_the_shipped_weights_serve_until_something_is_published(versions: Versions) -> None:
@@ -65,7 +68,13 @@ def test_a_published_version_serves_with_all_that_was_said_of_it(versions: Versi
     assert (served.number, value_of(served.checkpoint.model)) == (1, 1.0)
     version = versions.current()
     assert version.parent == SHIPPED
-    assert version.metadata == {"trained_on": ["case1", "case2"], "metrics": {"semantic": 0.5}}
+    assert version.base == versions.version(SHIPPED).weights_version
+    assert version.metadata == {
+        "base": version.base,
+        "trained_on": ["case1", "case2"],
+        "metrics": {"semantic": 0.5},
+        "routes": {mode: dict.fromkeys(REGISTRY.names, 1) for mode in MODES},
+    }
     assert version.weights_version == served.checkpoint.weights_version
     assert abs(version.made - time.time()) < 60
 
@@ -151,6 +160,88 @@ def test_old_versions_are_pruned_but_never_the_serving_one_or_its_parent(version
     assert not list(versions.folder.glob("0003*"))
 
 
+def test_what_a_serving_version_or_its_parent_has_routes_to_is_not_pruned(versions: Versions) -> None:
+    versions.keep = 2
+    publish(versions, 1.0)
+    publish(versions, 2.0)
+    publish_routes(versions, 3.0, semantic={"liver": 1, "spleen": None})
+    publish_routes(versions, 4.0, semantic={"spleen": None})
+    assert [version.number for version in versions.known()] == [0, 1, 3, 4]
+    publish(versions, 5.0)
+    assert [version.number for version in versions.known()] == [0, 4, 5]
+
+
+def publish_routes(versions: Versions, value: float, **routes: dict[str, int | None]) -> int:
+    return versions.publish(network(value), REGISTRY, metadata={}, routes=routes)
+
+
+def test_each_structure_and_mode_is_answered_by_the_version_that_its_route_names(versions: Versions) -> None:
+    publish(versions, 1.0)
+    kinds, provisional = {"liver": ["CT, abdomen"]}, {"semantic": ["spleen"]}
+    metadata = {"kinds": kinds, "provisional": provisional}
+    routes = {"semantic": {"spleen": None, "liver": 1}, "interactive": {"liver": 1}}
+    assert versions.publish(network(2.0), REGISTRY, metadata=metadata, routes=routes) == 2
+    served = versions.load()
+    assert served.routes.to_json() == {"semantic": {"spleen": 2, "liver": 1}, "interactive": {"liver": 1}}
+    assert {number: value_of(part.model) for number, part in served.parts.items()} == {1: 1.0, 2: 2.0}
+    assert value_of(served.shipped.model) == 0.0
+    assert served.routes.version_for("semantic", "Spleen") == 2
+    assert served.routes.version_for("in_context", "spleen") is None
+    assert (served.kinds, served.provisional) == ({"liver": ("CT, abdomen",)}, {"semantic": ("spleen",)})
+    publish(versions, 3.0)
+    versions.roll_back(2)
+    assert versions.load().routes == served.routes
+    versions.roll_back(SHIPPED)
+    assert (versions.load().parts, versions.load().routes.numbers()) == ({}, ())
+
+
+def test_a_version_without_one_that_it_has_routes_to_is_left_out(versions: Versions) -> None:
+    publish(versions, 1.0)
+    publish(versions, 2.0)
+    publish_routes(versions, 3.0, semantic={"liver": 1, "spleen": None})
+    damage(versions.version(1).path)
+    served = versions.load()
+    assert (served.number, served.warning is None) == (2, False)  # the parent of 3 needs only itself
+    assert served.warning is not None and "version 3 of the weights is damaged and left out" in served.warning
+    versions.roll_back(2)
+    with pytest.raises(VersionError, match="version 3 .* cannot serve: version 1 of the weights is damaged"):
+        versions.roll_back(3)
+    for suffix in (".json", ".safetensors"):
+        versions.version(2).path.with_name("0001.json").with_suffix(suffix).unlink()
+    with pytest.raises(VersionError, match="version 3 of the weights cannot serve: there is no version 1"):
+        versions.roll_back(3)
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        ({"semantic": {"tumour": None}}, "'tumour' has a route to version 2, which knows no such class"),
+        ({"semantic": {"liver": 3}}, "routes of semantic send 'liver' to version 3; expected 1 to 2"),
+        ({"scribbles": {"liver": None}}, "routes name the mode 'scribbles'; expected one of semantic, in_context"),
+    ],
+)
+def test_routes_that_cannot_be_followed_are_not_published(
+    versions: Versions, routes: dict[str, dict[str, int | None]], message: str
+) -> None:
+    publish(versions, 1.0)
+    with pytest.raises(ValueError, match=message):
+        versions.publish(network(2.0), REGISTRY, metadata={}, routes=routes)
+    assert (versions.load().number, [version.number for version in versions.known()]) == (1, [0, 1])
+    assert publish(versions, 2.0) == 2
+
+
+def test_routes_that_are_damaged_on_the_disk_are_a_damaged_version(versions: Versions) -> None:
+    publish(versions, 1.0)
+    publish(versions, 2.0)
+    path = versions.folder / "0002.json"
+    content = json.loads(path.read_bytes())
+    content["metadata"]["note"]["routes"]["semantic"]["liver"] = "two"
+    path.write_text(json.dumps(content))
+    served = versions.load()
+    assert served.number == 1 and served.warning is not None
+    assert "routes of semantic send 'liver' to version 'two'; expected 1 to 2" in served.warning
+
+
 def test_a_parent_outlives_younger_versions_that_do_not_serve(versions: Versions) -> None:
     versions.keep = 2
     publish(versions, 1.0)
@@ -197,7 +288,7 @@ def test_a_full_disk_leaves_the_old_version_serving(
 def test_a_kill_in_the_middle_of_a_publication_leaves_the_old_version(versions: Versions, renames: int) -> None:
     publish(versions, 1.0)
     model = network(2.0)
-    publication = partial(versions.publish, model, REGISTRY, metadata={})
+    publication = partial(versions.publish, model, REGISTRY, metadata={}, routes=EVERYTHING)
     assert status_of_killed(publication, renames) == -signal.SIGKILL
     served = versions.load()
     assert (served.number, served.warning, value_of(served.checkpoint.model)) == (1, None, 1.0)
@@ -215,7 +306,8 @@ def test_the_command_lists_checks_and_rolls_back(versions: Versions, capsys: pyt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("serving now:    1")
     assert [line[0] for line in lines[1:]] == [" ", "*", " "]
-    assert lines[2].endswith("from 0  3 cases")
+    names = ", ".join(REGISTRY.names)
+    assert lines[2].endswith(f"from 0  3 cases  semantic: {names}  in_context: {names}  interactive: {names}")
     damage(versions.version(2).path)
     assert main([*where, "check"]) == 1
     assert "DAMAGED" in capsys.readouterr().out.splitlines()[2]

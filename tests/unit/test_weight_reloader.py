@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from lib.engine import Engine, network_of
+from lib.engine import Engine
 from lib.learning.reference_cache import ReferenceCache
 from lib.learning.submission_store import Submission
 from lib.learning.training_schedule import TrainingLog, TrainingSchedule
 from lib.learning.versions import Versions
-from lib.learning.weight_reloader import WeightReloader
+from lib.learning.weight_reloader import WeightReloader, networks_of
+from lib.routes import IN_CONTEXT, MODES
 
 
 class Server:
@@ -32,7 +34,7 @@ class Server:
         save_checkpoint(folder / "shipped", self.network(), self.registry, metadata={})
         self.versions = Versions(folder / "versions", folder / "shipped.safetensors")
         served = self.versions.load()
-        self.engine = Engine(network_of(served.checkpoint, "cpu"), 1 << 20)
+        self.engine = Engine(networks_of(served, "cpu"), 1 << 20)
         self.submissions: list[Submission] = []
         self.reference_cache = ReferenceCache(folder / "bank", lambda submission: square(submission.image_id))
         self.trainings = 0
@@ -47,6 +49,11 @@ class Server:
     @staticmethod
     def network() -> KPrism:
         return KPrism(KPrismConfig.tiny(num_classes=1)).eval()
+
+    def publish(self, routes: Mapping[str, Mapping[str, int | None]] | None = None) -> int:
+        """A version with new random weights, which by default answers everything itself."""
+        routes = {mode: {"liver": None} for mode in MODES} if routes is None else routes
+        return self.versions.publish(self.network(), self.registry, metadata={}, routes=routes)
 
     def train(self) -> None:
         self.trainings += 1
@@ -69,33 +76,68 @@ def server(tmp_path: Path) -> Server:
 def test_a_published_version_answers_from_the_next_request_on(server: Server) -> None:
     server.submit("a")
     server.reloader.step()
-    before = server.engine.network()
+    before = server.engine.networks()
     assert server.reloader.number == 0
-    server.versions.publish(server.network(), server.registry, metadata={})
+    server.publish()
     server.reloader.step()
-    after = server.engine.network()
+    after = server.engine.networks()
     assert server.reloader.number == 1 and after.version == server.versions.current().weights_version
-    assert before is not after and before.predictor.model is not after.predictor.model
-    passes = after.predictor.encoder_passes
+    assert before is not after and after.shipped is before.shipped
+    part = after.of(IN_CONTEXT, "liver")
+    assert part is after.parts[1] and part.predictor.model is not before.shipped.predictor.model
+    passes = part.predictor.encoder_passes
     assert (
-        server.reference_cache.update(after.predictor, after.version, server.submissions) == 0
+        server.reference_cache.update(part.predictor, part.version, server.submissions) == 0
     )  # encoded before the exchange
-    assert after.predictor.encoder_passes == passes == 1
+    assert part.predictor.encoder_passes == passes == 1
 
 
 def test_a_rollback_is_followed_too(server: Server) -> None:
-    server.versions.publish(server.network(), server.registry, metadata={})
+    server.publish()
     server.reloader.step()
     server.versions.roll_back(0)
     server.reloader.step()
     assert server.reloader.number == 0
-    assert server.engine.network().version == server.versions.version(0).weights_version
+    networks = server.engine.networks()
+    assert networks.version == networks.shipped.version == server.versions.version(0).weights_version
+    assert not networks.parts and not networks.routes.numbers()
+
+
+def test_networks_that_still_answer_are_neither_loaded_nor_encoded_again(server: Server) -> None:
+    server.submit("a")
+    server.publish()
+    server.reloader.step()
+    before = server.engine.networks()
+    server.publish({"semantic": {"liver": None}, "in_context": {"liver": 1}})
+    server.versions.version(1).path.touch()
+    server.reloader.step()
+    after = server.engine.networks()
+    assert after.shipped is before.shipped and after.parts[1] is before.parts[1]
+    assert after.version == server.versions.current().weights_version
+    assert [after.of(mode, "Liver").name for mode in MODES] == ["version 2", "version 1", "shipped"]
+    assert after.parts[1].predictor.encoder_passes == 1
+    assert after.parts[2].predictor.encoder_passes == after.shipped.predictor.encoder_passes == 0
+
+
+def test_references_of_networks_that_no_longer_answer_are_removed(server: Server) -> None:
+    server.submit("a")
+    for _ in range(3):
+        server.publish()
+        server.reloader.step()
+        server.reloader.step()
+    kept = {path.name.split("-")[0] for path in (server.versions.folder.parent / "bank").glob("*.safetensors")}
+    numbers = (2, 3)  # the serving version, and the one before for requests that still use it
+    assert kept == {server.versions.version(number).weights_version for number in numbers}
+    server.versions.roll_back(0)
+    server.reloader.step()
+    version = server.engine.networks().version
+    assert server.reference_cache.structures(version) == ["liver"]
 
 
 def test_a_damaged_version_is_not_taken_up_and_the_reason_is_told(server: Server) -> None:
-    server.versions.publish(server.network(), server.registry, metadata={})
+    server.publish()
     server.reloader.step()
-    server.versions.publish(server.network(), server.registry, metadata={})
+    server.publish()
     server.versions.version(2).path.write_bytes(b"damaged")
     server.reloader.step()
     assert server.reloader.number == 1
@@ -104,7 +146,7 @@ def test_a_damaged_version_is_not_taken_up_and_the_reason_is_told(server: Server
 
 def test_a_new_label_is_a_reference_within_a_second_and_enough_of_them_start_a_training(server: Server) -> None:
     server.reloader.start()
-    version = server.engine.network().version
+    version = server.engine.networks().version
     for name in ("a", "b"):
         server.submit(name)
         server.reloader.wake()
@@ -122,7 +164,7 @@ def test_the_thread_outlives_what_goes_wrong(server: Server, monkeypatch: pytest
     server.reloader.start()
     time.sleep(0.2)
     monkeypatch.setattr(server.reloader, "_submissions", lambda: server.submissions)
-    server.versions.publish(server.network(), server.registry, metadata={})
+    server.publish()
     deadline = time.monotonic() + 60
     while server.reloader.number == 0 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one network of a device, shared by all models, and a cache of images, masks and features.
+"""The networks of a device, shared by all models, and a cache of images, masks and features.
 
 Requests run in several threads. Passes through the network hold the engine's lock, one pass at a time; reading files
-and composing answers do not. A request takes a `Network` once and keeps it to its end, so one version of the weights
-answers it, even if new weights come in the meantime. Everything in the cache can be computed again from files and
-weights, and its key names both, so an answer never depends on earlier requests.
+and composing answers do not. A request takes the `Networks` once and keeps them to its end, so one version of the
+weights answers it, even if new weights come in the meantime. Everything in the cache can be computed again from files
+and weights, and its key names both, so an answer never depends on earlier requests.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from kprism_model.checkpoint import Checkpoint
-from kprism_model.classes import ClassRegistry
 from kprism_model.predictor import Click, Predictor
 from kprism_model.store import ByteStore, cached, is_out_of_memory
 from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
+from lib.networks import Network, Networks
 from lib.request_statistics import RequestStatistics
 
 logger = logging.getLogger(__name__)
@@ -35,45 +33,31 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Network:
-    """One version of the weights on a device; `path` is its weights file."""
-
-    predictor: Predictor
-    registry: ClassRegistry
-    version: str
-    device: str
-    path: Path
-
-
-def network_of(checkpoint: Checkpoint, device: str) -> Network:
-    """Loaded weights on a device, as the engine uses them."""
-    predictor = Predictor(checkpoint.model, checkpoint.registry, device=device)
-    return Network(predictor, checkpoint.registry, checkpoint.weights_version, device, checkpoint.path)
-
-
 class Engine:
-    """A network and a cache of `budget` bytes, which is also the limit for one image.
+    """Networks and a cache of `budget` bytes, which is also the limit for one image.
 
-    `use` replaces the network by another version.
+    `use` replaces the networks by those of another version.
     """
 
-    def __init__(self, network: Network, budget: int) -> None:
+    def __init__(self, networks: Networks, budget: int) -> None:
         self.cache = ByteStore(budget)
-        self._network = network
+        self._networks = networks
         self.passes = Lock()
 
-    def network(self) -> Network:
-        """The current weights, the same object for every caller."""
-        return self._network
+    def networks(self) -> Networks:
+        """The current networks, the same object for every caller."""
+        return self._networks
 
-    def use(self, network: Network) -> None:
-        """Answer new requests with `network`; requests that have started keep the network that they have."""
-        self._network = network
+    def use(self, networks: Networks) -> None:
+        """Answer new requests with `networks`; requests that have started keep the networks that they have."""
+        self._networks = networks
 
     def warm_up(self) -> None:
-        """Run the network once, so that the first request does not wait for PyTorch's preparations."""
-        predictor = self._network.predictor
+        """Run each network once, so that the first request does not wait for PyTorch's preparations."""
+        for network in self._networks:
+            self._warm_up(network.predictor)
+
+    def _warm_up(self, predictor: Predictor) -> None:
         side = predictor.model.config.native_size
         blank = np.zeros((side, side), np.float32)
 
@@ -111,7 +95,7 @@ class Engine:
         return cached(self.cache, key, compute)
 
     def volume(self, network: Network, image: MedicalImage, statistics: RequestStatistics) -> VolumePredictor:
-        """A predictor of one image with one version of the weights; all predictors share the cache and the device."""
+        """A predictor of one image with one network; all predictors share the cache and the device."""
         lock = Pass(self, "network", statistics)
         predictor = VolumePredictor(network.predictor, store=self.cache, version=network.version, lock=lock)
         predictor.use_volume(image.volume)

@@ -19,7 +19,7 @@ from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding
 from lib.configs.app_config import AppConfig
 from lib.datastore import image_path
-from lib.engine import Engine, network_of
+from lib.engine import Engine
 from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.reading import read_image
@@ -32,8 +32,9 @@ from lib.learning.submitted_references import SubmittedReferences
 from lib.learning.traffic import Traffic
 from lib.learning.training_schedule import TrainingSchedule
 from lib.learning.versions import Versions
-from lib.learning.weight_reloader import WeightReloader
+from lib.learning.weight_reloader import WeightReloader, networks_of
 from lib.request_statistics import RequestStatistics
+from lib.routes import IN_CONTEXT
 from lib.trainers import tasks
 from lib.trainers.active_learner import ActiveLearner
 
@@ -57,9 +58,9 @@ class LearningLoop:
         self.versions = Versions(config.state / "versions", config.model_path, keep=config.keep_versions)
         self._stamp = self.versions.stamp()  # before loading, so that a version published meanwhile is noticed
         self._served = self.versions.load(device=config.device)
-        network = network_of(self._served.checkpoint, config.device)
-        self.engine = Engine(network, config.cache_mb << 20)
-        self.label_registry = LabelRegistry([*network.registry.names, *config.labels])
+        networks = networks_of(self._served, config.device)
+        self.engine = Engine(networks, config.cache_mb << 20)
+        self.label_registry = LabelRegistry([*networks.semantic_classes.names, *config.labels])
         self.submission_store = SubmissionStore(config.state / "intake")
         self.submissions = SubmissionService(
             self.submission_store,
@@ -81,7 +82,7 @@ class LearningLoop:
         self.traffic = Traffic()
         self.score_board = ScoreBoard(
             config.state / "scores",
-            lambda: self.engine.network().version,
+            lambda: self.engine.networks().version,
             datastore.list_images,
             self._score,
             busy=lambda: self.traffic.busy or tasks.is_running(),
@@ -183,17 +184,18 @@ class LearningLoop:
         return self._served.warning if self.reloader is None else self.reloader.warning
 
     def _score(self, image_id: str) -> Scores:
-        network = self.engine.network()
+        networks = self.engine.networks()
         # Not in the engine's cache: scoring all images must not evict those that somebody works on.
         path, name = image_path(self.datastore, image_id), f"image {image_id!r}"
         image = read_image(path, name, self.engine.cache.budget).cut()
 
         def find(structure: str, query: ImageEmbedding) -> References | None:
+            network = networks.of(IN_CONTEXT, structure)
             entries = self.submitted_references.find(network, structure, image, image_id, [query], REFERENCES_PER_SCORE)
             return self.submitted_references.encoded(network, entries) if entries else None
 
         return score_image(
-            network.predictor,
+            networks,
             image,
             find,
             run=lambda compute: self.engine.run("score", RequestStatistics(), compute),

@@ -73,7 +73,7 @@ def show(versions: Versions, *, check: bool) -> int:
 
 
 def describe(version: Version) -> str:
-    """One line: number, date, hash, parent or origin, number of training cases, whether it cannot serve any more."""
+    """One line: number, date, hash, parent or origin, training cases, what it answers, or why it cannot serve."""
     if version.made is None:
         return f"{version.number:4d}  {'shipped':16}  {version.weights_version}"
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made))
@@ -83,7 +83,18 @@ def describe(version: Version) -> str:
     origin = version.metadata.get("origin")
     source = f"version {origin['version']} of {origin['archive']}" if origin else version.parent
     network = "  of an earlier network: cannot serve" if version.earlier else ""
-    return f"{version.number:4d}  {made:16}  {version.weights_version}  from {source}{trained}{network}"
+    answers = "".join(f"  {mode}: {', '.join(names)}" for mode, names in _answers(version).items())
+    warning = f"  ({version.warning})" if version.warning else ""
+    start = f"{version.number:4d}  {made:16}  {version.weights_version}  from {source}"
+    return f"{start}{trained}{answers}{network}{warning}"
+
+
+def _answers(version: Version) -> dict[str, list[str]]:
+    """Mode -> structures that are not answered by the shipped weights; with the number of an earlier version."""
+    return {
+        mode: [name if number == version.number else f"{name} (version {number})" for name, number in entries.items()]
+        for mode, entries in version.routes.by_mode.items()
+    }
 
 
 if __name__ == "__main__":

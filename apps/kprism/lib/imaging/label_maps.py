@@ -6,6 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_LABELS = 255
+"""An index map has eight bits a voxel."""
+
 
 def values_in(labels: NDArray[np.uint8]) -> set[int]:
     """The values of an index map other than 0."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation of whole images by class: the answer of `semantic`, and an initial mask for clicks.
+"""Segmentation of whole images by class with one network; `routed_segmentation` puts the networks' answers together.
 
 Structures that only an earlier network of the site knew (`lib.learning.earlier_structures`) are segmented from
 references instead.
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from kprism_model.image_kind import NONE, ImageKind
 from kprism_model.volumes.predictor import Extent
-from lib.engine import Engine, Network
+from lib.engine import Engine
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.request import InferRequest
 from lib.infers.scope import CLEAN_UP, PLANE, SLICES
 from lib.infers.structure_references import StructureReferences
+from lib.networks import Network
 from lib.options import Option
 from lib.request_statistics import RequestStatistics
 
@@ -36,7 +37,7 @@ it; which slices, and of which plane; and cleaning up."""
 class PresentClasses:
     """An index map (i, j, k), read-only, whose value n is the n-th of `names`; the kind of image, if it is known.
 
-    `not_asked` are the other classes of the weights: they cannot be in such an image.
+    `not_asked` are the other structures that are known: they cannot be in such an image.
     """
 
     labels: NDArray[np.uint8]
@@ -70,7 +71,7 @@ def _message(kind: str, not_asked: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ClassSegmentation:
-    """Segments one image by class; the network runs only for what is not in the cache.
+    """Segments one image by class with `network`, which runs only for what is not in the cache.
 
     presence: the least probability to be in a slice. clean_up: whether each structure is cleaned up. extent: "volume",
     or the first and last slice to look at.
@@ -86,11 +87,11 @@ class ClassSegmentation:
 
     @classmethod
     def of(cls, engine: Engine, request: InferRequest) -> ClassSegmentation:
-        """For a request of a model with the options `WHOLE_IMAGE`."""
+        """With the shipped network, for a request of a model with the options `WHOLE_IMAGE`."""
         options = request.options
         return cls(
             engine,
-            request.network,
+            request.networks.shipped,
             request.image,
             request.statistics,
             presence=options["presence"],

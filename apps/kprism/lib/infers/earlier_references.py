@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lib.engine import Network
 from lib.infers.reference_selection import ReferenceSelector
 from lib.infers.request import InferRequest
 from lib.infers.structure_references import StructureReferences
 from lib.learning.earlier_structures import EarlierStructures
+from lib.networks import Networks
 
 
 class EarlierReferences:
@@ -18,9 +18,9 @@ class EarlierReferences:
     def __init__(self, structures: EarlierStructures, selector: ReferenceSelector) -> None:
         self._structures, self._selector = structures, selector
 
-    def names(self, network: Network) -> list[str]:
-        """The structures that these weights do not know and a version of an earlier network did."""
-        return self._structures.unknown_to(network.registry)
+    def names(self, networks: Networks) -> list[str]:
+        """The structures that these networks do not segment by name and a version of an earlier network did."""
+        return self._structures.unknown_to(networks.semantic_classes)
 
     def find(self, request: InferRequest, names: Sequence[str]) -> dict[str, StructureReferences]:
         """References for the structures `names` in the image of a request.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lib.infers.app_context import AppContext
 from lib.infers.class_segmentation import WHOLE_IMAGE
+from lib.infers.label_layers import Layer, flattened
 from lib.infers.reference_selection import REFERENCE_SLICES, ReferenceSelector
 from lib.infers.request import InferRequest
 from lib.infers.resolve import resolve_structures
@@ -19,7 +20,9 @@ from lib.infers.result import InferResult
 from lib.infers.scope import labels_to_clean
 from lib.infers.structure_references import StructureReferences, references_metadata
 from lib.infers.task import KPrismTask
+from lib.networks import Network
 from lib.options import Option
+from lib.routes import IN_CONTEXT
 
 
 class InContext(KPrismTask):
@@ -47,22 +50,34 @@ class InContext(KPrismTask):
         return resolve_structures(self.context, self.options, params)
 
     def answer(self, request: InferRequest) -> InferResult:
-        """Each structure from its own references, merged: a pixel belongs to its most probable structure."""
+        """Each structure from its own references, merged: a pixel belongs to the most probable structure of a network.
+
+        Structures of the site's networks are on top of those of the shipped one.
+        """
         options = request.options
         references = self._selector.select(
             request, request.labels, cases=options["references"], count=options["reference_slices"]
         )
-        labels = self._segment(request, references)
-        return InferResult(labels, tuple(references), request.labels, {"references": references_metadata(references)})
+        layers = []
+        for network, names in request.networks.grouped(IN_CONTEXT, references).items():
+            layers.append(Layer(self._segment(request, network, {name: references[name] for name in names}), names))
+        names = tuple(references)
+        metadata = {
+            "references": references_metadata(references),
+            "answered_by": {name: own.network.name for name, own in references.items()},
+        }
+        return InferResult(flattened(layers, names), names, request.labels, metadata)
 
-    def _segment(self, request: InferRequest, references: Mapping[str, StructureReferences]) -> NDArray[np.uint8]:
-        """Index map (i, j, k), read-only, in the order of `references`."""
+    def _segment(
+        self, request: InferRequest, network: Network, references: Mapping[str, StructureReferences]
+    ) -> NDArray[np.uint8]:
+        """Index map (i, j, k) of one network, read-only, in the order of `references`."""
         engine, options, extent = self.context.engine, request.options, request.extent
         clean = labels_to_clean(options, tuple(references))
 
         def predict() -> NDArray[np.uint8]:
             encoded = {name: own.encode() for name, own in references.items()}
-            volume = engine.volume(request.network, request.image, request.statistics)
+            volume = engine.volume(network, request.image, request.statistics)
             labels = volume.predict_references(
                 encoded,
                 minimum_presence=options["presence"],
@@ -76,5 +91,5 @@ class InContext(KPrismTask):
 
         keys = tuple((name, own.key) for name, own in references.items())
         settings = (extent, options["presence"], options["clean_up"])
-        key = ("in_context", request.network.version, request.image.volume.digest, keys, *settings)
+        key = ("in_context", network.version, request.image.volume.digest, keys, *settings)
         return engine.cached(key, predict)

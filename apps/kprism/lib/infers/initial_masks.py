@@ -27,6 +27,7 @@ from lib.infers.class_segmentation import PRESENCE, ClassSegmentation
 from lib.infers.earlier_references import EarlierReferences
 from lib.infers.existing_masks import read_uploaded, stored_masks, uploaded_values
 from lib.infers.request import NOTHING, InferRequest, InitialMasks
+from lib.infers.routed_segmentation import RoutedSegmentation
 from lib.infers.structure_references import StructureReferences
 
 FINAL, ORIGINAL, SEMANTIC = "final label", "original label", "semantic"
@@ -95,10 +96,9 @@ def _stored(context: AppContext, request: InferRequest, source: str) -> Masks:
 
 
 def _semantic(context: AppContext, request: InferRequest, clicked: Sequence[str], earlier: EarlierReferences) -> Masks:
-    segmentation = ClassSegmentation(
-        context.engine, request.network, request.image, request.statistics, presence=PRESENCE
-    )
-    present = segmentation.search(_earlier_references(request, clicked, earlier))
+    networks = request.networks
+    shipped = ClassSegmentation(context.engine, networks.shipped, request.image, request.statistics, presence=PRESENCE)
+    present = RoutedSegmentation(networks, shipped).search(_earlier_references(request, clicked, earlier))
     values = values_in(present.labels)
     return {name: present.labels == value for value, name in enumerate(present.names, 1) if value in values}
 
@@ -107,9 +107,9 @@ def _earlier_references(
     request: InferRequest, clicked: Sequence[str], earlier: EarlierReferences
 ) -> dict[str, StructureReferences]:
     """References for clicked structures that only an earlier network knew; without any they get no initial mask."""
-    network = request.network
-    unknown = {name for name in clicked if name not in network.registry}
-    names = [name for name in earlier.names(network) if name in unknown] if unknown else []
+    networks = request.networks
+    unknown = {name for name in clicked if name not in networks.semantic_classes}
+    names = [name for name in earlier.names(networks) if name in unknown] if unknown else []
     try:
         return earlier.find(request, names)
     except RequestError:

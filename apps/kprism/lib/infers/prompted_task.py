@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models with prompts: a model chooses the prompts of each structure, and the predictor of volumes answers them."""
+"""Models with prompts: a model chooses the prompts of each structure, and the predictor of volumes answers them.
+
+A label that one network answers may overlap one of another: then the rules of `resolve_overlaps` apply to all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 
 from kprism_model.volumes.next_slice import next_slice
-from kprism_model.volumes.predictor import StructureMask, StructurePrompts
+from kprism_model.volumes.prediction import StructureMask, VolumePrediction, resolve_overlaps
+from kprism_model.volumes.predictor import StructurePrompts
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.request import InferRequest
 from lib.infers.result import InferResult
 from lib.infers.scope import labels_to_clean
 from lib.infers.task import KPrismTask
+from lib.routes import INTERACTIVE
 
 
 class PromptedTask(KPrismTask):
@@ -29,10 +34,7 @@ class PromptedTask(KPrismTask):
 
         Prompted slices and those that a mask is propagated to are new; all others stay as in the initial mask.
         """
-        volume = self.context.engine.volume(request.network, request.image, request.statistics)
-        clean = labels_to_clean(request.options, request.labels)
-        answer = volume.segment(self.prompts(request), extent=request.extent, largest=clean, fill=clean)
-        request.statistics.count(volume)
+        answer = self._segment(request)
         with request.statistics.step("compose"):
             labels = answer.index_map(request.labels)
         slices = {name: _slices(mask, request.image) for name, mask in answer.masks.items()}
@@ -41,13 +43,36 @@ class PromptedTask(KPrismTask):
             "slices": slices,
             "slices_followed": propagated,
             "next_slice": {name: _next_slice(mask, request.image) for name, mask in answer.masks.items()},
+            "answered_by": {name: request.networks.of(INTERACTIVE, name).name for name in request.labels},
         }
         return InferResult(labels, request.labels, request.labels, metadata)
 
+    def _segment(self, request: InferRequest) -> VolumePrediction:
+        """The masks of all labels, each by the network that answers it.
+
+        The prompts of a label name all clicks of the request, whatever network answers the other labels.
+        """
+        prompts = self.prompts(request)
+        predictions = []
+        for network, labels in request.networks.grouped(INTERACTIVE, request.labels).items():
+            volume = self.context.engine.volume(network, request.image, request.statistics)
+            clean = labels_to_clean(request.options, labels)
+            own = {label: prompts[label] for label in labels}
+            predictions.append(volume.segment(own, extent=request.extent, largest=clean, fill=clean))
+            request.statistics.count(volume)
+        if len(predictions) == 1:
+            return predictions[0]
+        masks = {label: mask for prediction in predictions for label, mask in prediction.masks.items()}
+        return VolumePrediction(
+            resolve_overlaps({label: masks[label] for label in request.labels}),
+            sum(prediction.encoded_slices for prediction in predictions),
+            sum(prediction.decoded_rows for prediction in predictions),
+        )
+
     @staticmethod
     def known_class(request: InferRequest, label: str) -> str | None:
-        """The class that joins in propagation (`kprism_model.volumes.class_prior`): a label that the network knows."""
-        return label if label in request.network.registry else None
+        """The class that joins in propagation (`kprism_model.volumes.class_prior`): a label that its network knows."""
+        return label if label in request.networks.of(INTERACTIVE, label).registry else None
 
     @classmethod
     def class_name(cls, request: InferRequest, label: str) -> str | None:

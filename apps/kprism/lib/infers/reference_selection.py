@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which labelled cases serve as references for a structure, and their encoding by the network.
+"""Which labelled cases serve as references for a structure, and their encoding by the network that answers it.
 
 Cases that the request names are used as they are. Otherwise submitted cases are compared with the image; other labels
 in the datastore serve if no submitted case shows the structure. References are cut in the plane that the request asks
@@ -22,6 +22,8 @@ from lib.infers.labelled_references import Reference, ReferenceFinder
 from lib.infers.request import InferRequest
 from lib.infers.structure_references import StructureReferences
 from lib.learning.submitted_references import SubmittedReferences, key_of, used
+from lib.networks import Network
+from lib.routes import IN_CONTEXT
 
 REFERENCE_SLICES = 3
 """Slices in all that serve as references for a structure, by default."""
@@ -64,7 +66,7 @@ class ReferenceSelector:
             problems: list[RequestError] = []
             for name in (name for name in names if name not in selected):
                 try:
-                    selected[name] = self._of_cases(request, finder.find(name, count, bool(structures)))
+                    selected[name] = self._of_cases(request, name, finder.find(name, count, bool(structures)))
                 except RequestError as error:
                     if structures:
                         raise
@@ -89,8 +91,17 @@ class ReferenceSelector:
         self, request: InferRequest, structures: Sequence[str], count: int
     ) -> dict[str, StructureReferences]:
         """References among the submitted cases, for those of the structures that they show."""
-        network, image, image_id = request.network, request.image, request.image_id
-        self._submitted.update(network)
+        selected: dict[str, StructureReferences] = {}
+        for network, names in request.networks.grouped(IN_CONTEXT, structures).items():
+            selected |= self._for_network(request, network, names, count)
+        return selected
+
+    def _for_network(
+        self, request: InferRequest, network: Network, structures: Sequence[str], count: int
+    ) -> dict[str, StructureReferences]:
+        """References among the submitted cases for structures that one network answers."""
+        image, image_id = request.image, request.image_id
+        self._submitted.update(request.networks, network)
         shown = self._submitted.structures(network, image_id)
         structures = [name for name in structures if name in shown]
         if not structures:
@@ -104,18 +115,20 @@ class ReferenceSelector:
             entries = self._submitted.find(network, name, image, image_id, slices, count)
             if entries:
                 encode = partial(self._submitted.encoded, network, entries)
-                selected[name] = StructureReferences(key_of(entries), used(entries), encode)
+                selected[name] = StructureReferences(network, key_of(entries), used(entries), encode)
         return selected
 
-    def _of_cases(self, request: InferRequest, references: Sequence[Reference]) -> StructureReferences:
+    def _of_cases(self, request: InferRequest, structure: str, references: Sequence[Reference]) -> StructureReferences:
         """References from labels in the datastore."""
+        network = request.networks.of(IN_CONTEXT, structure)
         entries = [{"image": reference.image_id, "slices": list(reference.slices)} for reference in references]
-        return StructureReferences(_key(references), entries, partial(self._encoded, request, references))
+        encode = partial(self._encoded, request, network, references)
+        return StructureReferences(network, _key(references), entries, encode)
 
-    def _encoded(self, request: InferRequest, references: Sequence[Reference]) -> References:
+    def _encoded(self, request: InferRequest, network: Network, references: Sequence[Reference]) -> References:
         images = [np.ascontiguousarray(r.image.scaled[number]) for r in references for number in r.slices]
         masks = [mask for reference in references for mask in reference.masks]
-        engine, network, statistics = self._context.engine, request.network, request.statistics
+        engine, statistics = self._context.engine, request.statistics
 
         def encode() -> References:
             statistics.encoder_passes += len(images)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from kprism_model.volumes.predictor import Extent
 from kprism_model.volumes.prompts import LocatedClick
-from lib.engine import Network
 from lib.imaging.medical_image import MedicalImage, Voxel
 from lib.imaging.writing import ResultFormat
+from lib.networks import Networks
 from lib.request_statistics import RequestStatistics
 
 NOTHING = "nothing"
@@ -83,7 +83,7 @@ class InferRequest:
 
     image: MedicalImage
     image_id: str | None
-    network: Network
+    networks: Networks
     options: Mapping[str, Any]
     result_format: ResultFormat
     registry_numbers: bool

@@ -82,7 +82,7 @@ def read_structures(params: Mapping[str, Any], names: Sequence[str], label_regis
 
 
 def _open(context: AppContext, options: Mapping[str, Option], params: Mapping[str, Any]) -> InferRequest:
-    """What all requests have: the image, the options, the format of the answer, and the weights that answer it."""
+    """What all requests have: the image, the options, the format of the answer, and the networks that answer it."""
     statistics = RequestStatistics()
     source: Source = params["image"]
     values = read_options(options, params)
@@ -92,7 +92,7 @@ def _open(context: AppContext, options: Mapping[str, Option], params: Mapping[st
     return InferRequest(
         image=image,
         image_id=source.image_id,
-        network=context.engine.network(),
+        networks=context.engine.networks(),
         options=values,
         result_format=result_format,
         registry_numbers=wants_registry_numbers(params),

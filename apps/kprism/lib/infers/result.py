@@ -17,13 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.errors import RequestError
-from lib.imaging.label_maps import renumbered, values_in
+from lib.imaging.label_maps import MAX_LABELS, renumbered, values_in
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.writing import write_mask
 from lib.infers.request import InferRequest
-
-MAX_LABELS = 255
-"""A mask has eight bits a voxel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +61,8 @@ def write_result(
         **result.metadata,
         "model": model,
         "plane": request.image.orientation.plane,
-        "weights_version": request.network.version,
-        "device": request.network.device,
+        "weights_version": request.networks.version,
+        "device": request.networks.device,
         "files_read": statistics.files_read,
         "encoder_passes": statistics.encoder_passes,
         "decoder_passes": statistics.decoder_passes,

@@ -7,11 +7,16 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 from kprism_model.network.references import References
+from lib.networks import Network
 
 
 class StructureReferences(NamedTuple):
-    """References of a structure: a key that names their content, their entries in the answer's JSON, their encoding."""
+    """References of a structure for the network that answers it.
 
+    key: names their content. entries: what the answer's JSON says of them. encode: encodes them with `network`.
+    """
+
+    network: Network
     key: Hashable
     entries: list[dict[str, Any]]
     encode: Callable[[], References]

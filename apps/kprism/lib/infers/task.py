@@ -36,8 +36,8 @@ class KPrismTask(InferTask):  # type: ignore[misc]
         return True
 
     def get_path(self, validate: bool = True) -> str:
-        """The weights file, for MONAI Label's /model."""
-        return str(self.context.engine.network().path)
+        """The weights file of the serving version, for MONAI Label's /model."""
+        return str(self.context.engine.networks().path)
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer what a client sent, with a `Source` as `image`: (result file, JSON)."""

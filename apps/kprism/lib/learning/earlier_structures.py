@@ -20,7 +20,7 @@ class EarlierStructures:
         self._versions, self._store, self._label_registry = versions, store, label_registry
 
     def unknown_to(self, registry: ClassRegistry) -> list[str]:
-        """Their names, without the classes in `registry`."""
+        """Their names, without the structures in `registry`."""
         canonical = self._label_registry.canonical
         labelled = [canonical(name) for submission in self._store.submissions() for name in submission.structures]
         unknown = [name for name in dict.fromkeys(labelled) if name not in registry]

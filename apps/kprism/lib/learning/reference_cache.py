@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference cache: every labelled case, encoded once for each version of the weights.
+"""The reference cache: labelled cases, encoded once for each network (a `version` is the hash of its weights).
 
 A case has up to `SLICES_PER_STRUCTURE` slices for each structure. The encoded slice (object summaries, features of
 image and mask) is kept on disk and, within a budget, in memory. A prototype of the object, the mean of the image
@@ -41,7 +41,6 @@ MAX_REFERENCES = 5
 """The most references that one prediction can use."""
 
 _NEAREST_PIXELS = 5  # of the query, at stride 16
-_KEPT_VERSIONS = 2  # the serving one, and the one before for requests that still use it
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,8 @@ class ReferenceCache:
         self._folder, self._load, self._run = folder, load, run
         self._memory = ByteStore(budget)
         self._entries: dict[str, dict[str, list[Entry]]] = {}
-        self._submissions: dict[str, Submission] = {}
+        self._submissions: dict[str, dict[str, Submission]] = {}
+        self._in_use: set[str] = set()
         self._lock = RLock()
         self._updating = Lock()
         self.faults: dict[str, str] = {}
@@ -80,7 +80,7 @@ class ReferenceCache:
     def update(
         self, predictor: Predictor, version: str, submissions: Iterable[Submission], *, limit: int | None = None
     ) -> int:
-        """Encode new `submissions` and remove all others; returns how many were encoded.
+        """Encode new `submissions` with this version and remove all others of it; returns how many were encoded.
 
         With `limit` at most this many are encoded, the newest. A case that cannot be read is left out until its label
         changes; `faults` says why, by image id.
@@ -88,13 +88,30 @@ class ReferenceCache:
         submissions = list(submissions)
         with self._lock:
             known = self._version(version)
-            self._submissions = {submission.key: submission for submission in submissions}
-            for gone in set(known) - set(self._submissions):
+            self._submissions[version] = {submission.key: submission for submission in submissions}
+            for gone in set(known) - set(self._submissions[version]):
                 del known[gone]
             missing = [submission for submission in submissions if submission.key not in known]
         if limit is not None:
             missing = sorted(missing, key=lambda submission: -submission.at)[:limit]
         return sum(self._add(predictor, version, submission) for submission in missing)
+
+    def keep(self, versions: Collection[str]) -> None:
+        """Remove the references of all versions but these and those of the call before, on disk as well.
+
+        Requests that began before the last call still use the versions of that time.
+        """
+        with self._lock:
+            if self._in_use == set(versions):
+                return
+            kept = self._in_use.union(versions)
+            self._in_use = set(versions)
+            for version in set(self._entries) - kept:
+                del self._entries[version]
+                self._submissions.pop(version, None)
+            for file in self._folder.glob("*.safetensors"):
+                if file.name.split("-")[0] not in kept:
+                    file.unlink(missing_ok=True)
 
     def _add(self, predictor: Predictor, version: str, submission: Submission) -> bool:
         """Encode a case, unless another thread has done so; one at a time."""
@@ -172,16 +189,8 @@ class ReferenceCache:
         ]
 
     def _version(self, version: str) -> dict[str, list[Entry]]:
-        """Entries of a version by key; all but the latest few versions are removed, on disk as well."""
-        if version not in self._entries:
-            self._entries[version] = {}
-            for old in list(self._entries)[:-_KEPT_VERSIONS]:
-                del self._entries[old]
-            if self._folder.is_dir():
-                for file in self._folder.glob("*.safetensors"):
-                    if file.name.split("-")[0] not in self._entries:
-                        file.unlink(missing_ok=True)
-        return self._entries[version]
+        """Entries of a version by key."""
+        return self._entries.setdefault(version, {})
 
     def _encode(self, predictor: Predictor, version: str, submission: Submission) -> list[Entry]:
         """The entries of a case, from its file or by encoding it."""
@@ -212,10 +221,10 @@ class ReferenceCache:
         if tensors is None:
             stored = _read_file(self._path(version, key))
             if stored is None:
-                self._encode(predictor, version, self._submissions[key])
+                self._encode(predictor, version, self._submissions[version][key])
                 stored = _read_file(self._path(version, key))
             if stored is None:
-                raise RequestError(f"the encoded reference {self._submissions[key].image_id!r} cannot be read")
+                raise RequestError(f"the encoded reference {self._submissions[version][key].image_id!r} cannot be read")
             tensors = stored[0]
             self._keep_in_memory(version, key, tensors)
         return tensors

@@ -25,6 +25,8 @@ from kprism_model.predictor import ImageEmbedding, Prediction, Predictor
 from kprism_model.preprocess import evenly_spaced
 from lib.files import read_json, write_json
 from lib.imaging.medical_image import MedicalImage
+from lib.networks import Network, Networks
+from lib.routes import IN_CONTEXT, SEMANTIC
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _IMAGES_PER_SAVE = 20
 _POLL_SECONDS = 1.0
 
 FindReferences = Callable[[str, ImageEmbedding], References | None]
-"""References for a structure in a slice, None if there are none."""
+"""References for a structure in a slice, by the network that answers it `in_context`; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +51,45 @@ class Scores:
 
 
 def score_image(
-    predictor: Predictor,
+    networks: Networks,
     image: MedicalImage,
     find: FindReferences,
     *,
     run: Callable[[Callable[[], Any]], Any] = lambda compute: compute(),
 ) -> Scores:
-    """Score an image with the network of `predictor`; `run` calls the network."""
+    """Score an image: each structure with the networks that answer it. `run` calls a network.
+
+    The embedding is by the shipped network, so that it stays the same whatever the site has trained.
+    """
     pixels = [
         np.ascontiguousarray(image.scaled[number]) for number in evenly_spaced(range(image.slices), SLICES_PER_IMAGE)
     ]
-    embeddings: list[ImageEmbedding] = [run(partial(predictor.embed, [p]))[0] for p in pixels]
-    names = list(predictor.registry.names)
-    answers = [_answer(predictor, names, embedding, run) for embedding in embeddings]
-    uncertainty = {name: float(np.mean([entropy(answer[name]) for answer in answers])) for name in names}
+    embedded: dict[Network, list[ImageEmbedding]] = {}
+
+    def embeddings(network: Network) -> list[ImageEmbedding]:
+        if network not in embedded:
+            embedded[network] = [run(partial(network.predictor.embed, [p]))[0] for p in pixels]
+        return embedded[network]
+
+    answers: dict[str, list[Prediction]] = {}
+    for network, names in networks.grouped(SEMANTIC, networks.semantic_classes.names).items():
+        slices = [_answer(network.predictor, names, embedding, run) for embedding in embeddings(network)]
+        answers |= {name: [answer[name] for answer in slices] for name in names}
+    uncertainty = {name: float(np.mean([entropy(answer) for answer in own])) for name, own in answers.items()}
     disagreement = {}
-    for name in names:
+    for name, own in answers.items():
+        network = networks.of(IN_CONTEXT, name)
         differences = []
-        for embedding, answer in zip(embeddings, answers, strict=True):
+        for embedding, answer in zip(embeddings(network), own, strict=True):
             references = find(name, embedding)
             if references is not None:
-                shown = run(partial(predictor.predict, references=references, embedding=embedding))
-                differences.append(1 - dice(answer[name].mask_if_present, shown.mask_if_present))
+                predict = partial(network.predictor.predict, references=references, embedding=embedding)
+                differences.append(1 - dice(answer.mask_if_present, run(predict).mask_if_present))
         if differences:
             disagreement[name] = float(np.mean(differences))
-    features = [embedding.features.stride16[0].float().mean((1, 2)).cpu().numpy() for embedding in embeddings]
+    features = [
+        embedding.features.stride16[0].float().mean((1, 2)).cpu().numpy() for embedding in embeddings(networks.shipped)
+    ]
     return Scores(uncertainty, disagreement, [round(float(value), 5) for value in np.mean(features, 0)])
 
 

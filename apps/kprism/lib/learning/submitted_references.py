@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ import torch
 from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding
 from lib.datastore import image_path
-from lib.engine import Engine, Network
+from lib.engine import Engine
 from lib.errors import RequestError
 from lib.imaging.medical_image import MedicalImage
 from lib.learning.reference_cache import Entry, ReferenceCache
 from lib.learning.submission_service import SubmissionService
+from lib.learning.submission_store import Submission
+from lib.networks import Network, Networks
+from lib.routes import IN_CONTEXT
 
 MAX_ENCODED_PER_REQUEST = 8
 """A request encodes at most this many labels, the newest; the server's thread encodes the others."""
@@ -27,9 +30,9 @@ class SubmittedReferences:
     def __init__(self, reference_cache: ReferenceCache, submissions: SubmissionService, engine: Engine) -> None:
         self._reference_cache, self._submissions, self._engine = reference_cache, submissions, engine
 
-    def update(self, network: Network) -> None:
-        """Encode the labels that were submitted just now."""
-        submissions = self._submissions.store.submissions()
+    def update(self, networks: Networks, network: Network) -> None:
+        """Encode the labels that were submitted just now with one of the networks."""
+        submissions = referred_to(networks, network, self._submissions.store.submissions())
         self._reference_cache.update(network.predictor, network.version, submissions, limit=MAX_ENCODED_PER_REQUEST)
 
     def structures(self, network: Network, image_id: str | None) -> list[str]:
@@ -71,6 +74,15 @@ class SubmittedReferences:
             return self._engine.image(path, f"image {image_id!r}").digest != image.digest
         except RequestError:
             return False
+
+
+def referred_to(networks: Networks, network: Network, submissions: Iterable[Submission]) -> list[Submission]:
+    """The submissions that hold a structure which `network` answers by reference: only these it has to encode."""
+    return [
+        submission
+        for submission in submissions
+        if any(networks.of(IN_CONTEXT, name).version == network.version for name in submission.structures)
+    ]
 
 
 def on_device(references: References, device: str) -> References:

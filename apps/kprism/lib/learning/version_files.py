@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from kprism_model.classes import ClassRegistry
 from lib.files import remove_parts, sha256
 from lib.learning.architecture import is_of_earlier_network
+from lib.routes import Routes
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,12 @@ class Version:
     """One version: its number, that of its parent (None for the shipped weights), weights file, and when it was made.
 
     `metadata`: metrics, training cases and what else the trainer recorded. `classes`: the structures that it knows.
-    `earlier`: it is a version of an earlier network than the shipped weights, and cannot serve.
+    `earlier`: it is a version of an earlier network than the shipped weights, or was written before versions had
+    routes, and cannot serve.
+
+    `routes`: who answers what while it serves. `left_out`: structures that it has routes for but does not answer,
+    because it was compared with other shipped weights (`base`), and the present ones know them. `kinds`: structure ->
+    kinds of images that it was labelled in. `provisional`: mode -> structures that too few patients have confirmed.
     """
 
     number: int
@@ -42,6 +49,21 @@ class Version:
     metadata: Mapping[str, Any]
     classes: tuple[str, ...]
     earlier: bool = False
+    base: str | None = None
+    routes: Routes = field(default_factory=Routes)
+    left_out: tuple[str, ...] = ()
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    provisional: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def warning(self) -> str | None:
+        """What it does not answer because nobody has compared it with the present shipped weights; None if nothing."""
+        if not self.left_out:
+            return None
+        return (
+            f"version {self.number} was compared with other shipped weights ({self.base}): the present ones answer "
+            f"{', '.join(self.left_out)} until the next training"
+        )
 
 
 class VersionFiles:
@@ -68,21 +90,20 @@ class VersionFiles:
             raise VersionError(f"there is no version {number} of the weights; there are {known}")
         try:
             content = json.loads(path.with_suffix(".json").read_bytes())
-            metadata, weights_version = content["metadata"], content["weights_version"]
-            classes = tuple(content["classes"])
+            metadata, classes = content["metadata"], tuple(content["classes"])
             if number == SHIPPED:
-                return Version(SHIPPED, None, path, weights_version, None, metadata, classes)
-            return Version(
+                return Version(SHIPPED, None, path, content["weights_version"], None, metadata, classes)
+            version = Version(
                 number=number,
                 parent=metadata["parent"],
                 path=path,
-                weights_version=weights_version,
+                weights_version=content["weights_version"],
                 made=metadata["made"],
                 metadata=metadata["note"],
                 classes=classes,
-                earlier=self._is_earlier(content["config"]),
             )
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            return self._with_routes(version, content["config"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             json_path = path.with_suffix(".json")
             raise VersionError(f"the description of version {number}, {json_path}: {error!r}") from error
 
@@ -112,10 +133,36 @@ class VersionFiles:
             if path.stem.isdigit() and int(path.stem) not in described:
                 path.unlink()
 
-    def _is_earlier(self, config: Mapping[str, Any]) -> bool:
-        """Whether weights with this configuration are of an earlier network; False if the shipped JSON is damaged."""
+    def _with_routes(self, version: Version, config: Mapping[str, Any]) -> Version:
+        """The version with its routes; those that nobody has compared with the present shipped weights are left out."""
+        note = version.metadata
+        shipped = self._shipped_content()
+        if "routes" not in note or "base" not in note or _is_earlier(config, shipped):
+            return replace(version, earlier=True)
+        routes = Routes.parse(note["routes"], version.number)
+        base = str(note["base"])
+        left_out: tuple[str, ...] = ()
+        if shipped and base != shipped["weights_version"]:
+            known = ClassRegistry(shipped["classes"])
+            left_out = tuple(name for name in routes.structures() if name in known)
+        return replace(
+            version,
+            base=base,
+            routes=routes.without(left_out),
+            left_out=left_out,
+            kinds={name: tuple(kinds) for name, kinds in note.get("kinds", {}).items()},
+            provisional={mode: tuple(names) for mode, names in note.get("provisional", {}).items()},
+        )
+
+    def _shipped_content(self) -> dict[str, Any] | None:
+        """The JSON of the shipped weights; None if it is damaged."""
         try:
-            shipped = json.loads(self.path(SHIPPED).with_suffix(".json").read_bytes())["config"]
+            content: dict[str, Any] = json.loads(self.path(SHIPPED).with_suffix(".json").read_bytes())
+            return {key: content[key] for key in ("config", "classes", "weights_version")}
         except (OSError, ValueError, LookupError, TypeError):
-            return False
-        return is_of_earlier_network(config, shipped)
+            return None
+
+
+def _is_earlier(config: Mapping[str, Any], shipped: Mapping[str, Any] | None) -> bool:
+    """Whether weights with this configuration are of another network than the shipped ones; False if unknown."""
+    return shipped is not None and is_of_earlier_network(config, shipped["config"])

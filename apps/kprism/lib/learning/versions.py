@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Versions of the weights: numbered, never changed once written, and a pointer to the one that serves.
 
-The metadata of a version say what it was trained on, its parent and its metrics. Version 0 are the shipped weights,
+A version is a complete network that a site has trained, and the routes (`lib.routes`) that say what it answers. The
+shipped weights and earlier versions answer the rest, so a version serves together with them. The metadata of a version
+say what it was trained on, its parent and its metrics. Version 0 are the shipped weights,
 which lie elsewhere. The pointer is replaced after the version that it names is safely on the disk, so it names a
-complete version whenever a process is killed or the disk is full. If a version is damaged later, its nearest good
-ancestor serves, in the end the shipped weights. Versions of an earlier network (`lib.learning.earlier_structures`) are
-kept and listed, but never serve.
+complete version whenever a process is killed or the disk is full. If a version, or one that it has routes to, is
+damaged later, its nearest good ancestor serves, in the end the shipped weights alone. Versions of an earlier network
+(`lib.learning.earlier_structures`) are kept and listed, but never serve.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.files import locked
 from lib.learning.version_files import SHIPPED, Version, VersionError, VersionFiles
 from lib.learning.version_pointer import Pointer, PointerFile
+from lib.routes import SEMANTIC, Routes
 
 # PyTorch takes seconds to import, and `kprism versions rollback` must not wait for it: only the functions that need it
 # import it.
@@ -36,11 +40,30 @@ KEPT_VERSIONS = 10
 
 @dataclass(frozen=True)
 class Served:
-    """A loaded checkpoint with its number; `warning` says why it is not the version that the pointer names."""
+    """What serves: the version `number`, its routes, and the checkpoints that they need.
+
+    parts: the checkpoints of the versions that answer something, by number. weights_version: the hash of the serving
+    version's own file. kinds and provisional: as in `Version`. warning: why it is not the version that the pointer
+    names.
+    """
 
     number: int
-    checkpoint: Checkpoint
+    weights_version: str
+    shipped: Checkpoint
+    parts: Mapping[int, Checkpoint] = field(default_factory=dict)
+    routes: Routes = field(default_factory=Routes)
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    provisional: Mapping[str, Sequence[str]] = field(default_factory=dict)
     warning: str | None = None
+
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """All checkpoints by the hash of their weights."""
+        return {checkpoint.weights_version: checkpoint for checkpoint in (*self.parts.values(), self.shipped)}
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The weights of the serving version itself."""
+        return self.parts.get(self.number, self.shipped)
 
 
 class Versions:
@@ -54,11 +77,21 @@ class Versions:
         self._pointer_file = PointerFile(folder / "current.json")
 
     def publish(
-        self, model: KPrism, registry: ClassRegistry, *, metadata: Mapping[str, Any], parent: int | None = None
+        self,
+        model: KPrism,
+        registry: ClassRegistry,
+        *,
+        metadata: Mapping[str, Any],
+        routes: Mapping[str, Mapping[str, int | None]],
+        parent: int | None = None,
     ) -> int:
         """Write `model` as a new version and make it the serving one; returns its number.
 
-        `parent` is the version that it was trained from, by default the serving one. Nothing changes if this fails.
+        `routes` are {mode: {structure: the version that answers, None for the new one}}; what they do not name is
+        answered by the shipped weights. `metadata` may hold `base`, the hash of the shipped weights that the version
+        was compared with (default: the present ones), `kinds` and `provisional` (see `Version`). `parent` is the
+        version that it was trained from, by default the serving one. Nothing changes if this fails. ValueError for
+        routes to a version that does not exist, cannot serve, or does not know a structure that it has to name.
         """
         from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 
@@ -67,9 +100,13 @@ class Versions:
             pointer = self._pointer()
             parent = self._nearest(pointer) if parent is None else parent
             number = max([pointer.highest, *self._files.numbers()]) + 1
-            content = {"version": number, "parent": parent, "made": time.time(), "note": dict(metadata)}
+            parsed = Routes.parse(routes, number)
+            self._check_routes(parsed, {number: registry})
+            base = self.version(SHIPPED).weights_version
+            note = {"base": base, **metadata, "routes": parsed.to_json()}
+            content = {"version": number, "parent": parent, "made": time.time(), "note": note}
             try:
-                save_checkpoint(self._files.path(number), model, registry, metadata=content)
+                save_checkpoint(self._files.path(number), model, registry, metadata=content, dtype="float16")
                 load_checkpoint(self._files.path(number))  # weights that cannot be read back must not serve
             except BaseException:
                 self._files.remove(number)
@@ -102,38 +139,84 @@ class Versions:
         """
         return self.version(self._nearest(self._pointer()))
 
-    def load(self, *, device: str = "cpu") -> Served:
+    def load(self, *, device: str = "cpu", loaded: Mapping[str, Checkpoint] | None = None) -> Served:
         """Load the version that should serve (see `current`) or, with a warning, its nearest ancestor that is whole.
 
-        CheckpointError if not even the shipped weights can be loaded.
+        `loaded` are checkpoints by the hash of their weights (`Served.checkpoints`), which are not read again.
+        CheckpointError if the shipped weights cannot be loaded, because they are a part of every version.
         """
-        from kprism_model.checkpoint import CheckpointError, load_checkpoint
+        from kprism_model.checkpoint import CheckpointError
 
+        loaded = loaded or {}
         pointer, warning = self._read_pointer()
         line = self._line_of_network(pointer)
         if pointer.number not in line:
             logger.warning("Version %d of the weights is of an earlier network and is skipped", pointer.number)
+        shipped = self._checkpoint(SHIPPED, device, loaded)
         for number in line:
             try:
-                return Served(number, load_checkpoint(self._files.path(number), device=device), warning)
-            except CheckpointError as error:
-                if number == SHIPPED:
-                    raise
+                return self._serve(number, shipped, device, loaded, warning)
+            except (CheckpointError, VersionError) as error:
                 warning = f"version {number} of the weights is damaged and left out: {error}"
                 logger.error("%s", warning)
-        raise CheckpointError(f"{self._pointer_file.path} names no version that descends from the shipped weights")
+        return Served(SHIPPED, shipped.weights_version, shipped, warning=warning)
+
+    def _serve(
+        self, number: int, shipped: Checkpoint, device: str, loaded: Mapping[str, Checkpoint], warning: str | None
+    ) -> Served:
+        """A version with its parts; CheckpointError or VersionError if one of them is damaged or gone."""
+        if number == SHIPPED:
+            return Served(SHIPPED, shipped.weights_version, shipped, warning=warning)
+        version = self.version(number)
+        if version.warning is not None:
+            logger.warning("%s", version.warning)
+        self._check_routes(version.routes)
+        parts = {part: self._checkpoint(part, device, loaded) for part in {number, *version.routes.numbers()}}
+        return Served(
+            number=number,
+            weights_version=version.weights_version,
+            shipped=shipped,
+            parts={part: parts[part] for part in version.routes.numbers()},
+            routes=version.routes,
+            kinds=version.kinds,
+            provisional=version.provisional,
+            warning=warning,
+        )
+
+    def _checkpoint(self, number: int, device: str, loaded: Mapping[str, Checkpoint]) -> Checkpoint:
+        from kprism_model.checkpoint import CheckpointError, load_checkpoint
+
+        try:
+            known = loaded.get(self.version(number).weights_version)
+        except VersionError as error:
+            if number == SHIPPED:
+                raise CheckpointError(str(error)) from error
+            raise
+        return load_checkpoint(self._files.path(number), device=device) if known is None else known
+
+    def _check_routes(self, routes: Routes, new: Mapping[int, ClassRegistry] | None = None) -> None:
+        """VersionError for routes to versions that cannot answer; `new` has the classes of one that is not written."""
+        from kprism_model.classes import ClassRegistry
+
+        known = dict(new or {})
+        for number in routes.numbers():
+            if number not in known:
+                version = self.version(number)
+                if version.earlier:
+                    raise VersionError(f"there are routes to version {number}, which is of an earlier network")
+                known[number] = ClassRegistry(version.classes)
+        for name in routes.names(SEMANTIC):
+            number = routes.by_mode[SEMANTIC][name]
+            if name not in known[number]:
+                raise VersionError(f"{name!r} has a route to version {number}, which knows no such class")
 
     def load_anchor(self, served: Served, *, device: str = "cpu") -> Checkpoint:
         """The weights that a training on top of `served` must not forget: the shipped ones, or `served` itself if it
         does not descend from them (the release ships other weights since).
         """
-        from kprism_model.checkpoint import load_checkpoint
         from kprism_model.training.weights import descends
 
-        if served.number == SHIPPED:
-            return served.checkpoint
-        shipped = load_checkpoint(self.shipped, device=device)
-        return shipped if descends(served.checkpoint, shipped) else served.checkpoint
+        return served.shipped if descends(served.checkpoint, served.shipped) else served.checkpoint
 
     def stamp(self) -> tuple[int, int]:
         """A value that changes whenever another version serves; cheap enough to be asked at every request."""
@@ -154,8 +237,22 @@ class Versions:
         return self._files.read(number)
 
     def fault(self, version: Version) -> str | None:
-        """What is wrong with the files of a version, or None if the weights are those that were written."""
-        return self._files.fault(version)
+        """Why a version cannot serve: what is wrong with its files or those of a version that it has routes to.
+
+        None if all weights are those that were written.
+        """
+        fault = self._files.fault(version)
+        for number in version.routes.numbers():
+            if fault is None and number != version.number:
+                fault = self._fault_of_part(version, number)
+        return fault
+
+    def _fault_of_part(self, version: Version, number: int) -> str | None:
+        try:
+            fault = self._files.fault(self.version(number))
+        except VersionError as error:
+            fault = str(error)
+        return None if fault is None else f"version {version.number} of the weights cannot serve: {fault}"
 
     def _nearest(self, pointer: Pointer) -> int:
         """The version that should serve, see `current`."""
@@ -176,9 +273,12 @@ class Versions:
         return line
 
     def _prune(self) -> None:
-        """Delete the oldest versions; never the serving one nor its parent."""
+        """Delete the oldest versions; never the serving one, its parent, nor what these two have routes to."""
         pointer = self._pointer()
         protected = {pointer.number, *pointer.ancestors[:1]}
+        for number in tuple(protected):
+            with suppress(VersionError):
+                protected.update(self.version(number).routes.numbers())
         numbers = self._files.numbers()
         surplus = len(numbers) - self.keep
         for number in numbers:

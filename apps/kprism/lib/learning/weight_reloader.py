@@ -2,8 +2,8 @@
 """A thread of the server that loads published versions, encodes references, and starts trainings that are due.
 
 Another process publishes versions, or a user goes back to one; `current.json` names the one that should serve. A new
-version is loaded and its references are encoded while the old one still answers; then they are exchanged. A request
-ends with the version that it began with.
+version is loaded and its references are encoded while the old one still answers; then they are exchanged. Networks that
+both versions use are neither loaded nor encoded again. A request ends with the networks that it began with.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import logging
 from collections.abc import Callable, Sequence
 from threading import Event, Thread
 
-from lib.engine import Engine, network_of
+from kprism_model.checkpoint import Checkpoint
+from lib.engine import Engine
 from lib.learning.reference_cache import ReferenceCache
 from lib.learning.submission_store import Submission
+from lib.learning.submitted_references import referred_to
 from lib.learning.training_schedule import TrainingSchedule
+from lib.learning.version_files import SHIPPED
 from lib.learning.versions import Served, Versions
+from lib.networks import Network, Networks, network_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +29,7 @@ POLL_SECONDS = 0.5
 
 
 class WeightReloader:
-    """Keeps the engine at the current version and the references at the current labels, from `start` to `stop`.
-
-    `number` is the version that serves; `warning` says why it is not the one that was published, None if it is.
-    """
+    """Keeps the engine at the current version and the references at the current labels, from `start` to `stop`."""
 
     def __init__(
         self,
@@ -44,10 +45,19 @@ class WeightReloader:
     ) -> None:
         self._versions, self._engine, self._reference_cache = versions, engine, reference_cache
         self._submissions, self._schedule, self._device = submissions, schedule, device
-        self._stamp = stamp
-        self.number, self.warning = served.number, served.warning
+        self._stamp, self._served = stamp, served
         self._wake, self._stopped = Event(), Event()
         self._thread: Thread | None = None
+
+    @property
+    def number(self) -> int:
+        """The version that serves."""
+        return self._served.number
+
+    @property
+    def warning(self) -> str | None:
+        """Why the version that serves is not the one that was published; None if it is."""
+        return self._served.warning
 
     def start(self) -> None:
         """Start the thread."""
@@ -68,20 +78,27 @@ class WeightReloader:
     def step(self) -> None:
         """Check once: version, references, schedule."""
         self._reload()
-        network = self._engine.network()
-        self._reference_cache.update(network.predictor, network.version, self._submissions())
+        networks = self._engine.networks()
+        self._encode_references(networks)
+        self._reference_cache.keep([network.version for network in networks])
         self._schedule.poll()
 
     def _reload(self) -> None:
         stamp = self._versions.stamp()
         if stamp == self._stamp:
             return
-        served = self._versions.load(device=self._device)
-        network = network_of(served.checkpoint, self._device)
-        self._reference_cache.update(network.predictor, network.version, self._submissions())
-        self._engine.use(network)
-        self._stamp, self.number, self.warning = stamp, served.number, served.warning
-        logger.info("Version %d of the weights (%s) answers from now on", served.number, network.version)
+        served = self._versions.load(device=self._device, loaded=self._served.checkpoints())
+        networks = networks_of(served, self._device, self._engine.networks())
+        self._encode_references(networks)
+        self._engine.use(networks)
+        self._stamp, self._served = stamp, served
+        logger.info("Version %d of the weights (%s) answers from now on", served.number, networks.version)
+
+    def _encode_references(self, networks: Networks) -> None:
+        submissions = self._submissions()
+        for network in networks:
+            needed = referred_to(networks, network, submissions)
+            self._reference_cache.update(network.predictor, network.version, needed)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -92,3 +109,21 @@ class WeightReloader:
                 self._stopped.wait(10 * POLL_SECONDS)
             self._wake.wait(POLL_SECONDS)
             self._wake.clear()
+
+
+def networks_of(served: Served, device: str, before: Networks | None = None) -> Networks:
+    """The networks that serve; those that did so `before`, with the same weights and name, are the same objects."""
+    known = {(network.name, network.version): network for network in before or ()}
+
+    def network(checkpoint: Checkpoint, number: int | None = None) -> Network:
+        new = network_of(checkpoint, device, number=number)
+        return known.get((new.name, new.version), new)
+
+    return Networks(
+        shipped=network(served.shipped),
+        parts={number: network(checkpoint, number) for number, checkpoint in served.parts.items()},
+        routes=served.routes,
+        kinds=served.kinds,
+        provisional=served.provisional,
+        serving=None if served.number == SHIPPED or not served.routes.numbers() else served.weights_version,
+    )

@@ -25,6 +25,7 @@ from kprism_model.training.validation import ValidationSettings
 from lib.learning.submission_store import Submission
 from lib.learning.versions import Versions
 from lib.trainers.finetune_dataset import FinetuneDataset, build_dataset
+from lib.trainers.judging import seen_patients
 from lib.trainers.working_weights import FINAL, WorkingWeights, fold_name
 
 logger = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class FinetuneRun:
         own = self.served.parts.get(self.served.number)
         if own is None:
             return self.served.shipped
-        seen = own.metadata["note"].get("patients")
+        seen = seen_patients(own)
         return own if seen is not None and not set(seen) & set(unseen) else self.served.shipped
 
     def _plan(self, part: Part) -> FinetunePlan:

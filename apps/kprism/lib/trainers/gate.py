@@ -90,10 +90,10 @@ def judge(evidence: Evidence) -> Decision:
     structure that nothing else answers by name, provisionally, and only if it beats the references for every patient.
     A confirmed site version is withdrawn only if it is significantly worse than the base.
     """
-    common = sorted(set(evidence.base) & set(evidence.new) & set(_or_all(evidence.serving, evidence.new)))
     answers = {"base": evidence.base, "new": evidence.new}
-    if evidence.serving is not None:
+    if evidence.serving:  # else it cannot be compared: it has seen all patients
         answers["serving"] = evidence.serving
+    common = sorted(set.intersection(*(set(dice) for dice in answers.values())))
     values = {name: np.array([dice[patient] for patient in common]) for name, dice in answers.items()}
     means = {name: float(value.mean()) if common else 0.0 for name, value in values.items()}
     name = "serving" if means.get("serving", -1.0) > means["new"] else "new"
@@ -108,10 +108,6 @@ def judge(evidence: Evidence) -> Decision:
         outcome = "new" if name == "new" else "kept"
     number = evidence.serving_number if answered and name == "serving" else None
     return Decision(evidence, outcome, answered, number, provisional, len(common), means)
-
-
-def _or_all(serving: PatientDice | None, new: PatientDice) -> PatientDice:
-    return new if serving is None else serving
 
 
 def _against_base(evidence: Evidence, gain: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Outcome:

@@ -30,6 +30,12 @@ Trained = tuple[KPrism, ClassRegistry]
 """A network and its classes."""
 
 
+def seen_patients(part: Checkpoint) -> Sequence[str] | None:
+    """The patients here that a site version was trained on; None if it is not known. An imported one has seen none."""
+    note = part.metadata["note"]
+    return [] if "origin" in note else note.get("patients")
+
+
 @dataclass(frozen=True)
 class Judge:
     """Judges the new weights on a data set. `served` is what answers now; scores are kept in the file `path`.
@@ -69,7 +75,7 @@ class Judge:
         self._measure(known, shipped, (SEMANTIC, IN_CONTEXT, INTERACTIVE), seen=())
         for number in self._serving_numbers():
             part = self.served.parts[number]
-            self._measure(known, part, self.modes, seen=part.metadata["note"].get("patients"))
+            self._measure(known, part, self.modes, seen=seen_patients(part))
         parts = (part.weights_version for part in self.served.parts.values())
         known.save([version, shipped.weights_version, *parts])
         return [judge(evidence) for evidence in self._evidence(known, version)]

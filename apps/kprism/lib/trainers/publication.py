@@ -114,7 +114,7 @@ def _kinds(dataset: FinetuneDataset, run: FinetuneRun) -> dict[str, list[str]]:
     served, shipped = run.served, run.served.shipped
     kinds = {name: set(own) for name, own in served.kinds.items()}
     own = served.parts.get(served.number)
-    known = set() if own is None else set(own.metadata["note"]["labels"])
+    known = set() if own is None else set(own.metadata["note"].get("labels", ()))
     predictor = Predictor(shipped.model, shipped.registry, device=run.device)
     for case in dataset.judged:
         if dataset.keys[case.name] in known:

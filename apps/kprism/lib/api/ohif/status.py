@@ -25,20 +25,21 @@ QUEUE = 50
 def status() -> dict[str, Any]:
     """Structures with colours, cases, models, strategies, training, versions of the weights.
 
-    `warning` says why the published weights do not serve; null if they do. `upgrade` is what remains to do after an
+    `warning` says why the published weights do not serve; null if they do. `served` lists what answers each structure
+    in each mode, see `versions.served`. `upgrade` is what remains to do after an
     upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
     report in seconds since 1970; null without a report.
     """
     app = app_instance()
     info = app.info()
-    network = app.engine.network()
+    networks = app.engine.networks()
     names = [name for name in info["labels"] if name != BACKGROUND]
     return {
         "name": info["name"],
         "time": time.time(),
-        "weights": network.version,
+        "weights": networks.version,
         "warning": app.learning_loop.warning,
-        "device": network.device,
+        "device": networks.device,
         "structures": [{"name": name, "colour": list(colour_of(name))} for name in names],
         "known": list(info["models"]["semantic"]["labels"]),
         "models": {name: model["type"] for name, model in info["models"].items()},
@@ -47,6 +48,7 @@ def status() -> dict[str, Any]:
         "cases": _cases(app),
         "training": _training(info.get("train_stats") or {}),
         "versions": versions.listed(app),
+        "served": versions.served(app),
         "upgrade": versions.upgrade(app),
         "report": path.stat().st_mtime if (path := _report(app)) else None,
     }

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from monailabel.interfaces.utils.app import app_instance
 
+from kprism_model.classes import ClassRegistry
 from lib.errors import NotFoundError, RequestError
+from lib.infers.routed_segmentation import BY_REFERENCES
 from lib.learning.version_files import SHIPPED, Version, VersionError
 from lib.learning.versions import Versions
+from lib.routes import MODES, SEMANTIC
 
 
 def listed(app: Any) -> list[dict[str, Any]]:
@@ -20,6 +24,28 @@ def listed(app: Any) -> list[dict[str, Any]]:
         return []
     current = versions.current().number
     return [_entry(version, current) for version in reversed(versions.known())]
+
+
+def served(app: Any) -> list[dict[str, Any]]:
+    """What answers each structure in each mode: {"structure", "mode", "answered_by", "provisional"}.
+
+    A structure that no network segments by name is not listed for `semantic`, unless an earlier network knew it.
+    """
+    networks = app.engine.networks()
+    earlier = app.learning_loop.earlier_structures.unknown_to(networks.semantic_classes)
+    structures = ClassRegistry().add([*networks.semantic_classes.names, *earlier])
+    structures = structures.add(name for name in networks.routes.structures() if name not in structures)
+    entries = []
+    for name, mode in product(structures.names, MODES):
+        if mode != SEMANTIC or name in networks.semantic_classes:
+            answered_by = networks.of(mode, name).name
+        elif name in earlier:
+            answered_by = BY_REFERENCES
+        else:
+            continue
+        provisional = networks.is_provisional(mode, name)
+        entries.append({"structure": name, "mode": mode, "answered_by": answered_by, "provisional": provisional})
+    return entries
 
 
 def upgrade(app: Any) -> dict[str, Any] | None:
@@ -34,7 +60,7 @@ def upgrade(app: Any) -> dict[str, Any] | None:
     if not earlier or len(earlier) < len(published):
         return None
     labels = len(app.learning_loop.submission_store.submissions())
-    structures = app.learning_loop.earlier_structures.unknown_to(app.engine.network().registry)
+    structures = app.learning_loop.earlier_structures.unknown_to(app.engine.networks().semantic_classes)
     return {
         "versions": len(earlier),
         "labels": labels,
@@ -84,4 +110,6 @@ def _entry(version: Version, current: int) -> dict[str, Any]:
         "dice": float(dice) if isinstance(dice, int | float) else None,
         "current": version.number == current,
         "earlier": version.earlier,
+        "routes": version.routes.to_json(),
+        "warning": version.warning,
     }
