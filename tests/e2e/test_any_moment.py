@@ -74,7 +74,7 @@ def test_what_was_answered_is_kept_whatever_the_moment(tmp_path: Path, budget: B
     site = Site(tmp_path)
     annotator = Annotator(site)
     for _, rng in budget.rounds(short=1):
-        with site.serve(train_after="3", train_minutes="0.02") as server:
+        with site.serve(train_after="3", train_minutes="0.05") as server:
             annotator.look(server)
             look_at_versions(server, site)
             timer = Timer(rng.uniform(0.1, LATEST_KILL), server.process.kill)

@@ -58,7 +58,7 @@ def small_disk(site: Site) -> Iterator[Path | None]:
 @pytest.fixture(scope="module")
 def server(site: Site, order: Path, small_disk: Path | None) -> Iterator[LiveServer]:
     """Trains by itself after three labels."""
-    with site.serve(train_after="3", train_minutes="0.02") as running:
+    with site.serve(train_after="3", train_minutes="0.1") as running:
         yield running
 
 
@@ -174,7 +174,7 @@ def fill(folder: Path, room: int) -> Path:
 
 
 def test_training_asked_for_by_several_at_once_runs_once(server: LiveServer) -> None:
-    """It takes up what the one before it had trained, from the version that somebody went back to."""
+    """It starts from what somebody went back to."""
     before = trainings(server)
     together = Barrier(3)
 

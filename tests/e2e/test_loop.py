@@ -24,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(scope="module")
 def server(site: Site) -> Iterator[LiveServer]:
     """Its trainings have two processes, as on a machine with two GPUs."""
-    with site.serve(train_minutes="0.05", train_processes="2") as running:
+    with site.serve(train_minutes="0.1", train_processes="2") as running:
         yield running
 
 
@@ -108,7 +108,7 @@ def test_a_training_publishes_and_the_server_follows(server: LiveServer, site: S
     assert asking.versions == [shipped, version(server)]
     assert (stats["epoch"], stats["total_epochs"]) == (20, 20)
     assert 0 < stats["best_metric"] <= 1 and stats["total_time"].startswith("0:0")
-    assert stats["message"].startswith("published as version 1: mean Dice rises by")
+    assert stats["message"].startswith(f"published as version 1: {NEW} (semantic) 0.")
     assert stats["found"] == 4  # e came during the training and counts for the next
     status = get(server, "/kprism/api/status")
     assert status["warning"] is None
@@ -119,6 +119,9 @@ def test_a_training_publishes_and_the_server_follows(server: LiveServer, site: S
     assert NEW in status["known"] and NEW in server.info()["models"]["semantic"]["labels"]
     answer = server.infer("semantic", "f", {"structures": NEW}, output="json").json()
     assert answer["weights_version"] == status["weights"] != shipped
+    assert answer["answered_by"] == {NEW: "version 1"}
+    known = server.infer("semantic", "f", {"structures": "liver"}, output="json").json()
+    assert known["answered_by"] == {"liver": "shipped"}
 
 
 def versions_command(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:

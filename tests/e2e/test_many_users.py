@@ -81,7 +81,7 @@ class User:
 
 def test_every_label_is_the_last_one_of_its_user(tmp_path: Path, budget: Budget) -> None:
     site = Site(tmp_path)
-    with site.serve(train_after="3", train_minutes="0.02") as server:
+    with site.serve(train_after="3", train_minutes="0.05") as server:
         users = [User(server, site, number) for number in range(USERS)]
         for _, rng in budget.rounds(short=1):
             with ThreadPoolExecutor(USERS) as threads:

@@ -7,9 +7,11 @@ The site is a real one of an earlier time, see `tests/e2e/old_site/make.py`.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +19,14 @@ import pytest
 import requests
 
 from benchmarks.live_server import ROOT, LiveServer
+from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.network.config import KPrismConfig
+from kprism_model.network.kprism import KPrism
+from kprism_model.training.weights import warm_start
+from lib.learning.versions import Versions
 from tests.e2e.old_site.make import ARCHIVE, LABELLED, STRUCTURES, teach
 from tests.e2e.site import get, train, version, wait
+from tests.tiny_network import copy_weights
 
 TAUGHT = list(STRUCTURES[:2])
 """What the second version of the old network knew; the third structure was never in a published one."""
@@ -180,7 +187,7 @@ def test_nothing_of_the_old_state_was_changed(server: LiveServer, site: Site) ->
 
 
 def test_one_training_on_all_labels_ends_the_message(server: LiveServer, site: Site) -> None:
-    train(server, options={"max_minutes": 0.25, "learning_rate": 2e-3})
+    train(server, options={"max_minutes": 0.75, "learning_rate": 2e-3})
     status = get(server, "/kprism/api/status")
     assert "Published as version 3" in status["training"]["sentence"], status["training"]
     wait(lambda: version(server) != shipped(site), server)
@@ -188,7 +195,8 @@ def test_one_training_on_all_labels_ends_the_message(server: LiveServer, site: S
     assert listed(server) == [("3", True, False), ("2", False, True), ("1", False, True), ("0", False, False)]
     new = json.loads((site.state / "versions" / "0003.json").read_text())
     assert new["metadata"]["parent"] == 0 and new["metadata"]["note"]["trained_on"] == list(LABELLED)
-    assert new["metadata"]["note"]["start"] == shipped(site)  # not the refused weights of the old network
+    assert new["metadata"]["note"]["base"] == shipped(site)
+    assert not (site.state / "training" / "unpublished.json").exists()
     assert new["classes"] == ["liver", "spleen", *STRUCTURES]
     assert new["config"] == KPrismConfig.tiny(num_classes=5).to_dict()
 
@@ -212,14 +220,36 @@ def test_the_old_versions_and_labels_are_byte_for_byte_what_they_were(server: Li
         assert get(restarted, "/kprism/api/status")["upgrade"] is None
 
 
-def test_other_shipped_weights_of_the_same_network_leave_the_sites_version_serving(tmp_path: Path) -> None:
+def test_versions_that_replaced_the_shipped_weights_cannot_stand_beside_them(tmp_path: Path) -> None:
+    """Other shipped weights of the same network as that of the old versions."""
     site = copied(tmp_path)
     old = json.loads(site.before[".kprism/versions/0001.json"])
     teach(KPrismConfig.from_dict({**old["config"], "num_classes": 2}), site.weights, minutes=0.02)
     with site.serve() as running:
-        assert listed(running) == [("2", True, False), ("1", False, False), ("0", False, False)]
-        status = get(running, "/kprism/api/status")
-        assert status["upgrade"] is None and status["warning"] is None
-        assert "references" not in ask(running, "semantic", TAUGHT).json()
-        answer = requests.post(f"{running.url}/kprism/api/versions/1/current", timeout=60)
-        assert answer.status_code == 200, answer.text
+        assert listed(running) == [("2", False, True), ("1", False, True), ("0", True, False)]
+        assert [*ask(running, "semantic", TAUGHT).json()["references"]] == TAUGHT
+
+
+def test_other_shipped_weights_answer_what_they_know_and_a_version_the_rest(tmp_path: Path) -> None:
+    site = copied(tmp_path)
+    shutil.rmtree(site.state / "versions")
+    copy_weights(site.weights)
+    released = load_checkpoint(site.weights)
+    own = KPrism(replace(released.model.config, num_classes=3))
+    registry = released.registry.add(["cyst"])
+    warm_start(own, registry, released)
+    routes = {"semantic": {"cyst": None, "liver": None}, "interactive": {"liver": None}}
+    Versions(site.state / "versions", site.weights).publish(own, registry, metadata={}, routes=routes)
+    with site.serve() as running:
+        assert ask(running, "semantic", ["liver", "cyst"]).json()["answered_by"] == {
+            "liver": "version 1",
+            "cyst": "version 1",
+        }
+    next_release = KPrism(released.model.config)
+    next_release.load_state_dict({name: value * 1.01 for name, value in released.model.state_dict().items()})
+    save_checkpoint(site.weights, next_release, released.registry, metadata={})
+    with site.serve() as running:
+        assert listed(running) == [("1", True, False), ("0", False, False)]
+        answer = ask(running, "semantic", ["liver", "cyst"]).json()
+        assert answer["answered_by"] == {"liver": "shipped", "cyst": "version 1"}
+        assert get(running, "/kprism/api/status")["upgrade"] is None

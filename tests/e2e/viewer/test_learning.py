@@ -50,7 +50,7 @@ def test_a_training_reaches_its_end_and_the_panel_tells_its_verdict(mode: Mode, 
     learning.get_by_role("button", name="Train on the labels").click()
     expect(learning).to_contain_text("The last training is done", timeout=LIMIT)
     sentence = site.status()["training"]["sentence"]
-    assert re.search(r"Published as version \d+: |Not published; ", sentence), sentence
+    assert re.search(r"Published as version \d+: |Nothing changes: ", sentence), sentence
     expect(learning).to_contain_text(sentence, timeout=LIMIT)
     learning.scroll_into_view_if_needed()
     mode.shot("training-done")
