@@ -212,14 +212,19 @@ def test_the_old_versions_and_labels_are_byte_for_byte_what_they_were(server: Li
         assert get(restarted, "/kprism/api/status")["upgrade"] is None
 
 
-def test_other_shipped_weights_of_the_same_network_leave_the_sites_version_serving(tmp_path: Path) -> None:
+def test_with_other_shipped_weights_of_the_same_network_too_old_versions_are_listed_and_cannot_serve(
+    tmp_path: Path,
+) -> None:
+    """They were written before versions had routes; what only they knew is segmented from references."""
     site = copied(tmp_path)
     old = json.loads(site.before[".kprism/versions/0001.json"])
     teach(KPrismConfig.from_dict({**old["config"], "num_classes": 2}), site.weights, minutes=0.02)
     with site.serve() as running:
-        assert listed(running) == [("2", True, False), ("1", False, False), ("0", False, False)]
+        assert listed(running) == [("2", False, True), ("1", False, True), ("0", True, False)]
         status = get(running, "/kprism/api/status")
-        assert status["upgrade"] is None and status["warning"] is None
-        assert "references" not in ask(running, "semantic", TAUGHT).json()
-        answer = requests.post(f"{running.url}/kprism/api/versions/1/current", timeout=60)
-        assert answer.status_code == 200, answer.text
+        assert status["upgrade"]["structures"] == TAUGHT and status["warning"] is None
+        answer = ask(running, "semantic", TAUGHT).json()
+        assert [*answer["references"]] == TAUGHT
+        assert answer["answered_by"] == dict.fromkeys(TAUGHT, "references")
+        refused = requests.post(f"{running.url}/kprism/api/versions/1/current", timeout=60)
+        assert refused.status_code == 400
