@@ -35,6 +35,7 @@ from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
 from kprism_model.training.mask_scores import mask_probability, mean_dice
 from kprism_model.training.plan import TrainingPlan, coarse_size
+from kprism_model.training.run_state import EndState, has_state, restore_moments
 from kprism_model.training.schedule import StepSettings
 from kprism_model.training.trainer import Trainer
 from kprism_model.training.training_step import training_step
@@ -61,13 +62,17 @@ class FinetunePlan:
     save_minutes: float = 0.5
 
     def training_plan(self, native: int) -> TrainingPlan:
-        """The plan for a network that works at `native` pixels: smaller images for most of the budget."""
+        """The plan for a network that works at `native` pixels: smaller images and the full rate for most of the time.
+
+        The rate falls at the end alone (warm-up, stable, decay; arXiv 2404.06395), so that the next training can go on.
+        """
         return TrainingPlan(
             minutes=self.minutes,
             batch_size=self.batch_size,
             sizes=((0.0, coarse_size(native)), (0.7, native)),
             learning_rate=self.learning_rate,
-            warmup_steps=8,
+            warmup_steps=20,
+            decay_from=0.7,
             ema_decay=0.99,
             seed=self.seed,
             save_minutes=self.save_minutes,
@@ -79,7 +84,7 @@ class Finetuner(Trainer):
 
     `without` are patients that it must not see; `weights` say which slices are drawn more often; `clicks` are those
     that annotators made, which are replayed. `class_references` are encoded references of the new classes, by name.
-    When memory runs out, the batch is halved and the gradients of twice as many batches are accumulated.
+    `continued` is the end of the training that made `start`, which this one goes on from. When memory runs out, the batch is halved and the gradients of twice as many batches are accumulated.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Finetuner(Trainer):
         weights: Weights | None = None,
         clicks: RecordedClicks | None = None,
         class_references: Mapping[str, References] | None = None,
+        continued: EndState | None = None,
         identity: Mapping[str, Any] | None = None,
         device: str = "cpu",
         workers: Workers | None = None,
@@ -116,8 +122,10 @@ class Finetuner(Trainer):
             self.model.kind_head.requires_grad_(False)
         self._chances = np.array([plan.in_context, plan.interactive])
         self._batch_norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
-        if not self.step:
+        if not has_state(folder):
             self._init_new_classes(start, class_references or {})
+            if continued is not None:
+                self._continue(continued)
 
     @property
     def registry(self) -> ClassRegistry:
@@ -138,6 +146,23 @@ class Finetuner(Trainer):
             for key, table, value in zip(CLASS_TABLES, class_tables(self.model), rows, strict=True):
                 table[row] = value
                 self.average.state[key][row] = value
+
+    @torch.no_grad()
+    def _continue(self, end: EndState) -> None:
+        """Take up weights, their average and the optimizer's moments; classes that came since keep their start.
+
+        ValueError if the state is of another network.
+        """
+        if end.classes != self.registry.names[: len(end.classes)]:
+            raise ValueError(f"the last training ended with the classes {end.classes}, not {self.registry.names}")
+        for part, own in (("model", self.model.state_dict()), ("average", self.average.state)):
+            for name, value in end.parts[part].items():
+                if name in (*CLASS_TABLES, POSSIBLE):
+                    own[name][: len(value)] = value
+                else:
+                    own[name].copy_(value)
+        restore_moments(self.optimizer, end.parts["adam"])
+        self.step = end.step
 
     def _train(self) -> Iterator[dict[str, float]]:
         while self.share < 1:

@@ -22,7 +22,8 @@ class TrainingPlan:
     `minutes` is the time budget over all resumptions; learning rate and image size follow the share of it that is
     spent. `sizes` are pairs (share of the budget from which it holds, side in pixels). A step takes the mean gradient
     of `accumulate` batches of `batch_size` images in each process. `trunk_rate` is the learning rate of a pretrained
-    image encoder relative to that of the rest; `final_rate` is the last learning rate relative to the peak. `precision`
+    image encoder relative to that of the rest; from the share `decay_from` on, the learning rate falls to `final_rate`
+    of the peak. `precision`
     "auto" is bfloat16 autocast where the device computes in it, else float32. With each batch, `sequences` of
     `sequence_length` neighbouring slices are propagated, with `propagation_weight` for that part of the loss.
     """
@@ -35,6 +36,7 @@ class TrainingPlan:
     trunk_rate: float = 0.3
     weight_decay: float = 0.01
     warmup_steps: int = 150
+    decay_from: float = 0.0
     final_rate: float = 0.02
     clip_norm: float = 3.0
     ema_decay: float = 0.998
@@ -51,9 +53,10 @@ class TrainingPlan:
         return next(size for start, size in reversed(self.sizes) if share >= start)
 
     def rate_at(self, step: int, share: float) -> float:
-        """Learning rate: linear warm-up, then a cosine down to `final_rate` of the peak."""
+        """Learning rate: linear warm-up, then from `decay_from` on a cosine down to `final_rate` of the peak."""
         warm = min(1.0, (step + 1) / self.warmup_steps)
-        cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+        decayed = max(0.0, min(share, 1.0) - self.decay_from) / (1 - self.decay_from)
+        cosine = self.final_rate + (1 - self.final_rate) * (1 + math.cos(math.pi * decayed)) / 2
         return self.learning_rate * warm * cosine
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,24 @@ def load_state(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any
     return content, parts
 
 
+@dataclass(frozen=True)
+class EndState:
+    """Where a training ended: its steps, the classes of its rows, and the tensors of `PARTS` by name."""
+
+    step: int
+    classes: tuple[str, ...]
+    parts: Mapping[str, Mapping[str, Tensor]]
+
+    @classmethod
+    def read(cls, folder: Path) -> EndState:
+        """The state in `folder`; ValueError if there is none or it is damaged."""
+        try:
+            content, parts = load_state(folder, {})
+            return cls(int(content["step"]), tuple(content["classes"]), parts)
+        except (OSError, LookupError, TypeError) as error:
+            raise ValueError(f"{folder} holds no whole state of a training: {error!r}") from error
+
+
 def optimizer_moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state by "number of the parameter.name"."""
     state = optimizer.state_dict()["state"]
@@ -71,8 +90,11 @@ def restore_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tens
     for name, value in moments.items():
         number, _, moment = name.partition(".")
         parameter = parameters[int(number)]
-        # The fused optimizer reads moments in memory order, so they need the memory format of their parameter.
-        laid_out = value if value.shape != parameter.shape else torch.empty_like(parameter).copy_(value)
+        if value.ndim:  # the fused optimizer reads moments in memory order: they need their parameter's memory format
+            laid_out = torch.zeros_like(parameter)
+            laid_out[: len(value)] = value  # rows of classes that are new have no moments yet
+        else:
+            laid_out = value
         state["state"].setdefault(int(number), {})[moment] = laid_out
     optimizer.load_state_dict(state)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,13 +39,6 @@ def warm_start(model: KPrism, registry: ClassRegistry, source: Checkpoint) -> li
     if len(rest) == len(own):
         raise ValueError(f"{source.path} holds no tensor that fits this network")
     return rest
-
-
-def descends(checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
-    """Whether a checkpoint has the anchor's network, and its classes first, so that weights can be compared."""
-    names = anchor.registry.names
-    same = replace(checkpoint.model.config, num_classes=len(names)) == anchor.model.config
-    return same and checkpoint.registry.names[: len(names)] == names
 
 
 @torch.no_grad()

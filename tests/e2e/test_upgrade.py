@@ -220,14 +220,22 @@ def test_the_old_versions_and_labels_are_byte_for_byte_what_they_were(server: Li
         assert get(restarted, "/kprism/api/status")["upgrade"] is None
 
 
-def test_versions_that_replaced_the_shipped_weights_cannot_stand_beside_them(tmp_path: Path) -> None:
-    """Other shipped weights of the same network as that of the old versions."""
+def test_with_other_shipped_weights_of_the_same_network_too_old_versions_are_listed_and_cannot_serve(
+    tmp_path: Path,
+) -> None:
+    """They were written before versions had routes; what only they knew is segmented from references."""
     site = copied(tmp_path)
     old = json.loads(site.before[".kprism/versions/0001.json"])
     teach(KPrismConfig.from_dict({**old["config"], "num_classes": 2}), site.weights, minutes=0.02)
     with site.serve() as running:
         assert listed(running) == [("2", False, True), ("1", False, True), ("0", True, False)]
-        assert [*ask(running, "semantic", TAUGHT).json()["references"]] == TAUGHT
+        status = get(running, "/kprism/api/status")
+        assert status["upgrade"]["structures"] == TAUGHT and status["warning"] is None
+        answer = ask(running, "semantic", TAUGHT).json()
+        assert [*answer["references"]] == TAUGHT
+        assert answer["answered_by"] == dict.fromkeys(TAUGHT, "references")
+        refused = requests.post(f"{running.url}/kprism/api/versions/1/current", timeout=60)
+        assert refused.status_code == 400
 
 
 def test_other_shipped_weights_answer_what_they_know_and_a_version_the_rest(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kprism_model.network.prompts import Prompts
 from kprism_model.predictor import Predictor
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.finetune import FinetunePlan, Finetuner
+from kprism_model.training.run_state import EndState
 from kprism_model.training.weights import class_from_references, interpolate_weights
 
 KNOWN = ("liver", "spleen")
@@ -297,6 +299,46 @@ def test_it_goes_on_where_it_was_killed(published: Checkpoint, tmp_path: Path) -
     take(second, 2)
     for name, value in whole.model.state_dict().items():
         assert torch.allclose(second.model.state_dict()[name], value, atol=1e-5), name
+
+
+def test_the_next_training_goes_on_as_if_the_last_one_had_not_ended(published: Checkpoint, tmp_path: Path) -> None:
+    whole = finetuner(published, tmp_path / "whole")
+    take(whole, 4)
+    first = finetuner(published, tmp_path / "first")
+    take(first, 2)
+    first.save()
+    end = EndState.read(tmp_path / "first" / "run")
+    start = replace(published, model=first.averaged(), registry=first.registry)
+    store = store_of(tmp_path / "second", *(case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(3)))
+    plan = FinetunePlan(minutes=1e9, batch_size=4, learning_rate=3e-3)
+    second = Finetuner(start, store, plan, tmp_path / "second" / "run", continued=end)
+    assert second.step == 2 and second.share == 0
+    take(second, 2)
+    for name, value in whole.model.state_dict().items():
+        assert torch.allclose(second.model.state_dict()[name], value, atol=1e-5), name
+    for name, value in whole.average.state.items():
+        assert torch.allclose(second.average.state[name], value, atol=1e-5), name
+
+
+def test_a_new_structure_joins_a_training_that_goes_on(published: Checkpoint, tmp_path: Path) -> None:
+    first = finetuner(published, tmp_path / "first")
+    take(first, 2)
+    first.save()
+    end = EndState.read(tmp_path / "first" / "run")
+    start = replace(published, model=first.averaged(), registry=first.registry)
+    store = store_of(tmp_path, *(case(f"c{seed}", {"tumour": 1, "cyst": 2}, seed=seed) for seed in range(3)))
+    plan = FinetunePlan(minutes=1e9, batch_size=4)
+    second = Finetuner(start, store, plan, tmp_path / "run", continued=end)
+    assert second.registry.names == (*KNOWN, "tumour", "cyst")
+    content = first.model.decoder.class_content
+    assert torch.equal(second.model.decoder.class_content[:3], content)
+    assert torch.allclose(second.model.decoder.class_content[3], start.model.decoder.class_content.mean(0))
+    take(second, 2)
+    assert not torch.equal(second.model.decoder.class_content[:3], content)
+    with pytest.raises(ValueError, match="the last training ended with the classes"):
+        Finetuner(published, store_of(tmp_path / "other", case("c0", {"cyst": 1})), plan, tmp_path / "x", continued=end)
+    with pytest.raises(ValueError, match="holds no whole state of a training"):
+        EndState.read(tmp_path / "nothing")
 
 
 def test_a_run_on_other_cases_is_not_resumed(published: Checkpoint, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_version_without_one_that_it_has_routes_to_is_left_out(versions: Versi
     assert (served.number, served.warning is None) == (2, False)  # the parent of 3 needs only itself
     assert served.warning is not None and "version 3 of the weights is damaged and left out" in served.warning
     versions.roll_back(2)
-    with pytest.raises(VersionError, match="version 3 .* cannot serve: version 1 of the weights is damaged"):
+    with pytest.raises(VersionError, match=r"version 3 .* cannot serve: version 1 of the weights is damaged"):
         versions.roll_back(3)
     for suffix in (".json", ".safetensors"):
         versions.version(2).path.with_name("0001.json").with_suffix(suffix).unlink()

@@ -15,7 +15,7 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.validation import Score
 from lib.trainers.judged_scores import JudgedScores
-from lib.trainers.working_weights import FINAL, WorkingWeights, fold_name
+from lib.trainers.working_weights import FINAL, Start, WorkingWeights, fold_name
 
 REGISTRY = ClassRegistry(["liver"])
 
@@ -33,13 +33,15 @@ def network(seed: int) -> KPrism:
 def saved(folder: Path, *, serving: int = 0, base: str = "0123456789ab") -> WorkingWeights:
     """Weights of all patients (seed 1), and of fold 0 (seed 2) without patient a."""
     working = WorkingWeights(folder, base=base, serving=serving)
-    working.save(FINAL, network(1), REGISTRY, ["a", "b", "c"], serving=serving)
-    working.save(fold_name(0), network(2), REGISTRY, ["b", "c"], serving=serving)
+    for name, seed, patients in ((FINAL, 1, ["a", "b", "c"]), (fold_name(0), 2, ["b", "c"])):
+        state = folder.parent / f"run-{name}"
+        state.mkdir()
+        working.save(name, network(seed), REGISTRY, patients, state, serving=serving)
     return working
 
 
-def same(checkpoint: Checkpoint, seed: int) -> bool:
-    return torch.equal(checkpoint.model.decoder.class_content, network(seed).decoder.class_content)
+def same(start: Start, seed: int) -> bool:
+    return torch.equal(start.checkpoint.model.decoder.class_content, network(seed).decoder.class_content)
 
 
 def test_each_training_goes_on_from_its_own_weights(shipped: Checkpoint, tmp_path: Path) -> None:

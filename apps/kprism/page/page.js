@@ -37,6 +37,7 @@ async function refresh() {
   showCases(status.cases);
   showTraining(status);
   showVersions(status);
+  showServed(status.served);
   at('report-section').hidden = !status.report;
   at('reported').textContent = status.report ? new Date(status.report * 1000).toLocaleString() : '';
   say(`Connected, ${new Date(status.time * 1000).toLocaleTimeString()}`);
@@ -95,11 +96,12 @@ function showVersions({ versions, weights, device }) {
   at('versions').replaceChildren(...versions.map(versionRow));
 }
 
-function versionRow({ id, title, made, dice, current, earlier }) {
+function versionRow({ id, title, made, dice, current, earlier, warning }) {
   const row = document.createElement('tr');
   row.className = current ? 'current' : earlier ? 'earlier' : '';
   const date = made ? new Date(made * 1000).toLocaleString() : '–';
-  for (const text of [title ?? id, date, dice === null || dice === undefined ? '–' : dice.toFixed(3)]) {
+  const name = warning ? `${title ?? id} (${warning})` : (title ?? id);
+  for (const text of [name, date, dice === null || dice === undefined ? '–' : dice.toFixed(3)]) {
     row.insertCell().textContent = text;
   }
   const cell = row.insertCell();
@@ -113,6 +115,28 @@ function versionRow({ id, title, made, dice, current, earlier }) {
     button.textContent = 'Use this version';
     button.onclick = () => act(`${API}/versions/${encodeURIComponent(id)}/current`, { method: 'POST' });
     cell.append(button);
+  }
+  return row;
+}
+
+/** What answers each structure in each mode; structures that the shipped weights answer in all modes are left out. */
+function showServed(served) {
+  const rows = new Map();
+  for (const entry of served) {
+    rows.set(entry.structure, { ...rows.get(entry.structure), [entry.mode]: entry });
+  }
+  const shown = [...rows].filter(([, modes]) => Object.values(modes).some(entry => entry.answered_by !== 'shipped'));
+  at('served-table').hidden = !shown.length;
+  at('served-rest').textContent = `Everything ${shown.length ? 'else ' : ''}is answered by the shipped weights.`;
+  at('served').replaceChildren(...shown.map(([structure, modes]) => servedRow(structure, modes)));
+}
+
+function servedRow(structure, modes) {
+  const row = document.createElement('tr');
+  row.insertCell().textContent = structure;
+  for (const mode of ['semantic', 'in_context', 'interactive']) {
+    const { answered_by: name, provisional } = modes[mode] ?? {};
+    row.insertCell().textContent = name ? `${name}${provisional ? ' (provisional)' : ''}` : '–';
   }
   return row;
 }

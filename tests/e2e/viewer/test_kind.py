@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from benchmarks.live_server import ROOT
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
-from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import Site, serving
@@ -108,9 +108,17 @@ def test_what_was_not_looked_for_is_said_and_can_be_asked_for(mode: Mode) -> Non
     expect(note(mode)).to_be_hidden()
 
 
-def test_an_image_unlike_all_others_is_said_to_be_so(mode: Mode, kinds: Site) -> None:
-    versions = Versions(kinds.state / "versions", kinds.state.parent / "weights.safetensors")
-    versions.publish(*weights_that_see(known=False), metadata={"dice": 0.75})
+@pytest.fixture
+def mode_without_kinds(page: Page, site: Site, tmp_path: Path) -> Iterator[Mode]:
+    """The K-Prism mode of a server whose weights take every image for none of their kinds."""
+    save_checkpoint(tmp_path / "weights", *weights_that_see(known=False), metadata={})
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with serving(site.orthanc, tmp_path, model_path=str(tmp_path / "weights.safetensors")) as found:
+        yield Mode(page, found, PICTURES)
+
+
+def test_an_image_unlike_all_others_is_said_to_be_so(mode_without_kinds: Mode) -> None:
+    mode = mode_without_kinds
     mode.open("xray3")
     answer, labels = mode.answer(lambda: mode.button(ALL))
     assert answer["label_names"] == {} and not labels.any()

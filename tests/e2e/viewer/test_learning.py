@@ -25,7 +25,8 @@ def published(site: Site) -> Site:
     versions = Versions(site.state / "versions", SHIPPED)
     if len(versions.known()) < 2:
         shipped = load_checkpoint(SHIPPED)
-        versions.publish(shipped.model, shipped.registry, metadata={"dice": 0.75})
+        routes = {"semantic": {"lungs": None}}
+        versions.publish(shipped.model, shipped.registry, metadata={"dice": 0.75}, routes=routes)
     return site
 
 
@@ -90,6 +91,8 @@ def test_the_page_tells_what_the_server_does_and_goes_back(page: Page, published
     assert rows.count() == len(status["versions"]) >= 2
     assert page.locator("#versions tr.current").count() == 1
     assert page.locator("#weights").inner_text() == status["weights"]
+    routed = {entry["structure"] for entry in status["served"] if entry["answered_by"] != "shipped"}
+    assert set(page.locator("#served td:first-child").all_inner_texts()) == routed
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / "page-tablet.png", full_page=True)
     wide = page.evaluate("() => document.documentElement.scrollWidth")

@@ -262,7 +262,7 @@ def _new_numbers(
     here = {version.weights_version: version for version in versions.known()}
     numbers = {SHIPPED: SHIPPED}
     added: list[int] = []
-    pointer, _ = PointerFile(versions.folder / "current.json").read((SHIPPED, *files.numbers()))
+    pointer, _ = PointerFile(versions.folder / "current.json").read(lambda: (SHIPPED, *files.numbers()))
     following = max([pointer.highest, *files.numbers()]) + 1
     for old in sorted(pairs, key=lambda each: (each == number, each)):
         same = here.get(pairs[old].description["weights_version"])

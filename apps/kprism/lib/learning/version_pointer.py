@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +28,20 @@ class PointerFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self, numbers: Sequence[int]) -> tuple[Pointer, str | None]:
-        """The pointer and None; if the file is damaged, the newest of the versions `numbers` and a warning.
+    def read(self, numbers: Callable[[], Sequence[int]]) -> tuple[Pointer, str | None]:
+        """The pointer and None; without a file the first version; if it is damaged, the newest one and a warning.
 
-        `numbers` are the numbers of all versions, ascending, the shipped one first; without a file that one serves.
+        `numbers` gives the numbers of the versions that may serve, ascending, the shipped one first.
         """
         try:
             content = read_json(self.path)
             if content is None:
-                return Pointer(numbers[0], (), numbers[0]), None
+                first = numbers()[0]
+                return Pointer(first, (), first), None
             ancestors = tuple(int(number) for number in content["ancestors"])
             return Pointer(int(content["number"]), ancestors, int(content["highest"])), None
         except (ValueError, LookupError, TypeError) as error:
-            newest, *older = reversed(numbers)
+            newest, *older = reversed(numbers())
             warning = f"{self.path} is damaged ({error}); the newest version, {newest}, serves instead"
             logger.error("%s", warning)
             return Pointer(newest, tuple(older), newest), warning

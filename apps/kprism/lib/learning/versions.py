@@ -210,14 +210,6 @@ class Versions:
             if name not in known[number]:
                 raise VersionError(f"{name!r} has a route to version {number}, which knows no such class")
 
-    def load_anchor(self, served: Served, *, device: str = "cpu") -> Checkpoint:
-        """The weights that a training on top of `served` must not forget: the shipped ones, or `served` itself if it
-        does not descend from them (the release ships other weights since).
-        """
-        from kprism_model.training.weights import descends
-
-        return served.shipped if descends(served.checkpoint, served.shipped) else served.checkpoint
-
     def stamp(self) -> tuple[int, int]:
         """A value that changes whenever another version serves; cheap enough to be asked at every request."""
         return self._pointer_file.stamp()
@@ -301,4 +293,9 @@ class Versions:
         return self._read_pointer()[0]
 
     def _read_pointer(self) -> tuple[Pointer, str | None]:
-        return self._pointer_file.read((SHIPPED, *self._files.numbers()))
+        return self._pointer_file.read(self._own_numbers)
+
+    def _own_numbers(self) -> list[int]:
+        """The shipped version and those that were trained here, ascending: an imported one serves only if chosen."""
+        own = [version.number for version in self.known() if "origin" not in version.metadata]
+        return own or [SHIPPED]

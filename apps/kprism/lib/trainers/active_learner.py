@@ -156,8 +156,8 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             report=progress.update,
         )
         outcome = publish(training, judge, run, self._versions, progress)
-        page = write_report(self._folder / "reports", outcome.report, run.log)
-        tracking_error = track(self._tracking_uri, options, outcome.metadata, run.log, page)
+        page = write_report(self._folder / "reports", outcome.report, run.kept_log)
+        tracking_error = track(self._tracking_uri, options, outcome.metadata, run.kept_log, page)
         message = "; ".join(part for part in (outcome.message, tracking_error) if part)
         progress.end(
             message,

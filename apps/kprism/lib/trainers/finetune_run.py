@@ -21,6 +21,7 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.predictor import Predictor
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import FinetunePlan, Finetuner
+from kprism_model.training.step_log import LOG_NAME
 from kprism_model.training.validation import ValidationSettings
 from lib.learning.submission_store import Submission
 from lib.learning.versions import Versions
@@ -78,9 +79,9 @@ class FinetuneRun:
         self.folder = folder / "runs" / name
 
     @property
-    def log(self) -> Path:
-        """The file with a JSON record of each step of the fine-tuning on all patients."""
-        return self.folder / FINAL / "log.jsonl"
+    def kept_log(self) -> Path:
+        """The file with a JSON record of each step of the fine-tuning on all patients, after its weights were kept."""
+        return self.working.folder / FINAL / LOG_NAME
 
     def remove_other_runs(self) -> None:
         """Delete what earlier trainings that are not resumed have left."""
@@ -128,7 +129,7 @@ class FinetuneRun:
 
     def _finetuner(self, part: Part, dataset: FinetuneDataset) -> Finetuner:
         unseen = [] if part.fold is None else dataset.patients_in(part.fold)
-        start = self.working.start(part.name, unseen, self._default(unseen), device=self.device)
+        start, end = self.working.start(part.name, unseen, self._default(unseen), device=self.device)
         predictor = Predictor(start.model, start.registry, device=self.device)
         return Finetuner(
             start,
@@ -139,6 +140,7 @@ class FinetuneRun:
             weights=dataset.weights,
             clicks=dataset.clicks,
             class_references=dataset.class_references(predictor, start.registry, unseen),
+            continued=end,
             identity={**self._identity, "start": start.weights_version},
             device=self.device,
             workers=self._workers,

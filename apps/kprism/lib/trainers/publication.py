@@ -132,7 +132,7 @@ def _keep(training: Training, run: FinetuneRun, serving: int) -> None:
     for name, model in training.models.items():
         unseen = next((dataset.patients_in(fold) for fold in dataset.folds if fold_name(fold) == name), [])
         patients = [patient for patient in dataset.patients if patient not in unseen]
-        run.working.save(name, model, training.registries[name], patients, serving=serving)
+        run.working.save(name, model, training.registries[name], patients, run.folder / name, serving=serving)
 
 
 def _metadata(

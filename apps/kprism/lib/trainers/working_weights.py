@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights that trainings go on from: those trained on all patients, and those of each fold of cross-validation.
+"""Where trainings go on from: weights trained on all patients, and those of each fold of cross-validation.
 
-They are kept whether or not a version was published, so no training learns the same again. Each says which patients it
+Beside each checkpoint, a folder has the state that its training ended with, so that the next one goes on as if it had
+never ended. They are kept whether or not a version was published, so no training learns the same again. Each says which patients it
 has seen: a fold's weights never saw the fold's patients.
 """
 
@@ -11,10 +12,12 @@ import logging
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from kprism_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
+from kprism_model.training.run_state import EndState
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,13 @@ def fold_name(fold: int) -> str:
     return f"fold{fold}"
 
 
+class Start(NamedTuple):
+    """Where a training starts: a checkpoint and, if it goes on from one, how that training ended."""
+
+    checkpoint: Checkpoint
+    end: EndState | None = None
+
+
 class WorkingWeights:
     """The weights in `folder`; they belong to the shipped weights `base` and to the version `serving`.
 
@@ -36,7 +46,7 @@ class WorkingWeights:
     def __init__(self, folder: Path, *, base: str, serving: int) -> None:
         self.folder, self._base, self._serving = folder, base, serving
 
-    def start(self, name: str, unseen: Collection[str], default: Checkpoint, *, device: str = "cpu") -> Checkpoint:
+    def start(self, name: str, unseen: Collection[str], default: Checkpoint, *, device: str = "cpu") -> Start:
         """Where the training of `name` starts, so that patients in `unseen` were never seen.
 
         Its own weights; for a fold whose patients are all new, those of all patients; else `default`.
@@ -44,19 +54,31 @@ class WorkingWeights:
         for candidate in dict.fromkeys((name, FINAL)):
             checkpoint = self._load(candidate, device)
             if checkpoint is not None and not set(checkpoint.metadata["patients"]) & set(unseen):
-                return checkpoint
-        return default
+                return Start(checkpoint, self._end(candidate))
+        return Start(default)
 
     def save(
-        self, name: str, model: KPrism, registry: ClassRegistry, patients: Collection[str], *, serving: int
+        self, name: str, model: KPrism, registry: ClassRegistry, patients: Collection[str], state: Path, *, serving: int
     ) -> None:
-        """Write trained weights; `patients` are those they have seen, `serving` the version that serves from now on."""
+        """Write trained weights; `patients` are those they have seen, `serving` the version that serves from now on.
+
+        The training's folder `state` is moved here.
+        """
         metadata = {"base": self._base, "serving": serving, "patients": sorted(patients)}
+        shutil.rmtree(self.folder / name, ignore_errors=True)  # it does not belong to the new weights
         save_checkpoint(self.folder / name, model, registry, metadata=metadata)
+        state.rename(self.folder / name)
 
     def remove(self) -> None:
         """Delete them all."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self, name: str) -> EndState | None:
+        try:
+            return EndState.read(self.folder / name)
+        except ValueError as error:
+            logger.warning("The training starts from its last weights, but not where it ended: %s", error)
+            return None
 
     def _load(self, name: str, device: str) -> Checkpoint | None:
         stem = self.folder / name
