@@ -84,7 +84,8 @@ class Finetuner(Trainer):
 
     `without` are patients that it must not see; `weights` say which slices are drawn more often; `clicks` are those
     that annotators made, which are replayed. `class_references` are encoded references of the new classes, by name.
-    `continued` is the end of the training that made `start`, which this one goes on from. When memory runs out, the batch is halved and the gradients of twice as many batches are accumulated.
+    `continued` is the end of the training that made `start`, which this one goes on from. When memory runs out, the
+    batch is halved and the gradients of twice as many batches are accumulated.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmentation of whole images by class with one network; `routed_segmentation` puts the networks' answers together.
 
-Structures that only an earlier network of the site knew (`lib.learning.earlier_structures`) are segmented from
+Structures that only versions know which do not answer now (`lib.learning.earlier_structures`) are segmented from
 references instead.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structures that only an earlier network of the site knew: segmented from references, as `in_context` does."""
+"""Structures that only versions know which do not answer now: segmented from references, as `in_context` does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EarlierReferences:
         self._structures, self._selector = structures, selector
 
     def names(self, networks: Networks) -> list[str]:
-        """The structures that these networks do not segment by name and a version of an earlier network did."""
+        """The structures that these networks do not segment by name, but that a version knows."""
         return self._structures.unknown_to(networks.semantic_classes)
 
     def find(self, request: InferRequest, names: Sequence[str]) -> dict[str, StructureReferences]:

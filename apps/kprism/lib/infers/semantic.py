@@ -2,8 +2,8 @@
 """Automatic segmentation of the structures that the networks know, in every slice where they are present.
 
 If the request names no structure, only those that can be in such an image are looked for; a structure that it names is
-always looked for. A structure that only an earlier network of the site knew (`earlier_references`) is segmented from
-references if the request names it, until a training has taught it to the present network.
+always looked for. A structure that only versions know which do not answer now (`earlier_references`) is segmented from
+references if the request names it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Semantic(KPrismTask):
         return InferResult(labels, request.labels, request.labels, metadata)
 
     def _unknown(self, request: InferRequest) -> list[str]:
-        """The labels that only an earlier network knew; RequestError for one that no network knew."""
+        """The labels that only versions know which do not answer; RequestError for one that no version knows."""
         classes = request.networks.semantic_classes
         unknown = [name for name in request.labels if name not in classes]
         earlier = self._earlier.names(request.networks) if unknown else []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structures that only versions of an earlier network know, after an upgrade that ships another architecture.
+"""Structures that a version of the site has learned, but that no network answers by name now.
 
-A version of an earlier network cannot serve, and no training can start from it. But its list of structures is still
-used: they are segmented by reference to labelled cases until a training has taught them to the present network.
+The version is of an earlier network and cannot serve after an upgrade, somebody went back to another version, or the
+gate has withdrawn it. Its list of structures is still used: they are segmented by reference to labelled cases.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lib.learning.versions import Versions
 
 
 class EarlierStructures:
-    """Structures that versions of an earlier network knew and that labelled cases of the site show."""
+    """Structures that versions know and that labelled cases of the site show."""
 
     def __init__(self, versions: Versions, store: SubmissionStore, label_registry: LabelRegistry) -> None:
         self._versions, self._store, self._label_registry = versions, store, label_registry
@@ -26,6 +26,6 @@ class EarlierStructures:
         unknown = [name for name in dict.fromkeys(labelled) if name not in registry]
         if not unknown:  # the usual case: no need to read the versions
             return []
-        known = [name for version in self._versions.known() if version.earlier for name in version.classes]
+        known = [name for version in self._versions.known() for name in version.classes]
         earlier = {canonical(name) for name in known}
         return [name for name in unknown if name in earlier]

@@ -65,16 +65,16 @@ class Published:
 
 
 def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versions, progress: Progress) -> Published:
-    """Judge the new weights, and publish them if they answer a structure in a mode."""
+    """Judge the new weights, and publish a version if it changes who answers."""
     dataset = training.dataset
     progress.update("measuring the new weights")
     scores = judge.scores_of_folds(training.folds())
     decisions = judge.decide(scores, NEW)
     metadata = _metadata(training, run, decisions, scores)
     number = None
-    if any(decision.uses_new for decision in decisions):
+    routes, provisional = _routes(decisions, run)
+    if decisions and routes != run.served.routes.to_json():
         progress.update("publishing")
-        routes, provisional = _routes(decisions, run)
         number = versions.publish(
             training.models[FINAL],
             training.registry,
@@ -106,6 +106,7 @@ def _routes(
             routes[mode][structure] = decision.number
             if decision.provisional:
                 provisional[mode].add(structure)
+    routes = {mode: own for mode, own in routes.items() if own}
     return routes, {mode: sorted(names) for mode, names in provisional.items() if names}
 
 

@@ -2,8 +2,8 @@
 """Where trainings go on from: weights trained on all patients, and those of each fold of cross-validation.
 
 Beside each checkpoint, a folder has the state that its training ended with, so that the next one goes on as if it had
-never ended. They are kept whether or not a version was published, so no training learns the same again. Each says which patients it
-has seen: a fold's weights never saw the fold's patients.
+never ended. They are kept whether or not a version was published, so no training learns the same again. Each says which
+patients it has seen: a fold's weights never saw the fold's patients.
 """
 
 from __future__ import annotations

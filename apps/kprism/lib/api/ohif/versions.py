@@ -29,7 +29,7 @@ def listed(app: Any) -> list[dict[str, Any]]:
 def served(app: Any) -> list[dict[str, Any]]:
     """What answers each structure in each mode: {"structure", "mode", "answered_by", "provisional"}.
 
-    A structure that no network segments by name is not listed for `semantic`, unless an earlier network knew it.
+    A structure that no network segments by name is not listed for `semantic`, unless a version knows it.
     """
     networks = app.engine.networks()
     earlier = app.learning_loop.earlier_structures.unknown_to(networks.semantic_classes)
