@@ -298,7 +298,8 @@ def test_the_command_exports_imports_and_lists_the_origin(
     assert "version 1, 2" in printed and "`rollback 5` makes it serve" in printed
     assert run(there, "list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[5].endswith("from version 2 of heart.zip  2 cases") and lines[3].startswith("*    3")
+    expected = "from version 2 of heart.zip  2 cases  semantic: liver, spleen (version 4)  interactive: liver"
+    assert lines[5].endswith(expected) and lines[3].startswith("*    3")
     assert run(there, "import", str(tmp_path / "none.zip")) == 1
     assert "there is no file" in capsys.readouterr().err
     assert run(here, "export", "2", str(tmp_path / "no folder" / "x.zip")) == 1
