@@ -3,11 +3,11 @@
 
 A version is a complete network that a site has trained, and the routes (`lib.routes`) that say what it answers. The
 shipped weights and earlier versions answer the rest, so a version serves together with them. The metadata of a version
-say what it was trained on, its parent and its metrics. Version 0 are the shipped weights,
-which lie elsewhere. The pointer is replaced after the version that it names is safely on the disk, so it names a
-complete version whenever a process is killed or the disk is full. If a version, or one that it has routes to, is
-damaged later, its nearest good ancestor serves, in the end the shipped weights alone. Versions of an earlier network
-(`lib.learning.earlier_structures`) are kept and listed, but never serve.
+say what it was trained on, its parent and its metrics. Version 0 are the shipped weights, which lie elsewhere. The
+pointer is replaced after the version that it names is safely on the disk, so it names a complete version whenever a
+process is killed or the disk is full. If a version, or one that it has routes to, is damaged later, its nearest good
+ancestor serves, in the end the shipped weights alone. Versions of an earlier network are kept and listed, but never
+serve.
 """
 
 from __future__ import annotations
