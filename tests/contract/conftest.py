@@ -129,7 +129,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The server; its studies are `server.studies`."""
     weights = _weights(tmp_path_factory.mktemp("weights"))
     studies = _studies(tmp_path_factory.mktemp("contract") / "studies")
-    with LiveServer(studies, conf={"model_path": str(weights), "cache_mb": str(BUDGET_MB)}) as running:
+    with LiveServer(
+        studies, conf={"model_path": str(weights), "cache_mb": str(BUDGET_MB), "train_after": "0"}
+    ) as running:
         yield running
 
 

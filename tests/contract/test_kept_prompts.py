@@ -71,7 +71,11 @@ def test_clicks_of_several_structures_are_kept_when_slicer_submits(
     _, beside = located(server, image, outside, False)
     _, other = located(server, image, [50, 60, 3], True)
     assert case["prompts"] == {"node": {slice_3: [one, beside], slice_5: [two]}, "vessel": {slice_3: [other]}}
-    assert case["first_mask_origin"] == {"model": "semantic", "structures": list(first_answer["label_names"])}
+    assert case["first_mask_origin"] == {
+        "model": "semantic",
+        "structures": list(first_answer["label_names"]),
+        "answered_by": first_answer["answered_by"],
+    }
     assert case["first_mask"] == first_answer["weights_version"]
 
     submit(slicer, server, image, tmp_path, "node")  # corrected by hand: the clicks of before still count

@@ -203,7 +203,11 @@ def test_one_training_on_all_labels_ends_the_message(server: LiveServer, site: S
 
 def test_the_new_version_answers_by_class(server: LiveServer) -> None:
     answer = ask(server, "semantic", list(STRUCTURES)).json()
-    assert answer["weights_version"] == version(server) and "references" not in answer
+    assert answer["weights_version"] == version(server)
+    learned = [name for name, by in answer["answered_by"].items() if by == "version 3"]
+    shown = [name for name, by in answer["answered_by"].items() if by == "references"]  # the gate could not tell
+    assert learned and {*learned, *shown} == {*STRUCTURES}
+    assert [*answer.get("references", {})] == shown
     refused = requests.post(f"{server.url}/kprism/api/versions/2/current", timeout=60)
     assert refused.status_code == 400
 

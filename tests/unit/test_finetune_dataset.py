@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a candidate is judged on: every structure that was ever labelled, on validation cases where there are any."""
+"""What is trained on and judged by: folds, every structure that was ever labelled, clicks and corrected slices."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.training.validation import ValidationSettings
 from lib.learning.submission_store import Submission
 from lib.trainers.finetune_dataset import (
-    MAX_VALIDATION_CASES,
-    MIN_VALIDATION_CASES,
-    VALIDATION_FOLD,
+    CORRECTED_WEIGHT,
+    MAX_JUDGED_CASES,
+    MIN_JUDGED_CASES,
     FinetuneDataset,
     build_dataset,
 )
-
-KNOWN = ClassRegistry(["liver", "spleen", "kidney"])
 
 
 def material(folder: Path, *cases: tuple[str, int, str]) -> FinetuneDataset:
@@ -39,28 +37,29 @@ def load(submission: Submission) -> AnnotatedCase:
     return AnnotatedCase(submission.image_id, submission.patient, images, labels, submission.structures)
 
 
-def judged(found: FinetuneDataset) -> dict[str, list[str]]:
-    """Structures by the case that they are judged on."""
-    return {case.name: list(case.structures) for case in found.validation}
-
-
 def test_structures_that_were_learned_earlier_stay_in_the_gate_however_many_cases_there_are(tmp_path: Path) -> None:
-    new = [(f"a{number:02d}", VALIDATION_FOLD, "liver") for number in range(MAX_VALIDATION_CASES + 6)]
-    old = [(f"z{number}", VALIDATION_FOLD, "spleen") for number in range(5)]
-    found = material(tmp_path, ("t1", 0, "liver"), ("t2", 0, "liver,spleen"), *new, *old)
-    counts = {name: sum(name in shown for shown in judged(found).values()) for name in ("liver", "spleen")}
-    assert counts == {"liver": MAX_VALIDATION_CASES, "spleen": MIN_VALIDATION_CASES}
-    assert found.warning == "" and found.not_judged(KNOWN) == ["kidney"]
+    many = [(f"a{number:02d}", number % 3, "liver") for number in range(MAX_JUDGED_CASES + 6)]
+    few = [(f"z{number}", number % 3, "spleen") for number in range(MIN_JUDGED_CASES + 2)]
+    found = material(tmp_path, *many, *few)
+    counts = {name: sum(name in case.structures for case in found.judged) for name in ("liver", "spleen")}
+    assert counts == {"liver": MAX_JUDGED_CASES, "spleen": MIN_JUDGED_CASES}
+    assert found.structures == ["liver", "spleen"] and len(found.keys) == len(found.judged)
 
 
-def test_a_structure_without_a_validation_case_is_judged_on_cases_it_was_trained_on(tmp_path: Path) -> None:
-    cases = (("t1", 0, "liver"), ("t2", 0, "liver,spleen"), ("v", VALIDATION_FOLD, "liver"))
-    found = material(tmp_path, *cases)
-    assert judged(found) == {"v": ["liver"], "t2": ["spleen"]}
-    assert found.warning == "no validation case shows spleen yet: judged on cases that it was trained on"
+def test_each_fold_is_judged_on_its_own_patients_with_references_from_the_others(tmp_path: Path) -> None:
+    found = material(tmp_path, ("a", 0, "liver"), ("b", 1, "liver"), ("c", 2, "liver"), ("d", 0, "liver,spleen"))
+    assert found.folds == [0, 1, 2] and found.patients == ["a", "b", "c", "d"]
+    assert found.patients_in(0) == ["a", "d"] and [case.name for case in found.judged_in(0)] == ["a", "d"]
+    assert [case.name for case in found.without(found.patients_in(0))] == ["b", "c"]
 
 
-def test_without_any_validation_case_all_is_judged_on_cases_it_was_trained_on(tmp_path: Path) -> None:
-    found = material(tmp_path, ("t1", 0, "liver"), ("t2", 0, "liver,spleen"))
-    assert judged(found) == {"t1": ["liver"], "t2": ["liver", "spleen"]}
-    assert found.warning == "no validation case yet: judged on cases that it was trained on"
+def test_an_empty_fold_is_left_out_and_one_fold_alone_judges_nothing(tmp_path: Path) -> None:
+    assert material(tmp_path / "two", ("a", 0, "liver"), ("b", 2, "liver")).folds == [0, 2]
+    assert material(tmp_path / "one", ("a", 1, "liver"), ("b", 1, "liver")).folds == []
+
+
+def test_clicks_are_given_as_shares_of_the_image_and_corrected_slices_weigh_more(tmp_path: Path) -> None:
+    found = material(tmp_path, ("a", 0, "liver"), ("b", 1, "liver"))
+    found.used[0] = replace(found.used[0], prompts={"liver": {0: ((3, 15, True), (31, 0, False))}, "spleen": {2: ()}})
+    assert found.clicks["a"]["liver"][0] == [(3.5 / 32, 15.5 / 32, True), (31.5 / 32, 0.5 / 32, False)]
+    assert found.weights == {"a": {0: CORRECTED_WEIGHT, 2: CORRECTED_WEIGHT}, "b": {}}

@@ -19,8 +19,8 @@ METADATA: dict[str, Any] = {
     "skipped": {"c": "image 'c' is not in this datastore"},
     "parent": 3,
     "steps": 2,
-    "share_of_new_weights": 0.7,
-    "gate": "mean Dice rises by 2.00 points",
+    "minutes": 1.5,
+    "verdict": "left lung (semantic) 0.520 (shipped weights: 0.500)",
     "metrics_before": {"semantic left lung": 0.5},
     "metrics": {"semantic left lung": 0.52},
 }
@@ -55,15 +55,17 @@ def test_a_failure_is_reported_and_does_no_harm(files: tuple[Path, Path]) -> Non
 
 def test_a_training_is_logged_as_a_run(tmp_path: Path, files: tuple[Path, Path]) -> None:
     uri = check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert track(uri, {"learning_rate": 3e-4, "mix": True}, METADATA, *files) == ""
-    assert track(uri, {"learning_rate": 3e-4, "mix": True}, METADATA, *files) == ""  # the experiment is there by now
+    assert track(uri, {"learning_rate": 3e-4, "in_context": True}, METADATA, *files) == ""
+    assert (
+        track(uri, {"learning_rate": 3e-4, "in_context": True}, METADATA, *files) == ""
+    )  # the experiment is there by now
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     run = runs[0]
     assert run.info.run_name == "version-4"
     assert (run.data.params["learning_rate"], run.data.params["parent"]) == ("0.0003", "3")
-    assert run.data.tags["gate"] == METADATA["gate"] and run.data.tags["cases"] == "2"
+    assert run.data.tags["gate"] == METADATA["verdict"] and run.data.tags["cases"] == "2"
     assert run.data.metrics["dice before/semantic/left lung"] == 0.5
     assert run.data.metrics["dice after/semantic/left lung"] == 0.52
     losses = client.get_metric_history(run.info.run_id, "train/loss")

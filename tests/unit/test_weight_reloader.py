@@ -55,7 +55,7 @@ class Server:
         routes = {mode: {"liver": None} for mode in MODES} if routes is None else routes
         return self.versions.publish(self.network(), self.registry, metadata={}, routes=routes)
 
-    def train(self) -> None:
+    def train(self, thorough: bool) -> None:
         self.trainings += 1
 
     def submit(self, name: str) -> None:
