@@ -11,6 +11,7 @@ import numpy as np
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.training.validation import ValidationSettings
 from lib.learning.submission_store import Submission
+from lib.trainers.case_cache import KeptSlices, ReducedCase
 from lib.trainers.finetune_dataset import (
     CORRECTED_WEIGHT,
     MAX_JUDGED_CASES,
@@ -29,12 +30,13 @@ def material(folder: Path, *cases: tuple[str, int, str]) -> FinetuneDataset:
     return build_dataset(submissions, load, folder, size=32, settings=ValidationSettings())
 
 
-def load(submission: Submission) -> AnnotatedCase:
+def load(submission: Submission) -> ReducedCase:
     labels = np.zeros((1, 32, 32), np.uint8)
     for value in submission.structures.values():
         labels[0, 10 * value - 8 : 10 * value, 4:28] = value
     images = labels.astype(np.float32) / 4
-    return AnnotatedCase(submission.image_id, submission.patient, images, labels, submission.structures)
+    case = AnnotatedCase(submission.image_id, submission.patient, images, labels, submission.structures)
+    return ReducedCase(case, KeptSlices((5,), (64, 64)))  # one of several slices, twice as large
 
 
 def test_structures_that_were_learned_earlier_stay_in_the_gate_however_many_cases_there_are(tmp_path: Path) -> None:
@@ -60,6 +62,6 @@ def test_an_empty_fold_is_left_out_and_one_fold_alone_judges_nothing(tmp_path: P
 
 def test_clicks_are_given_as_shares_of_the_image_and_corrected_slices_weigh_more(tmp_path: Path) -> None:
     found = material(tmp_path, ("a", 0, "liver"), ("b", 1, "liver"))
-    found.used[0] = replace(found.used[0], prompts={"liver": {0: ((3, 15, True), (31, 0, False))}, "spleen": {2: ()}})
-    assert found.clicks["a"]["liver"][0] == [(3.5 / 32, 15.5 / 32, True), (31.5 / 32, 0.5 / 32, False)]
-    assert found.weights == {"a": {0: CORRECTED_WEIGHT, 2: CORRECTED_WEIGHT}, "b": {}}
+    found.used[0] = replace(found.used[0], prompts={"liver": {5: ((3, 15, True), (31, 0, False))}, "spleen": {2: ()}})
+    assert found.clicks["a"]["liver"] == {0: [(3.5 / 64, 15.5 / 64, True), (31.5 / 64, 0.5 / 64, False)]}
+    assert found.weights == {"a": {0: CORRECTED_WEIGHT}, "b": {}}

@@ -22,7 +22,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
-from lib.datastore import labelled_cases
+from lib.datastore import image_path, labelled_cases
 from lib.errors import RequestError
 from lib.files import sha256
 from lib.imaging.label_registry import LabelRegistry
@@ -184,6 +184,10 @@ class SubmissionService:
     def load(self, submission: Submission) -> AnnotatedCase:
         """The case of a submission; RequestError if the image is gone or a file is damaged."""
         return self._reader.read_case(submission, self.store.folder / submission.label)
+
+    def files(self, submission: Submission) -> list[Path]:
+        """The files that `load` reads; RequestError if the image is gone."""
+        return [image_path(self.datastore, submission.image_id), self.store.folder / submission.label]
 
     def _keep(self, image_id: str, file: Path, info: Mapping[str, Any], by: str) -> PendingSubmission:
         return PendingSubmission.create(self.store.folder, image_id, file, info, by, self.notes.of(image_id))

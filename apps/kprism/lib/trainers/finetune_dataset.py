@@ -20,6 +20,7 @@ from kprism_model.training.validation import ValidationSettings, chosen_slices
 from lib.errors import RequestError
 from lib.learning.submission_store import Submission
 from lib.learning.training_schedule import MIN_LABELS
+from lib.trainers.case_cache import KeptSlices, ReducedCase
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +41,28 @@ CORRECTED_WEIGHT = 3.0
 class FinetuneDataset:
     """Slices to train on, cases to judge by, submissions that are used, and those that are not (image id -> reason).
 
-    `shapes` are rows and columns of the slices, by case name.
+    `reduced` are the cases by name, without their images: rows and columns and the numbers of the kept slices.
     """
 
     store: SliceStore
     judged: list[AnnotatedCase]
     used: list[Submission]
     skipped: dict[str, str] = field(default_factory=dict)
-    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    reduced: Mapping[str, KeptSlices] = field(default_factory=dict)
 
     @property
     def clicks(self) -> RecordedClicks:
         """The clicks that annotators made, as shares of the image's height and width."""
         recorded: dict[str, dict[str, dict[int, list[RecordedClick]]]] = {}
         for submission in self.used:
-            rows, columns = self.shapes[submission.image_id]
+            kept = self.reduced[submission.image_id]
+            rows, columns = kept.shape
             recorded[submission.image_id] = {
                 name: {
                     number: [
                         ((row + 0.5) / rows, (column + 0.5) / columns, positive) for row, column, positive in clicks
                     ]
-                    for number, clicks in slices.items()
+                    for number, clicks in kept.renumbered(slices).items()
                 }
                 for name, slices in submission.prompts.items()
             }
@@ -71,8 +73,9 @@ class FinetuneDataset:
         """How often slices are drawn: those that were corrected more often than the others."""
         corrected = {}
         for submission in self.used:
-            numbers = {int(number) for slices in submission.prompts.values() for number in slices}
-            corrected[submission.image_id] = dict.fromkeys(numbers, CORRECTED_WEIGHT)
+            kept = self.reduced[submission.image_id]
+            numbers = {number for slices in submission.prompts.values() for number in kept.renumbered(slices)}
+            corrected[submission.image_id] = dict.fromkeys(sorted(numbers), CORRECTED_WEIGHT)
         return corrected
 
     @property
@@ -131,7 +134,7 @@ class FinetuneDataset:
 
 def build_dataset(
     submissions: Sequence[Submission],
-    load: Callable[[Submission], AnnotatedCase],
+    load: Callable[[Submission], ReducedCase],
     folder: Path,
     *,
     size: int,
@@ -145,17 +148,18 @@ def build_dataset(
     judged: list[AnnotatedCase] = []
     used: list[Submission] = []
     skipped: dict[str, str] = {}
-    shapes: dict[str, tuple[int, int]] = {}
+    kept: dict[str, KeptSlices] = {}
     for submission in sorted(submissions, key=lambda entry: (entry.at, entry.image_id)):
         try:
-            case = load(submission)
+            reduced = load(submission)
+            case = reduced.case
             slices.add(case)
         except (ValueError, OSError) as error:
             skipped[submission.image_id] = str(error)
             logger.warning("Left out: %s", error)
             continue
         used.append(submission)
-        shapes[case.name] = case.labels.shape[1], case.labels.shape[2]
+        kept[case.name] = reduced.slices
         if len(judged) < MAX_JUDGED_CASES or _is_wanted(case, judged):
             judged.append(_for_judging(case, settings))
     if len(used) < MIN_LABELS:
@@ -163,7 +167,7 @@ def build_dataset(
         raise RequestError(
             f"training needs {MIN_LABELS} labelled cases that can be learned from; there is {len(used)}{reasons}"
         )
-    return FinetuneDataset(slices.store(), judged, used, skipped, shapes)
+    return FinetuneDataset(slices.store(), judged, used, skipped, kept)
 
 
 def _is_wanted(case: AnnotatedCase, judged: Sequence[AnnotatedCase]) -> bool:

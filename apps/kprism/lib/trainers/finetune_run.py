@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from kprism_model.checkpoint import Checkpoint
-from kprism_model.data.partial import AnnotatedCase
 from kprism_model.predictor import Predictor
 from kprism_model.training.distributed import Workers
 from kprism_model.training.finetune import FinetunePlan, Finetuner
@@ -25,6 +24,7 @@ from kprism_model.training.step_log import LOG_NAME
 from kprism_model.training.validation import ValidationSettings
 from lib.learning.submission_store import Submission
 from lib.learning.versions import Versions
+from lib.trainers.case_cache import ReducedCase
 from lib.trainers.finetune_dataset import FinetuneDataset, build_dataset
 from lib.trainers.judging import seen_patients
 from lib.trainers.working_weights import FINAL, WorkingWeights, fold_name
@@ -96,9 +96,7 @@ class FinetuneRun:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def build_dataset(
-        self, load: Callable[[Submission], AnnotatedCase], settings: ValidationSettings
-    ) -> FinetuneDataset:
+    def build_dataset(self, load: Callable[[Submission], ReducedCase], settings: ValidationSettings) -> FinetuneDataset:
         """Read the labels; each process has a copy of its own."""
         rank = self._workers.rank
         folder = self.folder / (f"slices-{rank}" if rank else "slices")
