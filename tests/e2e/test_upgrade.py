@@ -67,7 +67,7 @@ def copied(folder: Path) -> Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The old site with shipped weights of another network."""
     found = copied(tmp_path_factory.mktemp("upgrade"))
-    teach(KPrismConfig.tiny(num_classes=2), found.weights, minutes=0.25)
+    copy_weights(found.weights)
     return found
 
 
@@ -201,13 +201,18 @@ def test_one_training_on_all_labels_ends_the_message(server: LiveServer, site: S
     assert new["config"] == KPrismConfig.tiny(num_classes=5).to_dict()
 
 
-def test_the_new_version_answers_by_class(server: LiveServer) -> None:
+def test_the_new_version_answers_what_its_routes_name(server: LiveServer, site: Site) -> None:
+    """By name where the gate has found it better than references, by clicks where better than the shipped weights."""
+    routes = json.loads((site.state / "versions" / "0003.json").read_text())["metadata"]["note"]["routes"]
+    assert any(routes.values())
     answer = ask(server, "semantic", list(STRUCTURES)).json()
     assert answer["weights_version"] == version(server)
-    learned = [name for name, by in answer["answered_by"].items() if by == "version 3"]
-    shown = [name for name, by in answer["answered_by"].items() if by == "references"]  # the gate could not tell
-    assert learned and {*learned, *shown} == {*STRUCTURES}
-    assert [*answer.get("references", {})] == shown
+    by_name = routes.get("semantic", {})
+    assert answer["answered_by"] == {n: "version 3" if n in by_name else "references" for n in STRUCTURES}
+    assert {*answer.get("references", {})} == {*STRUCTURES} - {*by_name}
+    clicked = server.infer("interactive", "g", {"vessel": [[20, 50, 0]]}, output="json").json()
+    by_clicks = routes.get("interactive", {})
+    assert clicked["answered_by"] == {"vessel": "version 3" if "vessel" in by_clicks else "shipped"}
     refused = requests.post(f"{server.url}/kprism/api/versions/2/current", timeout=60)
     assert refused.status_code == 400
 
