@@ -25,12 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.annotated_cases import annotated
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
-from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.training.finetune import FinetunePlan, Finetuner
+from kprism_model.training.finetune import FinetunePlan, Finetuner, largest_slices
 from kprism_model.training.validation import SERVING_MODES, mean_dice, validate
 
 VARIANTS: dict[str, tuple[str, ...]] = {"everything": (), "encoder frozen": ("image_encoder.",)}
@@ -117,7 +116,9 @@ def tune(given: argparse.Namespace, folder: Path, cases: Sequence[AnnotatedCase]
     store = builder.store()
     predictor = Predictor(shipped.model, shipped.registry, device=given.device)
     new = [name for name in store.class_names if name not in shipped.registry]
-    starts = {name: first_references(predictor, cases, name) for name in new}
+    starts = {
+        name: largest_slices(predictor, [case for case in cases if name in case.structures], name) for name in new
+    }
     plan = FinetunePlan(minutes=cell["minutes"], seed=cell["seed"])
     tuner = Finetuner(shipped, store, plan, folder / "run", class_references=starts, device=given.device)
     for name, parameter in tuner.model.named_parameters():
@@ -126,29 +127,6 @@ def tune(given: argparse.Namespace, folder: Path, cases: Sequence[AnnotatedCase]
     for _ in tuner.steps():
         pass
     return tuner
-
-
-def annotated(folder: Path, split: str, count: int) -> list[AnnotatedCase]:
-    """The first cases of a list, each annotated for the structures that it shows."""
-    dataset = read_dataset(folder)
-    found = []
-    for case in dataset.cases(split)[:count]:
-        loaded = load_case(dataset, case)
-        assert loaded.labels is not None  # these lists are labelled throughout
-        shown = {name: value for value, name in dataset.classes.items() if (loaded.labels == value).any()}
-        if shown:
-            found.append(AnnotatedCase(case.name, case.patient, loaded.images, loaded.labels, shown))
-    return found
-
-
-def first_references(predictor: Predictor, cases: Sequence[AnnotatedCase], name: str) -> References:
-    """The largest slice of the first cases that show a structure."""
-    chosen = [case for case in cases if name in case.structures][:6]
-    numbers = [int(case.mask(name).sum(axis=(1, 2)).argmax()) for case in chosen]
-    pairs = list(zip(chosen, numbers, strict=True))
-    return predictor.embed_references(
-        [case.picture(number) for case, number in pairs], [case.mask(name)[number] for case, number in pairs]
-    )
 
 
 def table_of(rows: Sequence[Row]) -> str:

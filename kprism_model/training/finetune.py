@@ -12,7 +12,7 @@ also given by references, or corrected by clicks that start from its predicted m
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.annotated_sampling import AnnotatedBatch, AnnotatedSampler, RecordedClicks, Weights
 from kprism_model.data.batch import Batch
+from kprism_model.data.partial import AnnotatedCase
 from kprism_model.data.slices import SliceStore
 from kprism_model.losses import mask_loss, presence_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.network.references import References
+from kprism_model.predictor import Predictor
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.distributed import Workers
 from kprism_model.training.mask_scores import mask_probability, mean_dice
@@ -42,6 +44,9 @@ from kprism_model.training.training_step import training_step
 from kprism_model.training.weights import CLASS_TABLES, class_from_references, class_tables
 
 logger = logging.getLogger(__name__)
+
+MAX_REFERENCE_CASES = 6
+"""Cases of a structure that are the start of a new class."""
 
 _MIN_BATCH_SIZE = 2  # an image and its reference
 
@@ -77,6 +82,19 @@ class FinetunePlan:
             seed=self.seed,
             save_minutes=self.save_minutes,
         )
+
+
+def largest_slices(predictor: Predictor, cases: Sequence[AnnotatedCase], name: str) -> References:
+    """A structure's encoded references: its largest slice in each of the first `MAX_REFERENCE_CASES` cases.
+
+    All cases must show it; there must be one or more.
+    """
+    chosen = list(cases[:MAX_REFERENCE_CASES])
+    numbers = [int(case.mask(name).sum(axis=(1, 2)).argmax()) for case in chosen]
+    return predictor.embed_references(
+        [case.picture(number) for case, number in zip(chosen, numbers, strict=True)],
+        [case.mask(name)[number] for case, number in zip(chosen, numbers, strict=True)],
+    )
 
 
 class Finetuner(Trainer):

@@ -24,6 +24,7 @@ from lib.learning.training_schedule import FAILED, FINISHED, TrainingLog
 from lib.learning.versions import Versions
 from lib.options import Option, read_options
 from lib.trainers.case_cache import CaseCache, ReducedCase
+from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.finetune_run import FinetuneRun
 from lib.trainers.judging import SETTINGS, Judge
 from lib.trainers.processes import (
@@ -172,7 +173,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         logger.info("%s", message)
         run.remove()
 
-    def _fit(self, run: FinetuneRun, dataset: Any, progress: Progress, workers: Workers) -> Training:
+    def _fit(self, run: FinetuneRun, dataset: FinetuneDataset, progress: Progress, workers: Workers) -> Training:
         """All fine-tunings of the run, one after the other."""
         training = Training(dataset)
         parts = run.parts(dataset)

@@ -16,6 +16,7 @@ from kprism_model.data.partial import AnnotatedCase, StoreBuilder, trimmed
 from kprism_model.data.slices import SliceStore
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
+from kprism_model.training.finetune import largest_slices
 from kprism_model.training.validation import ValidationSettings, chosen_slices
 from lib.errors import RequestError
 from lib.learning.submission_store import Submission
@@ -29,9 +30,6 @@ MAX_JUDGED_CASES = 24
 
 MIN_JUDGED_CASES = 6
 """Cases of each structure that the gate measures in any case, if there are so many."""
-
-MAX_REFERENCE_CASES = 6
-"""Cases of a structure that are the start of a new class."""
 
 CORRECTED_WEIGHT = 3.0
 """How often a slice on which the annotator clicked or drew is trained on, relative to one that was accepted unseen."""
@@ -121,14 +119,8 @@ class FinetuneDataset:
         cases = self.without(unseen)
         for name in self.store.class_names:
             chosen = [case for case in cases if name in case.structures and len(case.shown(name))]
-            chosen = chosen[:MAX_REFERENCE_CASES]
-            if name in registry or not chosen:
-                continue
-            numbers = [int(case.mask(name).sum(axis=(1, 2)).argmax()) for case in chosen]
-            references[name] = predictor.embed_references(
-                [case.picture(number) for case, number in zip(chosen, numbers, strict=True)],
-                [case.mask(name)[number] for case, number in zip(chosen, numbers, strict=True)],
-            )
+            if chosen and name not in registry:
+                references[name] = largest_slices(predictor, chosen, name)
         return references
 
 

@@ -17,14 +17,13 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.validation import Score, ValidationSettings, validate
 from lib.learning.versions import Served
+from lib.routes import IN_CONTEXT, INTERACTIVE, MODES, SEMANTIC
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.gate import Decision, Evidence, judge
 from lib.trainers.judged_scores import JudgedScores, Kind
 
 SETTINGS = ValidationSettings(shown=4, absent=2, clicked=2, clicks=3, references=3)
 """What is measured in each case."""
-
-SEMANTIC, IN_CONTEXT, INTERACTIVE = "semantic", "in_context", "interactive"
 
 Trained = tuple[KPrism, ClassRegistry]
 """A network and its classes."""
@@ -53,7 +52,7 @@ class Judge:
     @property
     def modes(self) -> tuple[str, ...]:
         """The modes that are judged."""
-        return (SEMANTIC, IN_CONTEXT, INTERACTIVE) if self.in_context else (SEMANTIC, INTERACTIVE)
+        return MODES if self.in_context else (SEMANTIC, INTERACTIVE)
 
     def scores_of_folds(self, folds: Mapping[int, Trained]) -> list[Score]:
         """The scores of the new weights: each fold on the patients that it never saw."""
@@ -72,7 +71,7 @@ class Judge:
         known.forget(version)
         known.add(version, new, self.dataset.keys, self.modes, self._references)
         shipped = self.served.shipped
-        self._measure(known, shipped, (SEMANTIC, IN_CONTEXT, INTERACTIVE), seen=())
+        self._measure(known, shipped, MODES, seen=())
         for number in self._serving_numbers():
             part = self.served.parts[number]
             self._measure(known, part, self.modes, seen=seen_patients(part))

@@ -34,7 +34,6 @@ class Training:
 
     dataset: FinetuneDataset
     models: dict[str, KPrism] = field(default_factory=dict)
-    registry: ClassRegistry = field(default_factory=lambda: ClassRegistry([]))
     registries: dict[str, ClassRegistry] = field(default_factory=dict)
     steps: int = 0
     minutes: float = 0.0
@@ -46,7 +45,7 @@ class Training:
         self.minutes += tuner.seconds / 60
         self.processes = tuner.workers.count
         if part.fold is None:
-            self.steps, self.registry = tuner.step, tuner.registry
+            self.steps = tuner.step
 
     def folds(self) -> dict[int, tuple[KPrism, ClassRegistry]]:
         """The network and classes of each fold."""
@@ -77,7 +76,7 @@ def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versio
         progress.update("publishing")
         number = versions.publish(
             training.models[FINAL],
-            training.registry,
+            training.registries[FINAL],
             routes=routes,
             metadata={**metadata, "provisional": provisional, "kinds": _kinds(dataset, run)},
             parent=run.served.number,

@@ -69,10 +69,6 @@ class WorkingWeights:
         save_checkpoint(self.folder / name, model, registry, metadata=metadata)
         state.rename(self.folder / name)
 
-    def remove(self) -> None:
-        """Delete them all."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _end(self, name: str) -> EndState | None:
         try:
             return EndState.read(self.folder / name)
