@@ -82,13 +82,13 @@ def test_a_training_publishes_a_version_and_tells_about_it(clinic: Clinic) -> No
     assert stats["total_time"].startswith("0:0") and "current_time" not in stats
     assert re.match(
         r"published as version 1: tumour \(semantic\) 0\.\d+ \(references: 0\.\d+, provisionally\); "
-        r"not enough cases to tell: tumour \(in_context\), tumour \(interactive\)$",
+        r"not enough cases to tell \(4 patients\): tumour \(in_context\), tumour \(interactive\)$",
         stats["message"],
     ), stats["message"]
     version = clinic.versions.current()
     assert version.number == 1 and version.metadata["trained_on"] == ["a", "b", "c", "d"]
     served = clinic.versions.load()
-    assert served.checkpoint.registry.names == (*STRUCTURES, "tumour")
+    assert served.parts[served.number].registry.names == (*STRUCTURES, "tumour")
     assert served.routes.to_json() == {"semantic": {"tumour": 1}} and served.provisional == {"semantic": ("tumour",)}
     assert version.metadata["patients"] == ["a", "b", "c", "d"] and version.metadata["kinds"] == {}
     assert version.metadata["metrics"]["semantic tumour"] > version.metadata["metrics_before"]["semantic tumour"]

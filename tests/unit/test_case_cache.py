@@ -24,7 +24,7 @@ class Archive:
         self.file = folder / "image"
         self.file.write_bytes(b"image")
         self.shape, self.read = shape, 0
-        self.cache = CaseCache(folder / "cases", self.load, lambda submission: [self.file])
+        self.cache = CaseCache(folder / "cases", self.load, lambda submission: [self.file], SETTINGS)
 
     def load(self, submission: Submission) -> AnnotatedCase:
         self.read += 1
@@ -41,7 +41,7 @@ def submitted(**changes: object) -> Submission:
 
 def test_a_case_is_read_once_and_only_some_slices_are_kept(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    first, second = (archive.cache.get(submitted(), SETTINGS) for _ in range(2))
+    first, second = (archive.cache.get(submitted()) for _ in range(2))
     assert archive.read == 1 and first.slices == second.slices
     numbers = list(first.slices.numbers)
     assert 64 <= len(numbers) < 80 and first.slices.shape == (40, 60)
@@ -53,7 +53,7 @@ def test_a_case_is_read_once_and_only_some_slices_are_kept(tmp_path: Path) -> No
 
 def test_slices_with_prompts_are_kept_and_numbered_anew(tmp_path: Path) -> None:
     prompts = {"liver": {98: ((1, 2, True),), 250: ()}}
-    kept = Archive(tmp_path).cache.get(submitted(prompts=prompts), SETTINGS)
+    kept = Archive(tmp_path).cache.get(submitted(prompts=prompts))
     assert 98 in kept.slices.numbers and 250 not in kept.slices.numbers
     place = kept.slices.numbers.index(98)
     assert kept.slices.renumbered(prompts["liver"]) == {place: ((1, 2, True),)}
@@ -65,30 +65,30 @@ def test_large_pictures_become_smaller(tmp_path: Path) -> None:
     kept.load = lambda submission: AnnotatedCase(  # type: ignore[method-assign]
         "a", "p", np.full((1, 1000, 2000, 3), 0.5, np.float32), np.ones((1, 1000, 2000), np.uint8), {"liver": 1}
     )
-    cache = CaseCache(tmp_path / "large", kept.load, lambda submission: [kept.file])
-    reduced = cache.get(submitted(), SETTINGS)
+    cache = CaseCache(tmp_path / "large", kept.load, lambda submission: [kept.file], SETTINGS)
+    reduced = cache.get(submitted())
     assert reduced.case.labels.shape == (1, MAX_SIDE // 2, MAX_SIDE) and reduced.slices.shape == (1000, 2000)
     assert np.allclose(reduced.case.images, 0.5) and reduced.case.labels.all()
 
 
 def test_it_is_read_again_after_a_change_and_if_the_file_is_damaged(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    archive.cache.get(submitted(), SETTINGS)
-    archive.cache.get(submitted(content="second"), SETTINGS)
+    archive.cache.get(submitted())
+    archive.cache.get(submitted(content="second"))
     assert archive.read == 2
     archive.file.write_bytes(b"another image")
-    archive.cache.get(submitted(content="second"), SETTINGS)
+    archive.cache.get(submitted(content="second"))
     assert archive.read == 3
-    archive.cache.keep([submitted(content="second")], SETTINGS)
+    archive.cache.keep([submitted(content="second")])
     [file] = (tmp_path / "cases").iterdir()
     file.write_bytes(file.read_bytes()[:500])
-    assert archive.cache.get(submitted(content="second"), SETTINGS).slices.shape == (40, 60)
+    assert archive.cache.get(submitted(content="second")).slices.shape == (40, 60)
     assert archive.read == 4
 
 
 def test_a_case_whose_image_is_gone_is_not_used(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
-    archive.cache.get(submitted(), SETTINGS)
+    archive.cache.get(submitted())
     archive.file.unlink()
     with pytest.raises(FileNotFoundError):
-        archive.cache.get(submitted(), SETTINGS)
+        archive.cache.get(submitted())

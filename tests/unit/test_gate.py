@@ -103,10 +103,14 @@ def test_the_status_says_what_was_decided_in_a_sentence() -> None:
         judge(evidence(BASE, BETTER, serving=BASE, serving_number=3, structure="cyst")),
         judge(evidence(BASE[:2], BETTER[:2], structure="node")),
         judge(evidence(BASE, BASE, mode="interactive", base_name="shipped weights")),
+        judge(evidence(BASE[:3], BETTER[:3], mode="interactive", base_name="shipped weights", structure="node")),
+        judge(evidence(BASE[:1], BETTER[:1], structure="stone")),
     ]
     assert summary(decisions) == (
         "tumour (semantic) 0.750 (references: 0.617); cyst (semantic) 0.750 (version 3: 0.617); "
-        "node (semantic) 0.750 (references: 0.600, provisionally); not better: tumour (interactive)"
+        "node (semantic) 0.750 (references: 0.600, provisionally); not better: tumour (interactive); "
+        "not enough cases to tell (1 patient): stone (semantic); "
+        "not enough cases to tell (3 patients): node (interactive)"
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from lib.learning.version_archive import MANIFEST, export_version, import_versio
 from lib.learning.version_files import VersionError
 from lib.learning.versions import Versions
 from tests.unit.kill_at_rename import status_of_killed
-from tests.unit.test_versions import EVERYTHING, REGISTRY, damage, network, publish, value_of
+from tests.unit.test_versions import EVERYTHING, REGISTRY, damage, network, own_weights, publish, value_of
 from tools.versions import main
 
 ROUTES = {"semantic": {"liver": 2, "spleen": 1}, "interactive": {"liver": 2}}
@@ -97,7 +98,7 @@ def test_an_imported_version_serves_after_a_rollback_with_its_routes_renumbered(
     assert [there.fault(entry) for entry in there.known()] == [None] * 6
     there.roll_back(5)
     served = there.load()
-    assert (served.number, served.warning, value_of(served.checkpoint.model)) == (5, None, 2.0)
+    assert (served.number, served.warning, value_of(own_weights(served).model)) == (5, None, 2.0)
     assert publish(there, 8.0) == 6
 
 
@@ -231,6 +232,35 @@ def test_routes_must_lead_to_versions_in_the_archive(here: Versions, there: Vers
     rewritten(tmp_path / "three.zip", lose)
     with pytest.raises(VersionError, match="version 3 routes structures to version 2, which is not in it"):
         import_version(there, tmp_path / "three.zip")
+
+
+@pytest.mark.parametrize(
+    ("routes", "message"),
+    [
+        ([1], r"version 2: routes are \[1\]; expected an object"),
+        ({"semantic": ["liver"]}, r"version 2: routes of semantic are \['liver'\]; expected an object"),
+        ({"semantic": {"liver": "2"}}, "version 2: routes of semantic send 'liver' to version '2'; expected 1 to 2"),
+        ({"semantic": {"liver": True}}, "to version True; expected 1 to 2"),
+        ({"semantic": {"liver": 0}}, "to version 0; expected 1 to 2"),
+        ({"semantic": {"liver": 3}}, "to version 3; expected 1 to 2"),
+        ({"scribbles": {"liver": 2}}, "routes name the mode 'scribbles'; expected one of semantic"),
+        ({"semantic": {"liver": 2, "LIVER": 1}}, "routes of semantic name the structure 'liver' twice"),
+    ],
+)
+def test_an_archive_with_wrong_routes_is_refused(there: Versions, archive: Path, routes: Any, message: str) -> None:
+    def forge(entries: dict[str, bytes]) -> None:
+        description = json.loads(entries["0002.json"])
+        description["metadata"]["note"]["routes"] = routes
+        entries["0002.json"] = json.dumps(description).encode()
+        manifest = json.loads(entries[MANIFEST])
+        manifest["files"]["0002.json"]["sha256"] = hashlib.sha256(entries["0002.json"]).hexdigest()
+        entries[MANIFEST] = json.dumps(manifest).encode()
+
+    rewritten(archive, forge)
+    before = files_of(there)
+    with pytest.raises(VersionError, match=message):
+        import_version(there, archive)
+    assert files_of(there) == before
 
 
 def test_a_version_of_another_network_is_refused(there: Versions, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from kprism_model.checkpoint import CheckpointError, save_checkpoint
+from kprism_model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from lib import files
 from lib.learning.version_files import SHIPPED, VersionError
-from lib.learning.versions import Versions
+from lib.learning.versions import Served, Versions
 from lib.routes import MODES
 from tests.unit.kill_at_rename import status_of_killed
 from tools.versions import main
@@ -43,6 +43,11 @@ def value_of(model: KPrism) -> float:
     return float(model.decoder.heads[0].last.bias.detach())
 
 
+def own_weights(served: Served) -> Checkpoint:
+    """The weights of the version that serves."""
+    return served.parts.get(served.number, served.shipped)
+
+
 @pytest.fixture
 def versions(tmp_path: Path) -> Versions:
     save_checkpoint(tmp_path / "shipped.safetensors", network(0.0), REGISTRY, metadata={"run": "first"})
@@ -55,7 +60,7 @@ def publish(versions: Versions, value: float, **metadata: object) -> int:
 
 def test_the_shipped_weights_serve_until_something_is_published(versions: Versions) -> None:
     served = versions.load()
-    assert (served.number, served.warning, value_of(served.checkpoint.model)) == (SHIPPED, None, 0.0)
+    assert (served.number, served.warning, value_of(own_weights(served).model)) == (SHIPPED, None, 0.0)
     assert [version.number for version in versions.known()] == [SHIPPED]
     assert versions.current().metadata == {"run": "first"}
 
@@ -65,7 +70,7 @@ def test_a_published_version_serves_with_all_that_was_said_of_it(versions: Versi
     assert publish(versions, 1.0, trained_on=["case1", "case2"], metrics={"semantic": 0.5}) == 1
     assert versions.stamp() != before
     served = versions.load()
-    assert (served.number, value_of(served.checkpoint.model)) == (1, 1.0)
+    assert (served.number, value_of(own_weights(served).model)) == (1, 1.0)
     version = versions.current()
     assert version.parent == SHIPPED
     assert version.base == versions.version(SHIPPED).weights_version
@@ -75,7 +80,7 @@ def test_a_published_version_serves_with_all_that_was_said_of_it(versions: Versi
         "metrics": {"semantic": 0.5},
         "routes": {mode: dict.fromkeys(REGISTRY.names, 1) for mode in MODES},
     }
-    assert version.weights_version == served.checkpoint.weights_version
+    assert version.weights_version == own_weights(served).weights_version
     assert abs(version.made - time.time()) < 60
 
 
@@ -83,11 +88,11 @@ def test_rollback_serves_the_old_weights_and_the_next_version_descends_from_them
     for value in (1.0, 2.0, 3.0):
         publish(versions, value)
     versions.roll_back(1)
-    assert value_of(versions.load().checkpoint.model) == 1.0
+    assert value_of(own_weights(versions.load()).model) == 1.0
     assert publish(versions, 4.0) == 4
     assert versions.current().parent == 1
     versions.roll_back(SHIPPED)
-    assert value_of(versions.load().checkpoint.model) == 0.0
+    assert value_of(own_weights(versions.load()).model) == 0.0
     assert [version.number for version in versions.known()] == [0, 1, 2, 3, 4]
 
 
@@ -115,7 +120,7 @@ def test_a_damaged_version_is_left_out_for_its_nearest_good_ancestor(versions: V
     publish(versions, 3.0)  # its parent is 1; 2 was put aside
     damage(versions.version(3).path)
     served = versions.load()
-    assert (served.number, value_of(served.checkpoint.model)) == (1, 1.0)
+    assert (served.number, value_of(own_weights(served).model)) == (1, 1.0)
     assert served.warning is not None
     assert served.warning.startswith("version 3 of the weights is damaged and left out")
     versions.version(1).path.write_bytes(b"")
@@ -156,7 +161,7 @@ def test_old_versions_are_pruned_but_never_the_serving_one_or_its_parent(version
     publish(versions, 7.0)
     assert [version.number for version in versions.known()] == [0, 5, 6, 7]
     versions.roll_back(5)  # the parent of 6 is gone by now: what is left is a version like others
-    assert value_of(versions.load().checkpoint.model) == 5.0
+    assert value_of(own_weights(versions.load()).model) == 5.0
     assert not list(versions.folder.glob("0003*"))
 
 
@@ -281,7 +286,7 @@ def test_a_full_disk_leaves_the_old_version_serving(
     assert (served.number, served.warning) == (1, None)
     assert not list(versions.folder.glob(".*.part"))
     publish(versions, 3.0)
-    assert value_of(versions.load().checkpoint.model) == 3.0
+    assert value_of(own_weights(versions.load()).model) == 3.0
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
@@ -291,9 +296,9 @@ def test_a_kill_in_the_middle_of_a_publication_leaves_the_old_version(versions: 
     publication = partial(versions.publish, model, REGISTRY, metadata={}, routes=EVERYTHING)
     assert status_of_killed(publication, renames) == -signal.SIGKILL
     served = versions.load()
-    assert (served.number, served.warning, value_of(served.checkpoint.model)) == (1, None, 1.0)
+    assert (served.number, served.warning, value_of(own_weights(served).model)) == (1, None, 1.0)
     number = publish(versions, 4.0)
-    assert number > 1 and value_of(versions.load().checkpoint.model) == 4.0
+    assert number > 1 and value_of(own_weights(versions.load()).model) == 4.0
     assert not list(versions.folder.glob(".*.part"))
 
 

@@ -26,6 +26,7 @@ from lib.learning.architecture import is_of_earlier_network
 from lib.learning.version_files import SHIPPED, Version, VersionError, VersionFiles
 from lib.learning.version_pointer import PointerFile
 from lib.learning.versions import Versions
+from lib.routes import Routes
 
 EXPORTED = ("base", "routes", "provisional", "kinds", "dice", "metrics", "gate", "minutes", "steps")
 """Keys of a version's note that are exported; others may name cases."""
@@ -64,7 +65,7 @@ def export_version(versions: Versions, number: int, archive: Path) -> list[int]:
         raise VersionError(f"{archive} exists already; expected the name of a new file")
     with locked(versions.folder):  # no version is deleted meanwhile
         main = versions.version(number)
-        numbers = sorted({number, *_routed(_routes(main.metadata, f"version {number}"))} - {SHIPPED})
+        numbers = sorted({number, *_routes(main.metadata, number, f"version {number}").numbers()})
         pairs = {each: _read_pair(versions, versions.version(each)) for each in numbers}
     write_bytes(archive, _zipped(number, pairs))
     return numbers
@@ -95,20 +96,12 @@ def import_version(versions: Versions, archive: Path) -> Version:
     return versions.version(numbers[number])
 
 
-def _routes(note: Mapping[str, Any], what: str) -> dict[str, dict[str, int]]:
-    """Mode -> structure -> number of the version that answers; empty for a version without routes."""
-    routes = note.get("routes") or {}
+def _routes(note: Mapping[str, Any], number: int, what: str) -> Routes:
+    """The routes of the version with this number; none for a version without routes."""
     try:
-        numbers = [number for structures in routes.values() for number in structures.values()]
-    except AttributeError:
-        numbers = [None]
-    if not all(type(number) is int and number >= SHIPPED for number in numbers):
-        raise VersionError(f"{what}: routes is {routes!r}; expected {{mode: {{structure: number of a version}}}}")
-    return {mode: dict(structures) for mode, structures in routes.items()}
-
-
-def _routed(routes: Mapping[str, Mapping[str, int]]) -> set[int]:
-    return {number for structures in routes.values() for number in structures.values()}
+        return Routes.parse(note.get("routes") or {}, number)
+    except ValueError as error:
+        raise VersionError(f"{what}: {error}") from error
 
 
 def _read_pair(versions: Versions, version: Version) -> _Pair:
@@ -175,7 +168,8 @@ def _read_archive(archive: Path) -> tuple[int, dict[int, _Pair]]:
     number = manifest.get("version")
     if type(number) is not int or number not in pairs:
         raise VersionError(f"{archive}: the version is {number!r}; expected one of {', '.join(map(str, pairs))}")
-    lacking = _routed(_routes(pairs[number].note, f"{archive}: version {number}")) - {SHIPPED, *pairs}
+    routes = {each: _routes(pair.note, each, f"{archive}: version {each}") for each, pair in pairs.items()}
+    lacking = set(routes[number].numbers()) - set(pairs)
     if lacking:
         names = ", ".join(map(str, sorted(lacking)))
         raise VersionError(f"{archive}: version {number} routes structures to version {names}, which is not in it")
@@ -280,7 +274,7 @@ def _description_here(pair: _Pair, archive: Path, old: int, numbers: Mapping[int
     """The description of an imported version. Routes of a routed version to others than those in the archive go."""
     routes = {
         mode: {name: numbers[number] for name, number in structures.items() if number in numbers}
-        for mode, structures in _routes(pair.note, f"{archive}: version {old}").items()
+        for mode, structures in _routes(pair.note, old, f"{archive}: version {old}").by_mode.items()
     }
     note = {**pair.note, **({"routes": routes} if routes else {})}
     note["origin"] = {"archive": archive.name, "version": old}

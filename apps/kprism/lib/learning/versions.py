@@ -60,11 +60,6 @@ class Served:
         """All checkpoints by the hash of their weights."""
         return {checkpoint.weights_version: checkpoint for checkpoint in (*self.parts.values(), self.shipped)}
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The weights of the serving version itself."""
-        return self.parts.get(self.number, self.shipped)
-
 
 class Versions:
     """The versions in `folder`, and the shipped weights at `shipped`. Any number of processes may use one folder."""

@@ -23,7 +23,7 @@ from lib.learning.submission_store import Submission
 from lib.learning.training_schedule import FAILED, FINISHED, TrainingLog
 from lib.learning.versions import Versions
 from lib.options import Option, read_options
-from lib.trainers.case_cache import CaseCache, ReducedCase
+from lib.trainers.case_cache import CaseCache
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.finetune_run import FinetuneRun
 from lib.trainers.judging import SETTINGS, Judge
@@ -79,7 +79,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         self._submissions, self._versions, self._folder, self._device = submissions, versions, folder, device
         self._processes, self._tracking_uri = processes, tracking_uri
         self._options = {**self.options, "max_minutes": replace(TRAINING_MINUTES, default=minutes)}
-        self._cases = CaseCache(folder / "cases", submissions.load, submissions.files)
+        self._cases = CaseCache(folder / "cases", submissions.load, submissions.files, SETTINGS)
         self.log = TrainingLog(folder)
 
     def request(self, thorough: bool) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         """In every process but the first: the same training on other batches of the same data set."""
         submissions: list[Submission] = broadcast(workers, None)
         run = self._new_run(submissions, options, workers)
-        dataset = run.build_dataset(self._load, SETTINGS)
+        dataset = run.build_dataset(self._cases.get, SETTINGS)
         check_same_inputs(workers, f"{run.folder.name} {len(dataset.used)}")
         for _, tuner in run.finetuners(dataset):
             workers.wait()
@@ -145,8 +145,8 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         """In the first process: train, and do all else."""
         run = self._new_run(submissions, options, workers)
         run.remove_other_runs()
-        dataset = run.build_dataset(self._load, SETTINGS)
-        self._cases.keep(dataset.used, SETTINGS)
+        dataset = run.build_dataset(self._cases.get, SETTINGS)
+        self._cases.keep(dataset.used)
         progress.update("training", used=len(dataset.used), skipped=dataset.skipped)
         check_same_inputs(workers, f"{run.folder.name} {len(dataset.used)}")
         training = self._fit(run, dataset, progress, workers)
@@ -185,9 +185,6 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             training.add(part, tuner)
         assert FINAL in training.models
         return training
-
-    def _load(self, submission: Submission) -> ReducedCase:
-        return self._cases.get(submission, SETTINGS)
 
     def _new_run(self, submissions: Sequence[Submission], options: Mapping[str, Any], workers: Workers) -> FinetuneRun:
         return FinetuneRun(self._versions, self._folder, submissions, options, device=self._device, workers=workers)

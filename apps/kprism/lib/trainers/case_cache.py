@@ -60,7 +60,8 @@ class ReducedCase(NamedTuple):
 class CaseCache:
     """Reduced cases in `folder`. `load` reads a case, `files` gives the files that it is read from.
 
-    A case is read again if its label or one of its files has changed. Both functions raise ValueError or OSError.
+    The slices that are kept are those to train on, to judge by as `settings` say, and with prompts. A case is read
+    again if its label or one of its files has changed. Both functions raise ValueError or OSError.
     """
 
     def __init__(
@@ -68,32 +69,33 @@ class CaseCache:
         folder: Path,
         load: Callable[[Submission], AnnotatedCase],
         files: Callable[[Submission], Sequence[Path]],
+        settings: ValidationSettings,
     ) -> None:
-        self._folder, self._load, self._files = folder, load, files
+        self._folder, self._load, self._files, self._settings = folder, load, files, settings
 
-    def get(self, submission: Submission, settings: ValidationSettings) -> ReducedCase:
-        """The reduced case; the slices are those to train on, to judge by as `settings` say, and with prompts."""
-        path = self._path(submission, settings)
+    def get(self, submission: Submission) -> ReducedCase:
+        """The reduced case."""
+        path = self._path(submission)
         kept = _read(path, submission)
         if kept is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, _reduced(self._load(submission), submission, settings))
+            write_bytes(path, _reduced(self._load(submission), submission, self._settings))
             kept = _read(path, submission)
         if kept is None:
             raise OSError(f"{path} cannot be read back")
         return kept
 
-    def keep(self, submissions: Collection[Submission], settings: ValidationSettings) -> None:
+    def keep(self, submissions: Collection[Submission]) -> None:
         """Delete all but the cases of these submissions."""
-        names = {self._path(submission, settings).name for submission in submissions}
+        names = {self._path(submission).name for submission in submissions}
         for file in self._folder.glob("*.safetensors"):
             if file.name not in names:
                 file.unlink(missing_ok=True)
 
-    def _path(self, submission: Submission, settings: ValidationSettings) -> Path:
+    def _path(self, submission: Submission) -> Path:
         states = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in self._files(submission)]
         prompted = {name: sorted(slices) for name, slices in submission.prompts.items()}
-        parts = [_FORMAT, submission.key, submission.patient, states, prompted, repr(settings)]
+        parts = [_FORMAT, submission.key, submission.patient, states, prompted, repr(self._settings)]
         identity = json.dumps(parts, sort_keys=True)
         return self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
 

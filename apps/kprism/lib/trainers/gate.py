@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from scipy import stats
@@ -23,6 +23,8 @@ SIGNIFICANCE = 0.05
 
 PatientDice = Mapping[str, float]
 """Mean Dice of each patient."""
+
+UNDECIDED: Final = "not enough cases to tell"
 
 Outcome = Literal["new", "kept", "not better", "worse", "not enough cases to tell"]
 
@@ -117,14 +119,14 @@ def _against_base(evidence: Evidence, gain: np.ndarray[tuple[int], np.dtype[np.f
         if confirmed:
             return "kept"
         by_name = evidence.mode == "semantic" and evidence.base_name == "references"
-        return "new" if by_name and len(gain) > 1 and bool((gain > 0).all()) else "not enough cases to tell"
+        return "new" if by_name and len(gain) > 1 and bool((gain > 0).all()) else UNDECIDED
     if _is_greater(gain):
         return "new"
     if confirmed:
         return "worse" if _is_greater(-gain) else "kept"
     if gain.mean() <= 0:
         return "worse" if _is_greater(-gain) else "not better"
-    return "kept" if evidence.serving is not None else "not enough cases to tell"
+    return "kept" if evidence.serving is not None else UNDECIDED
 
 
 def _is_greater(gain: np.ndarray[tuple[int], np.dtype[np.float64]]) -> bool:
@@ -143,10 +145,14 @@ def summary(decisions: Sequence[Decision]) -> str:
             who = decision.evidence.base_name if before == "base" else f"version {decision.evidence.serving_number}"
             word = ", provisionally" if decision.provisional else ""
             parts.append(f"{_named(decision)} {decision.dice['new']:.3f} ({who}: {decision.dice[before]:.3f}{word})")
-    for outcome in ("kept", "not better", "worse", "not enough cases to tell"):
+    for outcome in ("kept", "not better", "worse"):
         names = [_named(decision) for decision in decisions if decision.outcome == outcome]
         if names:
             parts.append(f"{_WORDS[outcome]}: {', '.join(names)}")
+    undecided = [decision for decision in decisions if decision.outcome == UNDECIDED]
+    for patients in sorted({decision.patients for decision in undecided}):
+        names = [_named(decision) for decision in undecided if decision.patients == patients]
+        parts.append(f"{UNDECIDED} ({patients} patient{'' if patients == 1 else 's'}): {', '.join(names)}")
     return "; ".join(parts)
 
 
@@ -154,7 +160,6 @@ _WORDS = {
     "kept": "an earlier version is better",
     "not better": "not better",
     "worse": "worse",
-    "not enough cases to tell": "not enough cases to tell",
 }
 
 

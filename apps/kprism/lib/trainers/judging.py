@@ -71,7 +71,7 @@ class Judge:
         known.forget(version)
         known.add(version, new, self.dataset.keys, self.modes, self._references)
         shipped = self.served.shipped
-        self._measure(known, shipped, MODES, seen=())
+        self._measure(known, shipped, self._base_modes, seen=())
         for number in self._serving_numbers():
             part = self.served.parts[number]
             self._measure(known, part, self.modes, seen=seen_patients(part))
@@ -83,6 +83,12 @@ class Judge:
     def _references(self) -> int:
         """The number of references that a case can have, up to that of the settings."""
         return min(SETTINGS.references, len(self.dataset.judged) - 1)
+
+    @property
+    def _base_modes(self) -> tuple[str, ...]:
+        """The modes in which the shipped weights are measured: by reference too if they do not know a structure."""
+        known = self.served.shipped.registry
+        return self.modes if all(name in known for name in self.dataset.structures) else MODES
 
     def rename(self, version: str, name: str) -> None:
         """Give weights another name in the file of scores: new ones, when they become a version."""
