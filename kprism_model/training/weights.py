@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,6 +63,38 @@ def interpolate_weights(anchor: KPrism, tuned: KPrism, share: float) -> KPrism:
     model = KPrism(tuned.config)
     model.load_state_dict(state)
     return model.to(next(tuned.parameters()).device).eval()
+
+
+@torch.no_grad()
+def average_weights(networks: Sequence[tuple[KPrism, ClassRegistry]]) -> tuple[KPrism, ClassRegistry]:
+    """The mean of networks that were trained from one start (model soups, arXiv 2203.05482), and its classes.
+
+    Its classes are those of the first and, after them, those that only others know; a class is the mean of the networks
+    that know it. ValueError without a network.
+    """
+    if not networks:
+        raise ValueError("there are no networks to average; expected one or more")
+    (first, registry), *others = networks
+    for _, own in others:
+        registry = registry.add([name for name in own.names if name not in registry])
+    states = [(model.state_dict(), own) for model, own in networks]
+    average = KPrism(replace(first.config, num_classes=len(registry))).to(next(first.parameters()).device)
+    for name, tensor in average.state_dict().items():
+        if name in (*CLASS_TABLES, POSSIBLE):
+            for row, class_name in enumerate(registry.names):
+                rows = [state[name][own.index(class_name)] for state, own in states if class_name in own]
+                tensor[row] = _mean(rows)
+        else:
+            tensor.copy_(_mean([state[name] for state, _ in states]))
+    return average.eval(), registry
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """The mean of numbers; whether any is true of truth values; the first of what is counted."""
+    stacked = torch.stack(list(values))
+    if stacked.is_floating_point():
+        return stacked.mean(0)
+    return stacked.any(0) if stacked.dtype == torch.bool else stacked[0]
 
 
 @torch.no_grad()

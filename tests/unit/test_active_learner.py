@@ -159,7 +159,7 @@ def test_after_a_rollback_trainings_start_from_what_serves(clinic: Clinic) -> No
         device="cpu",
         workers=Workers(),
     )
-    dataset = run.build_dataset(clinic.learner._load, SETTINGS)
+    dataset = run.build_dataset(clinic.learner._cases.get, SETTINGS)
     shipped = clinic.versions.load().shipped.model.decoder.class_content
     for _, tuner in run.finetuners(dataset):
         assert torch.equal(tuner.model.decoder.class_content[:2], shipped)

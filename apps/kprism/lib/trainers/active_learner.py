@@ -40,7 +40,6 @@ from lib.trainers.publication import Training, publish
 from lib.trainers.report_page import write_report
 from lib.trainers.tracking import track
 from lib.trainers.training_loop import run_training
-from lib.trainers.working_weights import FINAL
 
 logger = logging.getLogger(__name__)
 
@@ -160,8 +159,9 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             report=progress.update,
         )
         outcome = publish(training, judge, run, self._versions, progress)
-        page = write_report(self._folder / "reports", outcome.report, run.kept_log)
-        tracking_error = track(self._tracking_uri, options, outcome.metadata, run.kept_log, page)
+        log = run.kept_log(dataset)
+        page = write_report(self._folder / "reports", outcome.report, log)
+        tracking_error = track(self._tracking_uri, options, outcome.metadata, log, page)
         message = "; ".join(part for part in (outcome.message, tracking_error) if part)
         progress.end(
             message,
@@ -183,7 +183,6 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             run_training(tuner, progress, offset=before / total, share=part.minutes / total)
             before += part.minutes
             training.add(part, tuner)
-        assert FINAL in training.models
         return training
 
     def _new_run(self, submissions: Sequence[Submission], options: Mapping[str, Any], workers: Workers) -> FinetuneRun:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training of a site: the fine-tunings that it consists of, and the folder from which a killed one is resumed.
 
-One fine-tuning is trained on all patients; the others, one for each fold of cross-validation, never see the patients of
-their fold and say how good such weights are. Each goes on from the weights of the last training.
+There is one for each fold of cross-validation, which never sees the patients of its fold and says how good such weights
+are. The mean of all has learned from every patient, and is better than each of them. Each goes on from the weights of
+the last training.
 """
 
 from __future__ import annotations
@@ -31,15 +32,12 @@ from lib.trainers.working_weights import FINAL, WorkingWeights, fold_name
 
 logger = logging.getLogger(__name__)
 
-FOLDS_SHARE = 0.6
-"""Share of the training's minutes for the folds together."""
-
 SHORTEST_MINUTES = 0.005
 
 
 @dataclass(frozen=True)
 class Part:
-    """A fine-tuning of the run: its name, the fold that it never sees (None: it sees all), and its minutes."""
+    """A fine-tuning of the run: its name, the fold that it never sees (None: it sees all patients), its minutes."""
 
     name: str
     fold: int | None
@@ -78,10 +76,9 @@ class FinetuneRun:
         name = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = folder / "runs" / name
 
-    @property
-    def kept_log(self) -> Path:
-        """The file with a JSON record of each step of the fine-tuning on all patients, after its weights were kept."""
-        return self.working.folder / FINAL / LOG_NAME
+    def kept_log(self, dataset: FinetuneDataset) -> Path:
+        """The file with a JSON record of each step of the first fine-tuning, after its weights were kept."""
+        return self.working.folder / self.parts(dataset)[0].name / LOG_NAME
 
     def remove_other_runs(self) -> None:
         """Delete what earlier trainings that are not resumed have left."""
@@ -104,13 +101,11 @@ class FinetuneRun:
         return build_dataset(self._submissions, load, folder, size=native, settings=settings)
 
     def parts(self, dataset: FinetuneDataset) -> list[Part]:
-        """The fine-tunings in their order: the folds share `FOLDS_SHARE` of the time."""
+        """The fine-tunings in their order: one for each fold, or one alone if all patients are in one fold."""
         minutes, folds = self._options["max_minutes"], dataset.folds
         if not folds:
             return [Part(FINAL, None, minutes)]
-        of_fold = max(SHORTEST_MINUTES, FOLDS_SHARE * minutes / len(folds))
-        parts = [Part(fold_name(fold), fold, of_fold) for fold in folds]
-        return [*parts, Part(FINAL, None, max(SHORTEST_MINUTES, (1 - FOLDS_SHARE) * minutes))]
+        return [Part(fold_name(fold), fold, max(SHORTEST_MINUTES, minutes / len(folds))) for fold in folds]
 
     def finetuners(self, dataset: FinetuneDataset) -> Iterator[tuple[Part, Finetuner]]:
         """Each fine-tuning, in the state that an earlier attempt has saved; from the start if that is damaged."""

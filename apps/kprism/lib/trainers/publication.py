@@ -15,11 +15,12 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import Finetuner
 from kprism_model.training.validation import Score, mean_dice
+from kprism_model.training.weights import average_weights, interpolate_weights
 from lib.learning.versions import Versions
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.finetune_run import FinetuneRun, Part
 from lib.trainers.gate import Decision, summary
-from lib.trainers.judging import Judge
+from lib.trainers.judging import Judge, Trained
 from lib.trainers.progress import Progress
 from lib.trainers.report_page import TrainingReport
 from lib.trainers.working_weights import FINAL, fold_name
@@ -30,7 +31,7 @@ NEW = "new"
 
 @dataclass
 class Training:
-    """What was trained on a data set: averaged networks by name, the folds among them, steps and minutes in all."""
+    """What was trained on a data set: networks by name, minutes in all, and steps of the longest fine-tuning."""
 
     dataset: FinetuneDataset
     models: dict[str, KPrism] = field(default_factory=dict)
@@ -44,12 +45,16 @@ class Training:
         self.models[part.name], self.registries[part.name] = tuner.averaged(), tuner.registry
         self.minutes += tuner.seconds / 60
         self.processes = tuner.workers.count
-        if part.fold is None:
-            self.steps = tuner.step
+        self.steps = max(self.steps, tuner.step)
 
-    def folds(self) -> dict[int, tuple[KPrism, ClassRegistry]]:
+    def folds(self) -> dict[int, Trained]:
         """The network and classes of each fold."""
         return {fold: (self.models[fold_name(fold)], self.registries[fold_name(fold)]) for fold in self.dataset.folds}
+
+    def combined(self, shipped: KPrism, share: float) -> Trained:
+        """The network that can serve: `share` of the mean of all networks, the rest shipped weights."""
+        model, registry = average_weights([(model, self.registries[name]) for name, model in self.models.items()])
+        return interpolate_weights(shipped, model, share), registry
 
 
 @dataclass(frozen=True)
@@ -67,22 +72,23 @@ def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versio
     """Judge the new weights, and publish a version if it changes who answers."""
     dataset = training.dataset
     progress.update("measuring the new weights")
-    scores = judge.scores_of_folds(training.folds())
+    share, scores = judge.scores_of_folds(training.folds())
+    model, registry = training.combined(run.served.shipped.model, share)
     decisions = judge.decide(scores, NEW)
-    metadata = _metadata(training, run, decisions, scores)
+    metadata = {**_metadata(training, run, decisions, scores), "tuned_share": share}
     number = None
     routes, provisional = _routes(decisions, run)
     if decisions and routes != run.served.routes.to_json():
         progress.update("publishing")
         number = versions.publish(
-            training.models[FINAL],
-            training.registries[FINAL],
+            model,
+            registry,
             routes=routes,
             metadata={**metadata, "provisional": provisional, "kinds": _kinds(dataset, run)},
             parent=run.served.number,
         )
         judge.rename(NEW, versions.version(number).weights_version)
-    _keep(training, run, run.served.number if number is None else number)
+    _keep(training, run, (model, registry), run.served.number if number is None else number)
     verdict = summary(decisions) or "not enough patients to tell anything: one patient, or all in one fold"
     message = f"published as version {number}: {verdict}" if number else f"nothing changes: {verdict}"
     best = float(np.mean([decision.best for decision in decisions])) if decisions else 0.0
@@ -126,9 +132,11 @@ def _kinds(dataset: FinetuneDataset, run: FinetuneRun) -> dict[str, list[str]]:
     return {name: sorted(own) for name, own in kinds.items()}
 
 
-def _keep(training: Training, run: FinetuneRun, serving: int) -> None:
-    """Keep the weights for the next training to go on from."""
+def _keep(training: Training, run: FinetuneRun, combined: Trained, serving: int) -> None:
+    """Keep the weights for the next training to go on from; a new fold starts from the combined ones."""
     dataset = training.dataset
+    if FINAL not in training.models:
+        run.working.save(FINAL, *combined, dataset.patients, None, serving=serving)
     for name, model in training.models.items():
         unseen = next((dataset.patients_in(fold) for fold in dataset.folds if fold_name(fold) == name), [])
         patients = [patient for patient in dataset.patients if patient not in unseen]

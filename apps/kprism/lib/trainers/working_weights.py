@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where trainings go on from: weights trained on all patients, and those of each fold of cross-validation.
+"""Where trainings go on from: the weights of each fold of cross-validation, and those that combine them.
 
-Beside each checkpoint, a folder has the state that its training ended with, so that the next one goes on as if it had
-never ended. They are kept whether or not a version was published, so no training learns the same again. Each says which
-patients it has seen: a fold's weights never saw the fold's patients.
+Beside the checkpoint of a fold, a folder has the state that its training ended with, so that the next one goes on as if
+it had never ended. They are kept whether or not a version was published, so no training learns the same again. Each
+says which patients it has seen: a fold's weights never saw the fold's patients.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import NamedTuple
 from kprism_model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
-from kprism_model.training.run_state import EndState
+from kprism_model.training.run_state import EndState, has_state
 
 logger = logging.getLogger(__name__)
 
 FINAL = "final"
-"""Name of the weights that are trained on all patients."""
+"""Name of the weights that have learned from all patients."""
 
 
 def fold_name(fold: int) -> str:
@@ -58,18 +58,28 @@ class WorkingWeights:
         return Start(default)
 
     def save(
-        self, name: str, model: KPrism, registry: ClassRegistry, patients: Collection[str], state: Path, *, serving: int
+        self,
+        name: str,
+        model: KPrism,
+        registry: ClassRegistry,
+        patients: Collection[str],
+        state: Path | None,
+        *,
+        serving: int,
     ) -> None:
         """Write trained weights; `patients` are those they have seen, `serving` the version that serves from now on.
 
-        The training's folder `state` is moved here.
+        The training's folder `state` is moved here; weights that were not trained themselves have none.
         """
         metadata = {"base": self._base, "serving": serving, "patients": sorted(patients)}
         shutil.rmtree(self.folder / name, ignore_errors=True)  # it does not belong to the new weights
         save_checkpoint(self.folder / name, model, registry, metadata=metadata)
-        state.rename(self.folder / name)
+        if state is not None:
+            state.rename(self.folder / name)
 
     def _end(self, name: str) -> EndState | None:
+        if not has_state(self.folder / name):
+            return None
         try:
             return EndState.read(self.folder / name)
         except ValueError as error:
