@@ -193,6 +193,23 @@ def test_training_asked_for_by_several_at_once_runs_once(server: LiveServer) -> 
     assert told(server)["message"].startswith("published as version 2: ") and current(server) == "2"
 
 
+@pytest.mark.parametrize("file", ["scores.json", "final.safetensors"])
+def test_a_trainer_killed_while_it_keeps_its_work_is_taken_up_again(
+    server: LiveServer, site: Site, order: Path, file: str
+) -> None:
+    """It is killed before it publishes, and after that, before all of what the next training goes on from is kept."""
+    before = trainings(server)
+    order.write_text(file)
+    assert requests.post(f"{server.url}/train/kprism", json={}, timeout=60).status_code == 200
+    wait(lambda: not order.exists(), server)
+    wait(lambda: trainings(server) == [*before, "ERROR", "DONE"], server)
+    training = site.studies / ".kprism" / "training"
+    json.loads((training / "scores.json").read_text())
+    kept = {path.stem for path in (training / "working").glob("*.safetensors")}
+    assert {"final", "fold0", "fold1", "fold2"} <= kept and not list((training / "runs").iterdir())
+    assert get(server, "/kprism/api/status")["warning"] is None
+
+
 def test_wrong_options_are_refused_before_anything_is_started(server: LiveServer) -> None:
     before = trainings(server)
     wrong = requests.post(f"{server.url}/train/kprism", json={"max_minutes": "long"}, timeout=60)

@@ -28,7 +28,7 @@ from lib.learning.version_pointer import PointerFile
 from lib.learning.versions import Versions
 from lib.routes import Routes
 
-EXPORTED = ("base", "routes", "provisional", "kinds", "dice", "metrics", "gate", "minutes", "steps")
+EXPORTED = ("base", "routes", "provisional", "kinds", "dice", "metrics", "gate", "minutes", "steps", "tuned_share")
 """Keys of a version's note that are exported; others may name cases."""
 
 MANIFEST = "manifest.json"

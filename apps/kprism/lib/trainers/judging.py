@@ -73,7 +73,7 @@ class Judge:
         for share in TUNED_SHARES if folds else ():
             scores = self._scores_of_folds(folds, share, (SEMANTIC,))
             dice = float(np.mean(list(mean_dice(scores).values()))) if scores else 0.0
-            if dice <= best:
+            if dice < best:
                 break
             best, chosen, by_name = dice, share, scores
         others = [mode for mode in self.modes if mode != SEMANTIC]

@@ -70,7 +70,8 @@ def _page(report: TrainingReport, log: Path) -> str:
         f"<h1>{title}</h1>",
         f'<p class="verdict" style="border-color: {colour}">{escape(report.message)}</p>',
         f"<p>From version {metadata['parent']}, {metadata['steps']} steps so far; "
-        f"this training took {metadata['minutes']} minutes with cross-validation.</p>",
+        f"this training took {metadata['minutes']} minutes. "
+        f"The new weights are {metadata['tuned_share']:.0%} trained, the rest shipped.</p>",
         "<h2>Who answers</h2>",
         "<p>Mean Dice over patients. Site versions were measured on patients that they had never seen.</p>",
         _decision_table(report.decisions),

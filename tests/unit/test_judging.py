@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the gate measures of the new weights: folds on patients that they never saw, mixed with the shipped weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kprism_model.checkpoint import Checkpoint, load_checkpoint
+from kprism_model.data.partial import AnnotatedCase
+from kprism_model.network.kprism import KPrism
+from kprism_model.training.weights import interpolate_weights
+from lib.learning.submission_store import Submission
+from lib.learning.versions import Served
+from lib.trainers.case_cache import KeptSlices, ReducedCase
+from lib.trainers.finetune_dataset import FinetuneDataset, build_dataset
+from lib.trainers.judging import SETTINGS, Judge
+from tests.tiny_network import SIDE, STRUCTURES, WEIGHTS, drawn
+
+
+@pytest.fixture(scope="module")
+def taught() -> Checkpoint:
+    return load_checkpoint(WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def untaught(taught: Checkpoint) -> KPrism:
+    torch.manual_seed(0)
+    return KPrism(taught.model.config).eval()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> FinetuneDataset:
+    """Six patients in two folds, each with an image of what the network was taught."""
+    rng = np.random.default_rng(1)
+    structures = {name: value for value, name in enumerate(STRUCTURES, 1)}
+
+    def load(submission: Submission) -> ReducedCase:
+        image, label = drawn(rng)
+        case = AnnotatedCase(submission.image_id, submission.patient, image[None], label[None], structures)
+        return ReducedCase(case, KeptSlices((0,), (SIDE, SIDE)))
+
+    submissions = [
+        Submission(name, name, n % 2, structures, "", "", "", name, "", n) for n, name in enumerate("abcdef")
+    ]
+    folder = tmp_path_factory.mktemp("dataset")
+    return build_dataset(submissions, load, folder, size=SIDE, settings=SETTINGS)
+
+
+def judge_of(dataset: FinetuneDataset, shipped: Checkpoint, path: Path) -> Judge:
+    served = Served(0, shipped.weights_version, shipped)
+    return Judge(dataset, served, path / "scores.json", "cpu", in_context=False, report=lambda message: None)
+
+
+def test_good_weights_are_hardly_mixed(
+    dataset: FinetuneDataset, taught: Checkpoint, untaught: KPrism, tmp_path: Path
+) -> None:
+    shipped = Checkpoint(untaught, taught.registry, {}, "untaught", tmp_path / "shipped")
+    folds = dict.fromkeys((0, 1), (taught.model, taught.registry))
+    share, scores = judge_of(dataset, shipped, tmp_path).scores_of_folds(folds)
+    assert share >= 0.75
+    assert {score.mode for score in scores} == {"semantic", "interactive"}
+    assert sorted({score.case for score in scores}) == list("abcdef")
+
+
+def test_weights_that_have_lost_what_was_known_are_mixed_with_shipped_ones(
+    dataset: FinetuneDataset, taught: Checkpoint, untaught: KPrism, tmp_path: Path
+) -> None:
+    spoilt = interpolate_weights(taught.model, untaught, 0.4)
+    judge = judge_of(dataset, taught, tmp_path)
+    folds = dict.fromkeys((0, 1), (spoilt, taught.registry))
+    share, scores = judge.scores_of_folds(folds)
+    assert share <= 0.5
+    mixture = interpolate_weights(taught.model, spoilt, share)
+    same = judge_of(dataset, Checkpoint(mixture, taught.registry, {}, "mixture", tmp_path), tmp_path)
+    _, expected = same.scores_of_folds(dict.fromkeys((0, 1), (mixture, taught.registry)))
+    assert [score.dice for score in scores] == pytest.approx([score.dice for score in expected], abs=1e-4)
