@@ -59,7 +59,7 @@ class FinetunePlan:
     """
 
     minutes: float = 1.5
-    batch_size: int = 4
+    batch_size: int = 2
     learning_rate: float = 1e-3
     in_context: float = 0.2
     interactive: float = 0.3
