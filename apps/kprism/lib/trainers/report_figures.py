@@ -42,11 +42,12 @@ def curves(log: Path) -> str:
     series = _smoothed(_read_log(log))
     if not series:
         return "<p>Too few steps for curves.</p>"
+    first = min(steps[0] for steps, _ in series.values())  # a training goes on from the steps of the last one
     last = max(steps[-1] for steps, _ in series.values())
-    parts = [_axes(last)]
+    parts = [_axes(first, last)]
     for position, (name, (steps, values)) in enumerate(series.items()):
         points = " ".join(
-            f"{40 + 540 * step / max(last, 1):.1f},{210 - 190 * value:.1f}"
+            f"{40 + 540 * (step - first) / max(last - first, 1):.1f},{210 - 190 * value:.1f}"
             for step, value in zip(steps, values, strict=True)
         )
         parts.append(f'<polyline fill="none" stroke="{_COLOURS[name]}" stroke-width="1.5" points="{points}"/>')
@@ -69,18 +70,21 @@ def _smoothed(records: Sequence[Mapping[str, float]]) -> dict[str, Curve]:
         points = [(record["step"], record[name]) for record in records if record.get(name, np.nan) == record.get(name)]
         if len(points) >= 2:
             steps, values = np.array(points).T
-            smooth = ndimage.uniform_filter1d(values, max(1, len(values) // 25), mode="nearest")
+            smooth = ndimage.uniform_filter1d(values, max(1, len(values) // 10), mode="nearest")
             series[name] = steps, smooth / smooth.max() if name == "loss" else smooth
     return series
 
 
-def _axes(last_step: float) -> str:
+def _axes(first_step: float, last_step: float) -> str:
     lines = "".join(
         f'<line x1="40" x2="580" y1="{210 - 190 * tick}" y2="{210 - 190 * tick}" stroke="#ddd"/>'
         f'<text x="34" y="{214 - 190 * tick}" text-anchor="end">{tick:g}</text>'
         for tick in (0, 0.25, 0.5, 0.75, 1)
     )
-    return f'{lines}<text x="580" y="226" text-anchor="end">{int(last_step)} steps</text>'
+    return (
+        f'{lines}<text x="40" y="226">step {int(first_step)}</text>'
+        f'<text x="580" y="226" text-anchor="end">step {int(last_step)}</text>'
+    )
 
 
 def pictures(scores: Sequence[Score], cases: Sequence[AnnotatedCase]) -> list[str]:
