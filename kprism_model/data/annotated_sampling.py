@@ -43,6 +43,8 @@ RecordedClicks = Mapping[str, Mapping[str, Mapping[int, Sequence[RecordedClick]]
 
 _DISC = 2  # pixels: a click is moved by the augmentation as a disc of this radius
 
+_CANDIDATES = 8  # slices that are drawn to find one of another patient
+
 
 @dataclass(frozen=True)
 class AnnotatedBatch(Batch):
@@ -92,7 +94,7 @@ class AnnotatedSampler:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         part = self._parts[rng.choice(len(self._parts), p=self._shares)]
         focus = list(part.shown)[rng.integers(len(part.shown))]
-        rows = np.array([part.draw(focus, rng) for _ in range(n)])
+        rows = _drawn(part, focus, n, rng)
         clicks = [self._recorded(part.slices, row, focus) for row in rows]
         images, masks, discs = self._augmented(part.slices, rows, clicks, size, rng, generator)
         classes = torch.tensor([self.registry.index(name) for name in part.slices.classes.values()])
@@ -139,6 +141,16 @@ class AnnotatedSampler:
             images, both, content = crop_to_windows(images, both, content, windows)
         changed, moved = augment_batch(images, both, generator, size=size, content=content, settings=self._augmentation)
         return changed, moved[:, : masks.shape[1]], moved[:, masks.shape[1] :]
+
+
+def _drawn(part: _Part, focus: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The rows of n images; neighbours are of different patients if chance allows: one can be the other's reference."""
+    rows = [part.draw(focus, rng)]
+    while len(rows) < n:
+        candidates = [part.draw(focus, rng) for _ in range(_CANDIDATES)]
+        patient = part.slices.patient[rows[-1]]
+        rows.append(next((row for row in candidates if part.slices.patient[row] != patient), candidates[0]))
+    return np.array(rows)
 
 
 def _discs(clicks: Sequence[RecordedClick], shape: Sequence[int], side: int) -> Tensor:

@@ -209,6 +209,8 @@ def test_a_batch_has_every_annotated_structure_and_references_of_other_patients(
         for image, [reference] in enumerate(batch.references.tolist()):
             assert reference == -1 or not torch.equal(batch.images[image], batch.images[reference])
     assert {int(batch.class_index[0]) for batch in batches} == {0, 1}
+    pairs = [sampler.batch(2, step=step, size=64).references.flatten().tolist() for step in range(20)]
+    assert pairs == [[1, 0]] * 20  # each is the reference of the other
     again = sampler.batch(6, step=3, size=64)
     assert torch.equal(again.images, batches[3].images) and torch.equal(again.masks, batches[3].masks)
 

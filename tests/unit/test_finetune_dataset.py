@@ -14,7 +14,7 @@ from lib.learning.submission_store import Submission
 from lib.trainers.case_cache import KeptSlices, ReducedCase
 from lib.trainers.finetune_dataset import (
     CORRECTED_WEIGHT,
-    MAX_JUDGED_CASES,
+    JUDGED_SLICES,
     MIN_JUDGED_CASES,
     FinetuneDataset,
     build_dataset,
@@ -40,11 +40,11 @@ def load(submission: Submission) -> ReducedCase:
 
 
 def test_structures_that_were_learned_earlier_stay_in_the_gate_however_many_cases_there_are(tmp_path: Path) -> None:
-    many = [(f"a{number:02d}", number % 3, "liver") for number in range(MAX_JUDGED_CASES + 6)]
+    many = [(f"a{number:03d}", number % 3, "liver") for number in range(JUDGED_SLICES + 6)]
     few = [(f"z{number}", number % 3, "spleen") for number in range(MIN_JUDGED_CASES + 2)]
     found = material(tmp_path, *many, *few)
     counts = {name: sum(name in case.structures for case in found.judged) for name in ("liver", "spleen")}
-    assert counts == {"liver": MAX_JUDGED_CASES, "spleen": MIN_JUDGED_CASES}
+    assert counts == {"liver": JUDGED_SLICES, "spleen": MIN_JUDGED_CASES}
     assert found.structures == ["liver", "spleen"] and len(found.keys) == len(found.judged)
 
 

@@ -25,8 +25,11 @@ from lib.trainers.case_cache import KeptSlices, ReducedCase
 
 logger = logging.getLogger(__name__)
 
-MAX_JUDGED_CASES = 24
+JUDGED_CASES = 24
 """Cases that the gate measures, the first that were submitted: so new cases seldom change what is compared."""
+
+JUDGED_SLICES = 120
+"""More cases are measured as long as all have fewer slices than this: pictures take less time than volumes."""
 
 MIN_JUDGED_CASES = 6
 """Cases of each structure that the gate measures in any case, if there are so many."""
@@ -152,7 +155,7 @@ def build_dataset(
             continue
         used.append(submission)
         kept[case.name] = reduced.slices
-        if len(judged) < MAX_JUDGED_CASES or _is_wanted(case, judged):
+        if _is_wanted(case, judged):
             judged.append(_for_judging(case, settings))
     if len(used) < MIN_LABELS:
         reasons = f" ({'; '.join(skipped.values())})" if skipped else ""
@@ -163,7 +166,9 @@ def build_dataset(
 
 
 def _is_wanted(case: AnnotatedCase, judged: Sequence[AnnotatedCase]) -> bool:
-    """Whether a structure of the case is in fewer than `MIN_JUDGED_CASES` of the cases so far."""
+    """Whether the gate measures a case besides those so far: there are few, or few of a structure of the case."""
+    if len(judged) < JUDGED_CASES or sum(len(other.labels) for other in judged) < JUDGED_SLICES:
+        return True
     return any(sum(name in other.structures for other in judged) < MIN_JUDGED_CASES for name in case.structures)
 
 
