@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Locator, Page, Response
+from playwright.sync_api import Locator, Page, Response, expect
 
 from tests.e2e.viewer.conftest import PICTURES
 from tests.e2e.viewer.site import Site, wait
@@ -129,16 +129,25 @@ POINTS = """() => cornerstoneTools.annotation.state.getAllAnnotations()
     .filter(one => one.metadata.toolName === 'ProbeMONAILabel').length"""
 
 
+CHOSEN = "rgb(0, 0, 139)"
+"""Colour of the row of the structure that points are for."""
+
+
 def test_points_are_sent_and_what_comes_back_is_drawn(panel: Page, site: Site) -> None:
     points = open_tab(panel, "Point Prompts")
-    points.locator("tr.clickable-row", has_text="lungs").click()
+    row = points.locator("tr.clickable-row", has_text="lungs")
+    row.click()
+    expect(row).to_have_css("background-color", CHOSEN)
     box = panel.locator("[data-cy=viewport-pane] canvas").first.bounding_box()
     assert box is not None
     panel.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     wait(lambda: panel.evaluate(POINTS) == 1, "point")
+    expect(row).to_have_css("background-color", CHOSEN)
     with panel.expect_response(lambda answer: "/infer/interactive" in answer.url) as answered:
         points.get_by_role("button", name="Run").click()
-    [point] = asked_of(answered.value)["lungs"]
+    asked = asked_of(answered.value)
+    assert "lungs" in asked, asked
+    [point] = asked["lungs"]
     columns, rows, slices = site.get(f"/kprism/api/case/{site.series(PATIENT)[1]}")["grid"]
     values = np.frombuffer(answered.value.body()[-columns * rows * slices :], np.uint8)
     answer = values.reshape(slices, rows, columns)
