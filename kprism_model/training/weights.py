@@ -66,35 +66,43 @@ def interpolate_weights(anchor: KPrism, tuned: KPrism, share: float) -> KPrism:
 
 
 @torch.no_grad()
-def average_weights(networks: Sequence[tuple[KPrism, ClassRegistry]]) -> tuple[KPrism, ClassRegistry]:
+def average_weights(
+    networks: Sequence[tuple[KPrism, ClassRegistry]], shares: Sequence[float] | None = None
+) -> tuple[KPrism, ClassRegistry]:
     """The mean of networks that were trained from one start (model soups, arXiv 2203.05482), and its classes.
 
-    Its classes are those of the first and, after them, those that only others know; a class is the mean of the networks
-    that know it. ValueError without a network.
+    `shares` are their weights in the mean, by default equal ones. The classes are those of the first network and, after
+    them, those that only others know; a class is the mean of the networks that know it, by name. A network with share 0
+    is left out. ValueError if none is left.
     """
-    if not networks:
-        raise ValueError("there are no networks to average; expected one or more")
-    (first, registry), *others = networks
-    for _, own in others:
+    pairs = zip(networks, shares or [1.0] * len(networks), strict=True)
+    parts = [(model.state_dict(), own, share) for (model, own), share in pairs if share > 0]
+    if not parts:
+        raise ValueError("there are no networks to average; expected one or more with a share above 0")
+    registry = parts[0][1]
+    for _, own, _ in parts[1:]:
         registry = registry.add([name for name in own.names if name not in registry])
-    states = [(model.state_dict(), own) for model, own in networks]
+    first = networks[0][0]
     average = KPrism(replace(first.config, num_classes=len(registry))).to(next(first.parameters()).device)
     for name, tensor in average.state_dict().items():
         if name in (*CLASS_TABLES, POSSIBLE):
             for row, class_name in enumerate(registry.names):
-                rows = [state[name][own.index(class_name)] for state, own in states if class_name in own]
-                tensor[row] = _mean(rows)
+                known = [
+                    (state[name][own.index(class_name)], share) for state, own, share in parts if class_name in own
+                ]
+                tensor[row] = _mean(known)
         else:
-            tensor.copy_(_mean([state[name] for state, _ in states]))
+            tensor.copy_(_mean([(state[name], share) for state, _, share in parts]))
     return average.eval(), registry
 
 
-def _mean(values: Sequence[Tensor]) -> Tensor:
-    """The mean of numbers; whether any is true of truth values; the first of what is counted."""
-    stacked = torch.stack(list(values))
-    if stacked.is_floating_point():
-        return stacked.mean(0)
-    return stacked.any(0) if stacked.dtype == torch.bool else stacked[0]
+def _mean(values: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """The weighted mean of numbers; whether any is true of truth values; the first of what is counted."""
+    (first, _), *_ = values
+    if first.is_floating_point():
+        total = sum(share for _, share in values)
+        return torch.stack([value.to(first.device) * (share / total) for value, share in values]).sum(0)
+    return torch.stack([value.to(first.device) for value, _ in values]).any(0) if first.dtype == torch.bool else first
 
 
 @torch.no_grad()

@@ -43,6 +43,15 @@ def test_the_mean_of_one_network_is_that_network() -> None:
     assert all(torch.equal(value, mean.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+def test_shares_weigh_the_networks_and_a_class_is_mixed_with_the_same_class() -> None:
+    model, registry = average_weights([filled(1.0, "spleen", "cyst"), filled(5.0, "liver", "spleen")], [0.75, 0.25])
+    assert registry.names == ("spleen", "cyst", "liver")
+    assert torch.allclose(model.decoder.heads[0].last.bias, torch.tensor(2.0))
+    assert [float(row.mean()) for row in model.decoder.class_content] == pytest.approx([2.0, 1.0, 5.0])
+    whole, names = average_weights([filled(1.0, "spleen"), filled(5.0, "liver")], [1.0, 0.0])
+    assert names.names == ("spleen",) and torch.allclose(whole.decoder.heads[0].last.bias, torch.tensor(1.0))
+
+
 def test_there_must_be_a_network() -> None:
     with pytest.raises(ValueError, match="no networks to average"):
         average_weights([])

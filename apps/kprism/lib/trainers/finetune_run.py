@@ -2,8 +2,7 @@
 """One training of a site: the fine-tunings that it consists of, and the folder from which a killed one is resumed.
 
 There is one for each fold of cross-validation, which never sees the patients of its fold and says how good such weights
-are. The mean of all has learned from every patient, and is better than each of them. Each goes on from the weights of
-the last training.
+are. The mean of all has learned from every patient. Each goes on from the weights of the last training.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
-from kprism_model.training.weights import interpolate_weights
+from kprism_model.training.weights import average_weights
 from lib.learning.versions import Served
 from lib.routes import IN_CONTEXT, INTERACTIVE, MODES, SEMANTIC
 from lib.trainers.finetune_dataset import FinetuneDataset
@@ -85,8 +85,10 @@ class Judge:
             self.report(f"measuring the new weights, part {number} of {len(folds)}, {share:.0%} trained")
             cases = self.dataset.judged_in(fold)
             references = self.dataset.without(self.dataset.patients_in(fold))
-            mixture = interpolate_weights(self.served.shipped.model, model, share)
-            predictor = Predictor(mixture, registry, device=self.device)
+            shipped = (self.served.shipped.model, self.served.shipped.registry)
+            predictor = Predictor(
+                *average_weights([(model, registry), shipped], [share, 1 - share]), device=self.device
+            )
             scores += validate(predictor, cases, references, modes=modes, settings=SETTINGS)
         return scores
 

@@ -15,7 +15,7 @@ from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import Finetuner
 from kprism_model.training.validation import Score, mean_dice
-from kprism_model.training.weights import average_weights, interpolate_weights
+from kprism_model.training.weights import average_weights
 from lib.learning.versions import Versions
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.finetune_run import FinetuneRun, Part
@@ -51,10 +51,10 @@ class Training:
         """The network and classes of each fold."""
         return {fold: (self.models[fold_name(fold)], self.registries[fold_name(fold)]) for fold in self.dataset.folds}
 
-    def combined(self, shipped: KPrism, share: float) -> Trained:
+    def combined(self, shipped: Trained, share: float) -> Trained:
         """The network that can serve: `share` of the mean of all networks, the rest shipped weights."""
-        model, registry = average_weights([(model, self.registries[name]) for name, model in self.models.items()])
-        return interpolate_weights(shipped, model, share), registry
+        trained = [(model, self.registries[name]) for name, model in self.models.items()]
+        return average_weights([*trained, shipped], [*[share / len(trained)] * len(trained), 1 - share])
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versio
     dataset = training.dataset
     progress.update("measuring the new weights")
     share, scores = judge.scores_of_folds(training.folds())
-    model, registry = training.combined(run.served.shipped.model, share)
+    shipped = run.served.shipped
+    model, registry = training.combined((shipped.model, shipped.registry), share)
     decisions = judge.decide(scores, NEW)
     metadata = {**_metadata(training, run, decisions, scores), "tuned_share": share}
     number = None
