@@ -60,7 +60,7 @@ class FinetunePlan:
 
     minutes: float = 1.5
     batch_size: int = 2
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     in_context: float = 0.2
     interactive: float = 0.3
     seed: int = 0

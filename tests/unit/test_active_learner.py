@@ -31,7 +31,7 @@ from lib.trainers.progress import EPOCHS, Progress
 from lib.trainers.report_figures import overlay
 from tests.tiny_network import STRUCTURES, copy_weights
 
-QUICK = {"max_minutes": 0.1, "batch_size": 4}
+QUICK = {"max_minutes": 0.1, "batch_size": 4, "learning_rate": 1e-3}
 
 
 NAMES = "abcdefgh"
@@ -155,7 +155,7 @@ def test_after_a_rollback_trainings_start_from_what_serves(clinic: Clinic) -> No
         clinic.versions,
         clinic.folder / "training",
         clinic.submissions.store.submissions(),
-        {**QUICK, "learning_rate": 1e-3},
+        QUICK,
         device="cpu",
         workers=Workers(),
     )

@@ -62,7 +62,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
     options: ClassVar[Mapping[str, Option]] = {
         "max_minutes": TRAINING_MINUTES,
         "batch_size": Option(2, low=2, high=256),
-        "learning_rate": Option(1e-3, low=1e-7, high=1.0),
+        "learning_rate": Option(5e-4, low=1e-7, high=1.0),
         "in_context": Option(True),
     }
 

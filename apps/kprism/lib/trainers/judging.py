@@ -34,6 +34,9 @@ SETTINGS = ValidationSettings(shown=4, absent=2, clicked=2, clicks=3, references
 TUNED_SHARES = (1.0, 0.75, 0.5, 0.25)
 """Shares of the trained weights that are tried in this order, until the Dice falls; the rest are shipped weights."""
 
+FEW_PATIENTS = 4
+"""With fewer patients the best share is chosen by chance: at most half of the weights are trained ones then."""
+
 Trained = tuple[KPrism, ClassRegistry]
 """A network and its classes."""
 
@@ -68,9 +71,12 @@ class Judge:
 
         Each fold is measured on the patients that it never saw.
         """
-        best, chosen = -1.0, 1.0
+        most = 0.5 if len(self.dataset.patients) < FEW_PATIENTS else 1.0
+        best, chosen = -1.0, most
         by_name: list[Score] = []
         for share in TUNED_SHARES if folds else ():
+            if share > most:
+                continue
             scores = self._scores_of_folds(folds, share, (SEMANTIC,))
             dice = float(np.mean(list(mean_dice(scores).values()))) if scores else 0.0
             if dice < best:
