@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-slices", type=int, default=40, help="of each test list (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Nets' images (%(default)s)")
+    parser.add_argument("--specialists", nargs="+", choices=list(SPECIALISTS), default=list(SPECIALISTS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     given = parser.parse_args(arguments)
     work = (given.work or Path("var/effort") / f"{given.data.name}-same").resolve()
@@ -63,16 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         parser.error(f"{work} holds no finished run of benchmarks.effort with training: {error}")
     minutes = len(submitted.cases("training")) // int(settings["after"]) * float(settings["minutes"])
-    print(f"{len(SPECIALISTS) * minutes:.0f} minutes for the U-Nets and some for measuring", flush=True)
+    print(f"{len(given.specialists) * minutes:.0f} minutes for the U-Nets and some for measuring", flush=True)
     protocol = Protocol(modes=("semantic",), seed=given.seed, max_slices=given.max_slices)
     reports = {
         "shipped weights": measured(SHIPPED, given.core, protocol),
         "after the last training": measured(last, [given.data, *given.core], protocol),
     }
-    for arm, title in SPECIALISTS.items():
+    for arm in given.specialists:
         network = fitted(arm, submitted, minutes, work / "unet", size=given.size, seed=given.seed)
         baseline = Baselines(network, None, None, given.size, given.size)
-        reports[title] = EvaluationReport(protocol.to_dict(), [measure(baseline, site, protocol, trained=True)])
+        reports[SPECIALISTS[arm]] = EvaluationReport(
+            protocol.to_dict(), [measure(baseline, site, protocol, trained=True)]
+        )
     write_results(given.out, site, reports, {**settings, "data": site.name, "unet_minutes": minutes})
     return 0
 

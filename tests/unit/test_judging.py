@@ -34,7 +34,12 @@ def untaught(taught: Checkpoint) -> KPrism:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> FinetuneDataset:
-    """Six patients in two folds, each with an image of what the network was taught."""
+    """Six patients."""
+    return dataset_of("abcdef", tmp_path_factory.mktemp("dataset"))
+
+
+def dataset_of(patients: str, folder: Path) -> FinetuneDataset:
+    """Patients in two folds, each with an image of what the network was taught."""
     rng = np.random.default_rng(1)
     structures = {name: value for value, name in enumerate(STRUCTURES, 1)}
 
@@ -44,9 +49,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> FinetuneDataset:
         return ReducedCase(case, KeptSlices((0,), (SIDE, SIDE)))
 
     submissions = [
-        Submission(name, name, n % 2, structures, "", "", "", name, "", n) for n, name in enumerate("abcdef")
+        Submission(name, name, n % 2, structures, "", "", "", name, "", n) for n, name in enumerate(patients)
     ]
-    folder = tmp_path_factory.mktemp("dataset")
     return build_dataset(submissions, load, folder, size=SIDE, settings=SETTINGS)
 
 
@@ -64,6 +68,17 @@ def test_good_weights_are_hardly_mixed(
     assert share >= 0.75
     assert {score.mode for score in scores} == {"semantic", "interactive"}
     assert sorted({score.case for score in scores}) == list("abcdef")
+
+
+def test_with_few_patients_at_most_half_of_the_weights_are_trained_ones(
+    taught: Checkpoint, untaught: KPrism, tmp_path: Path
+) -> None:
+    few = dataset_of("abc", tmp_path)
+    shipped = Checkpoint(untaught, taught.registry, {}, "untaught", tmp_path / "shipped")
+    share, scores = judge_of(few, shipped, tmp_path).scores_of_folds(
+        dict.fromkeys((0, 1), (taught.model, taught.registry))
+    )
+    assert share <= 0.5 and sorted({score.case for score in scores}) == list("abc")
 
 
 def test_weights_that_have_lost_what_was_known_are_mixed_with_shipped_ones(
