@@ -34,7 +34,7 @@ from kprism_model.training.pretraining_options import add_arguments, network_con
 from kprism_model.training.slice_validation import split_validation
 from kprism_model.training.snapshots import SnapshotWriter, check_size
 from kprism_model.training.trainer import Trainer
-from kprism_model.training.weights import interpolate_weights
+from kprism_model.training.weights import average_weights
 
 __all__ = ["add_arguments", "run"]
 
@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = fit(trainer)
     if initial is not None and arguments.mix != 1:
         anchor = with_kinds(initial.model.to(arguments.device), initial.registry, store)  # fitted below
-        model = interpolate_weights(anchor, model, arguments.mix)
+        networks = [(model, sampler.registry), (anchor, initial.registry)]
+        model, _ = average_weights(networks, [arguments.mix, 1 - arguments.mix])
     if workers.rank == 0:
         metadata = describe(trainer)
         metadata["training"] |= _fit_heads(model, sampler, sequences, store, arguments.seed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of networks with different classes: start from them, compare them, interpolate between them."""
+"""Weights of networks with different classes: start from them, average them."""
 
 from __future__ import annotations
 
@@ -45,31 +45,10 @@ def warm_start(model: KPrism, registry: ClassRegistry, source: Checkpoint) -> li
 
 
 @torch.no_grad()
-def interpolate_weights(anchor: KPrism, tuned: KPrism, share: float) -> KPrism:
-    """A network whose weights are `share` of `tuned` and the rest of `anchor` (WiSE-FT, arXiv 2109.01903).
-
-    Classes that the anchor lacks keep the tuned weights. ValueError for a share outside [0, 1].
-    """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of the tuned weights must lie in [0, 1], got {share}")
-    old = anchor.state_dict()
-    state = {}
-    for name, new in tuned.state_dict().items():
-        before = old[name].to(new.device)
-        if name in CLASS_TABLES:
-            state[name] = torch.cat([before.lerp(new[: len(before)], share), new[len(before) :]])
-        else:
-            state[name] = before.lerp(new, share) if new.is_floating_point() else new.clone()
-    model = KPrism(tuned.config)
-    model.load_state_dict(state)
-    return model.to(next(tuned.parameters()).device).eval()
-
-
-@torch.no_grad()
 def average_weights(
     networks: Sequence[tuple[KPrism, ClassRegistry]], shares: Sequence[float] | None = None
 ) -> tuple[KPrism, ClassRegistry]:
-    """The mean of networks that were trained from one start (model soups, arXiv 2203.05482), and its classes.
+    """The mean of networks that were trained from one start, and its classes (arXiv 2203.05482; WiSE-FT, 2109.01903).
 
     `shares` are their weights in the mean, by default equal ones. The classes are those of the first network and, after
     them, those that only others know; a class is the mean of the networks that know it, by name. A network with share 0

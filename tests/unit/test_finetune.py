@@ -24,7 +24,7 @@ from kprism_model.predictor import Predictor
 from kprism_model.store import is_out_of_memory
 from kprism_model.training.finetune import FinetunePlan, Finetuner
 from kprism_model.training.run_state import EndState
-from kprism_model.training.weights import class_from_references, interpolate_weights
+from kprism_model.training.weights import average_weights, class_from_references
 
 KNOWN = ("liver", "spleen")
 
@@ -218,26 +218,17 @@ def test_a_batch_has_every_annotated_structure_and_references_of_other_patients(
 def test_mixing_runs_from_the_old_weights_to_the_new_ones(published: Checkpoint, tmp_path: Path) -> None:
     tuner = finetuner(published, tmp_path)
     take(tuner, 2)
-    tuned = tuner.averaged()
+    networks = [(tuner.averaged(), tuner.registry), (published.model, published.registry)]
+    half, registry = average_weights(networks, [0.5, 0.5])
     images = torch.rand(1, 3, 64, 64)
     prompts = Prompts((64, 64), torch.tensor([0, 0]), class_index=torch.tensor([0, 1]))
     with torch.no_grad():
-        old, none, half, whole, new = (
-            model(images, prompts).logits[-1]
-            for model in (
-                published.model,
-                interpolate_weights(published.model, tuned, 0.0),
-                interpolate_weights(published.model, tuned, 0.5),
-                interpolate_weights(published.model, tuned, 1.0),
-                tuned,
-            )
-        )
-    assert torch.allclose(none, old, atol=1e-5) and torch.allclose(whole, new, atol=1e-5)
-    assert not torch.allclose(half, old, atol=1e-3)
-    middle = interpolate_weights(published.model, tuned, 0.25).decoder
-    assert torch.equal(middle.class_content[2], tuned.decoder.class_content[2])  # the new class
-    with pytest.raises(ValueError, match=r"got 1\.5"):
-        interpolate_weights(published.model, tuned, 1.5)
+        new, old, middle = (model(images, prompts).logits[-1] for model in (networks[0][0], published.model, half))
+        whole = average_weights(networks, [1.0, 0.0])[0](images, prompts).logits[-1]
+    assert torch.allclose(whole, new, atol=1e-5)
+    assert not torch.allclose(middle, old, atol=1e-3) and not torch.allclose(middle, new, atol=1e-3)
+    assert registry.names == tuner.registry.names
+    assert torch.equal(half.decoder.class_content[2], networks[0][0].decoder.class_content[2])  # the new class
 
 
 def test_a_new_class_starts_where_its_references_are(published: Checkpoint, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from kprism_model.checkpoint import Checkpoint, load_checkpoint
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.kprism import KPrism
-from kprism_model.training.weights import interpolate_weights
+from kprism_model.training.weights import average_weights
 from lib.learning.submission_store import Submission
 from lib.learning.versions import Served
 from lib.trainers.case_cache import KeptSlices, ReducedCase
@@ -84,12 +84,12 @@ def test_with_few_patients_at_most_half_of_the_weights_are_trained_ones(
 def test_weights_that_have_lost_what_was_known_are_mixed_with_shipped_ones(
     dataset: FinetuneDataset, taught: Checkpoint, untaught: KPrism, tmp_path: Path
 ) -> None:
-    spoilt = interpolate_weights(taught.model, untaught, 0.4)
+    spoilt, _ = average_weights([(taught.model, taught.registry), (untaught, taught.registry)], [0.6, 0.4])
     judge = judge_of(dataset, taught, tmp_path)
     folds = dict.fromkeys((0, 1), (spoilt, taught.registry))
     share, scores = judge.scores_of_folds(folds)
     assert share <= 0.5
-    mixture = interpolate_weights(taught.model, spoilt, share)
+    mixture, _ = average_weights([(spoilt, taught.registry), (taught.model, taught.registry)], [share, 1 - share])
     same = judge_of(dataset, Checkpoint(mixture, taught.registry, {}, "mixture", tmp_path), tmp_path)
     _, expected = same.scores_of_folds(dict.fromkeys((0, 1), (mixture, taught.registry)))
     assert [score.dice for score in scores] == pytest.approx([score.dice for score in expected], abs=1e-4)

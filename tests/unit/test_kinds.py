@@ -25,7 +25,7 @@ from kprism_model.network.kinds import POSSIBLE
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.kinds import fit_kinds, with_kinds
-from kprism_model.training.weights import interpolate_weights, warm_start
+from kprism_model.training.weights import average_weights, warm_start
 from tests.unit.dataset_files import write_dataset
 
 SIZE = 64
@@ -205,7 +205,8 @@ def test_new_classes_can_be_everywhere_and_old_ones_keep_their_places(fitted: KP
     warm_start(grown, registry.add(["new"]), source)  # type: ignore[arg-type]
     table = grown.state_dict()[POSSIBLE]
     assert table[3].all() and torch.equal(table[:3], fitted.state_dict()[POSSIBLE])
-    assert torch.equal(interpolate_weights(fitted, grown, 0.5).state_dict()[POSSIBLE], table)
+    mean, _ = average_weights([(grown, registry.add(["new"])), (fitted, registry)])
+    assert torch.equal(mean.state_dict()[POSSIBLE], table)
 
 
 def test_the_loss_knows_kinds_and_none() -> None:
