@@ -155,7 +155,8 @@ class Predictor:
         """Segment one object of the image that was set, or of `embedding`.
 
         At least one prompt is needed: a registered class, references, clicks, or scribbles (row, column) of 1 inside,
-        -1 outside and 0 elsewhere. Clicks and scribbles correct `previous_mask` (row, column), a mask or probabilities.
+        -1 outside and 0 elsewhere. Clicks and scribbles correct `previous_mask` (row, column): probabilities, or a bool
+        mask, whose outline is taken as uncertain.
         ValueError for no prompt, a class together with references, an unknown class, points outside the image, or
         arrays of another size than the image.
         """

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
@@ -19,6 +20,12 @@ from kprism_model.network.prompts import PADDING, Prompts, click_discs
 from kprism_model.network.references import References
 from kprism_model.preprocess import Geometry
 from kprism_model.scribbles import check_scribbles, scribble_points
+
+UNCERTAIN_OUTLINE = 0.15
+"""The standard deviation of the blur of a mask's outline, as a share of the mask's largest inner distance.
+
+The network learned to correct its own probabilities. At a sharp outline it believes the mask more than the click.
+"""
 
 MAXIMUM_CLICKS = 256
 """A query with more clicks is refused."""
@@ -50,7 +57,7 @@ class Query:
 
     At least one prompt is needed: `class_name`, a registered class; `references` (of one row); `clicks` in image
     pixels; `scribbles` (row, column) of 1 inside, -1 outside and 0 elsewhere. Clicks and scribbles correct
-    `previous_mask` (row, column), a mask or probabilities.
+    `previous_mask` (row, column): probabilities, or a bool mask, whose outline is taken as uncertain.
     """
 
     embedding: ImageEmbedding
@@ -185,7 +192,18 @@ def _previous(mask: NDArray[Any], geometry: Geometry) -> Tensor:
         raise ValueError(f"previous_mask has shape {values.shape}, but the image has shape {geometry.size}")
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise ValueError(f"previous_mask must hold probabilities from 0 to 1, got {values.min():g} to {values.max():g}")
-    return geometry.mask_to_model(values)
+    on_canvas = geometry.mask_to_model(values)
+    return _with_uncertain_outline(on_canvas) if mask.dtype == bool else on_canvas
+
+
+def _with_uncertain_outline(share: Tensor) -> Tensor:
+    """Probabilities for a mask, given as the `share` (1, H, W) of each canvas pixel that it covers."""
+    values = share[0].numpy()
+    inside = values >= 0.5
+    if inside.all() or not inside.any():
+        return share
+    deviation = UNCERTAIN_OUTLINE * float(ndimage.distance_transform_edt(inside).max())
+    return torch.from_numpy(ndimage.gaussian_filter(values, deviation, mode="nearest"))[None]
 
 
 def _draw_strokes(discs: Tensor, scribbles: NDArray[Any], geometry: Geometry) -> None:

@@ -55,6 +55,11 @@ class Patch:
         """Whether the mask holds at least one pixel."""
         return bool((self.values >= THRESHOLD).any())
 
+    @property
+    def is_mask(self) -> bool:
+        """Whether all values are 0 or 1."""
+        return bool(((self.values == 0) | (self.values == 1)).all())
+
     def probability(self) -> NDArray[np.float32]:
         """The whole map."""
         whole = np.zeros(self.size, np.float32)

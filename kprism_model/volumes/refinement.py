@@ -39,13 +39,12 @@ def refine(
         key = prompts.first(count).digest(class_name or "", initial_key)
 
         def step(clicks: Sequence[Click] = clicks, before: Patch | None = before) -> Patch:
-            previous = None if before is None else before.probability()
             query = SliceQuery(
                 prompts.number,
                 class_name,
                 clicks=tuple(clicks),
                 scribbles=prompts.scribbles,
-                previous_mask=previous,
+                previous_mask=None if before is None else before.mask() if before.is_mask else before.probability(),
             )
             return Patch.of(features.correct(query).probability)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class SliceQuery:
     references: References | None = None
     clicks: tuple[Click, ...] = ()
     scribbles: NDArray[np.int8] | None = None
-    previous_mask: NDArray[np.float32] | None = None
+    previous_mask: NDArray[Any] | None = None
     prior: float = 1.0
     window: Window | None = None
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
@@ -17,7 +18,7 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import THRESHOLD, Predictor
 from kprism_model.training.validation import ValidationSettings, chosen_slices, mean_dice, validate
-from lib.trainers.gate import Evidence, judge, summary
+from lib.trainers.gate import Evidence, chance_of_equal, judge, summary
 
 
 def dice_of(*values: float) -> dict[str, float]:
@@ -55,11 +56,31 @@ def test_with_few_patients_it_answers_only_what_nothing_else_answers_by_name_and
     assert not judge(evidence(BASE[:1], BETTER[:1])).answered_by_site  # one patient: no other to learn from
 
 
+MIXED = (0.9, 0.5, 0.9, 0.4, 0.8, 0.7)
+"""Better than `BASE` on average, but not for certain."""
+
+
 def test_chance_does_not_decide() -> None:
-    mixed = judge(evidence(BASE, (0.9, 0.5, 0.9, 0.4, 0.8, 0.7)))  # better on average, not for certain
+    mixed = judge(evidence(BASE, MIXED, base_name="shipped weights"))
     assert not mixed.answered_by_site and mixed.outcome == "not enough cases to tell"
+    hardly = judge(evidence(BASE, (0.65, 0.5, 0.8, 0.5, 0.65, 0.6)))
+    assert not hardly.answered_by_site and hardly.outcome == "not enough cases to tell"
     assert judge(evidence(BASE, BASE)).outcome == "not better"
     assert judge(evidence(BETTER, BASE)).outcome == "worse"
+
+
+def test_what_nothing_else_answers_by_name_is_answered_provisionally_if_it_is_probably_better() -> None:
+    probably = judge(evidence(BASE, MIXED))
+    assert probably.uses_new and probably.provisional and probably.outcome == "new"
+    for changes in ({"base_name": "shipped weights"}, {"mode": "in_context"}, {"mode": "interactive"}):
+        assert not judge(evidence(BASE, MIXED, **changes)).answered_by_site
+
+
+def test_the_test_is_about_the_mean() -> None:
+    rescued = np.array([0.9, 0.8, 0.7, 0.9, -0.01, -0.02, -0.03, -0.04, -0.05, -0.06])
+    assert chance_of_equal(rescued) < 0.07 < stats.wilcoxon(rescued, alternative="greater").pvalue
+    assert chance_of_equal(np.full(6, 0.1)) == pytest.approx(1 / 64)
+    assert chance_of_equal(np.zeros(6)) == 1.0 and chance_of_equal(np.full(6, -0.1)) == 1.0
 
 
 def test_of_two_site_versions_the_better_one_answers() -> None:
@@ -83,7 +104,7 @@ def test_a_confirmed_version_stays_until_it_is_significantly_worse() -> None:
 def test_a_provisional_version_is_confirmed_or_withdrawn_by_more_patients() -> None:
     provisional = {"serving_number": 2, "provisional": True}
     assert not judge(evidence(BASE, BETTER, serving=BASE, **provisional)).provisional
-    doubtful = judge(evidence(BASE, (0.9, 0.5, 0.9, 0.4, 0.8, 0.7), serving=BASE, **provisional))
+    doubtful = judge(evidence(BASE, MIXED, serving=BASE, **provisional))
     assert doubtful.answered_by_site and doubtful.provisional
     assert not judge(evidence(BASE, BASE, serving=BASE, **provisional)).answered_by_site
     few = judge(evidence(BASE[:4], BETTER[:4], serving=BASE[:4], **provisional))

@@ -100,3 +100,19 @@ def test_a_reference_given_twice_is_read_as_once(predictor: Predictor) -> None:
 def test_absent_objects_have_empty_masks(predictor: Predictor) -> None:
     asked = questions(predictor)[:3]
     assert not any(answer.mask.any() for answer in predict_batch(predictor, asked, minimum_presence=1.0))
+
+
+def test_the_outline_of_a_mask_is_uncertain_and_probabilities_are_taken_as_they_are(predictor: Predictor) -> None:
+    square = predictor.embed([picture(64, 64)])[0]
+    click = (Click(30, 25, True),)
+    whole = np.ones((64, 64), bool)
+    empty = ~whole
+    masks = [disc(), disc().astype(np.float32), whole, empty]
+    queries = [Query(square, clicks=click, previous_mask=mask) for mask in masks]
+    _, prompts = build_prompts(queries, predictor.registry, predictor.device)
+    assert prompts.dense is not None
+    blurred, given, all_inside, all_outside = prompts.dense[:, 2].numpy()
+    assert set(np.unique(given)) == {0.0, 1.0} and all_inside.min() == 1.0 and all_outside.max() == 0.0
+    assert (blurred[disc()] > 0.4).all() and (blurred[~disc()] < 0.6).all()
+    rows = blurred[30, 25:]  # from the centre outwards; the outline is at 10
+    assert rows[0] > 0.99 and 0.5 < rows[9] < 0.8 and 0.2 < rows[10] < 0.5 and rows[16] < 0.01
