@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.predictor import Predictor, merge_classes
+from kprism_model.predictor import Prediction, Predictor, merge_classes
 from kprism_model.store import ByteStore
 from kprism_model.volumes.predictor import (
     PropagationRules,
@@ -25,6 +25,7 @@ from kprism_model.volumes.predictor import (
     VolumePredictor,
     VoxelClick,
 )
+from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery
 
 NAMES = ("a", "b", "c", "d")
 SHAPE = (20, 26, 9)  # x, y, z
@@ -145,6 +146,24 @@ def test_a_correction_starts_from_the_mask_that_was_shown(predictor: Predictor) 
     )
     assert not np.array_equal(corrected, alone.on(6))
     assert np.abs(corrected.astype(int) - started.masks["lump"].on(6).astype(int)).mean() < 0.2
+
+
+def test_a_given_mask_reaches_the_network_as_a_mask_and_later_ones_as_probabilities(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    correct = SliceFeatures.correct
+
+    def recording(features: SliceFeatures, query: SliceQuery) -> Prediction:
+        seen.append(query.previous_mask)
+        return correct(features, query)
+
+    monkeypatch.setattr(SliceFeatures, "correct", recording)
+    before = np.zeros(SHAPE, bool)
+    before[6:12, 10:18, 4] = True
+    clicks = [VoxelClick((9, 14, 4), True), VoxelClick((2, 2, 4), False)]
+    ready(predictor).segment({"lump": StructurePrompts(clicks, previous_mask=before)}, extent="slice")
+    assert [mask.dtype for mask in seen] == [bool, np.float32] and seen[0].sum() == 48
 
 
 def test_a_range_is_a_part_of_the_whole_and_the_rest_stays(predictor: Predictor) -> None:
