@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainings of `benchmarks.effort` have led to: at the site, beside a U-Net, and elsewhere.
+"""What the trainings of `benchmarks.effort` have led to, beside specialists that were trained on the same labels.
 
-    python -m benchmarks.outcome --data ../shared/data/isic_dermoscopy --core ../shared/data/kvasir_polyp ...
+    python -m benchmarks.outcome --data ../shared/data/isic_dermoscopy
 
-Semantic Dice on the test lists: of the site's data set, with the last version of the weights and with two specialists
-(`benchmarks.specialists`) that are trained here on the same submitted labels, all of them, each for as long as all
-trainings together; of the core data sets, with the shipped weights and with the last version. Says first how long it
-will take. Writes outcome-NAME.json and .md to `--out`.
+Semantic Dice on the test list of the site's data set: of the shipped weights, as far as they know its structures; of
+what answers in the end, which is another version for each structure; and of two specialists (`benchmarks.specialists`)
+that are trained here on the same submitted labels, all of them, each for as long as all trainings together. Says first
+how long it will take. Writes outcome-NAME.json and .md to `--out`.
+
+What the shipped weights know is not measured: its answers stay the same bit for bit, which
+`tests/unit/test_routed_answers.py` proves.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmarks.outcome", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="the data set of the effort run")
-    parser.add_argument("--core", type=Path, nargs="+", required=True, help="data sets that the shipped weights know")
     parser.add_argument("--work", type=Path, help="of the effort run; default: var/effort/NAME-same")
-    parser.add_argument("--max-slices", type=int, default=40, help="of each test list (%(default)s)")
+    parser.add_argument("--max-slices", type=int, default=40, help="of the test list (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=192, help="long side in pixels of the U-Nets' images (%(default)s)")
     parser.add_argument("--specialists", nargs="+", choices=list(SPECIALISTS), default=list(SPECIALISTS))
@@ -59,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = json.loads((work / "settings.json").read_text())
         site = read_dataset(given.data)
-        last = last_version(work / "training" / "studies" / ".kprism" / "versions")
+        versions = work / "training" / "studies" / ".kprism" / "versions"
+        routes = semantic_routes(versions)
         submitted = export_labels(site, work / "training" / "studies", work / "submitted")
     except (OSError, ValueError) as error:
         parser.error(f"{work} holds no finished run of benchmarks.effort with training: {error}")
@@ -67,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(given.specialists) * minutes:.0f} minutes for the U-Nets and some for measuring", flush=True)
     protocol = Protocol(modes=("semantic",), seed=given.seed, max_slices=given.max_slices)
     reports = {
-        "shipped weights": measured(SHIPPED, given.core, protocol),
-        "after the last training": measured(last, [given.data, *given.core], protocol),
+        "shipped weights": measured(SHIPPED, given.data, protocol),
+        "after all trainings": routed(versions, routes, given.data, protocol),
     }
     for arm in given.specialists:
         network = fitted(arm, submitted, minutes, work / "unet", size=given.size, seed=given.seed)
@@ -80,12 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def last_version(folder: Path) -> Path:
-    """The stem of the version that serves; ValueError if it is the shipped one."""
+def semantic_routes(folder: Path) -> dict[str, int]:
+    """Structure -> the version that answers it in the end; ValueError if the shipped weights answer everything."""
     number = int(json.loads((folder / "current.json").read_text())["number"])
     if not number:
         raise ValueError("no training was published")
-    return folder / f"{number:04d}"
+    note = json.loads((folder / f"{number:04d}.json").read_text())["metadata"]["note"]
+    return {name: version or number for name, version in note["routes"]["semantic"].items()}
 
 
 def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
@@ -115,11 +119,24 @@ def export_labels(site: Dataset, studies: Path, folder: Path) -> Dataset:
     return read_dataset(folder)
 
 
-def measured(weights: Path, folders: Sequence[Path], protocol: Protocol) -> EvaluationReport:
+def measured(weights: Path, folder: Path, protocol: Protocol) -> EvaluationReport:
     """Semantic figures of a checkpoint."""
     checkpoint = load_checkpoint(weights)
     predictor = Predictor(checkpoint.model, checkpoint.registry)
-    return evaluate(predictor, folders, protocol, weights_version=checkpoint.weights_version)
+    return evaluate(predictor, [folder], protocol, weights_version=checkpoint.weights_version)
+
+
+def routed(versions: Path, routes: Mapping[str, int], folder: Path, protocol: Protocol) -> EvaluationReport:
+    """Semantic figures of each structure, of the version that answers it; others are left out."""
+    reports = {number: measured(versions / f"{number:04d}", folder, protocol) for number in set(routes.values())}
+    [whole] = reports[max(reports)].results
+    whole.figures = [
+        figure
+        for number, report in reports.items()
+        for figure in report.figures
+        if routes.get(figure.class_name) == number
+    ]
+    return EvaluationReport(protocol.to_dict(), [whole])
 
 
 def fitted(arm: str, submitted: Dataset, minutes: float, folder: Path, *, size: int, seed: int) -> torch.nn.Module:
@@ -131,25 +148,30 @@ def fitted(arm: str, submitted: Dataset, minutes: float, folder: Path, *, size: 
 def write_results(out: Path, site: Dataset, reports: dict[str, EvaluationReport], settings: dict[str, Any]) -> None:
     """Print the table and write it with all figures."""
     found = {
-        who: {kind: report.by_dataset("semantic", name) for kind, name in DICE.items()}
+        who: {kind: report.by_dataset("semantic", name).get(site.name) for kind, name in DICE.items()}
+        | {name: _value(report, site, name) for name in site.classes.values()}
         for who, report in reports.items()
     }
-    core = [name for name in found["shipped weights"]["where present"] if name != site.name]
-    columns = [(site.name, "where present"), (site.name, "per case"), *((name, "where present") for name in core)]
+    columns = [*DICE, *site.classes.values()]
     lines = [
-        f"| semantic Dice on test lists | {' | '.join(f'{name}, {kind}' for name, kind in columns)} | mean of core |",
-        "|---|" + "---|" * (len(columns) + 1),
+        f"| semantic Dice, test list of {site.name} | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
     ]
     for who, one in found.items():
-        kept = [one["where present"][name] for name in core if name in one["where present"]]
-        cells = [f"{one[kind][name]:.3f}" if name in one[kind] else "" for name, kind in columns]
-        lines.append(f"| {who} | {' | '.join(cells)} | {f'{np.mean(kept):.3f}' if kept else ''} |")
+        cells = ["" if one[column] is None else f"{one[column]:.3f}" for column in columns]
+        lines.append(f"| {who} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     print(table)
     out.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "finished": time.strftime("%Y-%m-%d"), "semantic": found}
     write_bytes(out / f"outcome-{site.name}.json", json.dumps(content, indent=1).encode())
     write_bytes(out / f"outcome-{site.name}.md", (table + "\n").encode())
+
+
+def _value(report: EvaluationReport, site: Dataset, structure: str) -> float | None:
+    """The Dice of a structure where it is present."""
+    figure = report.figure(site.name, structure, "semantic", DICE["where present"])
+    return None if figure is None else figure.value
 
 
 if __name__ == "__main__":
