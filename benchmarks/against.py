@@ -2,11 +2,12 @@
 """A benchmark of this tree beside the same benchmark of an earlier commit, in turns on the same machine, as ratios.
 
     python -m benchmarks.against COMMIT [--rounds 2] [--threads N] latency --rounds 1
+    python -m benchmarks.against COMMIT --own=--site latency --rounds 1
     python -m benchmarks.against COMMIT training_speed --data FOLDER... --store {work}/slices --threads 1
 
-What follows the benchmark's name goes to both; `{work}` stands for a temporary folder of each side's own. Each line of
-the benchmarks that holds numbers is one row: its first cell, or its text up to the first number, the medians of both
-sides over the rounds, and this tree's divided by the commit's.
+What follows the benchmark's name goes to both, `--own` to this tree alone; `{work}` stands for a temporary folder of
+each side's own. Each line of the benchmarks that holds numbers is one row: its first cell, or its text up to the first
+number, the medians of both sides over the rounds, and this tree's divided by the commit's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("commit")
     parser.add_argument("--rounds", type=int, default=2, help="times that each side is measured")
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of both sides")
+    parser.add_argument("--own", action="append", default=[], help="an option of the benchmark for this tree alone")
     parser.add_argument("benchmark", help="name of a module of benchmarks/")
     parser.add_argument("options", nargs=argparse.REMAINDER)
     return parser.parse_args()
@@ -109,15 +111,16 @@ def main() -> None:
     arguments = read_arguments()
     with tempfile.TemporaryDirectory(prefix="kprism-against-") as name:
         folder = Path(name)
-        sides: list[tuple[Path, Path, Figures]] = [
-            (check_out(arguments.commit, folder), folder / "commit", {}),
-            (ROOT, folder / "this", {}),
+        given = arguments.options
+        sides: list[tuple[Path, Path, Sequence[str], Figures]] = [
+            (check_out(arguments.commit, folder), folder / "commit", given, {}),
+            (ROOT, folder / "this", [*given, *arguments.own], {}),
         ]
         for number in range(arguments.rounds):
-            for tree, work, figures in sides:
+            for tree, work, options, figures in sides:
                 print(f"round {number + 1} of {arguments.rounds}: {tree}", file=sys.stderr)
-                collect(run(tree, arguments.benchmark, arguments.options, work, arguments.threads), figures)
-        print(table(sides[0][2], sides[1][2]))
+                collect(run(tree, arguments.benchmark, options, work, arguments.threads), figures)
+        print(table(sides[0][3], sides[1][3]))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 
     python -m benchmarks.latency [--size 512] [--volume 256 256 100] [--huge 512 512 1000] [--rounds 5] [--clicks 10]
     python -m benchmarks.latency --size 128 --volume 64 64 12 --huge 64 64 50 --rounds 2 --clicks 4 --side 32  # a try
+    PYTHONPATH=.:apps/kprism python -m benchmarks.latency --site
 
 Starts `./kprism serve` on a temporary folder with a picture and a volume, each in as many copies as there are rounds
 (first clicks must not find anything computed), asks, and prints a table. A huge volume shows what the default memory
-budget makes of it. Then MONAI Label's server with its DeepEdit network, random weights, answers clicks on the same
-volume (see `deepedit_app`). One server runs at a time.
+budget makes of it. With `--site` a site's version answers the structure, with a copy of the shipped weights. Then MONAI
+Label's server with its DeepEdit network, random weights, answers clicks on the same volume (see `deepedit_app`). One
+server runs at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,12 @@ from tqdm import tqdm
 
 from benchmarks.live_server import ROOT, LiveServer
 from benchmarks.waiting import Asked, Table, median, peak_memory
+from kprism_model.checkpoint import load_checkpoint
+from kprism_model.network.kprism import KPrism
+from kprism_model.training.weights import warm_start
 
 SAMPLES = ROOT / "sample-datastore"
+SHIPPED = ROOT / "apps" / "kprism" / "model" / "kprism_small"
 PICTURE, VOLUME, REFERENCE = "lung2_axial17", "pyradiomics_lung2", "pyradiomics_lung1"
 CENTRE = (0.700, 0.707)
 """The tumour in picture and volume, as a share of its columns and rows."""
@@ -68,6 +75,19 @@ def write_studies(folder: Path, arguments: argparse.Namespace) -> Path:
     shutil.copy(SAMPLES / "labels" / "final" / f"{REFERENCE}.nii.gz", folder / "labels" / "final")
     (folder / "labels.json").write_text(f'{{"labels": {{"1": "{LABEL}"}}}}')
     return folder
+
+
+def publish_site_version(studies: Path) -> None:
+    """A version that answers `LABEL` in all modes with a copy of the shipped weights."""
+    from lib.learning.versions import Versions
+    from lib.routes import MODES
+
+    shipped = load_checkpoint(SHIPPED)
+    registry = shipped.registry.add([LABEL])
+    model = KPrism(replace(shipped.model.config, num_classes=len(registry)))
+    warm_start(model, registry, shipped)
+    routes = {mode: {LABEL: None} for mode in MODES}
+    Versions(studies / ".kprism" / "versions", SHIPPED).publish(model, registry, metadata={}, routes=routes)
 
 
 def click_lists(clicks: int, shape: tuple[int, int], k: int) -> Iterator[dict[str, Any]]:
@@ -196,11 +216,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how many pictures and volumes, and clicks of DeepEdit")
     parser.add_argument("--clicks", type=int, default=10, help="length of the longest list of clicks, at least 2")
     parser.add_argument("--side", type=int, default=128, help="voxels of DeepEdit's cube along a side")
+    parser.add_argument("--site", action="store_true", help="the structure is answered by a site's version")
     arguments = parser.parse_args()
     table = Table()
     table.row("processors, threads", f"{os.cpu_count()}, {os.environ.get('OMP_NUM_THREADS', 'all')}")
     with tempfile.TemporaryDirectory() as name:
         studies = write_studies(Path(name) / "studies", arguments)
+        if arguments.site:
+            publish_site_version(studies)
         ours = measure_kprism(studies, table, arguments)
         theirs = measure_deepedit(studies, Path(name), arguments)
     table.times(f"click of DeepEdit, {arguments.side}^3", theirs)
