@@ -40,6 +40,9 @@ from kprism_model.predictor import Predictor
 SPECIALISTS = {"unet": "U-Net", "pretrained_unet": "U-Net on the shipped image encoder"}
 """Arm of `benchmarks.specialists` -> its name in the table."""
 
+LABELS_PER_THOROUGH_TRAINING, THOROUGH_FACTOR = 10, 3
+"""As in `lib.learning.training_schedule` and `lib.trainers.active_learner`."""
+
 DICE = {"where present": "dice_present", "per case": "dice_case"}
 """The figures that are compared."""
 
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         submitted = export_labels(site, work / "training" / "studies", work / "submitted")
     except (OSError, ValueError) as error:
         parser.error(f"{work} holds no finished run of benchmarks.effort with training: {error}")
-    minutes = len(submitted.cases("training")) // int(settings["after"]) * float(settings["minutes"])
+    minutes = minutes_of_trainings(len(submitted.cases("training")), int(settings["after"]), float(settings["minutes"]))
     print(f"{len(given.specialists) * minutes:.0f} minutes for the U-Nets and some for measuring", flush=True)
     protocol = Protocol(modes=("semantic",), seed=given.seed, max_slices=given.max_slices)
     reports = {
@@ -81,6 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     write_results(given.out, site, reports, {**settings, "data": site.name, "unet_minutes": minutes})
     return 0
+
+
+def minutes_of_trainings(labels: int, after: int, minutes: float) -> float:
+    """How long the server has trained in all: after every `after` labels for `minutes`, or thoroughly."""
+    total, thorough = 0.0, 0
+    for count in range(after, labels + 1, after):
+        is_thorough = count - thorough >= LABELS_PER_THOROUGH_TRAINING
+        thorough = count if is_thorough else thorough
+        total += minutes * (THOROUGH_FACTOR if is_thorough else 1)
+    return total
 
 
 def semantic_routes(folder: Path) -> dict[str, int]:
