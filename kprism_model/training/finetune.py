@@ -62,7 +62,7 @@ class FinetunePlan:
     batch_size: int = 2
     learning_rate: float = 5e-4
     in_context: float = 0.2
-    interactive: float = 0.3
+    interactive: float = 0.6
     seed: int = 0
     save_minutes: float = 0.5
 
