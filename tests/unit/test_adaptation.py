@@ -48,7 +48,8 @@ def adapted(predictor: Predictor, image: np.ndarray, mask: np.ndarray, **rules: 
 def contrast(predictor: Predictor, references: References) -> float:
     """Mean probability on the structure, less that beside it."""
     predictor.set_image(picture())
-    found = predictor.predict(references=references, previous_mask=disc()).probability
+    before = disc().astype(np.float32)  # probabilities, as propagation gives them
+    found = predictor.predict(references=references, previous_mask=before).probability
     return float(found[disc()].mean() - found[~disc()].mean())
 
 

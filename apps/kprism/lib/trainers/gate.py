@@ -116,12 +116,12 @@ def judge(evidence: Evidence) -> Decision:
 def _against_base(evidence: Evidence, gain: NDArray[np.float64]) -> tuple[Outcome, bool]:
     """Whether the site answers ("new": by this comparison, "kept": as before) or the base; and if provisionally."""
     confirmed = evidence.serving is not None and not evidence.provisional
-    alone = evidence.mode == "semantic" and evidence.base_name == "references"
+    nothing_else = evidence.mode == "semantic" and evidence.base_name == "references"
     if len(gain) < MIN_PATIENTS:
         if confirmed:
             return "kept", False
         beats_all = len(gain) > 1 and bool((gain > 0).all())
-        return ("new", True) if alone and beats_all else (UNDECIDED, False)
+        return ("new", True) if nothing_else and beats_all else (UNDECIDED, False)
     chance = chance_of_equal(gain)
     if chance < SIGNIFICANCE:
         return "new", False
@@ -133,7 +133,7 @@ def _against_base(evidence: Evidence, gain: NDArray[np.float64]) -> tuple[Outcom
         return "not better", False
     if evidence.serving is not None:
         return "kept", True
-    return ("new", True) if alone and chance < PROVISIONAL_SIGNIFICANCE else (UNDECIDED, False)
+    return ("new", True) if nothing_else and chance < PROVISIONAL_SIGNIFICANCE else (UNDECIDED, False)
 
 
 def chance_of_equal(gain: NDArray[np.float64]) -> float:
