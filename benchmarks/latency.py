@@ -21,7 +21,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,6 @@ from tqdm import tqdm
 from benchmarks.live_server import ROOT, LiveServer
 from benchmarks.waiting import Asked, Table, median, peak_memory
 from kprism_model.checkpoint import load_checkpoint
-from kprism_model.network.kprism import KPrism
-from kprism_model.training.weights import warm_start
 
 SAMPLES = ROOT / "sample-datastore"
 SHIPPED = ROOT / "apps" / "kprism" / "model" / "kprism_small"
@@ -83,11 +80,9 @@ def publish_site_version(studies: Path) -> None:
     from lib.routes import MODES
 
     shipped = load_checkpoint(SHIPPED)
-    registry = shipped.registry.add([LABEL])
-    model = KPrism(replace(shipped.model.config, num_classes=len(registry)))
-    warm_start(model, registry, shipped)
+    versions = Versions(studies / ".kprism" / "versions", SHIPPED)
     routes = {mode: {LABEL: None} for mode in MODES}
-    Versions(studies / ".kprism" / "versions", SHIPPED).publish(model, registry, metadata={}, routes=routes)
+    versions.publish(shipped.model, shipped.registry, metadata={}, routes=routes)
 
 
 def click_lists(clicks: int, shape: tuple[int, int], k: int) -> Iterator[dict[str, Any]]:
