@@ -3,7 +3,7 @@
 
     python -m benchmarks.latency [--size 512] [--volume 256 256 100] [--huge 512 512 1000] [--rounds 5] [--clicks 10]
     python -m benchmarks.latency --size 128 --volume 64 64 12 --huge 64 64 50 --rounds 2 --clicks 4 --side 32  # a try
-    PYTHONPATH=.:apps/kprism python -m benchmarks.latency --site
+    PYTHONPATH=apps/kprism python -m benchmarks.latency --site
 
 Starts `./kprism serve` on a temporary folder with a picture and a volume, each in as many copies as there are rounds
 (first clicks must not find anything computed), asks, and prints a table. A huge volume shows what the default memory

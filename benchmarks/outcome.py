@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the trainings of `benchmarks.effort` have led to, beside specialists that were trained on the same labels.
 
-    python -m benchmarks.outcome --data ../shared/data/isic_dermoscopy
+    PYTHONPATH=apps/kprism python -m benchmarks.outcome --data ../shared/data/isic_dermoscopy
 
 Semantic Dice on the test list of the site's data set: of the shipped weights, as far as they know its structures; of
 what answers in the end, which is another version for each structure; and of two specialists (`benchmarks.specialists`)
@@ -36,12 +36,11 @@ from kprism_model.evaluation.protocol import Protocol
 from kprism_model.evaluation.report import EvaluationReport
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
+from lib.learning.training_schedule import LABELS_PER_THOROUGH_TRAINING
+from lib.trainers.active_learner import THOROUGH_FACTOR
 
 SPECIALISTS = {"unet": "U-Net", "pretrained_unet": "U-Net on the shipped image encoder"}
 """Arm of `benchmarks.specialists` -> its name in the table."""
-
-LABELS_PER_THOROUGH_TRAINING, THOROUGH_FACTOR = 10, 3
-"""As in `lib.learning.training_schedule` and `lib.trainers.active_learner`."""
 
 DICE = {"where present": "dice_present", "per case": "dice_case"}
 """The figures that are compared."""

@@ -74,9 +74,7 @@ class Judge:
         most = 0.5 if len(self.dataset.patients) < FEW_PATIENTS else 1.0
         best, chosen = -1.0, most
         by_name: list[Score] = []
-        for share in TUNED_SHARES if folds else ():
-            if share > most:
-                continue
+        for share in (share for share in TUNED_SHARES if folds and share <= most):
             scores = self._scores_of_folds(folds, share, (SEMANTIC,))
             dice = float(np.mean(list(mean_dice(scores).values()))) if scores else 0.0
             if dice < best:
