@@ -132,7 +132,7 @@ def tune(given: argparse.Namespace, folder: Path, cases: Sequence[AnnotatedCase]
 def table_of(rows: Sequence[Row]) -> str:
     """The rows as a table: means over seeds, with the values of each seed in brackets."""
     lines = [
-        "| trained | data | cases | minutes | steps | semantic (seeds) | in-context | 3 clicks |",
+        "| trained | data | cases | minutes | steps | semantic (seeds) | in-context | clicks 1 to 3 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((row["variant"], row["data"], row["cases"], row["minutes"]) for row in rows):

@@ -60,8 +60,9 @@ def validate(
     """Score `cases` in `modes`, case by case; references come from `training` cases of other patients.
 
     The Dice of semantic and in-context masks is that of several slices together, some without the structure; a class
-    that the weights do not know scores 0. The Dice of clicked masks is the mean over slices after the last click. A
-    structure that no training case shows has no in-context score.
+    that the weights do not know scores 0. The Dice of clicked masks is the mean over slices and clicks: a mask that
+    is right after one click is worth more than one that needs three. A structure that no training case shows has no
+    in-context score.
     """
     settings = settings or ValidationSettings()
     scores: list[Score] = []
@@ -155,21 +156,23 @@ class _Part:
         return Score(mode, self.structure, self.case.name, whole, worst, predicted[worst])
 
     def _clicks_score(self) -> Score:
-        """The score after clicks of the simulated user, in all slices at the same time."""
+        """The mean Dice after each click of the simulated user, in all slices at the same time."""
         truth = self._truth()
         numbers = evenly_spaced(np.array(self._shown()), self.settings.clicked)
         masks = {number: np.zeros_like(truth[number]) for number in numbers}
         queries = {number: Query(self.embeddings[number]) for number in numbers}
+        probabilities: dict[int, NDArray[np.float32]] = {}
+        means = []
         for _ in range(self.settings.clicks):
             open_ = [number for number in numbers if (masks[number] != truth[number]).any()]
             for number in open_:
                 click = next_click(masks[number], truth[number])
                 assert click is not None  # the masks differ
-                before = masks[number].astype(np.float32) if queries[number].clicks else None
-                queries[number] = queries[number].with_click(Click(*click), before)
+                queries[number] = queries[number].with_click(Click(*click), probabilities.get(number))
             answers = predict_batch(self.predictor, [queries[number] for number in open_])
             masks.update({number: answer.mask for number, answer in zip(open_, answers, strict=True)})
-        scores = {number: dice(masks[number], truth[number]) for number in numbers}
+            probabilities.update({number: answer.probability for number, answer in zip(open_, answers, strict=True)})
+            scores = {number: dice(masks[number], truth[number]) for number in numbers}
+            means.append(float(np.mean(list(scores.values()))))
         worst = min(numbers, key=lambda number: scores[number])
-        mean = float(np.mean(list(scores.values())))
-        return Score("interactive", self.structure, self.case.name, mean, worst, masks[worst])
+        return Score("interactive", self.structure, self.case.name, float(np.mean(means)), worst, masks[worst])

@@ -13,10 +13,11 @@ from scipy import stats
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.partial import AnnotatedCase
+from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.predictor import THRESHOLD, Predictor
+from kprism_model.predictor import THRESHOLD, Click, Predictor, Query, predict_batch
 from kprism_model.training.validation import ValidationSettings, chosen_slices, mean_dice, validate
 from lib.trainers.gate import Evidence, chance_of_equal, judge, summary
 
@@ -182,6 +183,24 @@ def test_semantic_scores_are_those_of_the_predictor(predictor: Predictor) -> Non
         masks[number] = answer.mask & (answer.presence >= THRESHOLD)
     assert score.dice == pytest.approx(dice(masks[chosen], case.mask("disc")[chosen]), abs=1e-3)
     assert np.array_equal(score.prediction, masks[score.slice])
+
+
+def test_clicks_are_scored_after_each_of_them_as_they_are_served(predictor: Predictor) -> None:
+    case = volume("a", "p1", {"disc": 1})
+    settings = ValidationSettings(shown=1, absent=0, clicked=1, clicks=3)
+    [score] = validate(predictor, [case], modes=["interactive"], settings=settings)
+    [number] = chosen_slices(case, "disc", settings)
+    truth = case.mask("disc")[number]
+    mask, query, probability, found = np.zeros_like(truth), Query(predictor.embed([case.images[number]])[0]), None, []
+    for _ in range(3):
+        click = next_click(mask, truth)
+        assert click is not None
+        query = query.with_click(Click(*click), probability)
+        [answer] = predict_batch(predictor, [query])
+        mask, probability = answer.mask, answer.probability
+        found.append(dice(mask, truth))
+    assert score.dice == pytest.approx(np.mean(found), abs=1e-3)
+    assert np.array_equal(score.prediction, mask)
 
 
 def test_a_patient_is_no_reference_for_itself(predictor: Predictor) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,15 @@ def test_scores_are_kept_by_weights_and_label(tmp_path: Path) -> None:
 def test_a_damaged_file_of_scores_only_costs_time(tmp_path: Path) -> None:
     (tmp_path / "scores.json").write_text("[")
     assert JudgedScores(tmp_path / "scores.json").missing("v1", ["a"], ["semantic"], 1) == ["a"]
+
+
+def test_scores_of_another_measure_are_not_compared(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    known = JudgedScores(path)
+    known.add("v1", [score("interactive", "liver", "a", 0.9)], {"a": "a:x"}, ["interactive"], 1)
+    known.save(["v1"])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content["scores"]))  # as they were kept before there was a measure
+    assert JudgedScores(path).missing("v1", ["a:x"], ["interactive"], 1) == ["a:x"]
+    path.write_text(json.dumps({**content, "measure": "another"}))
+    assert JudgedScores(path).by_patient("v1", ("interactive", "liver"), {"a:x": "a"}) == {}

@@ -17,6 +17,9 @@ from lib.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
+MEASURE = "interactive: mean of 3 clicks"
+"""What was measured; scores of another measure are not comparable."""
+
 Kind = tuple[str, str]
 """A mode and a structure."""
 
@@ -27,10 +30,12 @@ class JudgedScores:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._scores: dict[str, dict[str, dict[str, float]]] = read_json(path) or {}
+            content = read_json(path) or {}
         except ValueError as error:
             logger.warning("The scores are measured again: %s", error)
-            self._scores = {}
+            content = {}
+        comparable = content.get("measure") == MEASURE
+        self._scores: dict[str, dict[str, dict[str, float]]] = content["scores"] if comparable else {}
 
     def missing(self, version: str, keys: Iterable[str], modes: Collection[str], references: int) -> list[str]:
         """The cases that were not measured with these weights in all of these modes, with so many references."""
@@ -67,9 +72,12 @@ class JudgedScores:
     def rename(self, version: str, name: str) -> None:
         """Give weights another name, and write the scores."""
         self._scores[name] = self._scores.pop(version)
-        write_json(self._path, self._scores)
+        self._write()
 
     def save(self, versions: Collection[str]) -> None:
         """Write the scores of these versions of the weights, and drop all others."""
         self._scores = {version: own for version, own in self._scores.items() if version in versions}
-        write_json(self._path, self._scores)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"measure": MEASURE, "scores": self._scores})

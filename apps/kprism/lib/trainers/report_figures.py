@@ -20,7 +20,7 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.preprocess import to_three_channels
 from kprism_model.training.validation import Score
 
-MODES = {"semantic": "semantic", "in_context": "in-context", "interactive": "interactive (3 clicks)"}
+MODES = {"semantic": "semantic", "in_context": "in-context", "interactive": "interactive (mean of 3 clicks)"}
 """Names of the modes in the report."""
 
 PICTURED_CASES = 6
