@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from kprism_model.checkpoint import Checkpoint, load_checkpoint
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.kprism import KPrism
+from kprism_model.training.validation import Score
 from kprism_model.training.weights import average_weights
 from lib.learning.submission_store import Submission
 from lib.learning.versions import Served
 from lib.trainers.case_cache import KeptSlices, ReducedCase
 from lib.trainers.finetune_dataset import FinetuneDataset, build_dataset
-from lib.trainers.judging import SETTINGS, Judge
+from lib.trainers.judging import SETTINGS, Judge, Trained
 from tests.tiny_network import SIDE, STRUCTURES, WEIGHTS, drawn
 
 
@@ -93,3 +95,21 @@ def test_weights_that_have_lost_what_was_known_are_mixed_with_shipped_ones(
     same = judge_of(dataset, Checkpoint(mixture, taught.registry, {}, "mixture", tmp_path), tmp_path)
     _, expected = same.scores_of_folds(dict.fromkeys((0, 1), (mixture, taught.registry)))
     assert [score.dice for score in scores] == pytest.approx([score.dice for score in expected], abs=1e-4)
+
+
+class KnownDice(Judge):
+    """Measures what is written here: by name the trained weights are a little better alone, by clicks half of them."""
+
+    def _scores_of_folds(self, folds: Mapping[int, Trained], share: float, modes: Sequence[str]) -> list[Score]:
+        found = {"semantic": 0.8 + 0.02 * share, "interactive": 0.9 - abs(share - 0.5), "in_context": share}
+        return [Score(mode, "disc", "a", found[mode], 0, np.zeros((2, 2), bool)) for mode in modes]
+
+
+def test_the_share_is_chosen_by_name_and_by_clicks(
+    dataset: FinetuneDataset, taught: Checkpoint, tmp_path: Path
+) -> None:
+    served = Served(0, taught.weights_version, taught)
+    judge = KnownDice(dataset, served, tmp_path / "scores.json", "cpu", in_context=True, report=lambda message: None)
+    share, scores = judge.scores_of_folds({0: (taught.model, taught.registry)})
+    assert share == 0.5
+    assert {score.mode: score.dice for score in scores} == {"semantic": 0.81, "interactive": 0.9, "in_context": 0.5}

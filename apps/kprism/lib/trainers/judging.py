@@ -67,21 +67,21 @@ class Judge:
         return MODES if self.in_context else (SEMANTIC, INTERACTIVE)
 
     def scores_of_folds(self, folds: Mapping[int, Trained]) -> tuple[float, list[Score]]:
-        """The share of trained weights that is best by name, and the scores of the new weights with it.
+        """The share of trained weights that is best by name and by clicks, and the scores of the new weights with it.
 
         Each fold is measured on the patients that it never saw.
         """
         most = 0.5 if len(self.dataset.patients) < FEW_PATIENTS else 1.0
         best, chosen = -1.0, most
-        by_name: list[Score] = []
+        found: list[Score] = []
         for share in (share for share in TUNED_SHARES if folds and share <= most):
-            scores = self._scores_of_folds(folds, share, (SEMANTIC,))
+            scores = self._scores_of_folds(folds, share, (SEMANTIC, INTERACTIVE))
             dice = float(np.mean(list(mean_dice(scores).values()))) if scores else 0.0
             if dice < best:
                 break
-            best, chosen, by_name = dice, share, scores
-        others = [mode for mode in self.modes if mode != SEMANTIC]
-        return chosen, [*by_name, *self._scores_of_folds(folds, chosen, others)]
+            best, chosen, found = dice, share, scores
+        in_context = self._scores_of_folds(folds, chosen, (IN_CONTEXT,)) if self.in_context else []
+        return chosen, [*found, *in_context]
 
     def _scores_of_folds(self, folds: Mapping[int, Trained], share: float, modes: Sequence[str]) -> list[Score]:
         scores: list[Score] = []
