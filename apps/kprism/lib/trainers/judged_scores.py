@@ -35,7 +35,7 @@ class JudgedScores:
             logger.warning("The scores are measured again: %s", error)
             content = {}
         comparable = content.get("measure") == MEASURE
-        self._scores: dict[str, dict[str, dict[str, float]]] = content["scores"] if comparable else {}
+        self._scores: dict[str, dict[str, dict[str, float]]] = content.get("scores", {}) if comparable else {}
 
     def missing(self, version: str, keys: Iterable[str], modes: Collection[str], references: int) -> list[str]:
         """The cases that were not measured with these weights in all of these modes, with so many references."""
