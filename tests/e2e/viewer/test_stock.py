@@ -130,13 +130,14 @@ POINTS = """() => cornerstoneTools.annotation.state.getAllAnnotations()
 
 
 CHOSEN = "rgb(0, 0, 139)"
-"""Colour of the row of the structure that points are for."""
+"""Colour of the row of the structure that points are for, unless the mouse is over it: that row is light blue."""
 
 
 def test_points_are_sent_and_what_comes_back_is_drawn(panel: Page, site: Site) -> None:
     points = open_tab(panel, "Point Prompts")
     row = points.locator("tr.clickable-row", has_text="lungs")
     row.click()
+    panel.mouse.move(0, 0)
     expect(row).to_have_css("background-color", CHOSEN)
     box = panel.locator("[data-cy=viewport-pane] canvas").first.bounding_box()
     assert box is not None
