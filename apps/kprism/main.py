@@ -91,7 +91,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_strategies(self) -> dict[str, Strategy]:
         """The ways to choose the next case."""
-        return make_strategies(self.learning_loop.score_board, self.config.best_strategy)
+        return make_strategies(self.config.strategy)
 
     def info(self) -> dict[str, Any]:
         """MONAI Label's description, with the names in submitted labels and background as the last.
@@ -117,8 +117,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:
             raise RequestError(f"save_label needs an image of the datastore, but {source.name} is not in it")
-        with self.learning_loop.traffic.request():
-            path, result = task({**request, "image": source})
+        path, result = task({**request, "image": source})
         label = path
         if save:
             try:

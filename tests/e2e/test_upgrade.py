@@ -180,7 +180,7 @@ def test_clicks_start_from_what_semantic_finds_of_an_old_structure(server: LiveS
 
 
 def test_nothing_of_the_old_state_was_changed(server: LiveServer, site: Site) -> None:
-    """References and scores belong to the serving weights and can be computed again."""
+    """References belong to the serving weights and can be encoded again."""
     parts = [f".kprism/{part}/" for part in ("intake", "training", "versions")]
     assert len(site.before) > 30
     assert site.changed(*parts, "labels/") == []

@@ -15,26 +15,19 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from kprism_model.network.references import References
-from kprism_model.predictor import ImageEmbedding
 from lib.configs.app_config import AppConfig
-from lib.datastore import image_path
 from lib.engine import Engine
 from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry
-from lib.imaging.reading import read_image
 from lib.learning.earlier_structures import EarlierStructures
 from lib.learning.reference_cache import ReferenceCache
-from lib.learning.scores import ScoreBoard, Scores, score_image
 from lib.learning.submission_service import SubmissionService
 from lib.learning.submission_store import SubmissionStore
 from lib.learning.submitted_references import SubmittedReferences
-from lib.learning.traffic import Traffic
 from lib.learning.training_schedule import TrainingSchedule
 from lib.learning.versions import Versions
 from lib.learning.weight_reloader import WeightReloader, networks_of
 from lib.request_statistics import RequestStatistics
-from lib.routes import IN_CONTEXT
 from lib.trainers import tasks
 from lib.trainers.active_learner import ActiveLearner
 
@@ -45,9 +38,6 @@ TRAINER = "kprism"
 
 STOP_TIMEOUT_SECONDS = 10.0
 """Seconds that `stop` waits for a thread that is still starting."""
-
-REFERENCES_PER_SCORE = 3
-"""References for the in-context prediction when an unlabelled case is scored."""
 
 
 class LearningLoop:
@@ -79,14 +69,6 @@ class LearningLoop:
         self.earlier_structures = EarlierStructures(self.versions, self.submission_store, self.label_registry)
         self.trainer = self._create_trainer()
         self.trainers = {TRAINER: self.trainer}
-        self.traffic = Traffic()
-        self.score_board = ScoreBoard(
-            config.state / "scores",
-            lambda: self.engine.networks().version,
-            datastore.list_images,
-            self._score,
-            busy=lambda: self.traffic.busy or tasks.is_running(),
-        )
         self.reloader: WeightReloader | None = None
         self._starting: Thread | None = None
         self._stopping = Event()
@@ -135,7 +117,6 @@ class LearningLoop:
             self._starting.join(STOP_TIMEOUT_SECONDS)
         if self.reloader is not None:
             self.reloader.stop()
-        self.score_board.stop()
 
     def _start_threads(self, reloader: WeightReloader) -> None:
         """Warm up, submit the labels that came while the server was off, then start the other threads."""
@@ -148,7 +129,6 @@ class LearningLoop:
             logger.exception("Not all labels of the datastore could be read")
         if not self._stopping.is_set():
             reloader.start()
-            self.score_board.start()
 
     def submit(
         self, image_id: str, file: Path, info: Mapping[str, Any], *, tag: str = DefaultLabelTag.FINAL, by: str = ""
@@ -182,21 +162,3 @@ class LearningLoop:
     def warning(self) -> str | None:
         """Why the serving version is not the one that was published; None if it is."""
         return self._served.warning if self.reloader is None else self.reloader.warning
-
-    def _score(self, image_id: str) -> Scores:
-        networks = self.engine.networks()
-        # Not in the engine's cache: scoring all images must not evict those that somebody works on.
-        path, name = image_path(self.datastore, image_id), f"image {image_id!r}"
-        image = read_image(path, name, self.engine.cache.budget).cut()
-
-        def find(structure: str, query: ImageEmbedding) -> References | None:
-            network = networks.of(IN_CONTEXT, structure)
-            entries = self.submitted_references.find(network, structure, image, image_id, [query], REFERENCES_PER_SCORE)
-            return self.submitted_references.encoded(network, entries) if entries else None
-
-        return score_image(
-            networks,
-            image,
-            find,
-            run=lambda compute: self.engine.run("score", RequestStatistics(), compute),
-        )

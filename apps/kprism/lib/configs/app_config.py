@@ -53,7 +53,7 @@ class AppConfig:
     - `tracking_uri`: MLflow server or database that trainings are logged to ("": none).
     - `unknown_structures`: "add" makes a new name in a label a structure, "refuse" refuses the label.
     - `patients`: pattern that finds the patient in an image id.
-    - `best_strategy`: the strategy behind the name "random", the only one that OHIF asks for.
+    - `strategy`: the strategy behind the name "random", the only one that OHIF asks for.
     - `keep_versions`: versions of the weights that are kept.
     """
 
@@ -68,7 +68,7 @@ class AppConfig:
     tracking_uri: str
     unknown_structures: str
     patients: re.Pattern[str] | None
-    best_strategy: str
+    strategy: str
     keep_versions: int
 
     @classmethod
@@ -97,7 +97,7 @@ class AppConfig:
             tracking_uri=check_tracking(conf.get("tracking_uri", "")),
             unknown_structures=unknown,
             patients=_pattern(conf.get("patients", "")),
-            best_strategy=conf.get("best_strategy", "random"),
+            strategy=conf.get("strategy", "random"),
             keep_versions=_count(conf, "keep_versions", KEPT_VERSIONS, "a whole number of versions"),
         )
 
