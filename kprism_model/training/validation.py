@@ -17,7 +17,7 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.network.references import References
-from kprism_model.predictor import Click, ImageEmbedding, Predictor, Query, predict_batch
+from kprism_model.predictor import Click, ImageEmbedding, Prediction, Predictor, Query, predict_batch
 from kprism_model.preprocess import evenly_spaced
 
 SERVING_MODES = ("semantic", "in_context", "interactive")
@@ -161,17 +161,17 @@ class _Part:
         numbers = evenly_spaced(np.array(self._shown()), self.settings.clicked)
         masks = {number: np.zeros_like(truth[number]) for number in numbers}
         queries = {number: Query(self.embeddings[number]) for number in numbers}
-        probabilities: dict[int, NDArray[np.float32]] = {}
+        answers: dict[int, Prediction] = {}
         means = []
         for _ in range(self.settings.clicks):
             open_ = [number for number in numbers if (masks[number] != truth[number]).any()]
             for number in open_:
                 click = next_click(masks[number], truth[number])
                 assert click is not None  # the masks differ
-                queries[number] = queries[number].with_click(Click(*click), probabilities.get(number))
-            answers = predict_batch(self.predictor, [queries[number] for number in open_])
-            masks.update({number: answer.mask for number, answer in zip(open_, answers, strict=True)})
-            probabilities.update({number: answer.probability for number, answer in zip(open_, answers, strict=True)})
+                before = answers[number].probability if number in answers else None
+                queries[number] = queries[number].with_click(Click(*click), before)
+            answers.update(zip(open_, predict_batch(self.predictor, [queries[n] for n in open_]), strict=True))
+            masks.update({number: answers[number].mask for number in open_})
             scores = {number: dice(masks[number], truth[number]) for number in numbers}
             means.append(float(np.mean(list(scores.values()))))
         worst = min(numbers, key=lambda number: scores[number])

@@ -25,7 +25,7 @@ from lib.learning.training_schedule import FAILED, FINISHED, RUNNING, STOPPED, T
 from lib.learning.versions import Versions
 from lib.trainers.active_learner import ActiveLearner
 from lib.trainers.finetune_run import FinetuneRun
-from lib.trainers.judging import SETTINGS
+from lib.trainers.judged_scores import SETTINGS
 from lib.trainers.processes import ONE_PER_GPU, process_count
 from lib.trainers.progress import EPOCHS, Progress
 from lib.trainers.report_figures import overlay

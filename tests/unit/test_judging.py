@@ -19,7 +19,8 @@ from lib.learning.submission_store import Submission
 from lib.learning.versions import Served
 from lib.trainers.case_cache import KeptSlices, ReducedCase
 from lib.trainers.finetune_dataset import FinetuneDataset, build_dataset
-from lib.trainers.judging import SETTINGS, Judge, Trained
+from lib.trainers.judged_scores import SETTINGS
+from lib.trainers.judging import Judge, Trained
 from tests.tiny_network import SIDE, STRUCTURES, WEIGHTS, drawn
 
 

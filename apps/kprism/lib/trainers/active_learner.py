@@ -26,7 +26,8 @@ from lib.options import Option, read_options
 from lib.trainers.case_cache import CaseCache
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.finetune_run import FinetuneRun
-from lib.trainers.judging import SETTINGS, Judge
+from lib.trainers.judged_scores import SETTINGS
+from lib.trainers.judging import Judge
 from lib.trainers.processes import (
     ONE_PER_GPU,
     broadcast,

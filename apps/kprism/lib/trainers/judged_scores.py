@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from kprism_model.training.validation import Score
+from kprism_model.training.validation import Score, ValidationSettings
 from lib.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-MEASURE = "interactive: mean of 3 clicks"
-"""What was measured; scores of another measure are not comparable."""
+SETTINGS = ValidationSettings(shown=4, absent=2, clicked=2, clicks=3, references=3)
+"""What is measured in each case."""
+
+MEASURE = f"interactive: mean over clicks; {SETTINGS}"
+"""How it is measured; scores of another measure are not comparable."""
 
 Kind = tuple[str, str]
 """A mode and a structure."""

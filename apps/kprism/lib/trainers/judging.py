@@ -20,16 +20,13 @@ from kprism_model.checkpoint import Checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
-from kprism_model.training.validation import Score, ValidationSettings, mean_dice, validate
+from kprism_model.training.validation import Score, mean_dice, validate
 from kprism_model.training.weights import average_weights
 from lib.learning.versions import Served
 from lib.routes import IN_CONTEXT, INTERACTIVE, MODES, SEMANTIC
 from lib.trainers.finetune_dataset import FinetuneDataset
 from lib.trainers.gate import Decision, Evidence, judge
-from lib.trainers.judged_scores import JudgedScores, Kind
-
-SETTINGS = ValidationSettings(shown=4, absent=2, clicked=2, clicks=3, references=3)
-"""What is measured in each case."""
+from lib.trainers.judged_scores import SETTINGS, JudgedScores, Kind
 
 TUNED_SHARES = (1.0, 0.75, 0.5, 0.25)
 """Shares of the trained weights that are tried in this order, until the Dice falls; the rest are shipped weights."""
