@@ -18,16 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.places import ROOT, SHIPPED_WEIGHTS
 from kprism_model.checkpoint import load_checkpoint
 from lib.engine import Engine
 from lib.infers.class_segmentation import ClassSegmentation, PresentClasses
 from lib.networks import Networks, network_of
 from lib.request_statistics import RequestStatistics
 
-ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "sample-datastore"
 TABLE = ROOT / "benchmarks" / "results" / "sample-structures.json"
-WEIGHTS = ROOT / "apps" / "kprism" / "model" / "kprism_small"
 BUDGET = 2 << 30
 
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="benchmarks.absent_structures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
     parser.add_argument("--everything", action="store_true", help="predict every class in every image")
     given = parser.parse_args(arguments)
     engine = Engine(Networks(network_of(load_checkpoint(given.checkpoint), "cpu")), BUDGET)

@@ -24,7 +24,7 @@ from io import BytesIO
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.places import ROOT
 
 Figures = dict[str, list[list[float]]]
 """Label of a line -> for each round the numbers in it."""

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.places import SHIPPED_WEIGHTS
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.interaction.clicks import next_click
@@ -30,7 +31,6 @@ from kprism_model.predictor import Click, ImageEmbedding, Predictor
 from kprism_model.queries import Query
 from kprism_model.volumes.cleanup import apply_scribbles
 
-WEIGHTS = Path("apps/kprism/model/kprism_small")
 STROKES = Path("apps/kprism/viewer/core/strokes.js").resolve()
 CLICKS = 5
 SLACK_PIXELS = 2
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmarks.boxes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
     parser.add_argument("--max-slices", type=int, default=40, help="structures in slices of each list (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)

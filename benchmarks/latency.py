@@ -31,12 +31,12 @@ from PIL import Image
 from scipy.ndimage import zoom
 from tqdm import tqdm
 
-from benchmarks.live_server import ROOT, LiveServer
+from benchmarks.live_server import LiveServer
+from benchmarks.places import ROOT, SHIPPED_WEIGHTS
 from benchmarks.waiting import Asked, Table, median, peak_memory
 from kprism_model.checkpoint import load_checkpoint
 
 SAMPLES = ROOT / "sample-datastore"
-SHIPPED = ROOT / "apps" / "kprism" / "model" / "kprism_small"
 PICTURE, VOLUME, REFERENCE = "lung2_axial17", "pyradiomics_lung2", "pyradiomics_lung1"
 CENTRE = (0.700, 0.707)
 """The tumour in picture and volume, as a share of its columns and rows."""
@@ -79,8 +79,8 @@ def publish_site_version(studies: Path) -> None:
     from lib.learning.versions import Versions
     from lib.routes import MODES
 
-    shipped = load_checkpoint(SHIPPED)
-    versions = Versions(studies / ".kprism" / "versions", SHIPPED)
+    shipped = load_checkpoint(SHIPPED_WEIGHTS)
+    versions = Versions(studies / ".kprism" / "versions", SHIPPED_WEIGHTS)
     routes = {mode: {LABEL: None} for mode in MODES}
     versions.publish(shipped.model, shipped.registry, metadata={}, routes=routes)
 

@@ -20,7 +20,8 @@ import psutil
 import requests
 from requests_toolbelt.multipart import decoder
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.places import ROOT
+
 START_LIMIT = 180.0  # seconds; a start takes a few, this is for a busy machine
 
 

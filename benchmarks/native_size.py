@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.places import SHIPPED_WEIGHTS
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import load_case, read_dataset
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.predictor import Click, Predictor
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "apps/kprism/model/kprism_small"
 CLICKS = 5
 
 Sample = tuple[str, str, NDArray[np.float32], NDArray[np.bool_]]
@@ -84,7 +84,7 @@ def main() -> None:
     chosen = list(samples(arguments.data, arguments.cases))
     rows = {}
     for size in arguments.sizes:
-        checkpoint = load_checkpoint(WEIGHTS)
+        checkpoint = load_checkpoint(SHIPPED_WEIGHTS)
         checkpoint.model.config = replace(checkpoint.model.config, native_size=size)
         rows[size] = measure(Predictor(checkpoint.model, checkpoint.registry), chosen)
     columns = list(rows[arguments.sizes[0]])

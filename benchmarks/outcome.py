@@ -27,7 +27,8 @@ import torch
 from PIL import Image
 
 from benchmarks.baseline.measuring import Baselines, measure
-from benchmarks.specialists import SHIPPED, train
+from benchmarks.places import SHIPPED_WEIGHTS
+from benchmarks.specialists import train
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.building import build_store
 from kprism_model.data.datasets import Dataset, read_dataset
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(given.specialists) * minutes:.0f} minutes for the U-Nets and some for measuring", flush=True)
     protocol = Protocol(modes=("semantic",), seed=given.seed, max_slices=given.max_slices)
     reports = {
-        "shipped weights": measured(SHIPPED, given.data, protocol),
+        "shipped weights": measured(SHIPPED_WEIGHTS, given.data, protocol),
         "after all trainings": routed(versions, routes, given.data, protocol),
     }
     for arm in given.specialists:
@@ -154,7 +155,7 @@ def routed(versions: Path, routes: Mapping[str, int], folder: Path, protocol: Pr
 def fitted(arm: str, submitted: Dataset, minutes: float, folder: Path, *, size: int, seed: int) -> torch.nn.Module:
     """A specialist after so many minutes on the submitted labels."""
     part = build_store([submitted.folder], folder / "slices", split="training", size=max(256, size)).sets[0]
-    return train(arm, part, minutes=minutes, folder=folder, size=size, seed=seed, weights=SHIPPED).network
+    return train(arm, part, minutes=minutes, folder=folder, size=size, seed=seed, weights=SHIPPED_WEIGHTS).network
 
 
 def write_results(out: Path, site: Dataset, reports: dict[str, EvaluationReport], settings: dict[str, Any]) -> None:

@@ -19,11 +19,11 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from benchmarks.live_server import LiveServer, copy_samples
+from benchmarks.places import ROOT
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.preprocess import scale_intensity
 
-ROOT = Path(__file__).resolve().parent.parent
 CASES = (("pyradiomics_brain1", "brain tumour"), ("pyradiomics_lung1", "lung tumour"))
 CLICKS = (1, 3, 5)
 PROPAGATED_CLICKS = 3

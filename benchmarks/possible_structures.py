@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.places import SHIPPED_WEIGHTS
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.anatomy import foreign_classes
 from kprism_model.data.datasets import Dataset, load_case, read_dataset
@@ -29,7 +30,6 @@ from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_class
 from kprism_model.preprocess import evenly_spaced
 from kprism_model.volumes.predictor import IMAGE_KIND_SLICES
 
-WEIGHTS = Path("apps/kprism/model/kprism_small")
 MINIMUM_PIXELS = 10  # a present structure with fewer pixels is not counted
 
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmarks.possible_structures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
     parser.add_argument("--max-slices", type=int, default=24, help="slices of each list (%(default)s)")
     given = parser.parse_args(arguments)
     checkpoint = load_checkpoint(given.checkpoint)

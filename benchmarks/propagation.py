@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.places import SHIPPED_WEIGHTS
 from benchmarks.propagation_speed import speed_of
 from benchmarks.propagation_tables import tables
 from benchmarks.volume_samples import Sample, drawn_samples, sample_of_files
@@ -52,8 +53,6 @@ from benchmarks.volume_user import (
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-
-WEIGHTS = Path(__file__).resolve().parent.parent / "apps/kprism/model/kprism_small"
 
 Figures = dict[str, Any]
 
@@ -134,7 +133,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--speed", action="store_true", help="time a volume of 256 x 256 x 100; needs --ct")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--checkpoint", type=Path, default=WEIGHTS)
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="STEM", help="writes STEM.json and STEM.md")
     given = parser.parse_args(arguments)
     if not given.data and given.ct is None:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.annotated_cases import annotated
+from benchmarks.places import SHIPPED_WEIGHTS
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
 from kprism_model.predictor import Predictor
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmarks.site_training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--weights", type=Path, default=Path("apps/kprism/model/kprism_small"))
+    parser.add_argument("--weights", type=Path, default=SHIPPED_WEIGHTS)
     parser.add_argument("--cases", type=int, nargs="+", default=[10, 30])
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 25.0])
     parser.add_argument("--seeds", type=int, default=2)

@@ -33,6 +33,7 @@ from benchmarks.baseline.games import (
     unet,
 )
 from benchmarks.baseline.pretrained_unet import PretrainedUNet, deep_supervision_loss
+from benchmarks.places import SHIPPED_WEIGHTS
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.data.datasets import read_dataset
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder
@@ -43,7 +44,6 @@ from kprism_model.network.efficientnet import EfficientNetLiteEncoder
 from kprism_model.training.plan import TrainingPlan
 from kprism_model.training.validation import ValidationSettings, chosen_slices
 
-SHIPPED = Path("apps/kprism/model/kprism_small")
 ARMS = ("unet", "pretrained_unet")
 
 
@@ -56,7 +56,7 @@ class Specialist:
     pretrained: Callable[[nn.Module], list[nn.Parameter]]
 
 
-def specialist(arm: str, weights: Path = SHIPPED) -> Specialist:
+def specialist(arm: str, weights: Path = SHIPPED_WEIGHTS) -> Specialist:
     """An arm by its name; `weights` is the checkpoint that `pretrained_unet` takes its encoder from."""
     if arm == "unet":
         return Specialist(lambda channels: unet(3, channels), specialist_loss, lambda _: [])
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--size", type=int, default=192, help="long side of the images in pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="checkpoint with the encoder (%(default)s)")
+    parser.add_argument("--weights", type=Path, default=SHIPPED_WEIGHTS, help="checkpoint with the encoder")
     parser.add_argument("--work", type=Path, default=Path("var/specialists"), help="networks, slices and figures")
     given = parser.parse_args(arguments)
     try:

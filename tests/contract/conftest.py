@@ -20,7 +20,8 @@ from monailabel.client import MONAILabelClient
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
-from benchmarks.live_server import ROOT, LiveServer
+from benchmarks.live_server import LiveServer
+from benchmarks.places import ROOT
 from kprism_model.checkpoint import save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig

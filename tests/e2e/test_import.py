@@ -16,7 +16,8 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from benchmarks.live_server import ROOT, free_port
+from benchmarks.live_server import free_port
+from benchmarks.places import ROOT
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.series import describe_series, read_headers, read_voxels
 from tools.import_folder import main

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import requests
 
-from benchmarks.live_server import ROOT, LiveServer
+from benchmarks.live_server import LiveServer
+from benchmarks.places import ROOT
 from tests.e2e.site import NEW, SHAPE, Site, as_file, block, get, submit, train, version, wait
 
 

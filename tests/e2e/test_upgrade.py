@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 
-from benchmarks.live_server import ROOT, LiveServer
+from benchmarks.live_server import LiveServer
+from benchmarks.places import ROOT
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism

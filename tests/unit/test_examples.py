@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from benchmarks.live_server import ROOT
+from benchmarks.places import ROOT
 
 NOTEBOOK = ROOT / "examples" / "library.ipynb"
 

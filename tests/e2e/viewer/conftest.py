@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.live_server import ROOT
+from benchmarks.places import ROOT
 from lib.errors import RequestError
 from tests.conftest import SHARED, lacking
 from tests.e2e.viewer.driver import Mode

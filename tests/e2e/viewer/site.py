@@ -20,7 +20,8 @@ import requests
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from benchmarks.live_server import ROOT, free_port
+from benchmarks.live_server import free_port
+from benchmarks.places import ROOT
 from lib.dicom.web import DicomWeb
 from tools.import_folder import import_all
 from tools.orthanc import Orthanc

@@ -15,7 +15,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
-from benchmarks.live_server import ROOT
+from benchmarks.places import ROOT
 from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism

@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from benchmarks.live_server import ROOT
+from benchmarks.places import ROOT
 from kprism_model.checkpoint import load_checkpoint
 from lib.learning.versions import Versions
 from tests.e2e.viewer.conftest import PICTURES
