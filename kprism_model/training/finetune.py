@@ -3,7 +3,7 @@
 
 All weights are trained at the rates of pretraining, without anything that holds them back: what the published network
 knows is not at risk, because that network stays as it is and answers for its structures beside the tuned copy. On a
-site's own structures this is better than adapters or a frozen encoder (docs/learning.md, "What a site trains").
+site's own structures this is better than adapters or a frozen encoder (docs/learning-measured.md).
 
 A step encodes each image once and predicts all structures that were annotated in it by name; by chance one of them is
 also given by references, or corrected by clicks that start from its predicted mask.

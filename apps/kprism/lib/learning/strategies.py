@@ -2,7 +2,7 @@
 """Which case to label next; both viewers ask for `random` by default.
 
 A strategy answers None if every case is labelled. None goes by what the network thinks of the cases: three that did
-were measured, and needed no fewer labels than chance (`docs/learning.md`).
+were measured, and needed no fewer labels than chance (`docs/learning-measured.md`).
 """
 
 from __future__ import annotations
