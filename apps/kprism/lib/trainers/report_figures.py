@@ -19,9 +19,14 @@ from scipy import ndimage
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.preprocess import to_three_channels
 from kprism_model.training.validation import Score
+from lib.trainers.judged_scores import SETTINGS
 
-MODES = {"semantic": "semantic", "in_context": "in-context", "interactive": "interactive (mean of 3 clicks)"}
-"""Names of the modes in the report."""
+MODES = {
+    "semantic": "semantic",
+    "in_context": "in-context",
+    "interactive": f"interactive (mean of {SETTINGS.clicks} clicks)",
+}
+"""What was measured in each mode, for the report."""
 
 PICTURED_CASES = 6
 """Cases that are pictured, those with the lowest Dice."""
@@ -51,7 +56,7 @@ def curves(log: Path) -> str:
             for step, value in zip(steps, values, strict=True)
         )
         parts.append(f'<polyline fill="none" stroke="{_COLOURS[name]}" stroke-width="1.5" points="{points}"/>')
-        label = "loss / largest loss" if name == "loss" else f"Dice, {MODES[name]}"
+        label = "loss / largest loss" if name == "loss" else f"Dice, {name.replace('_', '-')}"
         parts.append(f'<text x="{45 + 150 * position}" y="245" fill="{_COLOURS[name]}">{label}</text>')
     style = 'style="width: 100%; font-size: 11px" role="img" aria-label="training curves"'
     return f'<svg viewBox="0 0 660 255" {style}>{"".join(parts)}</svg>'
