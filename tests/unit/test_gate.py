@@ -112,6 +112,25 @@ def test_a_provisional_version_is_confirmed_or_withdrawn_by_more_patients() -> N
     assert few.uses_new and few.provisional
 
 
+def test_with_few_patients_too_a_provisional_version_stays_as_long_as_it_is_better_on_average() -> None:
+    provisional = {"serving_number": 2, "provisional": True}
+    lost_once = judge(
+        evidence((0.5, 0.5, 0.5, 0.5, 0.5), (0.8, 0.8, 0.8, 0.8, 0.49), serving=(0.6,) * 5, **provisional)
+    )
+    assert lost_once.uses_new and lost_once.provisional
+    worse = judge(evidence((0.5,) * 5, (0.4,) * 5, serving=(0.4,) * 5, **provisional))
+    assert not worse.answered_by_site
+
+
+def test_a_serving_version_with_few_scores_does_not_hide_that_the_new_one_is_worse() -> None:
+    """Labels that were corrected are measured anew, but not with a version that has seen their patients."""
+    confirmed = {"serving_number": 3, "base_name": "shipped weights", "serving": (0.4, 0.4)}
+    decision = judge(evidence((0.9,) * 20, (0.5,) * 20, **confirmed))
+    assert not decision.answered_by_site and decision.outcome == "worse" and decision.patients == 20
+    better = judge(evidence((0.5,) * 20, (0.9,) * 20, **confirmed))
+    assert better.uses_new and better.patients == 20 and better.before == pytest.approx(0.4)
+
+
 def test_only_patients_that_all_were_measured_on_are_compared() -> None:
     base, new = dice_of(*BASE), {**dice_of(*BETTER), "later": 0.0}
     decision = judge(Evidence("semantic", "tumour", "references", base, new))

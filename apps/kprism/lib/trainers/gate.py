@@ -56,7 +56,8 @@ class Evidence:
 class Decision:
     """Who answers a structure in a mode: `site` version, by number, or the base if `answered_by_site` is False.
 
-    `number` is None for the new version. `dice` are means over the `patients` that all of them were measured on.
+    `number` is None for the new version. `dice` are means over the patients that all of them were measured on; the test
+    against the base compared `patients` of them.
     """
 
     evidence: Evidence
@@ -97,20 +98,21 @@ def judge(evidence: Evidence) -> Decision:
     is better at `PROVISIONAL_SIGNIFICANCE`. A provisional version is withdrawn as soon as it is not better on average,
     a confirmed one only if it is significantly worse than the base.
     """
-    answers = {"base": evidence.base, "new": evidence.new}
-    if evidence.serving:  # else it cannot be compared: it has seen all patients
-        answers["serving"] = evidence.serving
+    answers: dict[str, PatientDice] = {"base": evidence.base, "new": evidence.new}
+    if set(evidence.base) & set(evidence.new) & set(evidence.serving or ()):  # else it has seen all of them
+        answers["serving"] = evidence.serving or {}
     common = sorted(set.intersection(*(set(dice) for dice in answers.values())))
-    values = {name: np.array([dice[patient] for patient in common]) for name, dice in answers.items()}
-    means = {name: float(value.mean()) if common else 0.0 for name, value in values.items()}
+    means = {name: float(np.mean([dice[p] for p in common])) if common else 0.0 for name, dice in answers.items()}
     name = "serving" if means.get("serving", -1.0) > means["new"] else "new"
-    verdict, provisional = _against_base(evidence, values[name] - values["base"])
+    # On all patients that the better one was measured on: the other version may have been measured on a few of them.
+    tested = sorted(set(answers[name]) & set(evidence.base))
+    verdict, provisional = _against_base(evidence, np.array([answers[name][p] - evidence.base[p] for p in tested]))
     answered = verdict in ("new", "kept")
     outcome: Outcome = verdict
     if answered:
         outcome = "new" if name == "new" else "kept"
     number = evidence.serving_number if answered and name == "serving" else None
-    return Decision(evidence, outcome, answered, number, provisional, len(common), means)
+    return Decision(evidence, outcome, answered, number, provisional, len(tested), means)
 
 
 def _against_base(evidence: Evidence, gain: NDArray[np.float64]) -> tuple[Outcome, bool]:
@@ -120,6 +122,8 @@ def _against_base(evidence: Evidence, gain: NDArray[np.float64]) -> tuple[Outcom
     if len(gain) < MIN_PATIENTS:
         if confirmed:
             return "kept", False
+        if evidence.serving is not None and len(gain) and gain.mean() > 0:
+            return "kept", True
         beats_all = len(gain) > 1 and bool((gain > 0).all())
         return ("new", True) if nothing_else and beats_all else (UNDECIDED, False)
     chance = chance_of_equal(gain)
