@@ -122,7 +122,7 @@ class Finetuner(Trainer):
         device: str = "cpu",
         workers: Workers | None = None,
     ) -> None:
-        self.settings, self._extra_identity = plan, dict(identity or {})
+        self._extra_identity = dict(identity or {})
         registry = start.registry.add([name for name in store.class_names if name not in start.registry])
         config = replace(start.model.config, num_classes=len(registry))
         super().__init__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lib.trainers.judged_scores import SETTINGS
 from lib.trainers.processes import ONE_PER_GPU, process_count
 from lib.trainers.progress import EPOCHS, Progress
 from lib.trainers.report_figures import overlay
+from lib.trainers.working_weights import WorkingWeights
 from tests.tiny_network import STRUCTURES, copy_weights
 
 QUICK = {"max_minutes": 0.1, "batch_size": 4, "learning_rate": 1e-3}
@@ -141,6 +143,29 @@ def test_the_next_training_goes_on_from_the_last_one_and_no_fold_sees_its_patien
     assert {entry["serving"] for entry in trained(clinic).values()} == {serving}
 
 
+def test_a_patient_whose_label_was_removed_counts_as_seen(clinic: Clinic) -> None:
+    clinic.submit("a", "b", "c", "d")
+    clinic.train()
+    clinic.submissions.store.withdraw("d")
+    clinic.train()
+    assert trained(clinic)["final"]["patients"] == ["a", "b", "c", "d"]
+    patients = [trained(clinic)[f"fold{fold}"]["patients"] for fold in range(3)]
+    assert patients == [["b", "c"], ["a", "c", "d"], ["a", "b", "d"]]
+
+
+def test_weights_that_cannot_be_kept_do_not_hide_that_a_version_was_published(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    clinic.submit("a", "b", "c", "d")
+    monkeypatch.setattr(WorkingWeights, "save", full)
+    stats = clinic.train()
+    assert stats["published"] == 1 and stats["message"].startswith("published as version 1")
+    assert "its weights could not be kept: No space left on device" in stats["message"]
+
+
 def trained(clinic: Clinic) -> dict[str, Any]:
     """The metadata of the weights that the next training goes on from, by name."""
     files = (clinic.folder / "training" / "working").glob("*.json")
@@ -225,18 +250,30 @@ class Scheduled:
         self.status: str | None = None
         self.started = 0
         self.thorough: list[bool] = []
-        self.schedule = TrainingSchedule(
-            self.log, self.submissions, start=self.start, status=lambda: self.status, every=3
+        self.begins = True
+        self.schedule = self.every(3)
+
+    def every(self, labels: int) -> TrainingSchedule:
+        """A schedule that starts a training after so many labels."""
+        return TrainingSchedule(
+            self.log,
+            self.submissions,
+            start=self.start,
+            options=lambda thorough: {"in_context": thorough},
+            status=lambda: self.status,
+            every=labels,
         )
 
     def submissions(self) -> list[Submission]:
         return [Submission(key, key, 0, {"a": 1}, "", "", "", f"{key}!", "", 0.0) for key in self.keys]
 
-    def start(self, thorough: bool) -> None:
+    def start(self, options: Mapping[str, Any]) -> None:
         self.started += 1
-        self.thorough.append(thorough)
+        self.thorough.append(options["in_context"])
         self.status = "RUNNING"
-        self.log.begin([submission.key for submission in self.submissions()], thorough=thorough)
+        if self.begins:
+            submissions = self.log.resumed(self.submissions(), options)
+            self.log.begin([submission.key for submission in submissions], options)
 
     def end(self, state: str, status: str) -> None:
         if state != RUNNING:
@@ -268,6 +305,51 @@ def test_a_training_that_was_killed_is_taken_up_again_but_not_for_ever(tmp_path:
     assert not ward.schedule.poll()
 
 
+def test_a_killed_training_goes_on_with_its_options_and_its_labels(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = [f"c{number}" for number in range(12)]
+    ward.schedule.poll()
+    ward.keys += ["later"]
+    ward.end(RUNNING, "ERROR")
+    assert ward.schedule.poll() and ward.thorough == [True, True]
+    assert len(ward.log.read()["cases"]) == 12 and ward.log.read()["attempts"] == 2
+    ward.end(FINISHED, "DONE")
+    assert ward.log.read()["thorough"] == 12 and ward.schedule.pending() == 1
+
+
+def test_a_thorough_training_that_failed_is_made_up_for(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = [f"c{number}" for number in range(12)]
+    ward.schedule.poll()
+    ward.end(FAILED, "ERROR")
+    ward.keys += ["d", "e", "f"]
+    assert ward.schedule.poll() and ward.thorough == [True, True]
+
+
+def test_a_training_by_hand_that_was_killed_goes_on_too(tmp_path: Path) -> None:
+    ward = Scheduled(tmp_path)
+    ward.keys = ["a", "b"]
+    ward.start({"in_context": False})
+    ward.end(RUNNING, "ERROR")
+    assert ward.every(0).poll() and ward.started == 2
+
+
+@pytest.mark.parametrize(("status", "starts"), [("ERROR", 3), ("STOPPED", 1)])
+def test_a_training_that_ends_before_it_has_begun_is_not_started_for_ever(
+    tmp_path: Path, status: str, starts: int
+) -> None:
+    ward = Scheduled(tmp_path)
+    ward.begins = False
+    ward.keys = ["a", "b", "c"]
+    for _ in range(6):
+        ward.schedule.poll()
+        ward.status = status
+    assert ward.started == starts and ward.schedule.pending() == 0
+    ward.keys += ["d", "e", "f"]
+    ward.begins = True
+    assert ward.schedule.poll() and len(ward.log.read()["cases"]) == 6
+
+
 def test_a_training_that_somebody_stopped_stays_stopped(tmp_path: Path) -> None:
     ward = Scheduled(tmp_path)
     ward.keys = ["a", "b", "c"]
@@ -282,15 +364,14 @@ def test_a_training_that_somebody_stopped_stays_stopped(tmp_path: Path) -> None:
 def test_with_every_zero_training_is_started_by_hand_only(tmp_path: Path) -> None:
     ward = Scheduled(tmp_path)
     ward.keys = list("abcdefgh")
-    manual = TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=0)
-    assert not manual.poll()
+    assert not ward.every(0).poll()
     with pytest.raises(ValueError, match="got -1"):
-        TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: None, every=-1)
+        ward.every(-1)
 
 
 def test_one_label_alone_starts_no_training(tmp_path: Path) -> None:
     ward = Scheduled(tmp_path)
-    schedule = TrainingSchedule(ward.log, ward.submissions, start=ward.start, status=lambda: ward.status, every=1)
+    schedule = ward.every(1)
     ward.keys = ["a"]
     assert not schedule.poll()
     ward.keys += ["b"]

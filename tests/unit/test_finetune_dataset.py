@@ -18,6 +18,7 @@ from lib.trainers.finetune_dataset import (
     MIN_JUDGED_CASES,
     FinetuneDataset,
     build_dataset,
+    spelled_alike,
 )
 
 
@@ -46,6 +47,16 @@ def test_structures_that_were_learned_earlier_stay_in_the_gate_however_many_case
     counts = {name: sum(name in case.structures for case in found.judged) for name in ("liver", "spleen")}
     assert counts == {"liver": JUDGED_SLICES, "spleen": MIN_JUDGED_CASES}
     assert found.structures == ["liver", "spleen"] and len(found.keys) == len(found.judged)
+
+
+def test_spellings_of_one_structure_are_one_structure(tmp_path: Path) -> None:
+    cases = ("a", 0, "Tumour"), ("b", 1, "tumour "), ("c", 2, "TUMOUR,Cyst")
+    found = material(tmp_path, *cases)
+    assert found.structures == ["Tumour", "Cyst"] and found.store.class_names == ("Tumour", "Cyst")
+    submissions = [replace(entry, prompts={"TUMOUR": {}}) for entry in found.used]
+    alike = spelled_alike(submissions, ["tumour"])
+    assert [list(entry.structures) for entry in alike] == [["tumour"], ["tumour"], ["tumour", "Cyst"]]
+    assert all(list(entry.prompts) == ["tumour"] for entry in alike)
 
 
 def test_each_fold_is_judged_on_its_own_patients_with_references_from_the_others(tmp_path: Path) -> None:

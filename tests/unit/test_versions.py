@@ -96,6 +96,17 @@ def test_rollback_serves_the_old_weights_and_the_next_version_descends_from_them
     assert [version.number for version in versions.known()] == [0, 1, 2, 3, 4]
 
 
+def test_a_choice_that_was_made_during_a_training_is_not_overruled(versions: Versions) -> None:
+    for value in (1.0, 2.0):
+        publish(versions, value)
+    chosen = versions.stamp()
+    versions.roll_back(1)
+    with pytest.raises(VersionError, match="another version of the weights was chosen during the training"):
+        versions.publish(network(3.0), REGISTRY, metadata={}, routes=EVERYTHING, parent=2, chosen=chosen)
+    assert versions.current().number == 1 and [version.number for version in versions.known()] == [0, 1, 2]
+    assert versions.publish(network(3.0), REGISTRY, metadata={}, routes=EVERYTHING, chosen=versions.stamp()) == 3
+
+
 def test_rollback_to_what_is_not_there_or_damaged_changes_nothing(versions: Versions) -> None:
     publish(versions, 1.0)
     publish(versions, 2.0)

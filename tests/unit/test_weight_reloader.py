@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,12 @@ class Server:
         self.reference_cache = ReferenceCache(folder / "bank", lambda submission: square(submission.image_id))
         self.trainings = 0
         schedule = TrainingSchedule(
-            TrainingLog(folder), lambda: self.submissions, start=self.train, status=lambda: None, every=2
+            TrainingLog(folder),
+            lambda: self.submissions,
+            start=self.train,
+            options=lambda thorough: {"in_context": thorough},
+            status=lambda: None,
+            every=2,
         )
         self.reloader = WeightReloader(
             self.versions, self.engine, self.reference_cache, lambda: self.submissions, schedule,
@@ -55,7 +61,7 @@ class Server:
         routes = {mode: {"liver": None} for mode in MODES} if routes is None else routes
         return self.versions.publish(self.network(), self.registry, metadata={}, routes=routes)
 
-    def train(self, thorough: bool) -> None:
+    def train(self, options: Mapping[str, Any]) -> None:
         self.trainings += 1
 
     def submit(self, name: str) -> None:

@@ -52,6 +52,8 @@ class LearningLoop:
         self.engine = Engine(networks, config.cache_mb << 20)
         self.label_registry = LabelRegistry([*networks.semantic_classes.names, *config.labels])
         self.submission_store = SubmissionStore(config.state / "intake")
+        oldest_first = sorted(self.submission_store.submissions(), key=lambda entry: entry.at)
+        self.label_registry.add(name for entry in oldest_first for name in entry.structures)
         self.submissions = SubmissionService(
             self.submission_store,
             datastore,
@@ -90,7 +92,8 @@ class LearningLoop:
         schedule = TrainingSchedule(
             self.trainer.log,
             self.submission_store.submissions,
-            start=lambda thorough: tasks.start({**self.trainer.request(thorough), "model": TRAINER}),
+            start=lambda options: tasks.start({**options, "model": TRAINER}),
+            options=self.trainer.request,
             status=tasks.status,
             every=self.config.train_after,
         )
@@ -112,6 +115,8 @@ class LearningLoop:
     def stop(self) -> None:
         """When the server ends: stop the training (the next start resumes it) and all threads that use the network."""
         self._stopping.set()
+        if self.reloader is not None:
+            self.reloader.finish()  # else it would take the end of the training for a user's wish
         tasks.stop()
         if self._starting is not None:
             self._starting.join(STOP_TIMEOUT_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When to train: after a number of new labels, one training at a time, and again after a training that was killed.
+"""When to train: after a number of new labels, one training at a time, and on after a training that was killed.
 
 `last.json` says which labels the last training used and how it ended. Labels that are submitted during a training count
 for the next one, so many submissions in a row start one training, not many.
@@ -8,7 +8,7 @@ for the next one, so many submissions in a row start one training, not many.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ LABELS_PER_THOROUGH_TRAINING = 10
 """New labels after which a training is thorough: it lasts longer and judges in-context segmentation too."""
 
 MAX_ATTEMPTS = 3
-"""A training that ends without a result (killed, power cut) is started this many times."""
+"""A training that ends without a result (killed, power cut) or before it has begun is started this many times."""
 
 _STOPPED_BY_USER = "STOPPED"  # MONAI Label's status; a training that was killed has the status ERROR
 
@@ -42,8 +42,8 @@ class TrainingLog:
         self._path = folder / "last.json"
 
     def read(self) -> dict[str, Any]:
-        """The last training: `cases` (keys), `state`, `attempts`, and `thorough`, the number of labels of the last
-        thorough one; empty if there was none.
+        """The last training: `cases` (keys), `options`, `state`, `attempts`, and `thorough`, the number of labels of
+        the last thorough one that was finished; empty if there was none.
         """
         try:
             return read_json(self._path) or {}
@@ -57,7 +57,18 @@ class TrainingLog:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self._path, {**last, "cases": [*last["cases"], *cases]})
 
-    def begin(self, cases: Sequence[str], *, thorough: bool = True) -> None:
+    def resumed(self, submissions: Sequence[Submission], options: Mapping[str, Any]) -> list[Submission]:
+        """The submissions of the training with these options that was killed, all of them if there is none.
+
+        Labels that came later count for the next one: with them it would be another training, from the start.
+        """
+        last = self.read()
+        if last.get("state") != RUNNING or last.get("options") != dict(options):
+            return list(submissions)
+        known = [submission for submission in submissions if submission.key in last["cases"]]
+        return known if len(known) == len(last["cases"]) else list(submissions)
+
+    def begin(self, cases: Sequence[str], options: Mapping[str, Any]) -> None:
         """Record that a training on these cases has started. The same cases again are another attempt."""
         last = self.read()
         again = last.get("state") == RUNNING and last.get("cases") == list(cases)
@@ -65,22 +76,27 @@ class TrainingLog:
             "cases": list(cases),
             "state": RUNNING,
             "attempts": int(last.get("attempts", 0)) + 1 if again else 1,
-            "thorough": len(cases) if thorough else int(last.get("thorough", 0)),
+            "thorough": int(last.get("thorough", 0)),
+            "options": dict(options),
         }
         write_json(self._path, content)
 
     def end(self, state: str) -> None:
         """Record how the training has ended."""
         last = self.read()
-        if last:
-            write_json(self._path, {**last, "state": state})
+        if not last:
+            return
+        if state == FINISHED and last.get("options", {}).get("in_context"):
+            last["thorough"] = len(last["cases"])
+        write_json(self._path, {**last, "state": state})
 
 
 class TrainingSchedule:
     """Starts a training when one is due; one thread of the server calls `poll` periodically.
 
-    `start` starts a training, thorough or not. `status` is MONAI Label's status of the newest one (None if there was
-    none since the server started). `every` is the number of new labels that start a training (0: only by hand).
+    `start` starts a training with options, `options` gives those of a thorough one or of a short one. `status` is MONAI
+    Label's status of the newest one (None if there was none since the server started). `every` is the number of new
+    labels that start a training (0: only by hand).
     """
 
     def __init__(
@@ -88,28 +104,46 @@ class TrainingSchedule:
         log: TrainingLog,
         submissions: Callable[[], Sequence[Submission]],
         *,
-        start: Callable[[bool], object],
+        start: Callable[[Mapping[str, Any]], object],
+        options: Callable[[bool], Mapping[str, Any]],
         status: Callable[[], str | None],
         every: int = NEW_LABELS_PER_TRAINING,
     ) -> None:
         if every < 0:
             raise ValueError(f"the number of new labels that start a training must be 0 or more, got {every}")
-        self._log, self._submissions, self._start, self._status, self._every = log, submissions, start, status, every
+        self._log, self._submissions, self._start, self._options = log, submissions, start, options
+        self._status, self._every = status, every
+        self._before: dict[str, Any] | None = None  # the log when a training was started that has not ended yet
+        self._not_begun = 0  # trainings in a row that ended before they had begun
 
     def poll(self) -> bool:
         """Start a training if one is due and none is running; returns whether it did."""
         status = self._status()
         if status in ("SUBMITTED", "RUNNING"):
             return False
+        self._note_end(status)
         last = self._log.read()
-        if last.get("state") == RUNNING and status == _STOPPED_BY_USER:
-            self._log.end(STOPPED)
-            last = self._log.read()
         if not self.is_due(last):
             return False
-        logger.info("A training is due: %d new labels", self.pending())
-        self._start(self.is_thorough(last))
+        interrupted = last.get("state") == RUNNING
+        logger.info("A training is %s: %d new labels", "interrupted" if interrupted else "due", self.pending())
+        self._before = last
+        self._start(last.get("options", {}) if interrupted else self._options(self.is_thorough(last)))
         return True
+
+    def _note_end(self, status: str | None) -> None:
+        """Record how the newest training has ended if it could not do so itself."""
+        last, before, self._before = self._log.read(), self._before, None
+        stopped = status == _STOPPED_BY_USER
+        self._not_begun = self._not_begun + 1 if last == before else 0
+        if last.get("state") == RUNNING and stopped:
+            self._log.end(STOPPED)
+        if last == before and (stopped or self._not_begun >= MAX_ATTEMPTS):
+            if not stopped:
+                logger.error("The training ended %d times before it began; new labels start the next", MAX_ATTEMPTS)
+                self._log.end(FAILED)
+            self._log.mark_as_seen([entry.key for entry in new_since(self._submissions(), last.get("cases", ()))])
+            self._not_begun = 0
 
     def pending(self) -> int:
         """The number of labels that the last training did not use."""
@@ -117,10 +151,10 @@ class TrainingSchedule:
 
     def is_due(self, last: dict[str, Any]) -> bool:
         """Whether there are enough new labels, or the last training was killed."""
-        if not self._every:
-            return False
         if last.get("state") == RUNNING and int(last.get("attempts", 0)) < MAX_ATTEMPTS:
             return True
+        if not self._every:
+            return False
         submissions = self._submissions()
         return len(submissions) >= MIN_LABELS and len(new_since(submissions, last.get("cases", ()))) >= self._every
 

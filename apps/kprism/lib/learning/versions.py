@@ -79,18 +79,22 @@ class Versions:
         metadata: Mapping[str, Any],
         routes: Mapping[str, Mapping[str, int | None]],
         parent: int | None = None,
+        chosen: tuple[int, int] | None = None,
     ) -> int:
         """Write `model` as a new version and make it the serving one; returns its number.
 
         `routes` are {mode: {structure: the version that answers, None for the new one}}; what they do not name is
         answered by the shipped weights. `metadata` may hold `base`, the hash of the shipped weights that the version
         was compared with (default: the present ones), `kinds` and `provisional` (see `Version`). `parent` is the
-        version that it was trained from, by default the serving one. Nothing changes if this fails. ValueError for
-        routes to a version that does not exist, cannot serve, or does not know a structure that it has to name.
+        version that it was trained from, by default the serving one; `chosen` is the `stamp` of that time. Nothing
+        changes if this fails. ValueError for routes to a version that does not exist, cannot serve, or does not know a
+        structure that it has to name; VersionError if somebody has chosen another version since `chosen`.
         """
         from kprism_model.checkpoint import load_checkpoint, save_checkpoint
 
         with locked(self.folder):
+            if chosen is not None and chosen != self.stamp():
+                raise VersionError("another version of the weights was chosen during the training")
             self._files.remove_partial()
             pointer = self._pointer()
             parent = self._nearest(pointer) if parent is None else parent

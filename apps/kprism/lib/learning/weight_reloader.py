@@ -64,10 +64,14 @@ class WeightReloader:
         self._thread = Thread(target=self._run, name="reload", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def finish(self) -> None:
+        """Start no training any more, and end the thread soon."""
         self._stopped.set()
         self._wake.set()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.finish()
         if self._thread is not None:
             self._thread.join()
 
@@ -81,7 +85,8 @@ class WeightReloader:
         networks = self._engine.networks()
         self._encode_references(networks)
         self._reference_cache.keep([network.version for network in networks])
-        self._schedule.poll()
+        if not self._stopped.is_set():
+            self._schedule.poll()
 
     def _reload(self) -> None:
         stamp = self._versions.stamp()

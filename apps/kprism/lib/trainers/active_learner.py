@@ -120,8 +120,8 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
             return {}
         progress = Progress(self._folder)
         with locked(self._folder):
-            submissions = broadcast(workers, self._submissions.store.submissions())
-            self.log.begin([submission.key for submission in submissions], thorough=options["in_context"])
+            submissions = broadcast(workers, self.log.resumed(self._submissions.store.submissions(), options))
+            self.log.begin([submission.key for submission in submissions], options)
             progress.begin("reading labels", found=len(submissions))
             try:
                 self._train(options, submissions, progress, workers)

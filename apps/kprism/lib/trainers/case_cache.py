@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -87,7 +88,10 @@ class CaseCache:
 
     def keep(self, submissions: Collection[Submission]) -> None:
         """Delete all but the cases of these submissions."""
-        names = {self._path(submission).name for submission in submissions}
+        names = set()
+        for submission in submissions:
+            with suppress(OSError):  # its label was replaced a moment ago
+                names.add(self._path(submission).name)
         for file in self._folder.glob("*.safetensors"):
             if file.name not in names:
                 file.unlink(missing_ok=True)

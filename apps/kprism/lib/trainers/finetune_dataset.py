@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from kprism_model.classes import ClassRegistry
+from kprism_model.classes import ClassRegistry, name_key
 from kprism_model.data.annotated_sampling import RecordedClick, RecordedClicks, Weights
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, trimmed
 from kprism_model.data.slices import SliceStore
@@ -134,17 +134,19 @@ def build_dataset(
     *,
     size: int,
     settings: ValidationSettings,
+    known: Iterable[str] = (),
 ) -> FinetuneDataset:
     """Read every submission once; RequestError if fewer than `MIN_LABELS` can be used.
 
-    `folder` is for the training slices, whose longer side is `size` pixels.
+    `folder` is for the training slices, whose longer side is `size` pixels. `known` are names of structures as they are
+    spelled elsewhere.
     """
     slices = StoreBuilder(folder, size)
     judged: list[AnnotatedCase] = []
     used: list[Submission] = []
     skipped: dict[str, str] = {}
     kept: dict[str, KeptSlices] = {}
-    for submission in sorted(submissions, key=lambda entry: (entry.at, entry.image_id)):
+    for submission in spelled_alike(submissions, known):
         try:
             reduced = load(submission)
             case = reduced.case
@@ -163,6 +165,25 @@ def build_dataset(
             f"training needs {MIN_LABELS} labelled cases that can be learned from; there is {len(used)}{reasons}"
         )
     return FinetuneDataset(slices.store(), judged, used, skipped, kept)
+
+
+def spelled_alike(submissions: Iterable[Submission], known: Iterable[str] = ()) -> list[Submission]:
+    """The submissions by age, with one spelling of each structure: that of `known`, else the oldest.
+
+    A name may have been written in other letter cases before a restart or an upgrade; it is the same structure.
+    """
+    spellings = {name_key(name): name for name in reversed([*known])}
+    alike = []
+    for entry in sorted(submissions, key=lambda entry: (entry.at, entry.image_id)):
+        spelled = {name: spellings.setdefault(name_key(name), name) for name in (*entry.structures, *entry.prompts)}
+        alike.append(
+            replace(
+                entry,
+                structures={spelled[name]: value for name, value in entry.structures.items()},
+                prompts={spelled[name]: slices for name, slices in entry.prompts.items()},
+            )
+        )
+    return alike
 
 
 def _is_wanted(case: AnnotatedCase, judged: Sequence[AnnotatedCase]) -> bool:

@@ -62,6 +62,7 @@ class FinetuneRun:
     ) -> None:
         self._submissions, self._options = submissions, options
         self.device, self._workers = str(workers.device(device)), workers
+        self.chosen = versions.stamp()  # before loading, so that a version chosen meanwhile is noticed
         self.served = versions.load(device=self.device)
         self.working = WorkingWeights(
             folder / "working", base=self.served.shipped.weights_version, serving=self.served.number
@@ -72,6 +73,7 @@ class FinetuneRun:
             "cases": sorted(submission.key for submission in submissions),
             "options": dict(options),
         }
+        self.seen: dict[str, set[str]] = {}  # the patients that the start of each fine-tuning had learned from
         name = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = folder / "runs" / name
 
@@ -96,8 +98,10 @@ class FinetuneRun:
         """Read the labels; each process has a copy of its own."""
         rank = self._workers.rank
         folder = self.folder / (f"slices-{rank}" if rank else "slices")
-        native = self.served.shipped.model.config.native_size
-        return build_dataset(self._submissions, load, folder, size=native, settings=settings)
+        shipped = self.served.shipped
+        known = (*shipped.registry.names, *self.served.routes.structures())
+        size = shipped.model.config.native_size
+        return build_dataset(self._submissions, load, folder, size=size, settings=settings, known=known)
 
     def parts(self, dataset: FinetuneDataset) -> list[Part]:
         """The fine-tunings in their order: one for each fold, or one alone if all patients are in one fold."""
@@ -122,6 +126,8 @@ class FinetuneRun:
     def _finetuner(self, part: Part, dataset: FinetuneDataset) -> Finetuner:
         unseen = [] if part.fold is None else dataset.patients_in(part.fold)
         start, end = self.working.start(part.name, unseen, self._default(unseen), device=self.device)
+        metadata = start.metadata
+        self.seen[part.name] = {*metadata.get("patients", ()), *metadata.get("note", {}).get("patients", ())}
         predictor = Predictor(start.model, start.registry, device=self.device)
         return Finetuner(
             start,

@@ -79,7 +79,8 @@ def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versio
     metadata = {**_metadata(training, run, decisions, scores), "tuned_share": share}
     number = None
     routes, provisional = _routes(decisions, run)
-    if decisions and routes != run.served.routes.to_json():
+    before = {mode: sorted(names) for mode, names in run.served.provisional.items()}
+    if decisions and (routes, provisional) != (run.served.routes.to_json(), before):
         progress.update("publishing")
         number = versions.publish(
             model,
@@ -87,11 +88,16 @@ def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versio
             routes=routes,
             metadata={**metadata, "provisional": provisional, "kinds": _kinds(dataset, run)},
             parent=run.served.number,
+            chosen=run.chosen,
         )
-        judge.rename(NEW, versions.version(number).weights_version)
-    _keep(training, run, (model, registry), run.served.number if number is None else number)
     verdict = summary(decisions) or "not enough patients to tell anything: one patient, or all in one fold"
     message = f"published as version {number}: {verdict}" if number else f"nothing changes: {verdict}"
+    try:
+        if number is not None:
+            judge.rename(NEW, versions.version(number).weights_version)
+        _keep(training, run, (model, registry), run.served.number if number is None else number)
+    except OSError as error:  # what is published serves already
+        message += f"; the next training starts anew, its weights could not be kept: {error}"
     best = float(np.mean([decision.best for decision in decisions])) if decisions else 0.0
     return Published(
         number, message, best, TrainingReport(number, message, decisions, scores, dataset, metadata), metadata
@@ -137,11 +143,16 @@ def _keep(training: Training, run: FinetuneRun, combined: Trained, serving: int)
     """Keep the weights for the next training to go on from; a new fold starts from the combined ones."""
     dataset = training.dataset
     if FINAL not in training.models:
-        run.working.save(FINAL, *combined, dataset.patients, None, serving=serving)
+        run.working.save(FINAL, *combined, _seen(training, run), None, serving=serving)
     for name, model in training.models.items():
         unseen = next((dataset.patients_in(fold) for fold in dataset.folds if fold_name(fold) == name), [])
-        patients = [patient for patient in dataset.patients if patient not in unseen]
+        patients = run.seen[name].union(dataset.patients).difference(unseen)
         run.working.save(name, model, training.registries[name], patients, run.folder / name, serving=serving)
+
+
+def _seen(training: Training, run: FinetuneRun) -> list[str]:
+    """All patients that the new weights have learned from, in earlier trainings too: labels may have been removed."""
+    return sorted(set(training.dataset.patients).union(*run.seen.values()))
 
 
 def _metadata(
@@ -153,7 +164,7 @@ def _metadata(
         "base": run.served.shipped.weights_version,
         "trained_on": [submission.image_id for submission in dataset.used],
         "labels": [submission.key for submission in dataset.used],
-        "patients": dataset.patients,
+        "patients": _seen(training, run),
         "skipped": dataset.skipped,
         "parent": run.served.number,
         "steps": training.steps,
