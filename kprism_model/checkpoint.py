@@ -156,6 +156,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint file {path}") from error
+    except OSError as error:  # a broken disk, a missing right
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -191,6 +191,15 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_file_that_the_disk_does_not_give_is_named(saved: Path, suffix: str) -> None:
+    path = beside(saved, suffix)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match=f"weights-v1.2{suffix} cannot be read"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 def test_a_missing_file_is_named(saved: Path, suffix: str) -> None:
     beside(saved, suffix).unlink()
     with pytest.raises(CheckpointError, match=f"there is no checkpoint file .*weights-v1.2{suffix}"):

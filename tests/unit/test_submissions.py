@@ -213,6 +213,16 @@ def test_labels_that_came_another_way_are_found_and_removed_ones_forgotten(site:
     assert [entry.image_id for entry in site.store.submissions()] == ["d"]
 
 
+def test_a_label_that_is_withdrawn_leaves_only_the_file_that_was_sent(site: Site) -> None:
+    site.submissions.submit("a", site.label(1), {"label_names": {"liver": 1}})
+    entry = site.store.get("a")
+    assert entry is not None and (site.store.folder / entry.label).exists()
+    site.store.withdraw("a")
+    assert site.store.get("a") is None and not list((site.store.folder / "labels").rglob("*.nii.gz"))
+    assert (site.store.folder / entry.raw).exists()
+    site.store.withdraw("a")
+
+
 def test_a_label_submitted_during_the_reconciliation_is_neither_found_nor_forgotten(tmp_path: Path) -> None:
     """The server answers while it looks through the labels that came while it was off."""
     submitted = []

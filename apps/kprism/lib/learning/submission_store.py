@@ -140,7 +140,10 @@ class SubmissionStore:
     def withdraw(self, image_id: str) -> None:
         """Remove the label of a case. The files that were sent stay."""
         with locked(self.folder):
+            before = self.get(image_id)
             self._entry(image_id).unlink(missing_ok=True)
+            if before is not None:
+                (self.folder / before.label).unlink(missing_ok=True)
             self._remove_rejection(image_id)
 
     def reject(self, image_id: str, sha256: str, reason: str) -> None:
