@@ -262,10 +262,12 @@ def test_a_server_killed_during_a_submission_has_all_of_the_label_or_nothing(sit
         revision = 0
         for number, (pattern, is_stored) in enumerate(KILLS):
             label = block(22 + 6 * number, 30)
+            interrupted = psutil.Process(running.process.pid).children(recursive=True)
             order.write_text(pattern)
             with pytest.raises(requests.ConnectionError):
                 submit(running, "e", as_file(label))
             assert running.process.wait(60) == -9
+            assert psutil.wait_procs(interrupted, timeout=30)[1] == [], "a training goes on without its server"
             running = servers.enter_context(site.serve())
             revision += is_stored
             assert files_in(intake / "pending") == set()

@@ -32,9 +32,9 @@ from lib.trainers.processes import (
     ONE_PER_GPU,
     broadcast,
     check_same_inputs,
+    depend_on_server,
     process_count,
     relaunch_distributed,
-    yield_to_requests,
 )
 from lib.trainers.progress import Progress
 from lib.trainers.publication import Training, publish
@@ -112,7 +112,7 @@ class ActiveLearner(TrainTask):  # type: ignore[misc]
         """Train; returns the final `stats`."""
         options = read_options(self._options, request)
         relaunch_distributed(process_count(self._processes, self._device), request)
-        yield_to_requests()
+        depend_on_server()
         workers = Workers.join(self._device)
         self._folder.mkdir(parents=True, exist_ok=True)
         if workers.rank:

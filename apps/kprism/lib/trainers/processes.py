@@ -11,9 +11,12 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
+from threading import Thread
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import distributed
 
@@ -29,15 +32,40 @@ TASK_MODULE = "monailabel.interfaces.utils.app"
 NICENESS = 10
 """By how much a training's process yields to the server's."""
 
+WATCH_SECONDS = 1.0
+"""Seconds between two looks at whether the server is still there."""
+
 ONE_PER_GPU = 0
 """Setting for one process on each GPU, or a single process without a GPU."""
 
 
-def yield_to_requests() -> None:
-    """In the process that MONAI Label starts for a training: let the server have the CPU first."""
+def depend_on_server() -> None:
+    """In the process that MONAI Label starts for a training: let the server have the CPU first, and end with it.
+
+    The next start of a server that was killed takes the training up again; it must not go on twice.
+    """
     main = getattr(sys.modules["__main__"], "__spec__", None)
     if main is not None and main.name == TASK_MODULE:
         os.nice(NICENESS)
+        Thread(target=_end_with, args=(_ancestors(),), name="end with the server", daemon=True).start()
+
+
+def _ancestors() -> tuple[int, ...]:
+    """The parent, and its parent if that is `torchrun`: the last one is the server."""
+    parent = os.getppid()
+    if "WORLD_SIZE" not in os.environ:
+        return (parent,)
+    try:
+        return parent, psutil.Process(parent).ppid()
+    except psutil.NoSuchProcess:
+        return ()
+
+
+def _end_with(ancestors: tuple[int, ...]) -> None:
+    """Wait until one of the processes has gone, which gives its children another parent; then end at once."""
+    while _ancestors() == ancestors:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)  # as a kill would: what is on the disk is complete at any moment
 
 
 def process_count(wanted: int, device: str) -> int:
