@@ -30,6 +30,7 @@ from lib.learning.weight_reloader import WeightReloader, networks_of
 from lib.request_statistics import RequestStatistics
 from lib.trainers import tasks
 from lib.trainers.active_learner import ActiveLearner
+from lib.trainers.processes import announce_server
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class LearningLoop:
     def start(self) -> None:
         """In the server, before it answers: finish interrupted submissions, then start the background threads."""
         self.submissions.recover()
+        announce_server()
         schedule = TrainingSchedule(
             self.trainer.log,
             self.submission_store.submissions,

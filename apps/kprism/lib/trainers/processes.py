@@ -32,11 +32,19 @@ TASK_MODULE = "monailabel.interfaces.utils.app"
 NICENESS = 10
 """By how much a training's process yields to the server's."""
 
+SERVER_VARIABLE = "KPRISM_SERVER_PID"
+"""Environment variable with the process id of the server."""
+
 WATCH_SECONDS = 1.0
 """Seconds between two looks at whether the server is still there."""
 
 ONE_PER_GPU = 0
 """Setting for one process on each GPU, or a single process without a GPU."""
+
+
+def announce_server() -> None:
+    """In the server: tell the trainings that it starts what to depend on."""
+    os.environ[SERVER_VARIABLE] = str(os.getpid())
 
 
 def depend_on_server() -> None:
@@ -45,25 +53,16 @@ def depend_on_server() -> None:
     The next start of a server that was killed takes the training up again; it must not go on twice.
     """
     main = getattr(sys.modules["__main__"], "__spec__", None)
-    if main is not None and main.name == TASK_MODULE:
-        os.nice(NICENESS)
-        Thread(target=_end_with, args=(_ancestors(),), name="end with the server", daemon=True).start()
+    if main is None or main.name != TASK_MODULE:
+        return
+    os.nice(NICENESS)
+    if SERVER_VARIABLE in os.environ:
+        server = int(os.environ[SERVER_VARIABLE])
+        Thread(target=_end_with, args=(server,), name="end with the server", daemon=True).start()
 
 
-def _ancestors() -> tuple[int, ...]:
-    """The parent, and its parent if that is `torchrun`: the last one is the server."""
-    parent = os.getppid()
-    if "WORLD_SIZE" not in os.environ:
-        return (parent,)
-    try:
-        return parent, psutil.Process(parent).ppid()
-    except psutil.NoSuchProcess:
-        return ()
-
-
-def _end_with(ancestors: tuple[int, ...]) -> None:
-    """Wait until one of the processes has gone, which gives its children another parent; then end at once."""
-    while _ancestors() == ancestors:
+def _end_with(server: int) -> None:
+    while psutil.pid_exists(server):
         time.sleep(WATCH_SECONDS)
     os._exit(1)  # as a kill would: what is on the disk is complete at any moment
 
