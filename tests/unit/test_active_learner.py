@@ -303,6 +303,10 @@ def test_a_training_that_was_killed_is_taken_up_again_but_not_for_ever(tmp_path:
         assert ward.log.read()["attempts"] == attempt
         ward.end(RUNNING, "ERROR")
     assert not ward.schedule.poll()
+    assert ward.log.read()["state"] == FAILED
+    ward.keys += ["d", "e", "f"]  # another training: on all labels, and with attempts of its own
+    assert ward.schedule.poll() and ward.started == 4
+    assert len(ward.log.read()["cases"]) == 6 and ward.log.read()["attempts"] == 1
 
 
 def test_a_killed_training_goes_on_with_its_options_and_its_labels(tmp_path: Path) -> None:

@@ -51,10 +51,10 @@ class LearningLoop:
         self._served = self.versions.load(device=config.device)
         networks = networks_of(self._served, config.device)
         self.engine = Engine(networks, config.cache_mb << 20)
-        self.label_registry = LabelRegistry([*networks.semantic_classes.names, *config.labels])
         self.submission_store = SubmissionStore(config.state / "intake")
         oldest_first = sorted(self.submission_store.submissions(), key=lambda entry: entry.at)
-        self.label_registry.add(name for entry in oldest_first for name in entry.structures)
+        submitted = (name for entry in oldest_first for name in entry.structures)
+        self.label_registry = LabelRegistry([*networks.semantic_classes.names, *config.labels, *submitted])
         self.submissions = SubmissionService(
             self.submission_store,
             datastore,

@@ -65,8 +65,9 @@ class TrainingLog:
         last = self.read()
         if last.get("state") != RUNNING or last.get("options") != dict(options):
             return list(submissions)
-        known = [submission for submission in submissions if submission.key in last["cases"]]
-        return known if len(known) == len(last["cases"]) else list(submissions)
+        cases = set(last["cases"])
+        known = [submission for submission in submissions if submission.key in cases]
+        return known if len(known) == len(cases) else list(submissions)
 
     def begin(self, cases: Sequence[str], options: Mapping[str, Any]) -> None:
         """Record that a training on these cases has started. The same cases again are another attempt."""
@@ -121,8 +122,7 @@ class TrainingSchedule:
         status = self._status()
         if status in ("SUBMITTED", "RUNNING"):
             return False
-        self._note_end(status)
-        last = self._log.read()
+        last = self._after_end(status)
         if not self.is_due(last):
             return False
         interrupted = last.get("state") == RUNNING
@@ -131,19 +131,22 @@ class TrainingSchedule:
         self._start(last.get("options", {}) if interrupted else self._options(self.is_thorough(last)))
         return True
 
-    def _note_end(self, status: str | None) -> None:
-        """Record how the newest training has ended if it could not do so itself."""
+    def _after_end(self, status: str | None) -> dict[str, Any]:
+        """The log, with the end of the newest training if that could not record it itself."""
         last, before, self._before = self._log.read(), self._before, None
-        stopped = status == _STOPPED_BY_USER
-        self._not_begun = self._not_begun + 1 if last == before else 0
-        if last.get("state") == RUNNING and stopped:
-            self._log.end(STOPPED)
-        if last == before and (stopped or self._not_begun >= MAX_ATTEMPTS):
-            if not stopped:
-                logger.error("The training ended %d times before it began; new labels start the next", MAX_ATTEMPTS)
-                self._log.end(FAILED)
+        begun = last != before
+        self._not_begun = 0 if begun else self._not_begun + 1
+        running, stopped = last.get("state") == RUNNING, status == _STOPPED_BY_USER
+        given_up = self._not_begun >= MAX_ATTEMPTS or (running and int(last.get("attempts", 0)) >= MAX_ATTEMPTS)
+        if not (stopped or given_up):
+            return last
+        if running:
+            self._log.end(STOPPED if stopped else FAILED)
+        if not begun:
+            logger.warning("The training ended before it had begun; new labels start the next one")
             self._log.mark_as_seen([entry.key for entry in new_since(self._submissions(), last.get("cases", ()))])
             self._not_begun = 0
+        return self._log.read()
 
     def pending(self) -> int:
         """The number of labels that the last training did not use."""
@@ -151,7 +154,7 @@ class TrainingSchedule:
 
     def is_due(self, last: dict[str, Any]) -> bool:
         """Whether there are enough new labels, or the last training was killed."""
-        if last.get("state") == RUNNING and int(last.get("attempts", 0)) < MAX_ATTEMPTS:
+        if last.get("state") == RUNNING:
             return True
         if not self._every:
             return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kprism_model.classes import ClassRegistry, name_key
+from kprism_model.classes import ClassRegistry
 from kprism_model.data.annotated_sampling import RecordedClick, RecordedClicks, Weights
 from kprism_model.data.partial import AnnotatedCase, StoreBuilder, trimmed
 from kprism_model.data.slices import SliceStore
@@ -19,6 +19,7 @@ from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import largest_slices
 from kprism_model.training.validation import ValidationSettings, chosen_slices
 from lib.errors import RequestError
+from lib.imaging.label_registry import LabelRegistry
 from lib.learning.submission_store import Submission
 from lib.learning.training_schedule import MIN_LABELS
 from lib.trainers.case_cache import KeptSlices, ReducedCase
@@ -172,17 +173,12 @@ def spelled_alike(submissions: Iterable[Submission], known: Iterable[str] = ()) 
 
     A name may have been written in other letter cases before a restart or an upgrade; it is the same structure.
     """
-    spellings = {name_key(name): name for name in reversed([*known])}
-    alike = []
+    names, alike = LabelRegistry(known), []
     for entry in sorted(submissions, key=lambda entry: (entry.at, entry.image_id)):
-        spelled = {name: spellings.setdefault(name_key(name), name) for name in (*entry.structures, *entry.prompts)}
-        alike.append(
-            replace(
-                entry,
-                structures={spelled[name]: value for name, value in entry.structures.items()},
-                prompts={spelled[name]: slices for name, slices in entry.prompts.items()},
-            )
-        )
+        names.add((*entry.structures, *entry.prompts))
+        structures = {names.canonical(name): value for name, value in entry.structures.items()}
+        prompts = {names.canonical(name): slices for name, slices in entry.prompts.items()}
+        alike.append(replace(entry, structures=structures, prompts=prompts))
     return alike
 
 

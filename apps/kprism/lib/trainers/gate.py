@@ -98,9 +98,9 @@ def judge(evidence: Evidence) -> Decision:
     is better at `PROVISIONAL_SIGNIFICANCE`. A provisional version is withdrawn as soon as it is not better on average,
     a confirmed one only if it is significantly worse than the base.
     """
-    answers: dict[str, PatientDice] = {"base": evidence.base, "new": evidence.new}
-    if set(evidence.base) & set(evidence.new) & set(evidence.serving or ()):  # else it has seen all of them
-        answers["serving"] = evidence.serving or {}
+    answers, serving = {"base": evidence.base, "new": evidence.new}, evidence.serving or {}
+    if set(evidence.base) & set(evidence.new) & set(serving):  # else it has seen all of them
+        answers["serving"] = serving
     common = sorted(set.intersection(*(set(dice) for dice in answers.values())))
     means = {name: float(np.mean([dice[p] for p in common])) if common else 0.0 for name, dice in answers.items()}
     name = "serving" if means.get("serving", -1.0) > means["new"] else "new"
