@@ -73,7 +73,9 @@ def searched(engine: Engine, path: Path, everything: bool) -> PresentClasses:
 
 def painted_voxels(present: PresentClasses) -> dict[str, int]:
     """Name of each segmented structure -> its voxels."""
-    counts = np.bincount(present.labels.ravel(), minlength=len(present.names) + 1)
+    counts = np.zeros(len(present.names) + 1, np.int64)
+    for labels in present.labels.slices.values():
+        counts += np.bincount(labels.ravel(), minlength=len(counts))
     return {name: int(count) for name, count in zip(present.names, counts[1:], strict=True) if count}
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from benchmarks.live_server import LiveServer, copy_samples
 from benchmarks.places import ROOT
+from kprism_model.intensity import scale_intensity
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
-from kprism_model.preprocess import scale_intensity
 
 CASES = (("pyradiomics_brain1", "brain tumour"), ("pyradiomics_lung1", "lung tumour"))
 CLICKS = (1, 3, 5)

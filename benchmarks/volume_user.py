@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.volume_samples import Sample
+from kprism_model.intensity import Slices
 from kprism_model.interaction.clicks import next_click
 from kprism_model.metrics import dice
 from kprism_model.predictor import Predictor
@@ -180,9 +181,7 @@ def between_slices(mask: BoolArray, prompted: Sequence[int]) -> BoolArray:
     return filled
 
 
-def by_previous_masks(
-    predictor: Predictor, images: NDArray[np.float32], mask: BoolArray, prompted: Sequence[int]
-) -> BoolArray:
+def by_previous_masks(predictor: Predictor, images: Slices, mask: BoolArray, prompted: Sequence[int]) -> BoolArray:
     """The mask with slices predicted outwards from clicked ones, from the mask before and a click inside it."""
     filled = mask.copy()
     for start in prompted:

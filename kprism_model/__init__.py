@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kprism_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from kprism_model.classes import ClassRegistry
+    from kprism_model.intensity import scale_intensity
     from kprism_model.network.config import KPrismConfig
     from kprism_model.network.kprism import KPrism
     from kprism_model.network.references import References
     from kprism_model.predictor import Prediction, Predictor
-    from kprism_model.preprocess import scale_intensity
     from kprism_model.presets import load
     from kprism_model.queries import Click
     from kprism_model.volumes.data import Volume
@@ -72,7 +72,7 @@ _MODULES = {
     "load": "presets",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
-    "scale_intensity": "preprocess",
+    "scale_intensity": "intensity",
 }
 
 

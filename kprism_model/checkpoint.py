@@ -22,9 +22,9 @@ from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.files import write_bytes
+from kprism_model.intensity import CT_WINDOWS, PERCENTILES
 from kprism_model.network.config import SIZE_MULTIPLE, KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.preprocess import CT_WINDOWS, PERCENTILES
 
 FORMAT_VERSION = 1
 VERSION_LENGTH = 12

@@ -33,8 +33,10 @@ from lib.infers.in_context import InContext  # noqa: E402
 from lib.infers.interactive import Interactive  # noqa: E402
 from lib.infers.reference_selection import ReferenceSelector  # noqa: E402
 from lib.infers.request import Source  # noqa: E402
+from lib.infers.result import Answer  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
+from lib.infers.task import KPrismTask  # noqa: E402
 from lib.learning.strategies import make_strategies  # noqa: E402
 from lib.learning_loop import LearningLoop  # noqa: E402
 from lib.options import as_bool  # noqa: E402
@@ -107,12 +109,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Answer a request: `image` is the id of an image of the datastore, or a `Source` made by the HTTP route."""
-        task = self._infers.get(request.get("model"))
-        if task is None:
-            raise NotFoundError(f"model {request.get('model')!r} is unknown; expected one of {', '.join(self._infers)}")
         datastore = datastore or self.datastore()
-        image = request.get("image")
-        source = image if isinstance(image, Source) else Source(image_path(datastore, image), f"image {image!r}", image)
+        task, source = self._task_and_source(request, datastore)
         tag = check_tag(request.get("label_tag", DefaultLabelTag.ORIGINAL.value))
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:
@@ -126,6 +124,21 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
                 Path(path).unlink()
                 raise
         return {"label": label, "tag": tag, "file": path, "params": result}
+
+    def answered(self, request: Mapping[str, Any]) -> Answer:
+        """Answer a request as `infer` does, without a file."""
+        task, source = self._task_and_source(request, self.datastore())
+        return task.answered({**request, "image": source})
+
+    def _task_and_source(self, request: Mapping[str, Any], datastore: Datastore) -> tuple[KPrismTask, Source]:
+        """The model of a request and its image, which must be one of the datastore if it is named by its id."""
+        task: KPrismTask | None = self._infers.get(request.get("model"))
+        if task is None:
+            raise NotFoundError(f"model {request.get('model')!r} is unknown; expected one of {', '.join(self._infers)}")
+        image = request.get("image")
+        if isinstance(image, Source):
+            return task, image
+        return task, Source(image_path(datastore, image), f"image {image!r}", image)
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Whole-slide images are not supported; MONAI Label's own method would open any file of the server."""

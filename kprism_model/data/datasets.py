@@ -15,8 +15,8 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from kprism_model.intensity import scale_intensity
 from kprism_model.orientation import SliceOrientation, stored_slice_axis
-from kprism_model.preprocess import scale_intensity
 
 SPLITS = ("training", "validation", "test")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")

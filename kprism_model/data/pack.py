@@ -32,7 +32,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from kprism_model.data.slices import SliceSet, SliceStore, resize_labels, resize_picture
-from kprism_model.preprocess import Geometry, scale_intensity
+from kprism_model.intensity import scale_intensity
+from kprism_model.preprocess import Geometry
 from kprism_model.progress import progress_bar
 
 FORMAT_VERSION = 1

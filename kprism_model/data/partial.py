@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kprism_model.data.slices import SliceSet, SliceStore, to_canvas
 from kprism_model.data.targets import MINIMUM_PIXELS
+from kprism_model.intensity import Slices
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.preprocess import Geometry, evenly_spaced
 
@@ -32,13 +33,13 @@ class AnnotatedCase:
 
     name: str
     patient: str
-    images: NDArray[np.float32]
+    images: Slices
     labels: NDArray[np.uint8]
     structures: Mapping[str, int]
 
     def __post_init__(self) -> None:
         """Refuse cases that cannot be trained on, naming the case."""
-        if self.labels.ndim != 3 or self.images.shape[:3] != self.labels.shape or self.images.ndim not in (3, 4):
+        if self.labels.ndim != 3 or self.images.shape[:3] != self.labels.shape or len(self.images.shape) not in (3, 4):
             raise ValueError(
                 f"case {self.name}: images of shape {self.images.shape} and labels of shape {self.labels.shape}; "
                 "expected (slice, row, column), for images also (slice, row, column, 3)"
@@ -177,6 +178,5 @@ class _PartialSet:
 def trimmed(case: AnnotatedCase, numbers: Sequence[int]) -> AnnotatedCase:
     """The case with a copy of only the slices numbered `numbers`, so that the others can leave memory."""
     chosen = list(numbers)
-    return AnnotatedCase(
-        case.name, case.patient, case.images[chosen].copy(), case.labels[chosen].copy(), dict(case.structures)
-    )
+    images = np.stack([case.images[number] for number in chosen])
+    return AnnotatedCase(case.name, case.patient, images, case.labels[chosen].copy(), dict(case.structures))

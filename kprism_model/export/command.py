@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from kprism_model.checkpoint import Checkpoint, load_checkpoint
 from kprism_model.export.check import greatest_difference
 from kprism_model.export.graphs import DecoderGraph, ImageEncoderGraph, ReferenceEncoderGraph
+from kprism_model.intensity import CT_WINDOWS, PERCENTILES
 from kprism_model.network.config import SIZE_MULTIPLE
 from kprism_model.network.kprism import KPrism
-from kprism_model.preprocess import CT_WINDOWS, PERCENTILES
 
 FORMAT_VERSION = 1
 OPSET = 18

@@ -1,17 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stored volume as slices that the network can look at: oriented, scaled once, and identified by its content."""
+"""A stored volume as slices that the network can look at: oriented, scaled when a slice is asked for, and identified.
+
+Voxels stay as they are stored. A slice of a large volume is needed long before the last one, and most never are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kprism_model.intensity import IntensityRange, Slices, rescaled
 from kprism_model.orientation import SliceOrientation
-from kprism_model.preprocess import scale_intensity
-from kprism_model.volumes.prompts import digest_of
+from kprism_model.preprocess import evenly_spaced
+from kprism_model.volumes.prompts import digest, digest_of
+
+RANGE_SLICES = 16
+"""The range of intensities of a volume is that of so many slices, evenly spaced."""
+
+Box = tuple[slice, slice]
+"""Rows and columns of a slice."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSlices:
+    """Slices of stored values, scaled when they are asked for.
+
+    stored: (slice, row, column[, 3]). rescale: slope and intercept that make values of them. wait: called with the
+    numbers of slices that are about to be read; it returns when they are there, or raises.
+    """
+
+    stored: NDArray[Any] = field(repr=False)
+    rescale: tuple[float, float] = (1.0, 0.0)
+    wait: Callable[[Sequence[int]], object] | None = None
+    known_range: IntensityRange | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all slices together."""
+        return self.stored.shape
+
+    @property
+    def ndim(self) -> int:
+        """3, or 4 for colour."""
+        return self.stored.ndim
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @cached_property
+    def intensities(self) -> IntensityRange:
+        """The range of intensities: that of `RANGE_SLICES` slices; of all if these are constant."""
+        return self.known_range or intensity_range(self)
+
+    def values(self, numbers: Sequence[int]) -> NDArray[Any]:
+        """The values of some slices, not scaled."""
+        if self.wait is not None:
+            self.wait(numbers)
+        return rescaled(self.stored[list(numbers)], self.rescale)
+
+    def window(self, number: int, box: Box) -> NDArray[np.float32]:
+        """A part of a slice, scaled; the rest of the slice is not."""
+        if self.wait is not None:
+            self.wait([number])
+        return self.intensities.scale(self.stored[number][box], self.rescale)
+
+    def __getitem__(self, number: int) -> NDArray[np.float32]:
+        return self.window(range(len(self))[number], (slice(None), slice(None)))
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return (self[number] for number in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.stack(list(self)).astype(dtype or np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedSlices:
+    """The slices of several volumes, one after the other; each volume has a range of intensities of its own."""
+
+    parts: tuple[StoredSlices, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all slices together."""
+        return (len(self), *self.parts[0].shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """3, or 4 for colour."""
+        return self.parts[0].ndim
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def window(self, number: int, box: Box) -> NDArray[np.float32]:
+        """A part of a slice, scaled."""
+        part, row = divmod(range(len(self))[number], len(self.parts[0]))
+        return self.parts[part].window(row, box)
+
+    def __getitem__(self, number: int) -> NDArray[np.float32]:
+        return self.window(number, (slice(None), slice(None)))
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return (self[number] for number in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.concatenate([np.asarray(part, dtype) for part in self.parts])
+
+
+def window_of(images: Slices, number: int, box: Box) -> NDArray[np.float32]:
+    """Rows and columns of a slice; only these are scaled if the slices are stored ones."""
+    return images.window(number, box) if isinstance(images, StoredSlices | JoinedSlices) else images[number][box]
+
+
+def intensity_range(
+    slices: StoredSlices,
+    *,
+    modality: str | None = None,
+    units: str | None = None,
+    window: tuple[float, float] | None = None,
+) -> IntensityRange:
+    """The range of `RANGE_SLICES` evenly spaced slices by the rules of `IntensityRange.of`.
+
+    So a volume has its range before most of its slices are there. If those slices hold one value only, or none that is
+    finite, all slices are looked at.
+    """
+    rules: dict[str, Any] = {"modality": modality, "units": units, "window": window}
+    numbers = range_slices(len(slices))
+    try:
+        found = IntensityRange.of(slices.values(numbers), **rules)
+    except ValueError:
+        if len(numbers) == len(slices):
+            raise
+    else:
+        if found.bottom < found.top or len(numbers) == len(slices):
+            return found
+    return IntensityRange.of(slices.values(range(len(slices))), **rules)
+
+
+def range_slices(count: int) -> list[int]:
+    """The numbers of the slices, of `count`, that the range of intensities is taken from."""
+    return evenly_spaced(range(count), RANGE_SLICES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +155,7 @@ class Volume:
     images: float32 (slice, row, column) or (slice, row, column, 3) in [0, 1]; `digest` identifies them.
     """
 
-    images: NDArray[np.float32] = field(repr=False)
+    images: Slices = field(repr=False)
     orientation: SliceOrientation
     digest: str
 
@@ -36,15 +170,13 @@ class Volume:
         modality: str | None = None,
         units: str | None = None,
         window: tuple[float, float] | None = None,
-        digest: str | None = None,
     ) -> Volume:
-        """Cut a stored array into slices and scale its intensities, by one range for the whole volume.
+        """Cut a stored array into slices, which are scaled by one range for the whole volume, see `intensity_range`.
 
         `array` is (i, j, k), as nibabel gives it, with the voxel-to-RAS `affine` in mm; in colour (i, j, k, 3), where a
-        fourth channel is left out, or NIfTI's type RGB24. `plane` and `slice_axis` as in
-        `SliceOrientation.of`; `modality`, `units` and `window` as in `scale_intensity`, the first two for grey volumes
-        only. `digest` identifies the slices; by default it is computed from them. ValueError for other shapes,
-        unusable affines and what `scale_intensity` refuses.
+        fourth channel is left out, or NIfTI's type RGB24. It must not be changed later. `plane` and `slice_axis` as in
+        `SliceOrientation.of`; `modality`, `units` and `window` as in `IntensityRange.of`, the first two for grey
+        volumes only. ValueError for other shapes, unusable affines and what `IntensityRange.of` refuses.
         """
         array = _colour_as_axis(np.asarray(array))
         if array.ndim == 4 and array.shape[3] not in (3, 4):
@@ -55,22 +187,18 @@ class Volume:
         if array.ndim not in (3, 4):
             raise ValueError(f"a volume must have three axes, got shape {array.shape}")
         orientation = SliceOrientation.of(affine, array.shape[:3], plane, slice_axis)
-        if array.ndim == 3:
-            images = scale_intensity(orientation.to_slices(array), modality=modality, units=units, window=window)
-        else:
-            images = scale_intensity(orientation.to_slices(array[..., :3]), window=window)
-        return cls(images, orientation, digest_of(images) if digest is None else digest)
+        stored = StoredSlices(orientation.to_slices(array if array.ndim == 3 else array[..., :3]))
+        grey_only = {"modality": modality, "units": units} if array.ndim == 3 else {}
+        intensities = intensity_range(stored, **grey_only, window=window)
+        images = StoredSlices(stored.stored, known_range=intensities)
+        return cls(images, orientation, digest(digest_of(stored.stored), repr(intensities)))
 
     @classmethod
-    def of_slices(cls, images: NDArray[np.float32], orientation: SliceOrientation, digest: str) -> Volume:
-        """From slices that are cut and scaled already; `digest` must tell them from any others."""
-        if images.shape[:3] != orientation.stack_shape or images.ndim not in (3, 4):
+    def of_slices(cls, images: Slices, orientation: SliceOrientation, digest: str) -> Volume:
+        """From slices that are cut already; `digest` must tell them from any others."""
+        if images.shape[:3] != orientation.stack_shape or len(images.shape) not in (3, 4):
             raise ValueError(f"slices have shape {images.shape}; the orientation expects {orientation.stack_shape}")
         return cls(images, orientation, digest)
-
-    def turned(self, orientation: SliceOrientation, digest: str) -> Volume:
-        """The same voxels cut in another plane, as a view; `digest` identifies the new slices."""
-        return Volume.of_slices(orientation.to_slices(self.orientation.to_volume(self.images)), orientation, digest)
 
     def __len__(self) -> int:
         """Number of slices."""
@@ -84,11 +212,6 @@ class Volume:
     def locate(self, voxel: ArrayLike) -> tuple[int, int, int]:
         """(slice, row, column) of a voxel (i, j, k)."""
         return self.orientation.locate(voxel)
-
-    def empty_labels(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """A new index map (i, j, k) of zeros, and its view (slice, row, column) to write to."""
-        labels = np.zeros(self.orientation.shape, np.uint8, order="F")
-        return labels, self.orientation.to_slices(labels)
 
 
 def _colour_as_axis(array: NDArray[Any]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from kprism_model.predictor import THRESHOLD
 from kprism_model.queries import Click
 from kprism_model.volumes.cleanup import fill_holes, keep_largest_component
 from kprism_model.volumes.patches import Patch
+from kprism_model.volumes.slice_map import SliceMap
 
 _PREVIOUS_PROBABILITY = THRESHOLD
 """The probability of pixels of the previous mask that were not computed."""
@@ -26,23 +27,27 @@ class StructureMask:
     """The mask of one structure.
 
     slices: the mask of each computed slice; `prompted` are the slices among them with prompts. confidence: by slice, 1
-    on prompted slices; slices without the structure are left out. previous_mask: the mask (slice, row, column) on all
-    other slices, or None. positive_clicks: (slice, click).
+    on prompted slices; slices without the structure are left out. previous_mask: the mask on all other slices, or None.
+    positive_clicks: (slice, click).
     """
 
     orientation: SliceOrientation = field(repr=False)
     slices: dict[int, Patch] = field(repr=False)
     prompted: tuple[int, ...]
     confidence: dict[int, float] = field(repr=False)
-    previous_mask: NDArray[np.bool_] | None = field(repr=False)
+    previous_mask: SliceMap[np.bool_] | None = field(repr=False)
     positive_clicks: tuple[tuple[int, Click], ...] = field(repr=False)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
         """The mask of the whole volume, bool (i, j, k); a new array each time."""
-        mask = np.zeros(self.orientation.shape, bool, order="F")
-        self._write(self.orientation.to_slices(mask))
-        return mask
+        return self.by_slice().volume()
+
+    def by_slice(self) -> SliceMap[np.bool_]:
+        """The mask of the whole volume, slice by slice."""
+        computed = {number: patch.mask() for number, patch in self.slices.items()}
+        before = self.previous_mask or SliceMap(self.orientation, np.dtype(bool))
+        return before.with_slices(computed)
 
     @property
     def changed(self) -> tuple[int, ...]:
@@ -53,13 +58,12 @@ class StructureMask:
         """The mask (row, column) on a slice."""
         if number in self.slices:
             return self.slices[number].mask()
-        _, rows, columns = (self.orientation.shape[axis] for axis in self.orientation.axes)
-        return np.zeros((rows, columns), bool) if self.previous_mask is None else self.previous_mask[number]
+        before = self.previous_mask or SliceMap(self.orientation, np.dtype(bool))
+        return before.on(number)
 
     def cleaned(self, *, largest: bool, fill: bool) -> StructureMask:
         """A copy whose computed slices keep only the largest and the clicked components, and have no holes."""
-        whole = np.zeros([self.orientation.shape[axis] for axis in self.orientation.axes], bool)
-        self._write(whole)
+        whole = self.orientation.to_slices(self.mask)
         clean = whole
         if largest:
             points = [(number, int(click.row), int(click.column)) for number, click in self.positive_clicks]
@@ -73,12 +77,6 @@ class StructureMask:
             slices[number] = Patch.of(probability)
         return replace(self, slices=slices)
 
-    def _write(self, view: NDArray[np.bool_]) -> None:
-        if self.previous_mask is not None:
-            view[:] = self.previous_mask
-        for number, patch in self.slices.items():
-            view[number] = patch.mask()
-
 
 @dataclass(frozen=True, eq=False)
 class VolumePrediction:
@@ -90,14 +88,21 @@ class VolumePrediction:
 
     def index_map(self, order: Sequence[str]) -> NDArray[np.uint8]:
         """One map (i, j, k): value n is the n-th name of `order`, 0 is background; earlier names win."""
+        return self.labels(order).volume()
+
+    def labels(self, order: Sequence[str]) -> SliceMap[np.uint8]:
+        """The same map slice by slice: all slices where a mask was computed, or was before."""
         if len(order) > 255 or not self.masks:
             raise ValueError(f"need masks and at most 255 names, got {len(self.masks)} and {len(order)}")
         orientation = next(iter(self.masks.values())).orientation
-        labels = np.zeros(orientation.shape, np.uint8, order="F")
+        slices: dict[int, NDArray[np.uint8]] = {}
         for value, name in reversed(list(enumerate(order, start=1))):
-            if name in self.masks:
-                labels[self.masks[name].mask] = value
-        return labels
+            if name not in self.masks:
+                continue
+            for number, mask in self.masks[name].by_slice().slices.items():
+                labels = slices.setdefault(number, np.zeros(mask.shape, np.uint8))
+                labels[mask] = value
+        return SliceMap(orientation, np.dtype(np.uint8), slices)
 
 
 def resolve_overlaps(masks: Mapping[str, StructureMask]) -> dict[str, StructureMask]:

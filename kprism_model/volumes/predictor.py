@@ -33,6 +33,7 @@ from kprism_model.volumes.prompts import PromptsBySlice, StructurePrompts, Voxel
 from kprism_model.volumes.propagation import Propagator
 from kprism_model.volumes.propagation_rules import PropagationRules
 from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery, segment_slices
+from kprism_model.volumes.slice_map import SliceMap
 
 __all__ = [
     "Extent",
@@ -179,7 +180,14 @@ class VolumePredictor:
             masks[name] = mask
         return VolumePrediction(resolve_overlaps(masks), features.encoded - encoded, features.decoded - decoded)
 
-    def predict_classes(
+    def predict_classes(self, class_names: Sequence[str], **settings: Any) -> NDArray[np.uint8]:
+        """Index map (i, j, k) of classes that the network knows: value n is the n-th name, 0 is background.
+
+        `settings` as in `classes_by_slice`.
+        """
+        return self.classes_by_slice(class_names, **settings).volume()
+
+    def classes_by_slice(
         self,
         class_names: Sequence[str],
         *,
@@ -190,8 +198,8 @@ class VolumePredictor:
         fill: Sequence[str] = (),
         priors: Mapping[str, float] | None = None,
         progress: Progress | None = None,
-    ) -> NDArray[np.uint8]:
-        """Index map (i, j, k) of classes that the network knows: value n is the n-th name, 0 is background.
+    ) -> SliceMap[np.uint8]:
+        """Index map of classes that the network knows: value n is the n-th name, 0 is background.
 
         Names in `references` are structures that are given by labelled cases instead. Each slice is encoded once for
         all structures. A structure whose presence in a slice is less probable than `minimum_presence` stops at the
@@ -207,19 +215,9 @@ class VolumePredictor:
         }
         return self._predict_slices(queries, minimum_presence, slices, largest, fill, progress)
 
-    def predict_references(
-        self,
-        references: Mapping[str, References],
-        *,
-        minimum_presence: float = THRESHOLD,
-        slices: tuple[int, int] | None = None,
-        largest: Sequence[str] = (),
-        fill: Sequence[str] = (),
-        progress: Progress | None = None,
-    ) -> NDArray[np.uint8]:
+    def predict_references(self, references: Mapping[str, References], **settings: Any) -> NDArray[np.uint8]:
         """Index map (i, j, k) of structures that are given by labelled cases; the rest is as in `predict_classes`."""
-        queries = {name: SliceQuery(0, references=encoded) for name, encoded in references.items()}
-        return self._predict_slices(queries, minimum_presence, slices, largest, fill, progress)
+        return self.classes_by_slice(list(references), references=references, **settings).volume()
 
     def _predict_slices(
         self,
@@ -229,23 +227,19 @@ class VolumePredictor:
         largest: Sequence[str],
         fill: Sequence[str],
         progress: Progress | None,
-    ) -> NDArray[np.uint8]:
+    ) -> SliceMap[np.uint8]:
         if not queries or len(queries) > 255:
             raise ValueError(f"{len(queries)} structures are given; expected 1 to 255")
         _check_named([*largest, *fill], queries)
         first, last = (0, len(self.volume) - 1) if slices is None else self._checked(slices)
-        labels, view = self.volume.empty_labels()
+        found: dict[int, NDArray[np.uint8]] = {}
         for number, merged in segment_slices(self._encoded(), queries, range(first, last + 1), minimum_presence):
-            view[number] = merged
+            if merged.any():
+                found[number] = merged
             if progress is not None:
                 progress(1)
-        for value, name in enumerate(queries, start=1):
-            if name in largest:
-                whole = labels == value
-                labels[whole & ~keep_largest_component(whole)] = 0
-            if name in fill:
-                labels[fill_holes(labels == value) & (labels == 0)] = value
-        return labels
+        labels = SliceMap(self.volume.orientation, np.dtype(np.uint8), found)
+        return _cleaned(labels, list(queries), largest, fill) if largest or fill else labels
 
     def _segment(self, by_slice: PromptsBySlice, history: PromptHistory, propagator: Propagator) -> StructureMask:
         masks = {one.number: propagator.mask(one) for one in history.in_order()}
@@ -289,3 +283,17 @@ def _check_named(chosen: Sequence[str], names: Iterable[str]) -> None:
             raise ValueError(
                 f"{name!r} is in `largest` or `fill` but is not segmented; segmented are: {', '.join(sorted(known))}"
             )
+
+
+def _cleaned(
+    labels: SliceMap[np.uint8], names: Sequence[str], largest: Sequence[str], fill: Sequence[str]
+) -> SliceMap[np.uint8]:
+    """The index map with only the largest component of some structures, and the holes of some filled, in 3-D."""
+    volume = labels.volume()
+    for value, name in enumerate(names, start=1):
+        if name in largest:
+            whole = volume == value
+            volume[whole & ~keep_largest_component(whole)] = 0
+        if name in fill:
+            volume[fill_holes(volume == value) & (volume == 0)] = value
+    return SliceMap.of(volume, labels.orientation)

@@ -140,8 +140,8 @@ class PromptHistory:
         if number not in self._initial_masks:
             mask = self._prompts.initial_masks.get(number)
             previous = self._prompts.previous_mask
-            if mask is None and previous is not None and previous[number].any():
-                mask = previous[number]
+            if mask is None and previous is not None and previous.on(number).any():
+                mask = previous.on(number)
             self._initial_masks[number] = None if mask is None else Patch.of(mask)
         return self._initial_masks[number]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kprism_model.orientation import SliceOrientation
 from kprism_model.queries import MAXIMUM_CLICKS, Click
 from kprism_model.scribbles import check_scribbles
+from kprism_model.volumes.slice_map import SliceMap
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class LocatedClick(VoxelClick):
 
 @dataclass(frozen=True, eq=False)
 class StructurePrompts:
-    """All prompts of one structure; arrays are (i, j, k) on the grid of the stored volume.
+    """All prompts of one structure; maps are arrays (i, j, k) on the grid of the stored volume, or `SliceMap`s.
 
     clicks: in the order in which they were made. scribbles: 1 inside, -1 outside, 0 where nothing is drawn.
     initial_mask: a mask to propagate; a slice where it is not empty keeps it, unless clicks or scribbles correct it.
@@ -45,9 +46,9 @@ class StructurePrompts:
     """
 
     clicks: Sequence[VoxelClick] = ()
-    scribbles: NDArray[Any] | None = None
-    initial_mask: NDArray[Any] | None = None
-    previous_mask: NDArray[Any] | None = None
+    scribbles: NDArray[Any] | SliceMap[Any] | None = None
+    initial_mask: NDArray[Any] | SliceMap[Any] | None = None
+    previous_mask: NDArray[Any] | SliceMap[Any] | None = None
     class_name: str | None = None
     known_class: str | None = None
 
@@ -85,14 +86,14 @@ class PromptsBySlice:
     """The checked prompts of one structure, slice by slice.
 
     clicks: (slice, click) in order. scribbles and initial_masks: by slice, ascending, without empty slices.
-    previous_mask: bool (slice, row, column), or None.
+    previous_mask: bool, or None.
     """
 
     class_name: str | None
     clicks: tuple[tuple[int, Click], ...]
     scribbles: dict[int, NDArray[np.int8]]
     initial_masks: dict[int, NDArray[np.bool_]]
-    previous_mask: NDArray[np.bool_] | None
+    previous_mask: SliceMap[np.bool_] | None
     known_class: str | None = None
 
     @classmethod
@@ -103,7 +104,7 @@ class PromptsBySlice:
             prompts.class_name,
             _clicks(name, prompts.clicks, orientation),
             _scribbles(name, prompts.scribbles, orientation),
-            {} if initial is None else {number: initial[number].copy() for number in _filled(initial)},
+            {} if initial is None else {number: initial.on(number) for number in initial.filled},
             _mask(name, "previous_mask", prompts.previous_mask, orientation),
             prompts.known_class,
         )
@@ -157,29 +158,28 @@ def _clicks(name: str, clicks: Sequence[VoxelClick], orientation: SliceOrientati
     return tuple(by_slice)
 
 
-def _scribbles(name: str, scribbles: NDArray[Any] | None, orientation: SliceOrientation) -> dict[int, NDArray[np.int8]]:
+def _scribbles(
+    name: str, scribbles: NDArray[Any] | SliceMap[Any] | None, orientation: SliceOrientation
+) -> dict[int, NDArray[np.int8]]:
     if scribbles is None:
         return {}
-    _check_shape(name, "scribbles", scribbles, orientation)
-    slices = orientation.to_slices(np.asarray(scribbles))
-    size = (slices.shape[1], slices.shape[2])
-    return {number: check_scribbles(slices[number], size) for number in _filled(slices)}
+    drawn = _map(name, "scribbles", scribbles, orientation)
+    return {number: check_scribbles(drawn.on(number), drawn.size) for number in drawn.filled}
 
 
-def _mask(name: str, what: str, mask: NDArray[Any] | None, orientation: SliceOrientation) -> NDArray[np.bool_] | None:
+def _mask(
+    name: str, what: str, mask: NDArray[Any] | SliceMap[Any] | None, orientation: SliceOrientation
+) -> SliceMap[np.bool_] | None:
     if mask is None:
         return None
-    _check_shape(name, what, mask, orientation)
-    return orientation.to_slices(np.asarray(mask, dtype=bool))
+    return _map(name, what, mask, orientation).mapped(lambda values: np.asarray(values, dtype=bool), np.bool_)
 
 
-def _check_shape(name: str, what: str, array: NDArray[Any], orientation: SliceOrientation) -> None:
-    if np.shape(array) != orientation.shape:
-        raise ValueError(
-            f"{what} of {name!r} has shape {np.shape(array)}, but the volume has shape {orientation.shape}"
-        )
-
-
-def _filled(slices: NDArray[Any]) -> list[int]:
-    """Numbers of the slices that are not empty."""
-    return [int(number) for number in np.flatnonzero(slices.any(axis=(1, 2)))]
+def _map(name: str, what: str, values: NDArray[Any] | SliceMap[Any], orientation: SliceOrientation) -> SliceMap[Any]:
+    """Values of any kind on the slices of the volume; ValueError if they are on another grid."""
+    shape = values.orientation.shape if isinstance(values, SliceMap) else np.shape(values)
+    if shape != orientation.shape:
+        raise ValueError(f"{what} of {name!r} has shape {shape}, but the volume has shape {orientation.shape}")
+    if isinstance(values, SliceMap):
+        return values.turned(orientation)
+    return SliceMap.of(np.asarray(values), orientation)

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.intensity import Slices
 from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes, predict_batch
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.volumes.adaptation import AdaptationRules, Offsets, fit_offsets
+from kprism_model.volumes.data import window_of
 from kprism_model.window import Window
 from kprism_model.windowed import crop_query, predict_in_windows
 
@@ -53,7 +55,7 @@ class SliceFeatures:
     def __init__(
         self,
         predictor: Predictor,
-        images: NDArray[np.float32],
+        images: Slices,
         store: Store,
         scope: tuple[str, ...],
         lock: AbstractContextManager[object],
@@ -107,10 +109,14 @@ class SliceFeatures:
             # While this request waited for the device, another one may have encoded the slice.
             kept: ImageEmbedding | None = self._store.get(key)
             if kept is None:
-                [kept] = self._predictor.embed([np.ascontiguousarray(window.crop(self.images[number]))])
+                [kept] = self._predictor.embed([self._pixels(number, window)])
                 self.encoded += 1
                 self._store.put(key, kept, size_of(kept))
         return kept
+
+    def _pixels(self, number: int, window: Window) -> NDArray[np.float32]:
+        """A window of a slice in [0, 1]."""
+        return np.ascontiguousarray(window_of(self.images, number, window.box))
 
     def predict(self, queries: Sequence[SliceQuery], *, minimum_presence: float | None = None) -> list[Prediction]:
         """Predictions in the order of `queries`, at the slices' size and empty outside of the queries' windows.
@@ -151,7 +157,7 @@ class SliceFeatures:
         window = window or Window.whole(self.size)
         embedding = self.embed_window(number, window)
         with self._lock:
-            return self._predictor.embed_reference(embedding, window.crop(self.images[number]), window.crop(mask))
+            return self._predictor.embed_reference(embedding, self._pixels(number, window), window.crop(mask))
 
     def adapt(
         self,
@@ -163,7 +169,7 @@ class SliceFeatures:
         on_step: Callable[[], object],
     ) -> Offsets:
         """Offsets that adapt `reference`, a window of a slice with the slice's mask; see `fit_offsets`."""
-        image, structure = window.crop(self.images[number]), window.crop(mask)
+        image, structure = self._pixels(number, window), window.crop(mask)
         return fit_offsets(self._predictor, reference, image, structure, rules, self._lock, on_step)
 
 

@@ -304,7 +304,7 @@ def test_a_failure_leaves_no_file_behind(app: KPrismApp, monkeypatch: pytest.Mon
     with pytest.raises(RequestError, match="tag"):
         ask(app, "semantic", IMAGE, save_label=True, label_tag="../x")
 
-    def full_disk(*_: Any) -> None:
+    def full_disk(*_: Any, **__: Any) -> None:
         raise OSError("No space left on device")
 
     for target in ("lib.imaging.writing.Image.Image.save", "lib.datastore.write_bytes"):

@@ -23,11 +23,11 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.cli.main import main
 from kprism_model.export.check import PROMPT_COMBINATIONS, OnnxKPrism, decoder_inputs
 from kprism_model.export.command import TOLERANCE, export, graphs, write_graph
+from kprism_model.intensity import scale_intensity
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts, click_discs
 from kprism_model.predictor import Click, Predictor
-from kprism_model.preprocess import scale_intensity
 
 PARITY = 1e-4
 EXAMPLE_PARITY = 2e-3  # of probabilities; the example resizes pictures with numpy, which rounds in another way

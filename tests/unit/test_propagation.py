@@ -14,6 +14,7 @@ from kprism_model.volumes.prediction import StructureMask, resolve_overlaps
 from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import PromptsBySlice
 from kprism_model.volumes.shapes import confine, interpolate_masks
+from kprism_model.volumes.slice_map import SliceMap
 
 SIZE = (40, 50)
 
@@ -89,7 +90,8 @@ def test_a_patch_keeps_the_mask_and_nothing_negligible() -> None:
 def structure(patches: dict[int, np.ndarray], prompted: tuple[int, ...], **more: object) -> StructureMask:
     orientation = SliceOrientation.of(np.diag([1, 1, 3, 1]), (SIZE[1], SIZE[0], 3))
     slices = {number: Patch.of(probability.astype(np.float32)) for number, probability in patches.items()}
-    return StructureMask(orientation, slices, prompted, {}, more.get("before"), more.get("clicked", ()))
+    before = SliceMap(orientation, np.dtype(bool), dict(enumerate(more.get("before", ()))))
+    return StructureMask(orientation, slices, prompted, {}, before, more.get("clicked", ()))
 
 
 def test_overlaps_go_by_click_then_prompt_then_probability_then_order() -> None:

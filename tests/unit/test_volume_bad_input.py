@@ -151,7 +151,7 @@ def test_slices_twenty_times_as_far_apart_as_pixels(
 @pytest.mark.parametrize("value", [0, -1000, 1e30])
 def test_a_volume_of_one_value_gives_the_pixels_that_were_clicked(predictor: Predictor, value: float) -> None:
     volume = ready(predictor, np.full(SHAPE, value, np.float32))
-    assert not volume.volume.images.any()
+    assert not np.asarray(volume.volume.images).any()
     prompts = clicks((9, 14, 4, True), (2, 3, 4, False))
     answer = volume.segment({"lump": prompts})
     mask = answer.masks["lump"].mask

@@ -22,6 +22,7 @@ from kprism_model.predictor import Click, Predictor
 from kprism_model.store import ByteStore, cached, is_out_of_memory
 from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError
+from lib.imaging.mapped import Allocate, in_memory
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
 from lib.networks import Network, Networks
@@ -33,14 +34,31 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Engine:
-    """Networks and a cache of `budget` bytes, which is also the limit for one image.
+LEAST_IMAGE = 64 << 10
+"""Bytes that an image counts for at least: a small one takes more than its voxels."""
 
-    `use` replaces the networks by those of another version.
+READERS = 16
+"""Files that can be read at the same time; a file is read once, also if several requests ask for it."""
+
+
+class Engine:
+    """Networks, a cache of `budget` bytes of memory, and one of `image_budget` bytes for images in mapped files.
+
+    `allocate` makes the arrays of images, see `lib.imaging.mapped`. `image_budget` is also the limit for one image; by
+    default images are in memory, with the rest. `use` replaces the networks by those of another version.
     """
 
-    def __init__(self, networks: Networks, budget: int) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        budget: int,
+        image_budget: int | None = None,
+        allocate: Allocate = in_memory,
+    ) -> None:
         self.cache = ByteStore(budget)
+        self.images = ByteStore(budget if image_budget is None else image_budget)
+        self._allocate = allocate
+        self._reading = [Lock() for _ in range(READERS)]
         self._networks = networks
         self.passes = Lock()
 
@@ -76,19 +94,21 @@ class Engine:
         return self._file(path, name, read_mask, statistics or RequestStatistics())
 
     def _file(
-        self, path: Path, name: str, read: Callable[[Path, str, int], MedicalImage], statistics: RequestStatistics
+        self, path: Path, name: str, read: Callable[..., MedicalImage], statistics: RequestStatistics
     ) -> MedicalImage:
+        limit = self.images.budget
         if not path.is_file():
-            return read(path, name, self.cache.budget)  # raises an error that names the file
+            return read(path, name, limit)  # raises an error that names the file
         state = path.stat()
         key = (read.__name__, str(path), name, state.st_mtime_ns, state.st_size)
-
-        def load() -> MedicalImage:
-            statistics.files_read += 1
-            image = read(path, name, self.cache.budget)
-            return image.cut() if read is read_image else image
-
-        return self.cached(key, load)
+        with self._reading[hash(key) % READERS]:
+            kept: MedicalImage | None = self.images.get(key) or self.cache.get(key)
+            if kept is None:
+                statistics.files_read += 1
+                kept = read(path, name, limit, self._allocate)
+                store = self.images if kept.is_mapped else self.cache
+                store.put(key, kept, max(LEAST_IMAGE, kept.nbytes))
+        return kept
 
     def cached(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The value of `key` in the cache; computed if it is not there."""

@@ -32,3 +32,9 @@ class OutOfMemoryError(RequestError):
     """The request is valid, but this machine has too little memory for it."""
 
     status = 503
+
+
+class StorageError(RequestError):
+    """The server cannot write to its disk; nothing has changed."""
+
+    status = 507

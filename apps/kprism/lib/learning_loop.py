@@ -19,6 +19,7 @@ from lib.configs.app_config import AppConfig
 from lib.engine import Engine
 from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.mapped import in_memory, mapped_in
 from lib.learning.earlier_structures import EarlierStructures
 from lib.learning.reference_cache import ReferenceCache
 from lib.learning.submission_service import SubmissionService
@@ -50,7 +51,13 @@ class LearningLoop:
         self._stamp = self.versions.stamp()  # before loading, so that a version published meanwhile is noticed
         self._served = self.versions.load(device=config.device)
         networks = networks_of(self._served, config.device)
-        self.engine = Engine(networks, config.cache_mb << 20)
+        on_disk = config.image_mb > 0
+        self.engine = Engine(
+            networks,
+            config.cache_mb << 20,
+            config.image_mb << 20 if on_disk else None,
+            mapped_in(config.state / "images") if on_disk else in_memory,
+        )
         self.submission_store = SubmissionStore(config.state / "intake")
         oldest_first = sorted(self.submission_store.submissions(), key=lambda entry: entry.at)
         submitted = (name for entry in oldest_first for name in entry.structures)

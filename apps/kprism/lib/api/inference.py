@@ -8,23 +8,24 @@ a plain function, which FastAPI runs in a thread, and it takes images only by id
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
 from fastapi.background import BackgroundTasks
+from fastapi.responses import StreamingResponse
+from isal import igzip
 from monailabel.config import settings
 from monailabel.endpoints import session
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
-from requests_toolbelt import MultipartEncoder
 
 from lib.api.uploads import read_object, store_upload
 from lib.dicom.datastore import DicomStore, names_of
@@ -39,6 +40,9 @@ RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "de
 
 UNCOMPRESSED = (".nrrd", ".nii")
 """Masks of these types are compressed for the transfer; other types are compressed already."""
+
+PIECE = 4 << 20
+"""Bytes of an answer that are sent at once."""
 
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -101,23 +105,39 @@ def _input_files(
 
 def _file_answer(path: Path, accepts: str = "") -> Response:
     """A file's content, compressed for clients that read gzip: the NRRD that OHIF reads must be raw itself."""
-    content = path.read_bytes()
     headers = {"Content-Disposition": f'attachment; filename="{path.name}"', "Vary": "Accept-Encoding"}
+    content = path.read_bytes()
     if "gzip" in accepts and path.suffix in UNCOMPRESSED:
-        content = gzip.compress(content, compresslevel=1, mtime=0)
+        content = igzip.compress(content, compresslevel=1, mtime=0)
         headers["Content-Encoding"] = "gzip"
     return Response(content, headers=headers, media_type=get_mime_type(str(path)))
 
 
 def _multipart_answer(path: Path, params: Mapping[str, Any]) -> Response:
-    """The JSON and the mask in one response, as 3D Slicer reads them."""
-    with path.open("rb") as stream:
-        fields = {
-            "params": (None, json.dumps(params), "application/json"),
-            "image": (path.name, stream, get_mime_type(str(path))),
-        }
-        encoder = MultipartEncoder(fields=fields)
-        return Response(encoder.to_string(), media_type=encoder.content_type)
+    """The JSON and the mask in one response, as 3D Slicer reads them; the mask is sent as it is read."""
+    boundary = uuid.uuid4().hex
+    mime = get_mime_type(str(path))
+    before = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="params"\r\nContent-Type: application/json\r\n\r\n'
+        f'{json.dumps(params)}\r\n--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{path.name}"'
+        f"\r\nContent-Type: {mime}\r\n\r\n"
+    ).encode()
+    after = f"\r\n--{boundary}--\r\n".encode()
+    stream = path.open("rb")
+
+    def pieces() -> Iterator[bytes]:
+        yield before
+        with stream:
+            while piece := stream.read(PIECE):
+                yield piece
+        yield after
+
+    length = len(before) + path.stat().st_size + len(after)
+    return StreamingResponse(
+        pieces(),
+        headers={"Content-Length": str(length)},
+        media_type=f"multipart/form-data; boundary={boundary}",
+    )
 
 
 def create_session(

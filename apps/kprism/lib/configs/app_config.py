@@ -44,7 +44,8 @@ class AppConfig:
 
     - `model_path`: weights file.
     - `device`: "cpu", "cuda" or "cuda:N".
-    - `cache_mb`: memory for images and what is computed from them; also the limit for one image and for one request.
+    - `cache_mb`: memory for what is computed from images; also the limit for one request.
+    - `image_mb`: disk for the voxels of images in use; also the limit for one image (0: images are in memory).
     - `labels`: names to offer for clicks in addition to those that the weights and the datastore know.
     - `state`: folder of submitted labels, versions of the weights, trainings and scores.
     - `train_after`: new labels that start a training (0: only the Train button does).
@@ -60,6 +61,7 @@ class AppConfig:
     model_path: Path
     device: str
     cache_mb: int
+    image_mb: int
     labels: tuple[str, ...]
     state: Path
     train_after: int
@@ -88,7 +90,8 @@ class AppConfig:
         return cls(
             model_path=model_path,
             device=device,
-            cache_mb=_count(conf, "cache_mb", 2048, "a whole number of megabytes"),
+            cache_mb=_count(conf, "cache_mb", 512, "a whole number of megabytes"),
+            image_mb=_count(conf, "image_mb", 8192, "a whole number of megabytes"),
             labels=tuple(names_in(conf.get("labels", ""))),
             state=Path(conf.get("state") or _state_folder(studies, app_dir)).resolve(),
             train_after=_count(conf, "train_after", NEW_LABELS_PER_TRAINING, "a whole number of labels"),

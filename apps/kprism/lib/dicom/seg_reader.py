@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from lib.dicom.frames import Frame, functional, numbers
 from lib.dicom.series import Series, pixel_spacing
 from lib.errors import RequestError
-from lib.imaging.reading import LPS_TO_RAS
+from lib.imaging.medical_image import LPS_TO_RAS
 
 SEG_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""

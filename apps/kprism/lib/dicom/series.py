@@ -23,7 +23,7 @@ from pydicom.errors import InvalidDicomError
 from lib.dicom.frames import Frame, frames_of, functional, numbers
 from lib.dicom.phases import places_of, split_phases
 from lib.errors import RequestError
-from lib.imaging.reading import LPS_TO_RAS
+from lib.imaging.medical_image import LPS_TO_RAS
 
 DIRECTION_TOLERANCE = 1e-3
 """Largest difference of direction cosines that count as equal."""

@@ -18,8 +18,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from lib.errors import RequestError
-from lib.imaging.medical_image import MedicalImage
-from lib.imaging.reading import LPS_TO_RAS
+from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage
 
 IMPLEMENTATION = generate_uid(entropy_srcs=["K-Prism for MONAI Label"])
 
@@ -55,7 +54,7 @@ def guess_modality(image: MedicalImage) -> str:
     """CT for volumes with values of air in Hounsfield units, MR for others; pictures are secondary captures."""
     if image.dimensions == 2 or image.is_colour:
         return "OT"
-    return "CT" if float(image.array.min()) <= AIR_HOUNSFIELD else "MR"
+    return "CT" if float(image.values.min()) <= AIR_HOUNSFIELD else "MR"
 
 
 def dicom_series(image: MedicalImage, name: str, modality: str) -> Iterator[FileDataset]:
@@ -94,7 +93,7 @@ def _pixels(image: MedicalImage) -> Pixels:
     if image.is_colour:
         planes = np.stack([image.to_slices(image.array[..., channel]) for channel in range(3)], axis=-1)
         return Pixels(np.ascontiguousarray(planes.astype(np.uint8)))
-    values = image.to_slices(image.array)
+    values = image.to_slices(image.values)
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind in "bui" or bool((values == np.rint(values)).all()):
         if values.dtype.itemsize == 1 and low >= 0:

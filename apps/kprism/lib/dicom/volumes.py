@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from lib.dicom.series import Series
 from lib.errors import RequestError
 from lib.imaging.medical_image import describe
-from lib.imaging.reading import note_volumes, read_mask
+from lib.imaging.nifti import note_volumes
+from lib.imaging.reading import read_mask
 
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 """How NIfTI stores colour."""

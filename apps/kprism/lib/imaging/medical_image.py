@@ -7,39 +7,56 @@ is a volume of one slice: i is its column, j its row, k is 0.
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from kprism_model.intensity import IntensityRange, Slices, rescaled
 from kprism_model.orientation import SliceOrientation
-from kprism_model.volumes.data import Volume
+from kprism_model.volumes.data import JoinedSlices, StoredSlices, Volume
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
 
 Voxel = tuple[int, int, int]
 """(i, j, k) of a voxel of the stored image."""
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""The axes of NRRD and DICOM run to left and posterior, those of NIfTI to right and anterior."""
+
 MAX_OFFSET = 0.1
 """A mask may lie this fraction of a voxel beside its image, because files round their affines."""
+
+
+class Arrival(Protocol):
+    """Voxels that are still being fetched."""
+
+    def wait(self, planes: Sequence[int]) -> None:
+        """Return when the planes k are there; RequestError if they cannot be fetched."""
 
 
 @dataclass(frozen=True)
 class MedicalImage:
     """A picture or volume with everything needed to write a mask on the same grid.
 
-    `array` is (i, j, k) or (i, j, k, 3) for colour; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes);
-    `dimensions` is 2 if the file itself has two axes; `suffix` is the file's extension; `digest` identifies its
-    content; `name` stands for the image in messages; `placed` says whether `affine` comes from the file. Pictures, and
-    volumes whose file has no usable affine, are compared by their number of voxels alone. `slice_axis` and `plane` as
-    in `SliceOrientation.of`: the axis that images were stacked along if the file states it, and the plane to cut in.
+    `array` is (i, j, k) or (i, j, k, 3) for colour, as stored, and `rescale` the slope and the intercept that make
+    values of it; `affine` maps (i, j, k, 1) to millimetres in RAS+ (NIfTI's axes); `dimensions` is 2 if the file itself
+    has two axes; `suffix` is the file's extension; `digest` identifies its content; `name` stands for the image in
+    messages; `placed` says whether `affine` comes from the file. Pictures, and volumes whose file has no usable affine,
+    are compared by their number of voxels alone. `slice_axis` and `plane` as in `SliceOrientation.of`: the axis that
+    images were stacked along if the file states it, and the plane to cut in.
 
     A DICOM series of several phases, echoes or b-values holds that many `volumes`, one after the other along k. One of
     them is an image too (`part`), with the `whole` and its own `first` slice in that.
+
+    `arrival` is set while voxels are being fetched. What reads `array` itself waits for all of them (`values`).
     """
 
     name: str
@@ -55,6 +72,8 @@ class MedicalImage:
     volumes: int = 1
     whole: MedicalImage | None = field(default=None, repr=False)
     first: int = 0
+    rescale: tuple[float, float] = (1.0, 0.0)
+    arrival: Arrival | None = field(default=None, repr=False)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -90,34 +109,51 @@ class MedicalImage:
         """A view (slice, row, column[, 3]) of an array (i, j, k[, 3]) on this image's grid."""
         return self.orientation.to_slices(volume)
 
+    @property
+    def values(self) -> NDArray[Any]:
+        """The values of all voxels (i, j, k[, 3])."""
+        self._wait(range(self.grid[2]))
+        return rescaled(self.array, self.rescale)
+
+    @cached_property
+    def intensities(self) -> IntensityRange:
+        """The range of intensities, which is that of the slices as acquired (see `StoredSlices.intensities`)."""
+        return self._stored(replace(self, plane=None).orientation).intensities
+
     @cached_property
     def volume(self) -> Volume:
-        """The image cut into slices and scaled to [0, 1], as the network sees it; its digest names the plane too."""
+        """The image cut into slices in [0, 1], as the network sees it; its digest names the plane too."""
+        images: Slices
         if self.volumes > 1:  # each has a range of values of its own
             numbers = sorted(range(0, self.grid[2], self.grid[2] // self.volumes), key=self.slice_at)
-            images = np.concatenate([self.part(number).scaled for number in numbers])
-            return Volume.of_slices(images, self.orientation, self._slices_digest)
-        return Volume.of(
-            self.array, self.affine, plane=self.plane, slice_axis=self.slice_axis, digest=self._slices_digest
-        )
+            parts = (self.part(number) for number in numbers)
+            images = JoinedSlices(tuple(part._stored(part.orientation, part.intensities) for part in parts))
+        else:
+            images = self._stored(self.orientation, self.intensities)
+        return Volume.of_slices(images, self.orientation, f"{self.digest} {self.orientation.plane}")
+
+    def _stored(self, orientation: SliceOrientation, known: IntensityRange | None = None) -> StoredSlices:
+        """The voxels cut into slices, which wait for what they need."""
+
+        def wait(numbers: Sequence[int]) -> None:
+            if orientation.axes[0] != 2:
+                self._wait(range(self.grid[2]))
+            else:
+                last = self.grid[2] - 1
+                self._wait([last - number if orientation.flips[0] else number for number in numbers])
+
+        pending = None if self.arrival is None else wait
+        return StoredSlices(orientation.to_slices(self.array), self.rescale, pending, known)
+
+    def _wait(self, planes: Sequence[int]) -> None:
+        """Wait for planes k of this image."""
+        if self.arrival is not None:
+            self.arrival.wait([self.first + k for k in planes])
 
     @property
-    def _slices_digest(self) -> str:
-        return f"{self.digest} {self.orientation.plane}"
-
-    @property
-    def scaled(self) -> NDArray[np.float32]:
+    def scaled(self) -> Slices:
         """Intensities in [0, 1] as (slice, row, column) or (slice, row, column, 3): the slices of `volume`."""
         return self.volume.images
-
-    def cut(self) -> MedicalImage:
-        """This image with its slices computed and its stored values dropped; `array` keeps only their shape and type.
-
-        Only the slices are used after reading. Both together would take half as much memory again.
-        """
-        slim = replace(self, array=np.broadcast_to(self.array.dtype.type(0), self.array.shape))
-        slim.__dict__["volume"] = self.volume
-        return slim
 
     def part(self, index: int) -> MedicalImage:
         """The volume that holds the image k = `index`; this image itself if it is a single one."""
@@ -127,23 +163,19 @@ class MedicalImage:
         first = index // count * count
         array = self.array[:, :, first : first + count]
         digest = f"{self.digest} {first}"
-        part = replace(self, array=array, digest=digest, volumes=1, whole=self, first=first)
-        if "volume" in self.__dict__:
-            start = min(self.slice_at(first), self.slice_at(first + count - 1))
-            images = self.volume.images[start : start + count]
-            part.__dict__["volume"] = Volume.of_slices(images, part.orientation, part._slices_digest)
-        return part
+        return replace(self, array=array, digest=digest, volumes=1, whole=self, first=first)
 
-    def on_whole(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Labels (i, j, k) of a part on the grid of the whole, 0 in its other volumes; unchanged for other images."""
+    def on_whole(self, labels: SliceMap[Any]) -> SliceMap[Any]:
+        """Labels of a part as labels of the whole, 0 in its other volumes; unchanged for other images."""
         if self.whole is None:
             return labels
-        result = np.zeros(self.whole.grid, labels.dtype, order="F")
-        result[:, :, self.first : self.first + self.grid[2]] = labels
-        return result
+        planes = labels.turned(planes_of(self.grid))
+        moved = {self.first + k: values for k, values in planes.slices.items()}
+        whole = SliceMap(planes_of(self.whole.grid), labels.dtype, moved)
+        return whole.turned(replace(self.whole, plane=self.plane).orientation)
 
     def of_whole(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `on_whole`: the labels of this part."""
+        """The labels (i, j, k) of this part, from those of the whole."""
         return labels if self.whole is None else labels[:, :, self.first : self.first + self.grid[2]]
 
     def in_plane(self, plane: str) -> MedicalImage:
@@ -165,15 +197,22 @@ class MedicalImage:
                 f"plane is {plane!r}, but {self.name} of {describe(self.grid)} voxels has only one slice, "
                 f"which is {self.orientation.plane}"
             )
-        if "volume" in self.__dict__:
-            turned.__dict__["volume"] = self.volume.turned(turned.orientation, turned._slices_digest)
+        if "intensities" in self.__dict__:
+            turned.__dict__["intensities"] = self.intensities
         return turned
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes: of the slices if they are computed, else of the stored values."""
-        volume: Volume | None = self.__dict__.get("volume")
-        return self.array.nbytes if volume is None else volume.images.nbytes
+        """Bytes of the voxels."""
+        return self.array.nbytes
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the voxels lie in a file, so that they take no memory that others need."""
+        base: Any = self.array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        return isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
 
     def locate(self, voxel: Voxel) -> tuple[int, int, int]:
         """The (slice, row, column) of a voxel."""
@@ -223,6 +262,11 @@ class MedicalImage:
                 f"{_rounded(self.affine)}; resample it to the image's grid"
             )
         return reordered.array
+
+
+def planes_of(grid: tuple[int, int, int]) -> SliceOrientation:
+    """The orientation of the planes k of a grid as they are stored: rows are j, columns i."""
+    return SliceOrientation((2, 1, 0), (False, False, False), grid, (1.0, 1.0, 1.0), "as stored")
 
 
 class _Reordered(NamedTuple):

@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel
 import nrrd
 import numpy as np
-from numpy.typing import NDArray
+from isal import igzip
 from PIL import Image
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
-from lib.imaging.medical_image import MedicalImage, describe
-from lib.imaging.reading import LPS_TO_RAS
+from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage, describe, planes_of
+from lib.imaging.stored import opened
 from lib.options import as_bool
 
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".png")
@@ -60,58 +62,84 @@ class ResultFormat:
         return cls(extension, dtype, as_bool("result_compress", params.get("result_compress", True)))
 
 
-def write_mask(labels: NDArray[np.uint8], image: MedicalImage, form: ResultFormat) -> Path:
-    """Write `labels` (i, j, k) on the image's grid to a new temporary file, which is the caller's to remove.
+def write_mask(labels: SliceMap[np.uint8], image: MedicalImage, form: ResultFormat) -> Path:
+    """Write `labels` on the image's grid to a new temporary file, which is the caller's to remove.
 
     Those of a part (see `MedicalImage.part`) are written on the grid of the whole.
     """
-    if labels.shape != image.grid:
-        raise ValueError(f"labels have {describe(labels.shape)} voxels, {image.name} has {describe(image.grid)}")
-    if image.whole is not None:
-        labels, image = image.on_whole(labels), image.whole
+    if labels.orientation.shape != image.grid:
+        shape = describe(labels.orientation.shape)
+        raise ValueError(f"labels have {shape} voxels, {image.name} has {describe(image.grid)}")
+    labels, image = image.on_whole(labels), image.whole or image
+    values = labels.mapped(lambda slice_: slice_.astype(form.dtype, copy=False), np.dtype(form.dtype).type)
     handle, name = tempfile.mkstemp(suffix=form.extension, prefix="kprism-")
     os.close(handle)
     path = Path(name)
     try:
-        _write(path, labels.astype(form.dtype, copy=False), image, form)
+        _write(path, values, image, form)
     except BaseException:
         path.unlink()
         raise
     return path
 
 
-def _write(path: Path, values: NDArray[Any], image: MedicalImage, form: ResultFormat) -> None:
+def _write(path: Path, values: SliceMap[Any], image: MedicalImage, form: ResultFormat) -> None:
     if form.extension == ".png":
-        rows_and_columns = np.ascontiguousarray(image.to_slices(values)[0])
-        Image.fromarray(rows_and_columns).save(path)
+        picture = values.turned(image.orientation).on(0)
+        Image.fromarray(np.ascontiguousarray(picture)).save(path, compress_level=1)
     elif form.extension == ".nrrd":
         _write_nrrd(path, values, image, form.compress)
     else:
         _write_nifti(path, values, image)
 
 
-def _write_nifti(path: Path, values: NDArray[Any], image: MedicalImage) -> None:
+def _write_nifti(path: Path, values: SliceMap[Any], image: MedicalImage) -> None:
     header = None
     if image.header is not None:  # keeps qform and sform codes and the units
         header = image.header.copy()
         header.set_data_dtype(values.dtype)
         header["cal_min"] = header["cal_max"] = 0
-    stored = values[:, :, 0] if image.dimensions == 2 else values
-    nibabel.save(nibabel.Nifti1Image(stored, image.affine, header), path)
+    volume = values.volume()
+    stored = nibabel.Nifti1Image(volume[:, :, 0] if image.dimensions == 2 else volume, image.affine, header)
+    with opened(path, "gzip" if path.name.endswith(".gz") else "", "wb") as stream:
+        stored.to_stream(stream)  # type: ignore[arg-type]
 
 
-def _write_nrrd(path: Path, values: NDArray[Any], image: MedicalImage, compress: bool) -> None:
+def _write_nrrd(path: Path, values: SliceMap[Any], image: MedicalImage, compress: bool) -> None:
     """Write NRRD with i as the fastest axis: OHIF copies the bytes after the header unchanged."""
-    lps = LPS_TO_RAS @ image.affine
-    header: dict[str, Any] = {"encoding": "gzip" if compress else "raw", "endian": "little"}
+    header: dict[str, Any] = {"encoding": "gzip" if compress else "raw"}
     if image.dimensions == 2:
-        values = values[:, :, 0]
         header["spacings"] = np.array(image.spacing[:2])
     else:
+        lps = LPS_TO_RAS @ image.affine
         header |= {
             "space": "left-posterior-superior",
             "space directions": lps[:3, :3].T,
             "space origin": lps[:3, 3],
             "kinds": ["domain"] * 3,
         }
-    nrrd.write(str(path), values, header, index_order="F", compression_level=1)
+    with path.open("wb") as stream:
+        stream.write(_nrrd_header(header, image.grid[: image.dimensions], values.dtype))
+        if compress:
+            stream.write(igzip.compress(values.volume().tobytes(order="F"), compresslevel=1))
+        else:
+            _write_planes(stream, values, image)
+
+
+def _nrrd_header(header: dict[str, Any], sizes: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """The text before the voxels of an NRRD file, by pynrrd, which writes no header without voxels."""
+    one, text = (1,) * len(sizes), io.BytesIO()
+    nrrd.write(text, np.zeros(one, dtype), header, index_order="F")
+    written = text.getvalue().partition(b"\n\n")[0]
+    line = b"\nsizes: " + " ".join(map(str, one)).encode() + b"\n"
+    return written.replace(line, b"\nsizes: " + " ".join(map(str, sizes)).encode() + b"\n") + b"\n\n"
+
+
+def _write_planes(stream: IO[bytes], values: SliceMap[Any], image: MedicalImage) -> None:
+    """Write voxels as they are stored, k the slowest; the file has holes where a plane is empty."""
+    planes = values.turned(planes_of(image.grid))
+    start, size = stream.tell(), planes.size[0] * planes.size[1] * planes.dtype.itemsize
+    stream.truncate(start + size * image.grid[2])
+    for k in planes.filled:
+        stream.seek(start + k * size)
+        stream.write(np.ascontiguousarray(planes.on(k)).tobytes())

@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lib.errors import RequestError
 from lib.imaging.medical_image import MedicalImage
 
@@ -37,8 +34,3 @@ def prompted(indices: Collection[int], image: MedicalImage) -> int | None:
             f"(phases, echoes or b-values of {count} slices each); expected prompts on one volume"
         )
     return next(iter(first.values()), None)
-
-
-def drawn(labels: NDArray[Any]) -> list[int]:
-    """The images k on which a map (i, j, k) is not empty."""
-    return [int(k) for k in np.flatnonzero(labels.any(axis=(0, 1)))]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kprism_model.image_kind import NONE, ImageKind
 from kprism_model.volumes.predictor import Extent
+from kprism_model.volumes.slice_map import SliceMap
 from lib.engine import Engine
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.request import InferRequest
@@ -35,12 +35,12 @@ it; which slices, and of which plane; and cleaning up."""
 
 @dataclass(frozen=True, eq=False)
 class PresentClasses:
-    """An index map (i, j, k), read-only, whose value n is the n-th of `names`; the kind of image, if it is known.
+    """An index map whose value n is the n-th of `names`; the kind of image, if it is known.
 
     `not_asked` are the other structures that are known: they cannot be in such an image.
     """
 
-    labels: NDArray[np.uint8]
+    labels: SliceMap[np.uint8]
     names: tuple[str, ...]
     kind: ImageKind | None = None
     not_asked: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class ClassSegmentation:
         if names:
             labels = self.segment(names, references, possible)
         else:
-            labels, _ = self.image.volume.empty_labels()
+            labels = SliceMap(self.image.orientation, np.dtype(np.uint8))
         return PresentClasses(labels, names, kind, tuple(name for name in known if name not in possible))
 
     def segment(
@@ -131,8 +131,8 @@ class ClassSegmentation:
         names: Sequence[str],
         references: Mapping[str, StructureReferences] | None = None,
         priors: Mapping[str, float] | None = None,
-    ) -> NDArray[np.uint8]:
-        """Index map (i, j, k), read-only: value n is the n-th name.
+    ) -> SliceMap[np.uint8]:
+        """Index map: value n is the n-th name.
 
         `references` are those of the names that the weights do not know. `priors` are the probabilities that classes
         can be in the image at all, 1 by default.
@@ -141,9 +141,9 @@ class ClassSegmentation:
         named = tuple((name, references[name].key if name in references else None, priors.get(name)) for name in names)
         clean = tuple(names) if self.clean_up else ()
 
-        def predict() -> NDArray[np.uint8]:
+        def predict() -> SliceMap[np.uint8]:
             volume = self.engine.volume(self.network, self.image, self.statistics)
-            labels = volume.predict_classes(
+            labels = volume.classes_by_slice(
                 names,
                 references={name: own.encode() for name, own in references.items()},
                 minimum_presence=self.presence,
@@ -153,7 +153,6 @@ class ClassSegmentation:
                 priors=priors,
             )
             self.statistics.count(volume)
-            labels.flags.writeable = False
             return labels
 
         settings = (self.extent, self.presence, self.clean_up)

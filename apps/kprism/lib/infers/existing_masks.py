@@ -9,24 +9,42 @@ from typing import Any
 
 import numpy as np
 from monailabel.interfaces.datastore import Datastore
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.datastore import hand_names
 from lib.engine import Engine
 from lib.errors import RequestError
+from lib.imaging.label_maps import mask_of, values_in
 from lib.imaging.label_registry import LabelRegistry, label_values
-from lib.imaging.medical_image import MedicalImage, describe
+from lib.imaging.medical_image import MedicalImage, describe, planes_of
 from lib.imaging.reading import read_mask
+from lib.infers.request import DrawnPlanes, Source
+from lib.request_statistics import RequestStatistics
 
 
-def read_uploaded(path: Path, name: str, image: MedicalImage, limit: int) -> NDArray[np.uint8]:
-    """The values (i, j, k) of an uploaded labelmap; raw voxels (`.bin`, 8 bits each, i the fastest) have no header."""
-    if path.suffix != ".bin":
-        return image.on_grid(read_mask(path, name, limit), name)
-    values, grid = np.fromfile(path, np.uint8), (image.whole or image).grid
+def read_uploaded(upload: Source | DrawnPlanes, image: MedicalImage, limit: int) -> SliceMap[np.uint8]:
+    """The values of an uploaded labelmap, which may take `limit` bytes; RequestError if it is not on the image's grid.
+
+    Raw voxels (`.bin`, 8 bits each, i the fastest) have no header.
+    """
+    if isinstance(upload, DrawnPlanes):
+        return _drawn(upload, image)
+    if upload.path.suffix != ".bin":
+        return SliceMap.of(image.on_grid(read_mask(upload.path, upload.name, limit), upload.name), image.orientation)
+    values, grid = np.fromfile(upload.path, np.uint8), (image.whole or image).grid
     if values.size != np.prod(grid):
-        raise RequestError(f"{name} holds {values.size} bytes, but {image.name} has {describe(grid)} voxels")
-    return image.of_whole(values.reshape(grid, order="F"))
+        raise RequestError(f"{upload.name} holds {values.size} bytes, but {image.name} has {describe(grid)} voxels")
+    return SliceMap.of(image.of_whole(values.reshape(grid, order="F")), image.orientation)
+
+
+def _drawn(upload: DrawnPlanes, image: MedicalImage) -> SliceMap[np.uint8]:
+    """Drawn planes in the image's slices; of a part, those of the whole that it holds."""
+    planes = upload.labels
+    if image.whole is not None:
+        own = range(image.first, image.first + image.grid[2])
+        slices = {k - image.first: values for k, values in planes.slices.items() if k in own}
+        planes = SliceMap(planes_of(image.grid), planes.dtype, slices)
+    return planes.turned(image.orientation)
 
 
 def uploaded_values(params: Mapping[str, Any], label_registry: LabelRegistry) -> dict[str, int]:
@@ -47,14 +65,24 @@ def uploaded_values(params: Mapping[str, Any], label_registry: LabelRegistry) ->
 
 def stored_masks(
     engine: Engine, datastore: Datastore, label_registry: LabelRegistry, image: MedicalImage, image_id: str, tag: str
-) -> dict[str, NDArray[np.bool_]]:
-    """Name -> mask (i, j, k) of the label that the datastore holds for an image under `tag`; empty if there is none."""
+) -> dict[str, SliceMap[np.bool_]]:
+    """Name -> mask of the label that the datastore holds for an image under `tag`; empty if there is none."""
     label_id = datastore.get_label_by_image_id(image_id, tag)
     if not label_id:
         return {}
     what = f"the label of image {image_id!r} with tag {tag!r}"
-    labels = image.on_grid(engine.mask(Path(datastore.get_label_uri(label_id, tag)), what), what)
+    labels = labels_on(engine, Path(datastore.get_label_uri(label_id, tag)), what, image)
     info = datastore.get_label_info(label_id, tag) or {}
-    present = [int(value) for value in np.unique(labels) if value]
-    values = label_values(info, hand_names(datastore).of(image_id), present)
-    return {label_registry.canonical(name): labels == value for name, value in values.items() if value in present}
+    present = values_in(labels)
+    values = label_values(info, hand_names(datastore).of(image_id), sorted(present))
+    shown = {name: value for name, value in values.items() if value in present}
+    return {label_registry.canonical(name): mask_of(labels, value) for name, value in shown.items()}
+
+
+def labels_on(
+    engine: Engine, path: Path, what: str, image: MedicalImage, statistics: RequestStatistics | None = None
+) -> SliceMap[np.uint8]:
+    """The values of a label file in the slices of its image, kept in the engine's cache."""
+    label = engine.mask(path, what, statistics)
+    key = ("labels", label.digest, image.digest, image.orientation)
+    return engine.cached(key, lambda: SliceMap.of(image.on_grid(label, what), image.orientation))

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.infers.app_context import AppContext
 from lib.infers.class_segmentation import WHOLE_IMAGE
 from lib.infers.label_layers import Layer, flattened
@@ -70,23 +70,23 @@ class InContext(KPrismTask):
 
     def _segment(
         self, request: InferRequest, network: Network, references: Mapping[str, StructureReferences]
-    ) -> NDArray[np.uint8]:
-        """Index map (i, j, k) of one network, read-only, in the order of `references`."""
+    ) -> SliceMap[np.uint8]:
+        """Index map of one network, in the order of `references`."""
         engine, options, extent = self.context.engine, request.options, request.extent
         clean = labels_to_clean(options, tuple(references))
 
-        def predict() -> NDArray[np.uint8]:
+        def predict() -> SliceMap[np.uint8]:
             encoded = {name: own.encode() for name, own in references.items()}
             volume = engine.volume(network, request.image, request.statistics)
-            labels = volume.predict_references(
-                encoded,
+            labels = volume.classes_by_slice(
+                list(encoded),
+                references=encoded,
                 minimum_presence=options["presence"],
                 slices=None if isinstance(extent, str) else extent,
                 largest=clean,
                 fill=clean,
             )
             request.statistics.count(volume)
-            labels.flags.writeable = False
             return labels
 
         keys = tuple((name, own.key) for name, own in references.items())

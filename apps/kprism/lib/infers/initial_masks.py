@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from monailabel.interfaces.datastore import DefaultLabelTag
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
-from lib.imaging.label_maps import values_in
+from lib.imaging.label_maps import mask_of, values_in
 from lib.imaging.label_registry import LabelRegistry
 from lib.infers.app_context import AppContext
 from lib.infers.class_segmentation import PRESENCE, ClassSegmentation
@@ -38,8 +38,8 @@ UPLOAD = "uploaded label"
 
 TAGS = {FINAL: DefaultLabelTag.FINAL.value, ORIGINAL: DefaultLabelTag.ORIGINAL.value}
 
-Masks = dict[str, NDArray[np.bool_]]
-"""Label -> bool (i, j, k)."""
+Masks = dict[str, SliceMap[np.bool_]]
+"""Label -> its mask."""
 
 
 def read_initial_masks(
@@ -66,11 +66,12 @@ def read_initial_masks(
 def _uploaded(context: AppContext, request: InferRequest, params: Mapping[str, Any], clicked: Sequence[str]) -> Masks:
     upload = params["label_file"]
     with request.statistics.step("read"):
-        labels = read_uploaded(upload.path, upload.name, request.image, context.engine.cache.budget)
+        labels = read_uploaded(upload, request.image, context.engine.images.budget)
     values = uploaded_values(params, context.label_registry)
     if values:
-        return {name: labels == value for name, value in values.items()}
-    return {_only_label(params, context.label_registry, clicked, upload.name): labels > 0}
+        return {name: mask_of(labels, value) for name, value in values.items()}
+    drawn = labels.mapped(lambda values: values > 0, np.bool_)
+    return {_only_label(params, context.label_registry, clicked, upload.name): drawn}
 
 
 def _only_label(
@@ -100,7 +101,7 @@ def _semantic(context: AppContext, request: InferRequest, clicked: Sequence[str]
     shipped = ClassSegmentation(context.engine, networks.shipped, request.image, request.statistics, presence=PRESENCE)
     present = RoutedSegmentation(networks, shipped).search(_earlier_references(request, clicked, earlier))
     values = values_in(present.labels)
-    return {name: present.labels == value for value, name in enumerate(present.names, 1) if value in values}
+    return {name: mask_of(present.labels, value) for value, name in enumerate(present.names, 1) if value in values}
 
 
 def _earlier_references(

@@ -7,38 +7,39 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
 from lib.imaging.label_maps import MAX_LABELS, renumbered
 
 
 class Layer(NamedTuple):
-    """An index map (i, j, k) of one network, whose value n is the n-th of `names`."""
+    """An index map of one network, whose value n is the n-th of `names`."""
 
-    labels: NDArray[np.uint8]
+    labels: SliceMap[np.uint8]
     names: Sequence[str]
 
 
-def flattened(layers: Sequence[Layer], names: Sequence[str]) -> NDArray[np.uint8]:
-    """One index map (i, j, k), read-only, whose value n is the n-th of `names`; later layers are on top.
+def flattened(layers: Sequence[Layer], names: Sequence[str]) -> SliceMap[np.uint8]:
+    """One index map whose value n is the n-th of `names`; later layers are on top.
 
     Names of a layer that are not among `names` are erased from it. RequestError for more than 255 names.
     """
     if len(names) > MAX_LABELS:
         raise RequestError(f"the answer holds {len(names)} structures; a mask holds at most {MAX_LABELS}")
     value_of = {name: value for value, name in enumerate(names, 1)}
-    result: NDArray[np.uint8] | None = None
+    result: SliceMap[np.uint8] | None = None
     for layer in layers:
-        if result is None and list(layer.names) == list(names):
-            result = layer.labels
-            continue
         table = np.zeros(MAX_LABELS + 1, np.uint8)
         for value, name in enumerate(layer.names, 1):
             table[value] = value_of.get(name, 0)
-        labels = renumbered(layer.labels, table)
-        result = labels if result is None else np.where(labels > 0, labels, result)
+        own = layer.labels if list(layer.names) == list(names) else renumbered(layer.labels, table)
+        result = own if result is None else _on_top(own, result)
     if result is None:
         raise ValueError("no layer is given; expected one or more")
-    result.flags.writeable = False
     return result
+
+
+def _on_top(upper: SliceMap[np.uint8], lower: SliceMap[np.uint8]) -> SliceMap[np.uint8]:
+    covered = {number: np.where(own > 0, own, lower.on(number)) for number, own in upper.slices.items()}
+    return lower.with_slices(covered)

@@ -11,13 +11,16 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.datastore import LabelledCase, labelled_cases, stored_at
 from lib.engine import Engine
 from lib.errors import NotFoundError, RequestError
+from lib.imaging.label_maps import mask_of, values_in
 from lib.imaging.label_registry import LabelRegistry, label_values
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import PICTURES, suffix_of
-from lib.learning.reference_encoding import chosen_slices
+from lib.infers.existing_masks import labels_on
+from lib.learning.reference_encoding import slices_by_area
 from lib.request_statistics import RequestStatistics
 
 MAX_LOADED = 8
@@ -35,11 +38,11 @@ class Reference:
 
 
 class Loaded(NamedTuple):
-    """A case with its image and the structure's mask (slice, row, column)."""
+    """A case with its image and the structure's mask."""
 
     case: LabelledCase
     image: MedicalImage
-    mask: NDArray[np.bool_]
+    mask: SliceMap[np.bool_]
 
 
 class ReferenceFinder:
@@ -118,19 +121,18 @@ class ReferenceFinder:
         image = self._engine.image(case.image, f"image {case.image_id!r}", self._statistics)
         if self._query.plane is not None:
             image = image.in_plane(self._query.plane)
-        label = self._engine.mask(case.label, what, self._statistics)
-        labels = image.on_grid(label, what)
+        labels = labels_on(self._engine, case.label, what, image, self._statistics)
         if image.digest == self._query.digest:
             raise RequestError(f"reference {case.image_id!r} is the same picture as the image itself")
-        present = [int(value) for value in np.unique(labels) if value]
+        present = sorted(values_in(labels))
         try:
             values = label_values(case.info, case.by_hand, present)
         except RequestError as error:
             raise RequestError(f"{what}: {error}") from error
         value = {self._label_registry.canonical(name): value for name, value in values.items()}.get(structure)
-        if value not in present:
+        if value is None or value not in present:
             raise RequestError(f"{what} holds no voxel of {structure!r}")
-        return Loaded(case, image, image.to_slices(labels) == value)
+        return Loaded(case, image, mask_of(labels, value))
 
     def _unlikeness(self, image: MedicalImage) -> tuple[bool, bool, float, str]:
         """Orders cases: same number of channels, same kind of image, similar size of the slices."""
@@ -154,8 +156,11 @@ class ReferenceFinder:
 def _reference(loaded: Loaded, count: int) -> Reference:
     """At most `count` slices, spread evenly over those that show enough of the structure."""
     case, image, mask = loaded
-    slices = tuple(chosen_slices(mask, count))
-    return Reference(case.image_id, image, slices, tuple(np.ascontiguousarray(mask[number]) for number in slices))
+    areas = np.zeros(image.slices, np.int64)
+    for number, shown in mask.slices.items():
+        areas[number] = np.count_nonzero(shown)
+    slices = tuple(slices_by_area(areas, count))
+    return Reference(case.image_id, image, slices, tuple(np.ascontiguousarray(mask.on(number)) for number in slices))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kprism_model.volumes.prompts import LocatedClick
+from kprism_model.volumes.slice_map import SliceMap
 from lib.imaging.medical_image import MedicalImage
-from lib.infers.scope import filled_slices
 
 SlicePrompts = dict[int, tuple[tuple[int, int, bool], ...]]
 """Slice -> its clicks (row, column, positive)."""
@@ -32,9 +31,9 @@ def clicked_slices(clicks: Iterable[LocatedClick], image: MedicalImage) -> Slice
     return slices
 
 
-def scribbled_slices(scribbles: NDArray[np.int8], image: MedicalImage) -> SlicePrompts:
-    """The slices that are drawn on, without clicks; `scribbles` (i, j, k) is 0 where nothing is drawn."""
-    return dict.fromkeys(filled_slices(image.on_whole(scribbles), _as_acquired(image)), ())
+def scribbled_slices(scribbles: SliceMap[np.int8], image: MedicalImage) -> SlicePrompts:
+    """The slices that are drawn on, without clicks."""
+    return dict.fromkeys(image.on_whole(scribbles).turned(_as_acquired(image).orientation).filled, ())
 
 
 def _as_acquired(image: MedicalImage) -> MedicalImage:

@@ -36,7 +36,7 @@ class PromptedTask(KPrismTask):
         """
         answer = self._segment(request)
         with request.statistics.step("compose"):
-            labels = answer.index_map(request.labels)
+            labels = answer.labels(request.labels)
         slices = {name: _slices(mask, request.image) for name, mask in answer.masks.items()}
         propagated = sum(len(entry["followed"]) for entry in slices.values())
         metadata = {

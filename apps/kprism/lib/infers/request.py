@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kprism_model.volumes.predictor import Extent
 from kprism_model.volumes.prompts import LocatedClick
+from kprism_model.volumes.slice_map import SliceMap
 from lib.imaging.medical_image import MedicalImage, Voxel
 from lib.imaging.writing import ResultFormat
 from lib.networks import Networks
@@ -32,6 +32,17 @@ class Source:
     path: Path
     name: str
     image_id: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnPlanes:
+    """A labelmap as planes k of an image (row j, column i), and its name for messages; the other planes are empty.
+
+    As with `Source`, only the server makes such objects.
+    """
+
+    labels: SliceMap[np.uint8]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -56,10 +67,10 @@ class Clicks:
 
 @dataclass(frozen=True, eq=False)
 class InitialMasks:
-    """The masks that the prompts correct: where they come from, and bool (i, j, k) by label."""
+    """The masks that the prompts correct: where they come from, and the masks by label."""
 
     source: str = NOTHING
-    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    masks: Mapping[str, SliceMap[np.bool_]] = field(default_factory=dict)
 
     def origin(self, label: str) -> str:
         """Where the initial mask of a label comes from."""
@@ -67,7 +78,7 @@ class InitialMasks:
 
     def at(self, voxels: list[Voxel]) -> list[str]:
         """The labels whose mask holds at least one of the voxels (i, j, k)."""
-        return [label for label, mask in self.masks.items() if any(mask[voxel] for voxel in voxels)]
+        return [label for label, mask in self.masks.items() if any(mask.at(voxel) for voxel in voxels)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +89,7 @@ class InferRequest:
     the file that the client expects. registry_numbers: whether a label's value in that file is its number in the label
     registry. statistics: the time and passes that the request takes, counted on the way. labels: the structures to
     segment; if empty, the model chooses. extent: how far to segment: prompted slices only, the whole volume, or first
-    to last slice. scribbles: int8 (i, j, k), 1 on the structure, -1 beside it, 0 elsewhere.
+    to last slice. scribbles: 1 on the structure, -1 beside it, 0 elsewhere.
     """
 
     image: MedicalImage
@@ -91,5 +102,5 @@ class InferRequest:
     labels: tuple[str, ...] = ()
     extent: Extent = "volume"
     clicks: Clicks = field(default_factory=Clicks)
-    scribbles: NDArray[np.int8] | None = None
+    scribbles: SliceMap[np.int8] | None = None
     initial_masks: InitialMasks = field(default_factory=InitialMasks)

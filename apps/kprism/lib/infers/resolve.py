@@ -16,14 +16,14 @@ from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.writing import ResultFormat
 from lib.infers.app_context import AppContext
-from lib.infers.chosen_volume import drawn, in_view, prompted
+from lib.infers.chosen_volume import in_view, prompted
 from lib.infers.clicks import read_clicks
 from lib.infers.earlier_references import EarlierReferences
 from lib.infers.existing_masks import read_uploaded
 from lib.infers.initial_masks import UPLOAD, read_initial_masks
 from lib.infers.request import Clicks, InferRequest, InitialMasks, Source
 from lib.infers.result import wants_registry_numbers
-from lib.infers.scope import extent_of, filled_slices, first_index, in_chosen_plane, slices_of
+from lib.infers.scope import extent_of, first_index, in_chosen_plane, slices_of
 from lib.infers.scribble_map import read_scribbles
 from lib.options import Option, read_options
 from lib.request_statistics import RequestStatistics
@@ -54,22 +54,17 @@ def resolve_clicks(
 def resolve_scribbles(context: AppContext, options: Mapping[str, Option], params: Mapping[str, Any]) -> InferRequest:
     """A request with a labelmap that holds scribbles and the mask that they correct."""
     request = _open(context, options, params)
+    request = _cut(request, _drawn_image(context, params, request.image))
     with request.statistics.step("read"):
         label, scribbles, mask = read_scribbles(
-            params, context.label_registry, request.image, context.engine.cache.budget
+            params, context.label_registry, request.image, context.engine.images.budget
         )
-    if request.image.volumes > 1:
-        index = prompted(drawn(scribbles), request.image)
-        request = _cut(request, in_view(params, request.image) if index is None else index)
-        scribbles, mask = request.image.of_whole(scribbles), request.image.of_whole(mask)
-    else:
-        request = _cut(request, 0)
     return replace(
         request,
         labels=(label,),
         scribbles=scribbles,
         initial_masks=InitialMasks(UPLOAD, {label: mask}),
-        extent=extent_of(request.options, request.image, filled_slices(scribbles, request.image)),
+        extent=extent_of(request.options, request.image, scribbles.filled),
     )
 
 
@@ -112,11 +107,21 @@ def _clicked_image(
     if image.volumes == 1:
         return 0
     clicked = prompted({click.voxel[2] for click in read_clicks(params, context.label_registry, options, image)}, image)
+    if clicked is not None:
+        return clicked
+    return in_view(params, image) if params.get("slice") is not None else _drawn_image(context, params, image)
+
+
+def _drawn_image(context: AppContext, params: Mapping[str, Any], image: MedicalImage) -> int:
+    """An image k of the volume that the uploaded labelmap is drawn on; else in view, else the first."""
     upload = params.get("label_file")
-    if clicked is not None or params.get("slice") is not None or upload is None:
-        return in_view(params, image) if clicked is None else clicked
-    labels = read_uploaded(upload.path, upload.name, image, context.engine.cache.budget)
-    return prompted(drawn(labels), image) or 0
+    if image.volumes == 1:
+        return 0
+    if upload is None:
+        return in_view(params, image)
+    labels = read_uploaded(upload, image, context.engine.images.budget)
+    found = prompted([image.index_of(number) for number in labels.filled], image)
+    return in_view(params, image) if found is None else found
 
 
 def _labels_without_clicks(clicks: Clicks, initial_masks: InitialMasks, follow_mask: bool) -> tuple[str, ...]:
@@ -140,7 +145,7 @@ def _prompted_slices(request: InferRequest) -> list[int]:
     for label in request.labels:
         own = {click.slice for click in request.clicks.labels.get(label, ())}
         if request.options["follow_mask"] and label in request.initial_masks.masks:
-            own.update(filled_slices(request.initial_masks.masks[label], request.image))
+            own.update(request.initial_masks.masks[label].filled)
         if not own and not request.clicks.background:
             raise RequestError(f"the mask of {label!r} is empty; expected a mask to propagate, or clicks on the label")
         slices |= own

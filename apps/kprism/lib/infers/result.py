@@ -9,65 +9,94 @@ the answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
 from lib.imaging.label_maps import MAX_LABELS, renumbered, values_in
 from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.medical_image import planes_of
 from lib.imaging.writing import write_mask
 from lib.infers.request import InferRequest
 
 
 @dataclass(frozen=True, eq=False)
 class InferResult:
-    """An index map (i, j, k) whose values 1, 2, ... are `names`, and what else the JSON says.
+    """An index map whose values 1, 2, ... are `names`, and what else the JSON says.
 
     `requested` are the names that the client sent; they are in the answer even if their mask is empty.
     """
 
-    labels: NDArray[np.uint8]
+    labels: SliceMap[np.uint8]
     names: tuple[str, ...]
     requested: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer of `model` as the client gets it: `labels` in the slices of the request's image, and their `numbers`.
+
+    `absent` are the names whose mask is empty.
+    """
+
+    model: str
+    request: InferRequest
+    labels: SliceMap[np.uint8]
+    numbers: Mapping[str, int]
+    absent: Sequence[str]
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, model: str, request: InferRequest, result: InferResult, label_registry: LabelRegistry) -> Answer:
+        """The result of a model with the values that the client expects."""
+        with request.statistics.step("number"):
+            present = values_in(result.labels)
+            numbers = _numbers(request, result, label_registry, present)
+            table = np.zeros(MAX_LABELS + 1, np.uint8)
+            for value, name in enumerate(result.names, 1):
+                table[value] = numbers.get(name, 0)
+            labels = renumbered(result.labels, table)
+        absent = [name for value, name in enumerate(result.names, 1) if value not in present]
+        return cls(model, request, labels, numbers, absent, result.metadata)
+
+    def on_planes(self) -> SliceMap[np.uint8]:
+        """The labels as planes k of the stored image (row j, column i)."""
+        image = self.request.image
+        whole = image.on_whole(self.labels)
+        return whole.turned(planes_of((image.whole or image).grid))
+
+    def write(self) -> Path:
+        """A new temporary file, which is the caller's to remove."""
+        with self.request.statistics.step("write"):
+            return write_mask(self.labels, self.request.image, self.request.result_format)
+
+    def json(self) -> dict[str, Any]:
+        """What the client gets to know about the labels, and about how they were made."""
+        request, statistics = self.request, self.request.statistics
+        return {
+            "label_names": dict(self.numbers),
+            "absent": list(self.absent),
+            **self.metadata,
+            "model": self.model,
+            "plane": request.image.orientation.plane,
+            "weights_version": request.networks.version,
+            "device": request.networks.device,
+            "files_read": statistics.files_read,
+            "encoder_passes": statistics.encoder_passes,
+            "decoder_passes": statistics.decoder_passes,
+            "latencies": statistics.latencies(),
+        }
+
+
 def wants_registry_numbers(params: Mapping[str, Any]) -> bool:
     """Whether values of the answer must be the numbers of the model's `labels` (OHIF) instead of 1, 2, ..."""
     return "restore_label_idx" in params
-
-
-def write_result(
-    model: str, request: InferRequest, result: InferResult, label_registry: LabelRegistry
-) -> tuple[str, dict[str, Any]]:
-    """Write the answer of `model`: (a new temporary file, which is the caller's to remove, and the JSON)."""
-    statistics = request.statistics
-    with statistics.step("number"):
-        present = values_in(result.labels)
-        numbers = _numbers(request, result, label_registry, present)
-        table = np.zeros(MAX_LABELS + 1, np.uint8)
-        for value, name in enumerate(result.names, 1):
-            table[value] = numbers.get(name, 0)
-        values = renumbered(result.labels, table)
-    with statistics.step("write"):
-        path = write_mask(values, request.image, request.result_format)
-    return str(path), {
-        "label_names": numbers,
-        "absent": [name for value, name in enumerate(result.names, 1) if value not in present],
-        **result.metadata,
-        "model": model,
-        "plane": request.image.orientation.plane,
-        "weights_version": request.networks.version,
-        "device": request.networks.device,
-        "files_read": statistics.files_read,
-        "encoder_passes": statistics.encoder_passes,
-        "decoder_passes": statistics.decoder_passes,
-        "latencies": statistics.latencies(),
-    }
 
 
 def _numbers(

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kprism_model.classes import ClassRegistry
+from kprism_model.volumes.slice_map import SliceMap
 from lib.engine import Engine
 from lib.infers.class_segmentation import ClassSegmentation, PresentClasses
 from lib.infers.label_layers import Layer, flattened
@@ -42,8 +42,8 @@ class RoutedSegmentation:
         """For a request of a model with the options `class_segmentation.WHOLE_IMAGE`."""
         return cls(request.networks, ClassSegmentation.of(engine, request))
 
-    def segment(self, names: Sequence[str], references: References | None = None) -> NDArray[np.uint8]:
-        """Index map (i, j, k), read-only: value n is the n-th name. `references` are those of unknown structures."""
+    def segment(self, names: Sequence[str], references: References | None = None) -> SliceMap[np.uint8]:
+        """Index map: value n is the n-th name. `references` are those of unknown structures."""
         return flattened(self._layers(names, references or {}), names)
 
     def search(self, references: References | None = None) -> PresentClasses:

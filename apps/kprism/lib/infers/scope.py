@@ -7,9 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kprism_model.orientation import PLANES
 from kprism_model.volumes.predictor import Extent
 from lib.errors import RequestError
@@ -98,8 +95,3 @@ def first_index(options: Mapping[str, Any], image: MedicalImage) -> int:
 def labels_to_clean(options: Mapping[str, Any], labels: Sequence[str]) -> Sequence[str]:
     """The labels to clean up by the option `clean_up`: all or none."""
     return labels if options["clean_up"] else ()
-
-
-def filled_slices(mask: NDArray[Any], image: MedicalImage) -> list[int]:
-    """The slices on which a map (i, j, k) is not empty."""
-    return [int(number) for number in np.flatnonzero(image.to_slices(mask).any(axis=(1, 2)))]

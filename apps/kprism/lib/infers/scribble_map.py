@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
+from lib.imaging.label_maps import mask_of
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.existing_masks import read_uploaded, uploaded_values
@@ -19,13 +20,16 @@ from lib.options import as_text
 FOREGROUND_SCRIBBLES = "foreground_scribbles"
 BACKGROUND_SCRIBBLES = "background_scribbles"
 
+NO_VALUE = -1
+"""Stands for the value of a segment that is not in a labelmap."""
+
 
 class Scribbled(NamedTuple):
-    """A label, its scribbles, int8 (i, j, k) of 1, -1 and 0, and the mask that they correct, bool (i, j, k)."""
+    """A label, its scribbles of 1, -1 and 0, and the mask that they correct."""
 
     label: str
-    scribbles: NDArray[np.int8]
-    mask: NDArray[np.bool_]
+    scribbles: SliceMap[np.int8]
+    mask: SliceMap[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,16 @@ def read_scribbles(
     if upload is None:
         raise RequestError("the request has no file 'label'; expected a labelmap with the scribbles")
     values = read_scribble_values(params, uploaded_values(params, label_registry), label_registry)
-    labelmap = read_uploaded(upload.path, upload.name, image, limit)
-    scribbles = np.zeros(image.grid, np.int8, order="F")
-    scribbles[(labelmap == values.foreground) & (values.foreground > 0)] = 1
-    scribbles[(labelmap == values.background) & (values.background > 0)] = -1
-    if not scribbles.any():
+    labelmap = read_uploaded(upload, image, limit)
+    table = np.zeros(256, np.int8)
+    table[[values.foreground, values.background]] = 1, -1
+    table[0] = 0  # also the number of a segment that is missing
+    scribbles = labelmap.mapped(lambda drawn: table[drawn], np.int8)
+    if not scribbles.filled:
         raise RequestError(
             f"the uploaded labelmap holds no scribbles for {values.label!r}; draw on the structure and on background"
         )
-    return Scribbled(values.label, scribbles, (labelmap == values.value) & (values.value > 0))
+    return Scribbled(values.label, scribbles, mask_of(labelmap, values.value or NO_VALUE))
 
 
 def read_scribble_values(

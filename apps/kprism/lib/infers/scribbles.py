@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from kprism_model.volumes.predictor import StructurePrompts
@@ -48,10 +50,13 @@ class Scribbles(PromptedTask):
     def answer(self, request: InferRequest) -> InferResult:
         """As all models with prompts, but every voxel that is drawn on is as drawn, whatever the network predicts."""
         result = super().answer(request)
-        if request.scribbles is not None:
-            result.labels[request.scribbles > 0] = 1
-            result.labels[request.scribbles < 0] = 0
-        return result
+        if request.scribbles is None:
+            return result
+        drawn = {
+            number: np.where(strokes == 0, result.labels.on(number), strokes > 0).astype(np.uint8)
+            for number, strokes in request.scribbles.slices.items()
+        }
+        return replace(result, labels=result.labels.with_slices(drawn))
 
     def prompts_by_slice(self, request: InferRequest) -> Prompts:
         """The slices that are drawn on."""

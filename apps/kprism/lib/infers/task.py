@@ -11,7 +11,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.infers.app_context import AppContext
 from lib.infers.request import InferRequest
-from lib.infers.result import InferResult, write_result
+from lib.infers.result import Answer, InferResult
 from lib.learning.annotation_notes import Prompts
 from lib.options import Option
 
@@ -41,12 +41,16 @@ class KPrismTask(InferTask):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Answer what a client sent, with a `Source` as `image`: (result file, JSON)."""
+        answer = self.answered(request)
+        return str(answer.write()), answer.json()
+
+    def answered(self, request: Mapping[str, Any]) -> Answer:
+        """The same without a file. What the answer was about is noted for the label that comes of it."""
         resolved = self.resolve(request)
-        result = self.answer(resolved)
-        path, answer = write_result(self.name, resolved, result, self.context.label_registry)
+        answer = Answer.of(self.name, resolved, self.answer(resolved), self.context.label_registry)
         if resolved.image_id is not None:
-            self.context.notes.note(resolved.image_id, answer, self.prompts_by_slice(resolved))
-        return path, answer
+            self.context.notes.note(resolved.image_id, answer.json(), self.prompts_by_slice(resolved))
+        return answer
 
     def prompts_by_slice(self, request: InferRequest) -> Prompts:
         """The prompts of each structure, to be kept with the label that is submitted; none by default."""

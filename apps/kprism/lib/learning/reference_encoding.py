@@ -29,7 +29,11 @@ SLICES_PER_BATCH = 8
 
 def chosen_slices(mask: NDArray[np.bool_], count: int = SLICES_PER_STRUCTURE) -> list[int]:
     """At most `count` slices of a mask (slice, row, column), spread evenly over those with enough of its area."""
-    areas = mask.sum(axis=(1, 2))
+    return slices_by_area(mask.sum(axis=(1, 2)), count)
+
+
+def slices_by_area(areas: NDArray[np.int64], count: int = SLICES_PER_STRUCTURE) -> list[int]:
+    """The same for the number of pixels of the structure on each slice."""
     return evenly_spaced(np.flatnonzero(areas >= max(1, MIN_AREA_SHARE * areas.max())), count)
 
 

@@ -22,8 +22,9 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
+from kprism_model.volumes.slice_map import SliceMap
 from lib.datastore import image_path, labelled_cases
-from lib.errors import RequestError
+from lib.errors import RequestError, StorageError
 from lib.files import sha256
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
@@ -35,12 +36,6 @@ from lib.learning.submission_store import Submission, SubmissionStore, patient_o
 from lib.learning.submitted_label import ADD, LabelReader, SubmittedLabel
 
 logger = logging.getLogger(__name__)
-
-
-class StorageError(RequestError):
-    """The server cannot store the label; nothing has changed."""
-
-    status = 507
 
 
 class Reconciliation(NamedTuple):
@@ -207,7 +202,8 @@ class SubmissionService:
         """Write the label as it is used and record the submission."""
         raw = Path(pending.raw)
         path = f"labels/{raw.name.removesuffix(suffix_of(raw))}.nii.gz"
-        written = write_mask(label.labels, label.image, ResultFormat(".nii.gz"))
+        labels = SliceMap.of(label.labels, label.image.orientation)
+        written = write_mask(labels, label.image, ResultFormat(".nii.gz"))
         try:
             write_bytes(self.store.folder / path, written.read_bytes())
         finally:

@@ -97,7 +97,8 @@ class LabelReader:
         images = image.scaled
         if image.volumes > 1:
             labelled = _labelled_volumes(labels, image.volumes)
-            images, labels = images[labelled], labels[labelled]
+            images = np.stack([images[int(number)] for number in np.flatnonzero(labelled)])
+            labels = labels[labelled]
         return AnnotatedCase(image_id, submission.patient, images, labels, submission.structures)
 
     def _named_values(self, image_id: str, title: str, info: Mapping[str, Any], present: list[int]) -> dict[str, int]:

@@ -112,7 +112,7 @@ def _reduced(case: AnnotatedCase, submission: Submission, settings: ValidationSe
     prompted = {number for slices in submission.prompts.values() for number in slices}
     numbers = sorted(chosen | (prompted & set(range(len(case.labels)))))
     part = trimmed(case, numbers)
-    images, labels = _smaller(part.images, part.labels)
+    images, labels = _smaller(np.asarray(part.images), part.labels)
     tensors = {
         "images": torch.from_numpy(images).half(),
         "labels": torch.from_numpy(labels),

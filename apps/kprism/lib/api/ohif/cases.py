@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kprism_model.orientation import PLANES, SliceOrientation
-from lib.api.ohif.planes import filled, pack, unpack
+from kprism_model.volumes.slice_map import SliceMap
+from lib.api.ohif.planes import pack, unpack
 from lib.api.uploads import read_object
 from lib.datastore import LabelledCase, check_id, labelled_cases
 from lib.dicom.datastore import DicomStore
@@ -31,8 +32,9 @@ from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
+from lib.imaging.label_maps import values_in
 from lib.imaging.label_registry import label_values
-from lib.imaging.medical_image import MedicalImage
+from lib.imaging.medical_image import MedicalImage, planes_of
 from lib.learning.strategies import NO_CASE_LEFT
 
 THUMBNAIL = 112
@@ -95,9 +97,9 @@ def case_label(image_id: str) -> Response:
     """The submitted label of a case: planes and names; 404 if there is no label."""
     datastore = store()
     labelled = _labelled_case(datastore, image_id)
-    labels, names = _read_label(labelled)
+    labels, names = _read_label(labelled, planes_of(datastore.series(image_id).grid))
     header = {"names": names, "version": _version(labelled.info)}
-    return Response(pack(header, labels, filled(labels)), media_type="application/octet-stream")
+    return Response(pack(header, labels, labels.filled), media_type="application/octet-stream")
 
 
 def _labelled_case(datastore: Datastore, image_id: str) -> LabelledCase:
@@ -127,7 +129,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
                 "submit again to replace it, or reload the case to see it"
             )
         path = Path(folder) / f"{image_id}.nii.gz"
-        save_volume(labels, datastore.series(image_id).affine, path)
+        save_volume(labels.volume(), datastore.series(image_id).affine, path)
         app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {"image": image_id, "label": image_id, "version": _version(saved)}
@@ -168,13 +170,13 @@ def thumbnail(image_id: str, structure: str = "") -> Response:
     """A picture of a labelled case: the slice with most voxels of a structure (by default: of all), masks in colour."""
     datastore = app_instance().datastore()
     labelled = _labelled_case(datastore, image_id)
-    labels, names = _read_label(labelled)
     image: MedicalImage = app_instance().engine.image(labelled.image, f"image {image_id!r}")
+    labels, names = _read_label(labelled, image.orientation)
     value = names.get(structure)
-    slices = image.to_slices(labels)
-    areas = (slices == value if value else slices > 0).sum(axis=(1, 2))
-    number = int(areas.argmax())
-    picture = overlay(image.scaled[number], slices[number], {value: colour_of(name) for name, value in names.items()})
+    areas = {k: np.count_nonzero(values == value if value else values) for k, values in labels.slices.items()}
+    number = max(areas, key=lambda k: (areas[k], -k), default=0)
+    colours = {value: colour_of(name) for name, value in names.items()}
+    picture = overlay(image.scaled[number], labels.on(number), colours)
     stream = io.BytesIO()
     _small(picture, image).save(stream, "PNG")
     return Response(stream.getvalue(), media_type="image/png", headers={"Cache-Control": "private, max-age=60"})
@@ -202,11 +204,14 @@ def _small(picture: NDArray[np.uint8], image: MedicalImage) -> Image.Image:
     return Image.fromarray(picture).resize((max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _read_label(entry: LabelledCase) -> tuple[NDArray[np.uint8], dict[str, int]]:
-    labels: NDArray[np.uint8] = app_instance().engine.mask(entry.label, f"the label of {entry.image_id!r}").array
-    present = [int(value) for value in np.unique(labels) if value]
+def _read_label(entry: LabelledCase, orientation: SliceOrientation) -> tuple[SliceMap[np.uint8], dict[str, int]]:
+    """The label of a case in slices, and the values of its names."""
+    engine = app_instance().engine
+    label: MedicalImage = engine.mask(entry.label, f"the label of {entry.image_id!r}")
+    key = ("labels", label.digest, orientation)
+    labels: SliceMap[np.uint8] = engine.cached(key, lambda: SliceMap.of(label.array, orientation))
     try:
-        return labels, label_values(entry.info, entry.by_hand, present)
+        return labels, label_values(entry.info, entry.by_hand, sorted(values_in(labels)))
     except ValueError as error:
         raise RequestError(f"the label of {entry.image_id!r}: {error}") from error
 

@@ -7,22 +7,19 @@ as the user sees it. So an edit with brush or eraser is never lost. To undo a cl
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
-import nibabel
 import numpy as np
 from fastapi import File, Form, UploadFile
 from fastapi.responses import Response
 from monailabel.interfaces.utils.app import app_instance
-from numpy.typing import NDArray
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.api.inference import read_params
 from lib.api.ohif.cases import fetched, store
-from lib.api.ohif.planes import filled, pack, unpack
+from lib.api.ohif.planes import pack, unpack
 from lib.errors import RequestError
-from lib.infers.request import Source
+from lib.infers.request import DrawnPlanes
 
 INITIAL_MASK, INSIDE, OUTSIDE = 1, 2, 3
 """Values in uploaded planes: the mask to correct, strokes on the structure, strokes beside it."""
@@ -44,35 +41,26 @@ def infer_planes(
     app, datastore = app_instance(), store()
     fetched(datastore, image)
     request: dict[str, Any] = read_params(params)
-    grid = datastore.series(image).grid
     sent: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="kprism-planes-") as folder:
-        if planes is not None:
-            header, drawn = unpack(planes.file.read(), grid)
-            sent = header["planes"]
-            request |= _correction(request.pop("structure", None), drawn, Path(folder))
-        result = app.infer({**request, "model": model, "image": image, "result_extension": ".nii"})
-    answer = Path(result["file"])
-    try:
-        mask: Any = nibabel.load(answer)  # typed as the base class, which has no voxels
-        labels = np.asarray(mask.dataobj, np.uint8).reshape(grid)
-    finally:
-        answer.unlink()
+    if planes is not None:
+        header, drawn = unpack(planes.file.read(), datastore.series(image).grid)
+        sent = header["planes"]
+        request |= _correction(request.pop("structure", None), drawn)
+    answer = app.answered({**request, "model": model, "image": image, "result_extension": ".nii"})
+    labels = answer.on_planes()
     return Response(
-        pack({"result": result["params"]}, labels, sorted({*sent, *filled(labels)})),
+        pack({"result": answer.json()}, labels, sorted({*sent, *labels.filled})),
         media_type="application/octet-stream",
     )
 
 
-def _correction(name: Any, drawn: NDArray[np.uint8], folder: Path) -> dict[str, Any]:
+def _correction(name: Any, drawn: SliceMap[np.uint8]) -> dict[str, Any]:
     """The parameters of the models for uploaded planes: `drawn` as a labelmap, and the names of its values."""
     if not isinstance(name, str) or not name.strip():
         raise RequestError(f"structure is {name!r}; expected the name of the structure whose mask is corrected")
-    path = folder / "label.bin"
-    path.write_bytes(drawn.tobytes(order="F"))
-    strokes = SEGMENTS if (drawn >= INSIDE).any() else ()
+    strokes = SEGMENTS if any((plane >= INSIDE).any() for plane in drawn.slices.values()) else ()
     return {
-        "label_file": Source(path, "the uploaded mask"),
+        "label_file": DrawnPlanes(drawn, "the uploaded mask"),
         "label_info": [{"name": name, "id": INITIAL_MASK}, *strokes],
         "selected_label_name": name,
         "label": name,

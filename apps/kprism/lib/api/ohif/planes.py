@@ -7,37 +7,40 @@ each rows x columns bytes, column fastest; gzip over everything. A whole mask of
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
+from lib.imaging.medical_image import planes_of
 
 Grid = tuple[int, int, int]
 
 MAX_HEADER = 1 << 20
 
 
-def pack(header: Mapping[str, Any], labels: NDArray[np.uint8], planes: list[int]) -> bytes:
-    """A message of some planes k of `labels` (column, row, slice)."""
-    text = json.dumps({**header, "planes": planes}).encode()
-    body = np.ascontiguousarray(labels[:, :, planes].transpose(2, 1, 0)).tobytes()
-    return gzip.compress(len(text).to_bytes(4, "little") + text + body, compresslevel=1)
+def pack(header: Mapping[str, Any], labels: SliceMap[np.uint8], planes: Sequence[int]) -> bytes:
+    """A message of some planes k of `labels`, which is cut as stored (row j, column i)."""
+    text = json.dumps({**header, "planes": list(planes)}).encode()
+    packer = isal_zlib.compressobj(level=1, wbits=31)
+    parts = [packer.compress(len(text).to_bytes(4, "little") + text)]
+    parts += [packer.compress(np.ascontiguousarray(labels.on(k)).tobytes()) for k in planes]
+    return b"".join([*parts, packer.flush()])
 
 
-def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], NDArray[np.uint8]]:
-    """(header, labels on `grid`, 0 in planes that are not sent); RequestError if the message does not fit the grid."""
+def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], SliceMap[np.uint8]]:
+    """(header, the planes that are sent); RequestError if the message does not fit the grid."""
     columns, rows, slices = grid
     limit = 4 + MAX_HEADER + columns * rows * slices
     try:
-        inflate = zlib.decompressobj(wbits=31)
+        inflate = isal_zlib.decompressobj(wbits=31)
         content = inflate.decompress(message, limit)
-    except zlib.error as error:
+    except IsalError as error:  # type: ignore[misc]  # its types are missing
         raise RequestError(f"the planes are not gzip: {error}") from error
     length = int.from_bytes(content[:4], "little")
     try:
@@ -49,11 +52,5 @@ def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], NDArray[np.uint8
     body = content[4 + length :]
     if not valid or len(body) != len(planes) * rows * columns or len(set(planes)) != len(planes):
         raise RequestError(f"the planes {planes!r:.80} of {len(body)} bytes do not fit {columns} x {rows} x {slices}")
-    labels = np.zeros(grid, np.uint8, order="F")
-    labels[:, :, planes] = np.frombuffer(body, np.uint8).reshape(len(planes), rows, columns).transpose(2, 1, 0)
-    return header, labels
-
-
-def filled(labels: NDArray[np.uint8]) -> list[int]:
-    """The planes k of an index map (i, j, k) that are not empty."""
-    return [int(k) for k in np.flatnonzero(labels.any(axis=(0, 1)))]
+    sent = np.frombuffer(body, np.uint8).reshape(len(planes), rows, columns)
+    return header, SliceMap(planes_of(grid), np.dtype(np.uint8), dict(zip(planes, sent, strict=True)))

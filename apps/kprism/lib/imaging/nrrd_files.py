@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads NRRD files whose voxels lie in the file itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import nrrd
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.errors import RequestError
+from lib.imaging.medical_image import LPS_TO_RAS
+from lib.imaging.stored import Room, Stored, opened
+
+DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
+"""NRRD fields that take voxels from another file, which could be any file of the server, or from another offset."""
+
+RAS = ("right-anterior-superior", "ras")
+"""Names of NIfTI's axes in NRRD headers."""
+
+_TYPES = nrrd.reader._TYPEMAP_NRRD2NUMPY
+
+
+def read_nrrd(path: Path, room: Room) -> Stored:
+    """The voxels of a NRRD file; RequestError, or what pynrrd raises, for a file that cannot be read."""
+    with path.open("rb") as stream:
+        header = nrrd.read_header(stream)
+        for key in DETACHED:
+            if header.get(key):
+                raise RequestError(
+                    f"names data outside of the file ({key}: {header[key]}); expected voxels in the file itself"
+                )
+        array = _voxels(header, stream, room)
+    spatial = np.array([kind in ("domain", "space") for kind in header.get("kinds", ["domain"] * array.ndim)])
+    affine = np.eye(4)
+    if "space directions" in header:
+        directions = np.asarray(header["space directions"], float)
+        spatial = np.isfinite(directions).all(axis=1)
+        directions = directions[spatial][:3]
+        origin = np.asarray(header.get("space origin", np.zeros(directions.shape[1])), float)
+        affine[: directions.shape[1], : len(directions)] = directions.T
+        affine[: len(origin), 3] = origin
+    elif "spacings" in header:
+        spacings = np.asarray(header["spacings"], float)[spatial][:3]
+        affine[range(len(spacings)), range(len(spacings))] = spacings
+    others = np.flatnonzero(~spatial)
+    array = np.moveaxis(array, others, range(array.ndim - len(others), array.ndim))  # colour or time behind space
+    colour = len(others) == 1 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
+    space = str(header.get("space", "left-posterior-superior")).lower()
+    placed = "space directions" in header
+    return Stored(array, affine if space in RAS else LPS_TO_RAS @ affine, None, colour, placed)
+
+
+def _voxels(header: dict[str, Any], stream: IO[bytes], room: Room) -> NDArray[Any]:
+    """The voxels after a header; pynrrd itself would decompress data of any size."""
+    shape = tuple(int(side) for side in header["sizes"])
+    dtype = np.dtype(_TYPES.get(header["type"], "V8"))
+    if header.get("endian") == "big":
+        dtype = dtype.newbyteorder(">")
+    room.check(shape, dtype)
+    encoding = header["encoding"].lower()
+    if encoding in ("gzip", "gz"):
+        return room.filled(opened(stream, "gzip"), shape, dtype)
+    if encoding in ("bzip2", "bz2"):
+        return room.filled(opened(stream, "bzip2"), shape, dtype)
+    if encoding == "raw":
+        return room.filled(stream, shape, dtype)
+    return np.asarray(nrrd.read_data(header, stream, index_order="F"))

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader of one file format gives: the voxels as they are stored, and how to place and scale them."""
+
+from __future__ import annotations
+
+import bz2
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from isal import igzip
+from nibabel.nifti1 import Nifti1Header
+from numpy.typing import NDArray
+
+from lib.errors import RequestError, TooLargeError
+from lib.imaging.mapped import Allocate
+from lib.imaging.medical_image import describe
+
+CHUNK = 4 << 20
+"""Bytes that are read and converted at once."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Voxels (i, j[, k][, ...]), affine (RAS+), NIfTI header, whether colours are on the last axis, and `placed`.
+
+    `rescale` is the slope and the intercept that make values of the voxels.
+    """
+
+    array: NDArray[Any]
+    affine: NDArray[Any]
+    header: Nifti1Header | None = None
+    colour: bool = False
+    placed: bool = True
+    rescale: tuple[float, float] = (1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where voxels are read to: what makes the array, and the most bytes that it may take."""
+
+    allocate: Allocate
+    limit: int
+
+    def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """TooLargeError for a file whose header claims more than the limit; RequestError for an empty axis."""
+        if min(shape, default=0) < 1:
+            raise RequestError(f"claims {describe(shape)} voxels; expected at least 1 along each axis")
+        size = math.prod(int(side) for side in shape) * kept_as(dtype).itemsize
+        if size > self.limit:
+            raise TooLargeError(
+                f"claims {describe(shape)} voxels, which take {size / 2**20:,.0f} MiB; this server's limit for one "
+                f"image is {self.limit / 2**20:,.0f} MiB (--conf image_mb)"
+            )
+
+    def filled(self, stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array (i, j, ...) of a stream's next bytes, the first axis the fastest; EOFError if it ends before."""
+        self.check(shape, dtype)
+        array = self.allocate(shape, kept_as(dtype))
+        flat = array.reshape(-1, order="F")
+        if array.dtype == dtype:
+            _fill(stream, flat.view(np.uint8).data)
+            return array
+        count = max(1, CHUNK // dtype.itemsize)
+        for start in range(0, flat.size, count):
+            part = np.empty(min(count, flat.size - start), dtype)
+            _fill(stream, part.view(np.uint8).data)
+            flat[start : start + len(part)] = part
+        return array
+
+
+def kept_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values of a file are kept: real numbers in float32, and all in this machine's byte order."""
+    return np.dtype(np.float32) if dtype.kind == "f" else dtype.newbyteorder("=")
+
+
+def opened(file: Path | IO[bytes], compression: str = "", mode: str = "rb") -> IO[bytes]:
+    """The content of a file as a stream to read or write; `compression` is "gzip" (fast, little), "bzip2" or none."""
+    openers: dict[str, Callable[..., Any]] = {"gzip": partial(igzip.open, compresslevel=1), "bzip2": bz2.open}
+    stream: IO[bytes] = openers.get(compression, open)(file, mode)
+    return stream
+
+
+def _fill(stream: IO[bytes], target: memoryview) -> None:
+    place = 0
+    while place < len(target):
+        count = stream.readinto(target[place : place + CHUNK])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError(f"the file ends after {place} of the {len(target)} bytes of its voxels")
+        place += count
