@@ -165,9 +165,10 @@ def looks_like_hounsfield(image: NDArray[Any]) -> bool:
     values = values[np.isfinite(values)]
     if not len(values) or values.min() > -500 or np.abs(values).max() > 1e5:
         return False
-    integers = np.abs(values - values.round()) < 0.05
     near_water = (values >= -200) & (values <= 300)
-    return bool(integers.mean() >= 0.9 and near_water.mean() >= 0.1)
+    if near_water.mean() < 0.1:
+        return False
+    return image.dtype.kind == "i" or bool((np.abs(values - values.round()) < 0.05).mean() >= 0.9)
 
 
 def _is_hounsfield(image: NDArray[Any], modality: str | None, units: str | None) -> bool:

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 _SLICE_ROW_COLUMN = {"sagittal": "LIP", "coronal": "PIL", "axial": "SPL"}
 _PLANES = ("sagittal", "coronal", "axial")  # by the anatomical axis that slices are stacked along: x, y, z
 _SAME_SPACING = 1.01  # spacings whose ratio is below this count as equal
+_CLEARLY_COARSER = 1.5  # the spacing of slices over that of pixels, if no other sign counts
+_MARGIN = 1.05  # so much farther from the others must the finest of three spacings be than the coarsest
 _THIN_RATIO = 3  # of equally spaced axes, one with this many times fewer voxels than the others is the slice axis
 _MATRIX_STEP, _SMALLEST_MATRIX = 16, 128  # scanners reconstruct slices of 128 x 128, 256 x 256, 320 x 320 pixels, ...
 
@@ -51,7 +53,9 @@ class SliceOrientation:
            (see `stored_slice_axis`) state it;
         3. the axis whose spacing differs from that of the other two, because pixels are square: slices may be further
            apart than pixels (thick slices) or closer together (CT with 0.98 mm pixels and 0.625 mm slices);
-        4. if no two spacings are equal, the axis with the largest, because slices have fine pixels;
+        4. if no two spacings are equal: of files that were resampled or rounded, the axis that the numbers of voxels show
+           (rules 5 and 6), unless the largest spacing is half as large again as the next; else the axis whose spacing
+           is farthest from the others, because pixels are nearly square;
         5. of equal spacings, the axis with less than a third of the voxels of each other axis, because a slice is
            larger than the stack is high;
         6. of equal spacings, the axis with fewer voxels than the other two, if these have the same number and it is
@@ -171,11 +175,16 @@ def _slice_axes(spacing: NDArray[np.float64], shape: tuple[int, ...], slice_axis
     if single:
         return single
     finest, middle, coarsest = np.argsort(spacing).tolist()
-    if spacing[middle] * _SAME_SPACING < spacing[coarsest]:
-        return [coarsest]
-    if spacing[finest] * _SAME_SPACING < spacing[middle]:
-        return [finest]
+    above, below = spacing[coarsest] / spacing[middle], spacing[middle] / spacing[finest]
     stacked = [axis for axis in range(3) if _looks_stacked(shape, axis)]
+    if above > _SAME_SPACING and below > _SAME_SPACING:
+        if above >= _CLEARLY_COARSER:
+            return [coarsest]
+        return stacked or [finest if below > above * _MARGIN else coarsest]
+    if above > _SAME_SPACING:
+        return [coarsest]
+    if below > _SAME_SPACING:
+        return [finest]
     return stacked or [0, 1, 2]
 
 

@@ -209,3 +209,25 @@ def test_an_affine_whose_axes_lie_in_a_plane_is_refused() -> None:
     with pytest.raises(ValueError, match="affine must be 4 x 4, finite and invertible"):
         SliceOrientation.of(affine, SHAPE)
     assert SliceOrientation.of(np.diag([1e-5, 1e-5, 1e-5, 1.0]), SHAPE).plane == "axial"  # microscopy
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "plane"),
+    [
+        ((0.70, 0.72, 0.60), (512, 512, 400), "axial"),  # the matrix of a scanner shows the slices
+        ((0.70, 0.72, 0.60), (500, 490, 400), "axial"),  # nearly square pixels do
+        ((0.72, 0.60, 0.70), (512, 400, 512), "coronal"),
+        ((0.60, 0.72, 0.70), (400, 512, 512), "sagittal"),
+        ((0.70, 0.80, 5.00), (512, 512, 40), "axial"),  # slices far apart count more than anything
+        ((5.00, 0.80, 0.70), (40, 512, 512), "sagittal"),
+        ((0.90, 1.10, 1.00), (200, 220, 30), "axial"),  # a stack that is much less high than a slice is wide
+        ((1.00, 1.20, 1.40), (180, 200, 190), "axial"),  # no sign: the largest spacing
+    ],
+)
+def test_the_slice_axis_if_no_two_spacings_are_equal(
+    spacing: tuple[float, ...], shape: tuple[int, ...], plane: str
+) -> None:
+    for order in itertools.permutations(range(3)):  # files store their axes in any order
+        affine = np.eye(4)
+        affine[:3, :3] = np.diag(spacing)[:, order]
+        assert SliceOrientation.of(affine, tuple(shape[axis] for axis in order)).plane == plane

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         raise RequestError(f"{name} is an empty file")
     reader = read_nifti if suffix in NIFTI else read_nrrd if suffix in NRRD else read_picture
     try:
-        stored = reader(path, room)
+        with ThreadPoolExecutor(1) as other_core:
+            digest = other_core.submit(content_digest, path)
+            stored = reader(path, room)
     except RequestError as error:
         raise type(error)(f"{name} {error}") from error
     except _UNREADABLE as error:  # type: ignore[misc]  # some come without types
@@ -119,7 +122,7 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         affine,
         dimensions,
         suffix,
-        content_digest(path),
+        digest.result(),
         stored.header,
         placed=stored.placed and usable,
         slice_axis=None if stored.header is None else stored_slice_axis(stored.header),
