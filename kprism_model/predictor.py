@@ -21,7 +21,7 @@ from kprism_model.image_kind import ImageKind, image_kind
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.references import References
-from kprism_model.preprocess import Geometry
+from kprism_model.preprocess import Geometry, Pixels
 from kprism_model.queries import Click, ImageEmbedding, Query, batches, build_prompts
 
 __all__ = [
@@ -72,12 +72,12 @@ class Predictor:
         self._embedding: ImageEmbedding | None = None
 
     @torch.inference_mode()
-    def embed(self, images: Sequence[NDArray[Any]]) -> list[ImageEmbedding]:
+    def embed(self, images: Sequence[NDArray[Any] | Pixels]) -> list[ImageEmbedding]:
         """Encode images (row, column) or (row, column, 3) with values in [0, 1]; images of one size share a batch."""
         embeddings: dict[int, ImageEmbedding] = {}
         by_size: dict[tuple[int, int], list[int]] = {}
         for number, image in enumerate(images):
-            if image.ndim not in (2, 3) or min(image.shape[:2]) < 1:
+            if len(image.shape) not in (2, 3) or min(image.shape[:2]) < 1:
                 raise ValueError(f"an image must be (rows, columns) or (rows, columns, 3), got shape {image.shape}")
             by_size.setdefault((image.shape[0], image.shape[1]), []).append(number)
         for size, numbers in by_size.items():
@@ -129,7 +129,9 @@ class Predictor:
         return self.model.encode_references(pictures[None], objects[None, :, :1])
 
     @torch.inference_mode()
-    def embed_reference(self, embedding: ImageEmbedding, image: NDArray[Any], mask: NDArray[Any]) -> References:
+    def embed_reference(
+        self, embedding: ImageEmbedding, image: NDArray[Any] | Pixels, mask: NDArray[Any]
+    ) -> References:
         """One reference from an image that is already encoded, and its mask (row, column).
 
         Its canvas is that of the image, not a square one; it can be joined with references of the same canvas size.

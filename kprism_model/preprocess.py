@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kprism_model.network.config import SIZE_MULTIPLE
+
+_PIXELS_AT_ONCE = 1 << 21  # of an image that becomes network input
 
 
 def to_three_channels(image: NDArray[Any]) -> NDArray[Any]:
@@ -27,6 +29,17 @@ def to_three_channels(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
         raise ValueError(f"an image must be (rows, columns) or (rows, columns, 1, 3 or 4), got shape {image.shape}")
     return np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image[..., :3]
+
+
+class Pixels(Protocol):
+    """An image in [0, 1] that is read some rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, columns, and 3 for colour."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]:
+        """Some rows (row, column[, 3])."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +81,21 @@ class Geometry:
         image: NDArray[np.float64] = (np.asarray(points, dtype=np.float64) + 0.5) / np.array(self.scale) - 0.5
         return image
 
-    def image_to_model(self, image: NDArray[Any]) -> Tensor:
-        """An image scaled to [0, 1], grey or colour -> float32 (3, padded rows, padded columns)."""
+    def image_to_model(self, image: NDArray[Any] | Pixels) -> Tensor:
+        """An image scaled to [0, 1], grey or colour -> float32 (3, padded rows, padded columns).
+
+        A large image is read and narrowed some rows at a time, which gives the same values.
+        """
         self._check_size(image, "image")
-        low, high = float(image.min()), float(image.max())
-        if not (low >= 0.0 and high <= 1.0):
-            raise ValueError(f"image values must be scaled to [0, 1] (scale_intensity), got {low:g} to {high:g}")
-        grey = image.ndim == 2
-        channels = image[..., None] if grey else to_three_channels(image)
-        canvas = self._to_canvas(torch.from_numpy(np.array(channels, dtype=np.float32)).permute(2, 0, 1))
-        return canvas.repeat(3, 1, 1) if grey else canvas
+        rows = max(1, _PIXELS_AT_ONCE // image.shape[1])
+        if image.shape[0] <= rows:
+            channels = _channels(np.asarray(image[:]))
+        else:
+            parts = (_channels(np.asarray(image[top : top + rows])) for top in range(0, image.shape[0], rows))
+            narrow = [resize(part[None], (part.shape[1], self.resized[1]))[0] for part in parts]
+            channels = torch.cat(narrow, dim=1)
+        canvas = self._to_canvas(channels)
+        return canvas.repeat(3, 1, 1) if len(canvas) == 1 else canvas
 
     def mask_to_model(self, mask: NDArray[Any]) -> Tensor:
         """A mask or probability map (rows, columns) -> float32 (1, padded rows, padded columns), fractions at edges."""
@@ -97,9 +115,18 @@ class Geometry:
         below, right = self.padded[0] - self.resized[0], self.padded[1] - self.resized[1]
         return F.pad(resized, (0, right, 0, below))
 
-    def _check_size(self, array: NDArray[Any], what: str) -> None:
+    def _check_size(self, array: NDArray[Any] | Pixels, what: str) -> None:
         if array.shape[:2] != self.size:
             raise ValueError(f"{what} has shape {array.shape}, expected {self.size[0]} rows and {self.size[1]} columns")
+
+
+def _channels(image: NDArray[Any]) -> Tensor:
+    """An image in [0, 1] as float32 (1 or 3, rows, columns); ValueError for other values."""
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(f"image values must be scaled to [0, 1] (scale_intensity), got {low:g} to {high:g}")
+    channels = image[..., None] if image.ndim == 2 else to_three_channels(image)
+    return torch.from_numpy(np.array(channels, dtype=np.float32)).permute(2, 0, 1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

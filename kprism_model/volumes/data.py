@@ -27,6 +27,31 @@ Box = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
+class ScaledPixels:
+    """A part of a slice (row, column[, 3]) whose rows are scaled when they are asked for."""
+
+    stored: NDArray[Any] = field(repr=False)
+    rescale: tuple[float, float]
+    intensities: IntensityRange
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows, columns, and 3 for colour."""
+        return self.stored.shape
+
+    @property
+    def ndim(self) -> int:
+        """2, or 3 for colour."""
+        return self.stored.ndim
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        return self.intensities.scale(self.stored[rows], self.rescale)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
 class StoredSlices:
     """Slices of stored values, scaled when they are asked for.
 
@@ -63,14 +88,14 @@ class StoredSlices:
             self.wait(numbers)
         return rescaled(self.stored[list(numbers)], self.rescale)
 
-    def window(self, number: int, box: Box) -> NDArray[np.float32]:
-        """A part of a slice, scaled; the rest of the slice is not."""
+    def window(self, number: int, box: Box) -> ScaledPixels:
+        """A part of a slice; nothing is scaled yet."""
         if self.wait is not None:
             self.wait([number])
-        return self.intensities.scale(self.stored[number][box], self.rescale)
+        return ScaledPixels(self.stored[number][box], self.rescale, self.intensities)
 
     def __getitem__(self, number: int) -> NDArray[np.float32]:
-        return self.window(range(len(self))[number], (slice(None), slice(None)))
+        return self.window(range(len(self))[number], (slice(None), slice(None)))[:]
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return (self[number] for number in range(len(self)))
@@ -98,13 +123,13 @@ class JoinedSlices:
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
-    def window(self, number: int, box: Box) -> NDArray[np.float32]:
-        """A part of a slice, scaled."""
+    def window(self, number: int, box: Box) -> ScaledPixels:
+        """A part of a slice; nothing is scaled yet."""
         part, row = divmod(range(len(self))[number], len(self.parts[0]))
         return self.parts[part].window(row, box)
 
     def __getitem__(self, number: int) -> NDArray[np.float32]:
-        return self.window(number, (slice(None), slice(None)))
+        return self.window(number, (slice(None), slice(None)))[:]
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         return (self[number] for number in range(len(self)))
@@ -113,8 +138,8 @@ class JoinedSlices:
         return np.concatenate([np.asarray(part, dtype) for part in self.parts])
 
 
-def window_of(images: Slices, number: int, box: Box) -> NDArray[np.float32]:
-    """Rows and columns of a slice; only these are scaled if the slices are stored ones."""
+def window_of(images: Slices, number: int, box: Box) -> NDArray[np.float32] | ScaledPixels:
+    """Rows and columns of a slice; stored ones are scaled when they are read."""
     return images.window(number, box) if isinstance(images, StoredSlices | JoinedSlices) else images[number][box]
 
 

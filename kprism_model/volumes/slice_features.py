@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kprism_model.intensity import Slices
 from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, merge_classes, predict_batch
+from kprism_model.preprocess import Pixels
 from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.volumes.adaptation import AdaptationRules, Offsets, fit_offsets
@@ -114,9 +115,9 @@ class SliceFeatures:
                 self._store.put(key, kept, size_of(kept))
         return kept
 
-    def _pixels(self, number: int, window: Window) -> NDArray[np.float32]:
+    def _pixels(self, number: int, window: Window) -> NDArray[np.float32] | Pixels:
         """A window of a slice in [0, 1]."""
-        return np.ascontiguousarray(window_of(self.images, number, window.box))
+        return window_of(self.images, number, window.box)
 
     def predict(self, queries: Sequence[SliceQuery], *, minimum_presence: float | None = None) -> list[Prediction]:
         """Predictions in the order of `queries`, at the slices' size and empty outside of the queries' windows.
@@ -169,7 +170,7 @@ class SliceFeatures:
         on_step: Callable[[], object],
     ) -> Offsets:
         """Offsets that adapt `reference`, a window of a slice with the slice's mask; see `fit_offsets`."""
-        image, structure = self._pixels(number, window), window.crop(mask)
+        image, structure = np.asarray(self._pixels(number, window)), window.crop(mask)
         return fit_offsets(self._predictor, reference, image, structure, rules, self._lock, on_step)
 
 

@@ -169,3 +169,15 @@ def test_resize_is_the_triangle_filter(source: tuple[int, int], target: tuple[in
 def test_resize_to_the_same_size_is_the_identity() -> None:
     maps = torch.randn(1, 2, 9, 7)
     assert resize(maps, (9, 7)) is maps
+
+
+@pytest.mark.parametrize("shape", [(3000, 1500), (1100, 2300, 3), (9000, 301, 3)])
+def test_a_large_image_that_is_read_by_rows_gives_the_same_bits(shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    geometry = Geometry.fit(shape[:2], 192)
+    channels = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)
+    expected = resize(channels[None], geometry.resized)[0]
+    rows, columns = geometry.resized
+    canvas = geometry.image_to_model(image)
+    assert torch.equal(canvas[:, :rows, :columns], expected.expand(3, -1, -1))
+    assert not canvas[:, rows:].any() and not canvas[:, :, columns:].any()
