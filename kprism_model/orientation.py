@@ -53,9 +53,9 @@ class SliceOrientation:
            (see `stored_slice_axis`) state it;
         3. the axis whose spacing differs from that of the other two, because pixels are square: slices may be further
            apart than pixels (thick slices) or closer together (CT with 0.98 mm pixels and 0.625 mm slices);
-        4. if no two spacings are equal: of files that were resampled or rounded, the axis that the numbers of voxels show
-           (rules 5 and 6), unless the largest spacing is half as large again as the next; else the axis whose spacing
-           is farthest from the others, because pixels are nearly square;
+        4. if no two spacings are equal: the axis with the largest one if that is half as large again as the next; else
+           the axis that the numbers of voxels show (rules 5 and 6); else the one whose spacing is farthest from the
+           others, because pixels are nearly square;
         5. of equal spacings, the axis with less than a third of the voxels of each other axis, because a slice is
            larger than the stack is high;
         6. of equal spacings, the axis with fewer voxels than the other two, if these have the same number and it is

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -56,6 +57,12 @@ Extent = Literal["slice", "volume"] | tuple[int, int]
 """How far masks are propagated: prompted slices only, the whole volume, or slices first to last (both included)."""
 
 Progress = Callable[[int], object]
+
+OnSlice = Callable[[str, int, NDArray[np.bool_]], object]
+"""Called with a structure, a slice and its mask (row, column), before overlaps are resolved and masks cleaned up."""
+
+OnLabels = Callable[[int, NDArray[np.uint8]], object]
+"""Called with a slice and its index map (row, column), before it is cleaned up."""
 
 
 class VolumePredictor:
@@ -150,6 +157,7 @@ class VolumePredictor:
         largest: Sequence[str] = (),
         fill: Sequence[str] = (),
         progress: Progress | None = None,
+        on_slice: OnSlice | None = None,
     ) -> VolumePrediction:
         """Segment each structure on its prompted slices, and propagate its masks as far as `extent` says.
 
@@ -157,8 +165,9 @@ class VolumePredictor:
         starts from), `propagation` (the slices between) and `prediction.resolve_overlaps`. A structure changes on its
         prompted slices and where it is propagated; elsewhere its `previous_mask` stays. Structures named in `largest`
         keep only their largest component, and holes of those in `fill` are filled, both in three dimensions. `progress`
-        is called with the number of slices that were propagated; an exception in it ends the request. ValueError if
-        there is no structure, no prompt, a contradiction between clicks, or a prompt outside the volume.
+        is called with the number of slices that were propagated, and `on_slice` with each mask that is found; an
+        exception in them ends the request. ValueError if there is no structure, no prompt, a contradiction between
+        clicks, or a prompt outside the volume.
         """
         features = self._encoded()
         if not structures:
@@ -174,6 +183,7 @@ class VolumePredictor:
             if not by_slice.prompted:
                 raise ValueError(f"{name!r} has no prompts: give clicks, scribbles or a mask")
             history = PromptHistory(by_slice, limits, repr(self.rules))
+            propagator.on_mask = None if on_slice is None else partial(on_slice, name)
             mask = self._segment(by_slice, history, propagator)
             if name in largest or name in fill:
                 mask = mask.cleaned(largest=name in largest, fill=name in fill)
@@ -198,6 +208,7 @@ class VolumePredictor:
         fill: Sequence[str] = (),
         priors: Mapping[str, float] | None = None,
         progress: Progress | None = None,
+        on_slice: OnLabels | None = None,
     ) -> SliceMap[np.uint8]:
         """Index map of classes that the network knows: value n is the n-th name, 0 is background.
 
@@ -213,7 +224,7 @@ class VolumePredictor:
             else SliceQuery(0, class_name=name, prior=priors.get(name, 1.0))
             for name in class_names
         }
-        return self._predict_slices(queries, minimum_presence, slices, largest, fill, progress)
+        return self._predict_slices(queries, minimum_presence, slices, largest, fill, progress, on_slice)
 
     def predict_references(self, references: Mapping[str, References], **settings: Any) -> NDArray[np.uint8]:
         """Index map (i, j, k) of structures that are given by labelled cases; the rest is as in `predict_classes`."""
@@ -227,6 +238,7 @@ class VolumePredictor:
         largest: Sequence[str],
         fill: Sequence[str],
         progress: Progress | None,
+        on_slice: OnLabels | None,
     ) -> SliceMap[np.uint8]:
         if not queries or len(queries) > 255:
             raise ValueError(f"{len(queries)} structures are given; expected 1 to 255")
@@ -236,6 +248,8 @@ class VolumePredictor:
         for number, merged in segment_slices(self._encoded(), queries, range(first, last + 1), minimum_presence):
             if merged.any():
                 found[number] = merged
+                if on_slice is not None:
+                    on_slice(number, merged)
             if progress is not None:
                 progress(1)
         labels = SliceMap(self.volume.orientation, np.dtype(np.uint8), found)

@@ -63,7 +63,8 @@ class Propagator:
     """Computes the masks of prompted slices and slice ranges of one volume, for one request.
 
     `spacing` is the distance in mm between slices, rows and columns. Results stay here until the request ends, even if
-    the store drops them: prompted slices may start from masks that start from other masks.
+    the store drops them: prompted slices may start from masks that start from other masks. `on_mask` is called with
+    each slice that a mask was propagated to, and the mask (row, column).
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Propagator:
         self._rules = rules
         self._reach = 1 + rules.slope * spacing[0] / min(spacing[1:])
         self._progress = progress or (lambda slices: None)
+        self.on_mask: Callable[[int, NDArray[np.bool_]], object] | None = None
         self._results: dict[tuple[str, str], Any] = {}
         self._sources = SourceReferences(features, rules, self._cached, lambda: self._progress(0))
 
@@ -93,6 +95,12 @@ class Propagator:
             self._results[kind, key] = self._features.cached(kind, key, compute)
         result: T = self._results[kind, key]
         return result
+
+    def _report(self, number: int, patch: Patch) -> None:
+        """Tell of a mask that was propagated to a slice."""
+        if self.on_mask is not None and patch.any:
+            self.on_mask(number, patch.mask())
+        self._progress(1)
 
     def _mask(self, prompted_slice: PromptedSlice) -> Patch:
         initial_mask = prompted_slice.initial_mask
@@ -149,7 +157,7 @@ class Propagator:
             for row in rows:
                 last = self._next_between(slices[row], (one, other), last, shapes[row], prior)
                 propagated.add(slices[row], last)
-                self._progress(1)
+                self._report(slices[row], last)
         return propagated
 
     def _next_between(
@@ -180,7 +188,7 @@ class Propagator:
         propagated, last = PropagatedSlices({}, {}), source.mask
         for number in slices:
             last = self._next(number, source, last, prior)
-            self._progress(1)
+            self._report(number, last)
             if not last.any:
                 break
             propagated.add(number, last)

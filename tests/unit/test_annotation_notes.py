@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kprism_model.volumes.prompts import LocatedClick
+from kprism_model.volumes.slice_map import SliceMap
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.prompted_slices import clicked_slices, scribbled_slices
 from lib.learning.annotation_notes import AnnotationNote, AnnotationNotes, Prompts, prompts_from_json
@@ -73,7 +74,7 @@ def test_prompts_in_one_volume_of_a_series_count_in_the_case_that_is_read() -> N
     clicks = [LocatedClick((1, 2, 1), True, *part.locate((1, 2, 1)))]
     scribbles = np.zeros(part.grid, np.int8)
     scribbles[4, 4, 2] = -1
-    prompts = {**clicked_slices(clicks, part), **scribbled_slices(scribbles, part)}
+    prompts = {**clicked_slices(clicks, part), **scribbled_slices(SliceMap.of(scribbles, part.orientation), part)}
     assert prompts == {4: ((row, column, True),), 5: ()}
     labels = np.zeros(whole.grid, np.uint8)
     labels[1:3, 2:4, 3] = 1

@@ -35,7 +35,7 @@ APP_RULES: Mapping[str, set[str]] = {
 }
 """Room or module of `apps/kprism/lib` -> those that it may import."""
 
-BASICS = {"classes", "components", "files", "metrics", "orientation", "preprocess", "scribbles", "store"}
+BASICS = {"classes", "components", "files", "intensity", "metrics", "orientation", "preprocess", "scribbles", "store"}
 PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predictor", "window", "windowed"}
 
 MODEL_RULES: Mapping[str, set[str]] = {
@@ -50,6 +50,7 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "scribbles": set(),
     "store": set(),
     "network": set(),
+    "intensity": set(),
     "preprocess": {"network"},
     "checkpoint": BASICS | {"network"},
     "queries": BASICS | {"network"},
@@ -64,7 +65,7 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "data": PREDICTION | {"named_values", "progress"},
     "evaluation": PREDICTION | {"interaction", "data"},
     "training": PREDICTION | {"interaction", "data", "losses", "named_values", "progress"},
-    "export": {"network", "checkpoint", "preprocess"},
+    "export": {"network", "checkpoint", "intensity", "preprocess"},
 }
 """Module or package of `kprism_model` -> those that it may import."""
 

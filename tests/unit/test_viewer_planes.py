@@ -10,27 +10,29 @@ import numpy as np
 import pytest
 from fastapi import HTTPException
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.api.ohif.cases import overlay, planes_across
 from lib.api.ohif.files import serve
-from lib.api.ohif.planes import filled, pack, unpack
+from lib.api.ohif.planes import pack, unpack
 from lib.errors import RequestError
+from lib.imaging.medical_image import planes_of
 from tests.unit import dicom_files
 
 GRID = (4, 3, 5)
 
 
-def some_labels() -> np.ndarray:
+def some_labels() -> SliceMap[np.uint8]:
     labels = np.zeros(GRID, np.uint8)
     labels[1, 2, 0], labels[3, 0, 4] = 7, 9
-    return labels
+    return SliceMap.of(labels, planes_of(GRID))
 
 
 def test_planes_come_back_where_they_were() -> None:
     labels = some_labels()
-    message = pack({"names": {"liver": 7}}, labels, filled(labels))
+    message = pack({"names": {"liver": 7}}, labels, labels.filled)
     header, back = unpack(message, GRID)
     assert header == {"names": {"liver": 7}, "planes": [0, 4]}
-    np.testing.assert_array_equal(back, labels)
+    np.testing.assert_array_equal(back.volume(), labels.volume())
 
 
 def test_the_column_is_the_fastest_axis() -> None:

@@ -213,7 +213,7 @@ class Mode:
         status, content = self.page.evaluate("() => window.answered.at(-1)")
         assert status == 200, content
         header, labels = unpack(content.encode("latin-1"), self.grid)
-        return header["result"], labels
+        return header["result"], labels.volume()
 
     @property
     def grid(self) -> Voxel:

@@ -8,7 +8,9 @@ import requests
 from playwright.sync_api import expect
 from pydicom.uid import generate_uid
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.api.ohif.planes import pack
+from lib.imaging.medical_image import planes_of
 from tests.e2e.store import foreign
 from tests.e2e.store.planes import places
 from tests.e2e.viewer.driver import Mode
@@ -38,7 +40,9 @@ def test_a_label_that_somebody_else_submitted_is_not_replaced_unasked(mode: Mode
     other[5:20, 5:20, 0] = 1
     header = {"names": {"cyst": 1}, "based_on": None, "client_id": "somebody else"}
     address = f"{site.url}/kprism/api/case/{series}/label"
-    requests.put(address, data=pack(header, other, [0]), timeout=PATIENCE).raise_for_status()
+    requests.put(
+        address, data=pack(header, SliceMap.of(other, planes_of(other.shape)), [0]), timeout=PATIENCE
+    ).raise_for_status()
 
     mode.button("Submit as final label")
     assert "Somebody else has submitted a label for this case since you opened it" in mode.sentence()

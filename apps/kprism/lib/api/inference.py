@@ -35,7 +35,7 @@ from lib.dicom.web import as_bytes
 from lib.errors import NotFoundError, RequestError
 from lib.infers.request import Source
 
-RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "description")
+RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "listener", "description")
 """Keys that the server sets itself; `params` must not hold them."""
 
 UNCOMPRESSED = (".nrrd", ".nii")

@@ -174,6 +174,11 @@ class MedicalImage:
         whole = SliceMap(planes_of(self.whole.grid), labels.dtype, moved)
         return whole.turned(replace(self.whole, plane=self.plane).orientation)
 
+    def on_stored_planes(self, labels: SliceMap[Any]) -> SliceMap[Any]:
+        """Labels in this image's slices as planes k of the stored image (row j, column i), of the whole for a part."""
+        whole = self.on_whole(labels)
+        return whole.turned(planes_of(whole.orientation.shape))
+
     def of_whole(self, labels: NDArray[Any]) -> NDArray[Any]:
         """The labels (i, j, k) of this part, from those of the whole."""
         return labels if self.whole is None else labels[:, :, self.first : self.first + self.grid[2]]

@@ -18,6 +18,7 @@ from kprism_model.volumes.predictor import Extent
 from kprism_model.volumes.slice_map import SliceMap
 from lib.engine import Engine
 from lib.imaging.medical_image import MedicalImage
+from lib.infers.parts import Listener, Parts
 from lib.infers.request import InferRequest
 from lib.infers.scope import CLEAN_UP, PLANE, SLICES
 from lib.infers.structure_references import StructureReferences
@@ -74,7 +75,7 @@ class ClassSegmentation:
     """Segments one image by class with `network`, which runs only for what is not in the cache.
 
     presence: the least probability to be in a slice. clean_up: whether each structure is cleaned up. extent: "volume",
-    or the first and last slice to look at.
+    or the first and last slice to look at. listener: who sees slices before the answer.
     """
 
     engine: Engine
@@ -84,6 +85,7 @@ class ClassSegmentation:
     presence: float = PRESENCE
     clean_up: bool = False
     extent: Extent = "volume"
+    listener: Listener | None = None
 
     @classmethod
     def of(cls, engine: Engine, request: InferRequest) -> ClassSegmentation:
@@ -97,6 +99,7 @@ class ClassSegmentation:
             presence=options["presence"],
             clean_up=options["clean_up"],
             extent=request.extent,
+            listener=request.listener,
         )
 
     def image_kind(self) -> ImageKind | None:
@@ -143,6 +146,9 @@ class ClassSegmentation:
 
         def predict() -> SliceMap[np.uint8]:
             volume = self.engine.volume(self.network, self.image, self.statistics)
+            first, last = (0, self.image.slices - 1) if isinstance(self.extent, str) else self.extent
+            values = {name: value for value, name in enumerate(names, 1)}
+            parts = Parts(self.listener, self.image, values, last - first + 1)
             labels = volume.classes_by_slice(
                 names,
                 references={name: own.encode() for name, own in references.items()},
@@ -151,6 +157,8 @@ class ClassSegmentation:
                 largest=clean,
                 fill=clean,
                 priors=priors,
+                progress=parts.count,
+                on_slice=parts.add,
             )
             self.statistics.count(volume)
             return labels

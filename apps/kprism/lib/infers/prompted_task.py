@@ -13,6 +13,7 @@ from kprism_model.volumes.next_slice import next_slice
 from kprism_model.volumes.prediction import StructureMask, VolumePrediction, resolve_overlaps
 from kprism_model.volumes.predictor import StructurePrompts
 from lib.imaging.medical_image import MedicalImage
+from lib.infers.parts import Parts
 from lib.infers.request import InferRequest
 from lib.infers.result import InferResult
 from lib.infers.scope import labels_to_clean
@@ -58,7 +59,18 @@ class PromptedTask(KPrismTask):
             volume = self.context.engine.volume(network, request.image, request.statistics)
             clean = labels_to_clean(request.options, labels)
             own = {label: prompts[label] for label in labels}
-            predictions.append(volume.segment(own, extent=request.extent, largest=clean, fill=clean))
+            parts = Parts(request.listener, request.image, {label: 1 + row for row, label in enumerate(request.labels)})
+            parts.total = None if request.slices_in_extent is None else request.slices_in_extent * len(labels)
+            predictions.append(
+                volume.segment(
+                    own,
+                    extent=request.extent,
+                    largest=clean,
+                    fill=clean,
+                    progress=parts.count,
+                    on_slice=parts.add_mask,
+                )
+            )
             request.statistics.count(volume)
         if len(predictions) == 1:
             return predictions[0]

@@ -15,6 +15,7 @@ from kprism_model.volumes.prompts import LocatedClick
 from kprism_model.volumes.slice_map import SliceMap
 from lib.imaging.medical_image import MedicalImage, Voxel
 from lib.imaging.writing import ResultFormat
+from lib.infers.parts import Listener
 from lib.networks import Networks
 from lib.request_statistics import RequestStatistics
 
@@ -89,7 +90,7 @@ class InferRequest:
     the file that the client expects. registry_numbers: whether a label's value in that file is its number in the label
     registry. statistics: the time and passes that the request takes, counted on the way. labels: the structures to
     segment; if empty, the model chooses. extent: how far to segment: prompted slices only, the whole volume, or first
-    to last slice. scribbles: 1 on the structure, -1 beside it, 0 elsewhere.
+    to last slice. scribbles: 1 on the structure, -1 beside it, 0 elsewhere. listener: sees slices before the answer.
     """
 
     image: MedicalImage
@@ -104,3 +105,11 @@ class InferRequest:
     clicks: Clicks = field(default_factory=Clicks)
     scribbles: SliceMap[np.int8] | None = None
     initial_masks: InitialMasks = field(default_factory=InitialMasks)
+    listener: Listener | None = None
+
+    @property
+    def slices_in_extent(self) -> int | None:
+        """How many slices the extent has; None for prompted slices only."""
+        if self.extent == "volume":
+            return self.image.slices
+        return self.extent[1] - self.extent[0] + 1 if isinstance(self.extent, tuple) else None

@@ -92,6 +92,7 @@ def _open(context: AppContext, options: Mapping[str, Option], params: Mapping[st
         result_format=result_format,
         registry_numbers=wants_registry_numbers(params),
         statistics=statistics,
+        listener=params.get("listener"),
     )
 
 

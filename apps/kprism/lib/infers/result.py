@@ -20,7 +20,6 @@ from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
 from lib.imaging.label_maps import MAX_LABELS, renumbered, values_in
 from lib.imaging.label_registry import LabelRegistry
-from lib.imaging.medical_image import planes_of
 from lib.imaging.writing import write_mask
 from lib.infers.request import InferRequest
 
@@ -67,9 +66,7 @@ class Answer:
 
     def on_planes(self) -> SliceMap[np.uint8]:
         """The labels as planes k of the stored image (row j, column i)."""
-        image = self.request.image
-        whole = image.on_whole(self.labels)
-        return whole.turned(planes_of((image.whole or image).grid))
+        return self.request.image.on_stored_planes(self.labels)
 
     def write(self) -> Path:
         """A new temporary file, which is the caller's to remove."""

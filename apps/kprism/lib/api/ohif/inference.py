@@ -18,7 +18,9 @@ from kprism_model.volumes.slice_map import SliceMap
 from lib.api.inference import read_params
 from lib.api.ohif.cases import fetched, store
 from lib.api.ohif.planes import pack, unpack
+from lib.api.ohif.streaming import streamed
 from lib.errors import RequestError
+from lib.infers.parts import Listener
 from lib.infers.request import DrawnPlanes
 
 INITIAL_MASK, INSIDE, OUTSIDE = 1, 2, 3
@@ -32,8 +34,11 @@ def infer_planes(
     image: str,
     params: Annotated[str, Form()] = "{}",
     planes: Annotated[UploadFile | None, File()] = None,
+    stream: bool = False,
 ) -> Response:
     """Run a model on a case; the answer holds planes of the mask, and JSON that names its values.
+
+    With `stream`, planes are sent as they are found, see `streaming`; the last message is the answer.
 
     `params` as for /infer; with `planes` they also hold `structure`, the name of the structure that is corrected. The
     answer holds the planes that were sent, and all others that are not empty.
@@ -46,12 +51,14 @@ def infer_planes(
         header, drawn = unpack(planes.file.read(), datastore.series(image).grid)
         sent = header["planes"]
         request |= _correction(request.pop("structure", None), drawn)
-    answer = app.answered({**request, "model": model, "image": image, "result_extension": ".nii"})
-    labels = answer.on_planes()
-    return Response(
-        pack({"result": answer.json()}, labels, sorted({*sent, *labels.filled})),
-        media_type="application/octet-stream",
-    )
+    request |= {"model": model, "image": image, "result_extension": ".nii"}
+
+    def answered(listener: Listener | None) -> bytes:
+        answer = app.answered({**request, "listener": listener})
+        labels = answer.on_planes()
+        return pack({"result": answer.json()}, labels, sorted({*sent, *labels.filled}))
+
+    return streamed(answered) if stream else Response(answered(None), media_type="application/octet-stream")
 
 
 def _correction(name: Any, drawn: SliceMap[np.uint8]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ Grid = tuple[int, int, int]
 
 MAX_HEADER = 1 << 20
 
+GZIP = b"\x1f\x8b"
+"""The first bytes of every gzip stream."""
+
 
 def pack(header: Mapping[str, Any], labels: SliceMap[np.uint8], planes: Sequence[int]) -> bytes:
     """A message of some planes k of `labels`, which is cut as stored (row j, column i)."""
@@ -37,6 +40,8 @@ def unpack(message: bytes, grid: Grid) -> tuple[dict[str, Any], SliceMap[np.uint
     """(header, the planes that are sent); RequestError if the message does not fit the grid."""
     columns, rows, slices = grid
     limit = 4 + MAX_HEADER + columns * rows * slices
+    if not message.startswith(GZIP):
+        raise RequestError(f"the planes are not gzip: they start with {message[:2]!r}")
     try:
         inflate = isal_zlib.decompressobj(wbits=31)
         content = inflate.decompress(message, limit)
