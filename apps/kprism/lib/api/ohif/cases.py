@@ -25,7 +25,7 @@ from PIL import Image
 from kprism_model.orientation import PLANES, SliceOrientation
 from lib.api.ohif.planes import filled, pack, unpack
 from lib.api.uploads import read_object
-from lib.datastore import LabelledCase, check_id, labelled_cases
+from lib.datastore import LabelledCase, check_id, labelled_case, labelled_cases
 from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
@@ -101,7 +101,7 @@ def case_label(image_id: str) -> Response:
 
 
 def _labelled_case(datastore: Datastore, image_id: str) -> LabelledCase:
-    labelled = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
+    labelled = labelled_case(datastore, image_id)
     if labelled is None:
         raise NotFoundError(f"case {image_id!r} has no submitted label")
     return labelled
