@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Mapping
@@ -162,6 +163,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             routes.install(server.app)
             self.learning_loop.start()
             self._watch_store()
+            gc.freeze()  # the libraries and the index stay: looking through them again takes a third of a second
         super().on_init_complete()
 
     def _watch_store(self) -> None:
