@@ -24,7 +24,8 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
-from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
+from lib.dicom.datastore import DicomStore  # noqa: E402
+from lib.dicom.open_store import open_dicom_store  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402

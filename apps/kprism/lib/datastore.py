@@ -120,6 +120,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         if reconcile(self._datastore, self._extensions, self._to_id):
             self._update_datastore_file()
 
+    def settle(self) -> None:
+        """Wait until all labels are known: a server may have thousands that were not looked at yet."""
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store an image under a checked id."""
         checked = check_id(image_id) if image_id else image_id
@@ -267,5 +270,9 @@ def _label_infos(datastore: Datastore, images: Sequence[str]) -> Mapping[str, Ma
 
 
 def known_names(datastore: Datastore) -> list[str]:
-    """Names of all structures in submitted labels, each once, in the order of first use."""
-    return list(dict.fromkeys(name for case in labelled_cases(datastore) for name in case.names))
+    """Names of all structures in submitted labels, each once, in the order of first use; those of labels kept here."""
+    if not isinstance(datastore, GuardedDatastore):
+        return list(dict.fromkeys(name for case in labelled_cases(datastore) for name in case.names))
+    by_hand, infos = hand_names(datastore), datastore.label_infos(DefaultLabelTag.FINAL)
+    cases = (LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in sorted(infos))
+    return list(dict.fromkeys(name for case in cases for name in case.names))

@@ -25,7 +25,7 @@ from PIL import Image
 from kprism_model.orientation import PLANES, SliceOrientation
 from lib.api.ohif.planes import filled, pack, unpack
 from lib.api.uploads import read_object
-from lib.datastore import LabelledCase, check_id, labelled_case, labelled_cases
+from lib.datastore import LabelledCase, check_id, labelled_case, labelled_cases, stored_at
 from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
@@ -119,7 +119,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
     names = _names(header.get("names"))
     info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
     with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
-        datastore.sync(force=True)
+        datastore.sync_image(image_id)
         current = _version(LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL))
         if current != header.get("based_on") and not header.get("replace"):
             raise ConflictError(
@@ -153,9 +153,10 @@ def _names(names: Any) -> dict[str, int]:
     return dict(names)
 
 
-def references() -> list[dict[str, Any]]:
-    """All labelled cases with the structures in their labels, the newest first."""
-    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -float(entry.info.get("ts") or 0))
+def references(limit: int | None = None) -> list[dict[str, Any]]:
+    """The labelled cases with the structures in their labels, the newest first; all of them without a limit."""
+    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -stored_at(entry.info))
+    cases = cases if limit is None else cases[: max(limit, 0)]
     return [{"id": entry.image_id, "names": entry.names, "title": _title(entry)} for entry in cases]
 
 
