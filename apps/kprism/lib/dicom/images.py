@@ -10,23 +10,19 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.datastore import GuardedDatastore, check_id
+from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SeriesCache
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 
 logger = logging.getLogger(__name__)
-
-LISTING_SECONDS = 2.0
-"""Seconds for which a listing of the server is used again."""
-
 
 LAYOUT = 2
 """Number of the way in which local volumes are written: the slice axis in the header, phases one after the other.
@@ -37,18 +33,16 @@ A volume that was written in another way is written anew, and its label is read 
 class DicomImages(GuardedDatastore):
     """MONAI Label's datastore over the images of a server; `folder` holds the copies and an index of them.
 
-    Locks are taken in this order: that of a series (`SeriesCache`), `_listing`, that of the index (`_lock`).
+    Locks are taken in this order: that of a series (`SeriesCache`), that of the listing, that of the index (`_lock`).
     """
 
     def __init__(self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None) -> None:
         self.web = DicomWeb(client)
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
-        self._listing = Lock()
-        self._is_listed = False
         self._unusable: dict[str, int] = {}  # series that cannot be a volume, with their numbers of instances
         super().__init__(str(folder), extensions=("*.nii.gz",), auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
         self._series_cache = SeriesCache(self.web, folder, self._entry)
-        self._listed: tuple[float, dict[str, SeriesEntry]] = (-1e9, self._stored_entries())
+        self._listing = SeriesListing(lambda: self.web.pages(**self._filters), self._stored_entries())
 
     def name(self) -> str:
         """The server's address."""
@@ -58,19 +52,18 @@ class DicomImages(GuardedDatastore):
         """Ids of all series with images; while the server is down, those of the last listing or of the local copies."""
         return sorted(self._entries())
 
-    def _entries(self, *, refresh: bool = False) -> dict[str, SeriesEntry]:
-        """Series -> entry, from a listing that is at most `LISTING_SECONDS` old, or a new one with `refresh`."""
-        with self._listing:
-            asked, known = self._listed
-            if refresh or time.monotonic() - asked > LISTING_SECONDS:
-                try:
-                    listed = self.web.search(**self._filters)
-                    known, self._is_listed = {entry.series: entry for entry in listed if entry.holds_images}, True
-                except StoreDownError as error:
-                    logger.warning("%s", error)
-                    self._is_listed = False
-                self._listed = (time.monotonic(), known)
-            return known
+    def list_soon(self) -> None:
+        """Begin to list the images, while the server starts."""
+        self._listing.begin()
+
+    def _entries(self, *, refresh: bool = False, complete: bool = False) -> Mapping[str, SeriesEntry]:
+        """Series -> entry, see `SeriesListing.entries`."""
+        return self._listing.entries(refresh=refresh, complete=complete)
+
+    @property
+    def _is_listed(self) -> bool:
+        """Whether the server could be asked the last time."""
+        return self._listing.is_current
 
     def _stored_entries(self) -> dict[str, SeriesEntry]:
         """The series that were fetched, from the index of local copies."""

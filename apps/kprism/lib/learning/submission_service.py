@@ -23,7 +23,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import image_path, labelled_cases
+from lib.datastore import GuardedDatastore, image_path, labelled_cases
 from lib.errors import RequestError, StorageError
 from lib.files import sha256
 from lib.imaging.label_registry import LabelRegistry
@@ -154,6 +154,9 @@ class SubmissionService:
         submissions: list[Submission] = []
         messages: list[str] = []
         before = self.store.submissions()  # first, because a label reaches the datastore before the store
+        if isinstance(self.datastore, GuardedDatastore):
+            self.datastore.settle()
+        images = set(self.datastore.list_images())
         cases = labelled_cases(self.datastore)
         for case in cases:
             try:
@@ -163,7 +166,7 @@ class SubmissionService:
             except RequestError as error:
                 messages.append(str(error))
         if isinstance(self.datastore, LocalDatastore):  # a folder lists all its labels, a server may fail to
-            removed = set(self.datastore.list_images()) - {case.image_id for case in cases}
+            removed = images.intersection(self.datastore.list_images()) - {case.image_id for case in cases}
             messages += self._withdraw([entry for entry in before if entry.image_id in removed])
         for message in messages:
             logger.info("%s", message)

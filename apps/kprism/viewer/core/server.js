@@ -81,7 +81,8 @@ export const server = {
     return { result: header.result, planes: masks };
   },
 
-  references: () => json(`${API}/references`),
+  /** Labelled cases, the newest first; there may be thousands, and the panel shows a few. */
+  references: () => json(`${API}/references?limit=50`),
 
   thumbnail: (id, structure) => `${API}/case/${at(id)}/thumbnail?structure=${at(structure)}`,
 

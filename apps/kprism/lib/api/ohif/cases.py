@@ -26,7 +26,7 @@ from kprism_model.orientation import PLANES, SliceOrientation
 from kprism_model.volumes.slice_map import SliceMap
 from lib.api.ohif.planes import pack, unpack
 from lib.api.uploads import read_object
-from lib.datastore import LabelledCase, check_id, labelled_cases
+from lib.datastore import LabelledCase, check_id, labelled_case, labelled_cases, stored_at
 from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
@@ -103,7 +103,7 @@ def case_label(image_id: str) -> Response:
 
 
 def _labelled_case(datastore: Datastore, image_id: str) -> LabelledCase:
-    labelled = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
+    labelled = labelled_case(datastore, image_id)
     if labelled is None:
         raise NotFoundError(f"case {image_id!r} has no submitted label")
     return labelled
@@ -121,7 +121,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
     names = _names(header.get("names"))
     info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
     with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
-        datastore.sync(force=True)
+        datastore.sync_image(image_id)
         current = _version(LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL))
         if current != header.get("based_on") and not header.get("replace"):
             raise ConflictError(
@@ -155,9 +155,10 @@ def _names(names: Any) -> dict[str, int]:
     return dict(names)
 
 
-def references() -> list[dict[str, Any]]:
-    """All labelled cases with the structures in their labels, the newest first."""
-    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -float(entry.info.get("ts") or 0))
+def references(limit: int | None = None) -> list[dict[str, Any]]:
+    """The labelled cases with the structures in their labels, the newest first; all of them without a limit."""
+    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -stored_at(entry.info))
+    cases = cases if limit is None else cases[: max(limit, 0)]
     return [{"id": entry.image_id, "names": entry.names, "title": _title(entry)} for entry in cases]
 
 
