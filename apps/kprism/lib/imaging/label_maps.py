@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,10 +14,21 @@ MAX_LABELS = 255
 
 def values_in(labels: NDArray[np.uint8]) -> set[int]:
     """The values of an index map other than 0."""
-    present = np.zeros(256, bool)
-    for k in _filled_planes(labels):
-        present |= np.bincount(labels[:, :, k].ravel(order="K"), minlength=256) > 0
-    return {int(value) for value in np.flatnonzero(present) if value}
+    return set().union(*values_by_plane(labels))
+
+
+def values_by_plane(labels: NDArray[np.uint8]) -> list[set[int]]:
+    """For each plane k of an index map, its values other than 0."""
+    return [values_in_plane(labels[:, :, k]) for k in range(labels.shape[2])]
+
+
+def values_in_plane(plane: NDArray[np.unsignedinteger[Any] | np.bool_]) -> set[int]:
+    """The values of a plane other than 0."""
+    voxels = plane.ravel(order="K")
+    starts = voxels[1:] != voxels[:-1]  # of the runs of equal values: few, unless the plane is noise
+    if np.count_nonzero(starts) < voxels.size // 16:
+        return {int(voxels[0]), *map(int, voxels[1:][starts])} - {0}
+    return {int(value) for value in np.flatnonzero(np.bincount(voxels)) if value}
 
 
 def renumbered(labels: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
