@@ -117,7 +117,7 @@ class DicomStore(DicomImages):
         segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
         with self._syncing:
             self.web.store([segmentation])
-            self._arrival_times.note([str(segmentation.SeriesInstanceUID)])
+            self._index.add(segmentation)
             info |= {"label_names": names, **_identity(segmentation)}
             return self._keep(image_id, labels, series, label_tag, info)
 

@@ -16,6 +16,12 @@ from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
+TIMES = (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime"))
+"""Attributes for the time of a segmentation's content, the best first."""
+
+HEADER = ("SOPInstanceUID", "ReferencedSeriesSequence", *(name for names in TIMES for name in names))
+"""Attributes that are read: the frames of a large segmentation take a second to parse."""
+
 
 @dataclass(frozen=True)
 class StoredSegmentation:
@@ -62,6 +68,15 @@ class SegIndex:
                 newest[image_id] = stored
         return newest
 
+    def add(self, segmentation: Dataset) -> None:
+        """Note a segmentation that was just stored on the server, so that it need not be read from there."""
+        study, series = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
+        description, patient = (str(segmentation.get(name, "")) for name in ("SeriesDescription", "PatientID"))
+        entry = SeriesEntry(study, series, "SEG", description, patient, 1)
+        key = _entry_key(entry)
+        self._arrival_times.note([key])
+        self._seen[key] = self._stored(key, entry, segmentation)
+
     def mark_unusable(self, entry: SeriesEntry, reason: str) -> None:
         """Mark a segmentation as unusable; an older one counts instead."""
         self._seen[_entry_key(entry)] = None
@@ -78,15 +93,17 @@ class SegIndex:
     def _read(self, key: str, entry: SeriesEntry) -> StoredSegmentation | None:
         """The segmentation in a series; None if it cannot be read."""
         try:
-            headers = self._web.headers(entry.study, entry.series)
-            newest = max(headers, key=content_time)
-            age = (self._arrival_times.time(key), content_time(newest))
-            return StoredSegmentation(entry, str(newest.SOPInstanceUID), tuple(referenced_series(newest)), age)
+            headers = self._web.headers(entry.study, entry.series, HEADER)
+            return self._stored(key, entry, max(headers, key=content_time))
         except StoreDownError:
             raise
         except (RequestError, ValueError, AttributeError, KeyError) as error:
             self._note(entry, f"cannot be read: {error}")
             return None
+
+    def _stored(self, key: str, entry: SeriesEntry, header: Dataset) -> StoredSegmentation:
+        age = (self._arrival_times.time(key), content_time(header))
+        return StoredSegmentation(entry, str(header.SOPInstanceUID), tuple(referenced_series(header)), age)
 
     def _image_of(self, key: str, stored: StoredSegmentation) -> str | None:
         """The image that a segmentation refers to, or None; an image may arrive after its label."""
@@ -105,7 +122,7 @@ def _entry_key(entry: SeriesEntry) -> str:
 
 def content_time(header: Dataset) -> str:
     """When the content was created, as text that sorts: YYYYMMDDHHMMSS."""
-    for date, clock in (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")):
+    for date, clock in TIMES:
         if header.get(date):
             return f"{header.get(date)}{header.get(clock) or ''}"
     return ""
