@@ -31,6 +31,7 @@ from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
+from lib.imaging.label_maps import values_in
 from lib.imaging.label_registry import label_values
 from lib.imaging.medical_image import MedicalImage
 from lib.learning.strategies import NO_CASE_LEFT
@@ -128,6 +129,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
             )
         path = Path(folder) / f"{image_id}.nii.gz"
         save_volume(labels, datastore.series(image_id).affine, path)
+        del labels  # the label is read from the file, as one from another viewer
         app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {"image": image_id, "label": image_id, "version": _version(saved)}
@@ -204,7 +206,7 @@ def _small(picture: NDArray[np.uint8], image: MedicalImage) -> Image.Image:
 
 def _read_label(entry: LabelledCase) -> tuple[NDArray[np.uint8], dict[str, int]]:
     labels: NDArray[np.uint8] = app_instance().engine.mask(entry.label, f"the label of {entry.image_id!r}").array
-    present = [int(value) for value in np.unique(labels) if value]
+    present = sorted(values_in(labels))
     try:
         return labels, label_values(entry.info, entry.by_hand, present)
     except ValueError as error:
