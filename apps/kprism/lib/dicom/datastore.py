@@ -32,6 +32,7 @@ from lib.dicom.series import Series
 from lib.dicom.volumes import read_labels, save_volume
 from lib.dicom.web import SeriesEntry, StoreDownError
 from lib.errors import ForbiddenError, RequestError
+from lib.imaging.label_maps import values_in
 from lib.imaging.label_registry import label_values
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class DicomStore(DicomImages):
         segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
         with self._storing:
             self.web.store([segmentation])
-            self._arrival_times.note([str(segmentation.SeriesInstanceUID)])
+            self._index.add(segmentation)
             info |= {"label_names": names, **_identity(segmentation)}
             return self._keep(image_id, labels, series, label_tag, info)
 
@@ -282,7 +283,7 @@ def names_of(labels: NDArray[np.uint8], info: Mapping[str, Any]) -> dict[str, in
 
     Without any names, the names are "segment 1", "segment 2" and so on, by the values.
     """
-    present = [int(value) for value in np.unique(labels) if value]
+    present = sorted(values_in(labels))
     try:
         return label_values(info, {}, present) or {f"segment {value}": value for value in present}
     except ValueError as error:

@@ -20,6 +20,12 @@ from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
+TIMES = (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime"))
+"""Attributes for the time of a segmentation's content, the best first."""
+
+HEADER = ("SOPInstanceUID", "ReferencedSeriesSequence", *(name for names in TIMES for name in names))
+"""Attributes that are read: the frames of a large segmentation take a second to parse."""
+
 
 @dataclass(frozen=True)
 class StoredSegmentation:
@@ -102,6 +108,15 @@ class SegIndex:
                 newest[image_id] = stored
         return newest
 
+    def add(self, segmentation: Dataset) -> None:
+        """Note a segmentation that was just stored on the server, so that it need not be read from there."""
+        study, series = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
+        description, patient = (str(segmentation.get(name, "")) for name in ("SeriesDescription", "PatientID"))
+        entry = SeriesEntry(study, series, "SEG", description, patient, 1)
+        key = _entry_key(entry)
+        self._arrival_times.note([key])
+        self._seen[key] = self._stored(key, entry, _said(segmentation))
+
     def mark_unusable(self, entry: SeriesEntry, reason: str) -> None:
         """Mark a segmentation as unusable; an older one counts instead."""
         self._seen[_entry_key(entry)] = None
@@ -118,10 +133,8 @@ class SegIndex:
     def _read(self, key: str, entry: SeriesEntry) -> StoredSegmentation | None:
         """The segmentation in a series; None if it cannot be read."""
         try:
-            headers = self._web.headers(entry.study, entry.series)
-            newest = max(headers, key=content_time)
-            found = _Kept(str(newest.SOPInstanceUID), tuple(referenced_series(newest)), content_time(newest))
-            return self._stored(key, entry, found)
+            headers = self._web.headers(entry.study, entry.series, HEADER)
+            return self._stored(key, entry, _said(max(headers, key=content_time)))
         except StoreDownError:
             raise
         except (RequestError, ValueError, AttributeError, KeyError) as error:
@@ -155,6 +168,10 @@ def _entry_key(entry: SeriesEntry) -> str:
     return entry.series if entry.instances < 2 else f"{entry.series} ({entry.instances})"
 
 
+def _said(header: Dataset) -> _Kept:
+    return _Kept(str(header.SOPInstanceUID), tuple(referenced_series(header)), content_time(header))
+
+
 def _read_kept(path: Path) -> dict[str, _Kept]:
     """What an earlier run has read; empty if there is no file or it is damaged, for the server has it all."""
     try:
@@ -168,7 +185,7 @@ def _read_kept(path: Path) -> dict[str, _Kept]:
 
 def content_time(header: Dataset) -> str:
     """When the content was created, as text that sorts: YYYYMMDDHHMMSS."""
-    for date, clock in (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")):
+    for date, clock in TIMES:
         if header.get(date):
             return f"{header.get(date)}{header.get(clock) or ''}"
     return ""

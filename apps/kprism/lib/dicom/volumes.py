@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 
 from lib.dicom.series import Series
@@ -42,8 +42,8 @@ def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path, vo
     image.header.set_dim_info(slice=SLICE_AXIS)
     if volumes > 1:
         note_volumes(image.header, volumes)
-    with gzip.open(path, "wb", compresslevel=1) as stream:
-        stream.write(image.to_bytes())
+    with igzip.open(path, "wb", compresslevel=1) as stream:
+        image.to_stream(stream)  # slice by slice
 
 
 def read_labels(path: Path, series: Series) -> NDArray[np.uint8]:

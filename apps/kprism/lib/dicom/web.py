@@ -12,6 +12,7 @@ from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
@@ -161,10 +162,12 @@ class DicomWeb:
         with self._translated_errors():
             yield from self.client.iter_series(study, series, media_types=(("application/dicom", "*"),))
 
-    def headers(self, study: str, series: str) -> list[Dataset]:
-        """The instances of a series, without pixels."""
+    def headers(self, study: str, series: str, attributes: Iterable[str]) -> list[Dataset]:
+        """The given attributes of the instances of a series, as far as they have them."""
+        tags = {f"{tag_for_keyword(name):08X}" for name in attributes}
         with self._translated_errors():
-            return [Dataset.from_json(item) for item in self.client.retrieve_series_metadata(study, series)]
+            items = self.client.retrieve_series_metadata(study, series)
+            return [Dataset.from_json({tag: item[tag] for tag in tags & item.keys()}) for item in items]
 
     def store(self, instances: Iterable[Dataset]) -> None:
         """Store instances (STOW-RS); StoreError if the server refuses one."""

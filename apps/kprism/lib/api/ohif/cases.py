@@ -130,6 +130,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
             )
         path = Path(folder) / f"{image_id}.nii.gz"
         save_volume(labels.volume(), datastore.series(image_id).affine, path)
+        del labels  # the label is read from the file, as one from another viewer
         app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {"image": image_id, "label": image_id, "version": _version(saved)}
