@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -44,7 +45,11 @@ class PropagationSource:
 
     def key(self, *more: str) -> str:
         """A key of the slice's mask and of `more`."""
-        return digest(str(self.number), digest_of(self.mask.values), repr(self.mask.corner), *more)
+        return digest(self._own_key, *more)
+
+    @cached_property
+    def _own_key(self) -> str:
+        return digest(str(self.number), digest_of(self.mask.values), repr(self.mask.corner))
 
 
 class SourceReferences:
