@@ -158,11 +158,15 @@ class ModeClient:
         return until_idle(self.server)
 
     def _ask(self, model: str, params: Mapping[str, Any], planes: Planes | None) -> requests.Response:
+        form: dict[str, tuple[str | None, str | bytes]] = {
+            "params": (None, json.dumps({**params, "client_id": self._client}))
+        }
+        if planes is not None:
+            form["planes"] = ("planes.gz", pack({}, planes))
         answer = requests.post(
             f"{self._api}/infer/{model}",
             params={"image": self.case, "stream": "1"},
-            data={"params": json.dumps({**params, "client_id": self._client})},
-            files=None if planes is None else {"planes": ("planes.gz", pack({}, planes))},
+            files=form,
             timeout=TIMEOUT,
             stream=True,
         )
