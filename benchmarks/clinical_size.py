@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--growth", type=int, nargs="+", default=(50, 250, 500), help="numbers of small cases")
     arguments = parser.parse_args()
     table = Table("group", "what", "figure", "ratio to small", at_once=True)
-    table.row("-", "processors, threads", f"{os.cpu_count()}, {os.environ.get('OMP_NUM_THREADS', 'all')}", "-")
+    load = f"{os.getloadavg()[0]:.1f}"
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    table.row("-", "processors, threads, load average at the start", f"{os.cpu_count()}, {threads}, {load}", "-")
     for group in arguments.only:
         measure(group, arguments, table)
 

@@ -26,8 +26,8 @@ from tools.orthanc import Orthanc
 TUMOUR = Column((0.7, 0.707), 0.04)
 """The structure that is clicked in the sample picture."""
 
-BOMB = "DecompressionBomb"
-"""Pillow's warning about pictures of more pixels than it expects."""
+BOMB = "could be decompression bomb"
+"""In Pillow's warning about pictures of more pixels than it expects, as the log has it."""
 
 REPEATED = 5
 """Requests for a median; each comes after listings of the store are out of date (two seconds)."""
