@@ -22,7 +22,7 @@ from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
-from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
+from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
 from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
@@ -73,6 +73,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
         self.learning_loop = loop = LearningLoop(self.config, self._datastore)
         self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
+        if isinstance(self._datastore, DicomStore):
+            self.engine.opener = self._datastore.local_volume
         context = AppContext(self.engine, self.label_registry, self._datastore, loop.submissions.notes)
         self._add_label_names()
         selector = ReferenceSelector(context, loop.submitted_references)
@@ -112,7 +114,10 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             raise NotFoundError(f"model {request.get('model')!r} is unknown; expected one of {', '.join(self._infers)}")
         datastore = datastore or self.datastore()
         image = request.get("image")
-        source = image if isinstance(image, Source) else Source(image_path(datastore, image), f"image {image!r}", image)
+        if isinstance(image, Source):
+            source = image
+        else:
+            source = Source(opened_path(datastore, image), f"image {image!r}", image)
         tag = check_tag(request.get("label_tag", DefaultLabelTag.ORIGINAL.value))
         save = as_bool("save_label", request.get("save_label", False))
         if save and source.image_id is None:

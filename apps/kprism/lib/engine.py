@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from threading import Lock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,14 +33,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class OpenedSeries(Protocol):
+    """An image whose voxels may still arrive; `digest` identifies them before they do."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content."""
+
+    def image(self, name: str) -> MedicalImage:
+        """The image, called `name` in messages."""
+
+
 class Engine:
     """Networks and a cache of `budget` bytes, which is also the limit for one image.
 
-    `use` replaces the networks by those of another version.
+    `use` replaces the networks by those of another version. `opener` gives the series whose local volume a file is, so
+    that it can be used before it is complete; None for other files.
     """
 
     def __init__(self, networks: Networks, budget: int) -> None:
         self.cache = ByteStore(budget)
+        self.opener: Callable[[Path], OpenedSeries | None] = lambda path: None
         self._networks = networks
         self.passes = Lock()
 
@@ -69,6 +82,9 @@ class Engine:
 
     def image(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """An image file; read again if it changed."""
+        series = self.opener(path)
+        if series is not None:
+            return self.cached(("series", series.digest, name), lambda: series.image(name).cut())
         return self._file(path, name, read_image, statistics or RequestStatistics())
 
     def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:

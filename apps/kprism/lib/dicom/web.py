@@ -11,6 +11,7 @@ from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
+from dicomweb_client.web import _Transaction
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
@@ -36,6 +37,9 @@ class StoreDownError(StoreError):
 
     status = 503
 
+
+DICOM_FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+"""What is asked for: DICOM files in the transfer syntax that the server has them in."""
 
 TIMEOUT_SECONDS = (5, 120)
 """Seconds to connect, and between two parts of an answer."""
@@ -115,6 +119,27 @@ class DicomWeb:
         """The instances of a series, without pixels."""
         with self._translated_errors():
             return [Dataset.from_json(item) for item in self.client.retrieve_series_metadata(study, series)]
+
+    def header_items(self, study: str, series: str) -> list[dict[str, Any]]:
+        """The headers of a series as DICOM JSON, not parsed."""
+        with self._translated_errors():
+            return list(self.client.retrieve_series_metadata(study, series))
+
+    def instance_file(self, study: str, series: str, instance: str) -> bytes:
+        """One complete instance as a DICOM file, as the server has it; StoreError if the server does not have it.
+
+        The answer is not compressed on the way: Orthanc takes seven times as long for that as for the answer itself.
+        """
+        client = self.client
+        address = client._get_instances_url(_Transaction.RETRIEVE, study, series, instance)
+        with self._translated_errors():
+            response = client._http_get(address, headers={"Accept": DICOM_FILE, "Accept-Encoding": "identity"})
+            if response.headers.get("content-type", "").lower().startswith("application/dicom;"):
+                return bytes(response.content)
+            parts = [bytes(part) for part in client._decode_multipart_message(response, stream=False)]
+        if not parts:
+            raise StoreError(f"the DICOMweb server {client.base_url} sent nothing for image {instance}")
+        return parts[0]
 
     def store(self, instances: Iterable[Dataset]) -> None:
         """Store instances (STOW-RS); StoreError if the server refuses one."""

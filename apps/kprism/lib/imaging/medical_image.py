@@ -7,10 +7,11 @@ is a volume of one slice: i is its column, j its row, k is 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
@@ -26,6 +27,13 @@ Voxel = tuple[int, int, int]
 
 MAX_OFFSET = 0.1
 """A mask may lie this fraction of a voxel beside its image, because files round their affines."""
+
+
+class Arrival(Protocol):
+    """The arrival of an image's planes from a server."""
+
+    def wait(self, planes: Sequence[int]) -> None:
+        """Return when these planes (k) are in the image's array."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class MedicalImage:
     volumes: int = 1
     whole: MedicalImage | None = field(default=None, repr=False)
     first: int = 0
+    arrival: Arrival | None = field(default=None, repr=False, compare=False)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -93,6 +102,8 @@ class MedicalImage:
     @cached_property
     def volume(self) -> Volume:
         """The image cut into slices and scaled to [0, 1], as the network sees it; its digest names the plane too."""
+        if self.arrival is not None:
+            self.arrival.wait(range((self.whole or self).grid[2]))
         if self.volumes > 1:  # each has a range of values of its own
             numbers = sorted(range(0, self.grid[2], self.grid[2] // self.volumes), key=self.slice_at)
             images = np.concatenate([self.part(number).scaled for number in numbers])

@@ -19,8 +19,9 @@ from monailabel.interfaces.utils.app import app_instance
 from numpy.typing import NDArray
 
 from lib.api.inference import read_params
-from lib.api.ohif.cases import fetched, store
+from lib.api.ohif.cases import store
 from lib.api.ohif.planes import filled, pack, unpack
+from lib.datastore import check_id
 from lib.errors import RequestError
 from lib.infers.request import Source
 
@@ -42,9 +43,8 @@ def infer_planes(
     answer holds the planes that were sent, and all others that are not empty.
     """
     app, datastore = app_instance(), store()
-    fetched(datastore, image)
+    grid = datastore.open_series(check_id(image)).grid
     request: dict[str, Any] = read_params(params)
-    grid = datastore.series(image).grid
     sent: list[int] = []
     with tempfile.TemporaryDirectory(prefix="kprism-planes-") as folder:
         if planes is not None:
