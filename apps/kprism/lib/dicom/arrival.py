@@ -47,8 +47,10 @@ class Arrival:
         number = {identifier: row for row, identifier in enumerate(self._identifiers)}
         self._instances = [number[frame.instance] for frame in series.frames]
         self._planes: list[list[int]] = [[] for _ in self._identifiers]
-        for plane, instance in enumerate(self._instances):
+        self._counts = dict.fromkeys(self._identifiers, 0)
+        for plane, (instance, frame) in enumerate(zip(self._instances, series.frames, strict=True)):
             self._planes[instance].append(plane)
+            self._counts[frame.instance] = max(self._counts[frame.instance], frame.number)
         self._queue = PlaneQueue(self._instances, series.volumes)
         self._changed = Condition()
         self._arrived = bytearray(len(series.frames))
@@ -59,6 +61,7 @@ class Arrival:
         self.on_complete: Callable[[], None] = lambda: None
         self.on_too_wide: Callable[[], bool] = lambda: False
         """Whether the series is read with a larger type when it is opened again."""
+        self.on_unreadable: Callable[[RequestError], None] = lambda error: None
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -153,6 +156,8 @@ class Arrival:
             logger.warning("Series %s: %s", self._series.uid, error, exc_info=not isinstance(error, RequestError))
             if isinstance(error, TooWideError) and self.on_too_wide():
                 self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
+            elif isinstance(error, RequestError):
+                self.on_unreadable(error)
             with self._changed:
                 self._failed[instance] = error
         with self._changed:
@@ -176,7 +181,7 @@ class Arrival:
         planes = decode(self._fetch(identifier), identifier)
         columns, rows, _ = self._series.grid
         shape = (rows, columns, 3) if self._kind.channels == 3 else (rows, columns)
-        needed = max(frame.number for frame in self._series.frames if frame.instance == identifier)
+        needed = self._counts[identifier]
         if planes.shape[1:] != shape or len(planes) < needed:
             raise RequestError(
                 f"image {identifier} has other pixels than its header says: {describe(planes.shape[::-1])}, "

@@ -17,11 +17,9 @@ from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.datastore import GuardedDatastore, check_id
-from lib.dicom.arrival import ClosedError
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SUFFIX, SeriesCache
 from lib.dicom.series_volume import SeriesVolume
-from lib.dicom.volume_file import VolumeStorageError
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 
@@ -69,7 +67,7 @@ class DicomImages(GuardedDatastore):
         self._prefetched: set[str] = set()
         auto_reload = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
         super().__init__(str(folder), extensions=("*.nii.gz", "*.nii"), auto_reload=auto_reload)
-        self._series_cache = SeriesCache(self.web, folder, self._entry, volume_bytes)
+        self._series_cache = SeriesCache(self.web, folder, self._entry, volume_bytes, self._note_unusable)
         self._listed: tuple[float, dict[str, SeriesEntry]] = (-1e9, self._stored_entries())
 
     def name(self) -> str:
@@ -122,12 +120,7 @@ class DicomImages(GuardedDatastore):
         NotFoundError if the server has no such series; StoreDownError if the server does not answer; RequestError if
         an image is missing or cannot be read, and if the disk is full.
         """
-        volume = self.volume(image_id)
-        try:
-            return str(volume.complete())
-        except RequestError as error:
-            self._note_unusable(image_id, error)
-            raise
+        return str(self.volume(image_id).complete())
 
     def opened_image(self, image_id: str) -> str:
         """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
@@ -196,7 +189,7 @@ class DicomImages(GuardedDatastore):
     def _note_unusable(self, image_id: str, error: RequestError) -> None:
         """Offer a series that cannot be a volume to nobody, until its number of images changes."""
         entry = self._entries().get(image_id)
-        if entry is not None and not isinstance(error, StoreError | VolumeStorageError | ClosedError):
+        if entry is not None and not isinstance(error, StoreError):
             self._unusable[image_id] = entry.instances
 
     def is_usable(self, image_id: str) -> bool:

@@ -22,6 +22,7 @@ from lib.dicom.series_volume import SeriesVolume
 from lib.dicom.volume_budget import VolumeBudget
 from lib.dicom.volume_file import remove_abandoned
 from lib.dicom.web import DicomWeb, SeriesEntry
+from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,20 @@ class SeriesCache:
     """Opens a series on its first use; `find` gives the server's entry of a series.
 
     Each series has its own lock, so others can be used while the headers of a large one are fetched. `budget` is the
-    number of bytes of the volumes (see `VolumeBudget`), None for no limit.
+    number of bytes of the volumes (see `VolumeBudget`), None for no limit. `on_unreadable` is called with a series one
+    of whose images cannot be read.
     """
 
     def __init__(
-        self, web: DicomWeb, folder: Path, find: Callable[[str], SeriesEntry], budget: int | None = None
+        self,
+        web: DicomWeb,
+        folder: Path,
+        find: Callable[[str], SeriesEntry],
+        budget: int | None = None,
+        on_unreadable: Callable[[str, RequestError], None] = lambda image_id, error: None,
     ) -> None:
         self._web, self._folder, self._find = web, folder.resolve(), find
+        self._on_unreadable = on_unreadable
         self._known: dict[str, tuple[Series, PixelType]] = {}
         self._counts: dict[str, int] = {}
         self._volumes: dict[str, SeriesVolume] = {}
@@ -71,6 +79,7 @@ class SeriesCache:
                 if known.arrival is not None:
                     known.arrival.on_complete = lambda: self._completed(image_id)
                     known.arrival.on_too_wide = lambda: self._widen(image_id)
+                    known.arrival.on_unreadable = lambda error: self._on_unreadable(image_id, error)
                 self._volumes[image_id] = known
                 self._sweep()
         if self._budget is not None:

@@ -132,7 +132,7 @@ class DicomWeb:
         """
         client = self.client
         address = client._get_instances_url(_Transaction.RETRIEVE, study, series, instance)
-        with self._translated_errors():
+        with self._translated_errors(missing=f"has no image {instance} any more"):
             response = client._http_get(address, headers={"Accept": DICOM_FILE, "Accept-Encoding": "identity"})
             if response.headers.get("content-type", "").lower().startswith("application/dicom;"):
                 return bytes(response.content)
@@ -151,12 +151,15 @@ class DicomWeb:
             raise StoreError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
+    def _translated_errors(self, missing: str = "") -> Iterator[None]:
+        """Errors with messages; `missing` is what the server lacks if it answers that something is not there."""
         server = f"the DICOMweb server {self.client.base_url}"
         try:
             yield
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 500
+            if missing and status in (404, 410):
+                raise StoreError(f"{server} {missing}") from error
             kind = StoreDownError if status >= 500 else StoreError
             raise kind(f"{server} answered with status {status}; nothing was changed") from error
         except requests.JSONDecodeError as error:
