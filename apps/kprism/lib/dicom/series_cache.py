@@ -80,8 +80,8 @@ class SeriesCache:
                     known.arrival.on_complete = lambda: self._completed(image_id)
                     known.arrival.on_too_wide = lambda: self._widen(image_id)
                     known.arrival.on_unreadable = lambda error: self._on_unreadable(image_id, error)
+                    self._sweep(known.size)
                 self._volumes[image_id] = known
-                self._sweep()
         if self._budget is not None:
             self._budget.touch(known.path)
         return known
@@ -184,6 +184,6 @@ class SeriesCache:
         volume = self._volumes.get(image_id)
         return volume is not None and (not volume.is_complete or volume.is_mapped)
 
-    def _sweep(self) -> None:
+    def _sweep(self, coming: int = 0) -> None:
         if self._budget is not None:
-            self._budget.sweep()
+            self._budget.sweep(coming)

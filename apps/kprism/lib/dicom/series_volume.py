@@ -84,6 +84,11 @@ class SeriesVolume:
         return self.arrival.progress if self.arrival is not None else (count, count)
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    @property
     def is_complete(self) -> bool:
         """Whether all planes have arrived."""
         arrived, total = self.progress

@@ -35,14 +35,14 @@ class VolumeBudget:
             if now - state.st_atime > TOUCH_SECONDS:
                 os.utime(path, ns=(int(now * 1e9), state.st_mtime_ns))
 
-    def sweep(self) -> None:
-        """Remove the volumes beyond the limit, oldest use first."""
+    def sweep(self, coming: int = 0) -> None:
+        """Remove the volumes beyond the limit, oldest use first; `coming` are the bytes of one that arrives next."""
         files = []
         for path in self._folder.glob("*.nii"):
             with suppress(OSError):
                 state = path.stat()
                 files.append((max(state.st_atime, state.st_mtime), state.st_size, path))
-        excess = sum(size for _, size, _ in files) - self._limit
+        excess = sum(size for _, size, _ in files) + coming - self._limit
         for used, size, path in sorted(files):
             if excess <= 0:
                 return
