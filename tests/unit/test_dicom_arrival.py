@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileDataset
 
 from lib.dicom import volume_file
 from lib.dicom.arrival import ClosedError
@@ -213,6 +215,18 @@ def test_pixels_of_another_size_are_said(tmp_path: Path) -> None:
     volume.wait([3, 5])
 
 
+def moved(instance: Dataset, number: int) -> Dataset:
+    """The image so many millimetres away."""
+    image = FileDataset("", Dataset(instance), file_meta=copy.copy(instance.file_meta), preamble=b"\0" * 128)
+    image.is_little_endian, image.is_implicit_VR = True, False
+    for name in ("SOPInstanceUID", "ImagePositionPatient"):
+        del image[name]
+    normal = np.cross(instance.ImageOrientationPatient[:3], instance.ImageOrientationPatient[3:])
+    image.ImagePositionPatient = [f"{x:.8g}" for x in normal * number]
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    return image
+
+
 def full(*arguments: Any) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -251,9 +265,10 @@ def test_a_closed_series_tells_those_who_wait_and_leaves_nothing(tmp_path: Path)
 
 
 def test_a_long_series_and_a_tiny_one(tmp_path: Path) -> None:
-    for shape in ((2, 2, 2000), (1, 1, 1)):
-        store = MemoryStore(dicom_files.volume("CT", shape, str(shape)))
-        volume = arriving(store, tmp_path)
+    image = dicom_files.volume("CT", (3, 2, 2))[0]
+    long = [moved(image, number) for number in range(2000)]
+    for instances, shape in ((dicom_files.volume("CT", (1, 1, 1)), (1, 1, 1)), (long, (3, 2, 2000))):
+        volume = arriving(MemoryStore(instances), tmp_path / str(len(instances)))
         volume.complete()
         assert volume.image("the series").array.shape == shape
 

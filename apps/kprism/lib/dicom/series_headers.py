@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -115,12 +114,10 @@ def needed_headers(items: Sequence[Item]) -> list[Dataset]:
 
 def parsed(item: Item) -> Dataset:
     """A header as a data set; RequestError if it is not DICOM JSON."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values that break a rule of DICOM, and bulk data in sequences
-        try:
-            return Dataset.from_json(item)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise RequestError(f"a header of the series is not valid DICOM JSON: {error}") from error
+    try:
+        return Dataset.from_json(item, bulk_data_uri_handler=lambda address: b"")  # those in sequences are not fetched
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise RequestError(f"a header of the series is not valid DICOM JSON: {error}") from error
 
 
 class KeptHeaders(Sequence[Dataset]):
