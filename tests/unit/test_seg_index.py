@@ -45,7 +45,8 @@ def test_a_segmentation_that_was_added_is_what_the_server_would_say(tmp_path: Pa
     arrivals = ArrivalTimes(tmp_path / "arrivals.json")
     uids = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
     entry = SeriesEntry(*uids, "SEG", "K-Prism", str(segmentation.PatientID), 1)
-    adding, reading = (SegIndex(DicomWeb(client), arrivals, lambda _: True) for _ in range(2))
+    web, images = DicomWeb(client), lambda: [series.uid]
+    adding, reading = (SegIndex(web, arrivals, images, tmp_path / f"{name}.json") for name in ("one", "other"))
     adding.add(segmentation)
     added = adding.newest([entry])
     assert client.reads == 0

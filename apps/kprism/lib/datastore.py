@@ -161,6 +161,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
             write_bytes(path, text)
             self._config_ts = path.stat().st_mtime
 
+    def opened_image(self, image_id: str) -> str:
+        """The file of an image for `Engine`, which can read one that still arrives; else as `get_image_uri`."""
+        return str(self.get_image_uri(image_id) or "")
+
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """A copy, without a `strategy` that is not an object: MONAI Label writes into it."""
         info = dict(super().get_image_info(image_id))
@@ -193,9 +197,19 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
 
 def image_path(datastore: Datastore, image_id: Any) -> Path:
     """The file of an image of the datastore; NotFoundError for anything else, including other files of the server."""
+    return _image_path(datastore.get_image_uri, image_id)
+
+
+def opened_path(datastore: Datastore, image_id: Any) -> Path:
+    """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive."""
+    opened = datastore.opened_image if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri
+    return _image_path(opened, image_id)
+
+
+def _image_path(find: Callable[[str], str], image_id: Any) -> Path:
     check_id(image_id)
     try:
-        uri = datastore.get_image_uri(image_id)
+        uri = find(image_id)
     except RequestError:  # it has a message already, such as a store that is down
         raise
     except Exception as error:  # remote stores raise whatever their client raises
@@ -226,8 +240,8 @@ class LabelledCase:
 
     @property
     def image(self) -> Path:
-        """The image file."""
-        return image_path(self.datastore, self.image_id)
+        """The image file, for `Engine.image`: it may still arrive."""
+        return opened_path(self.datastore, self.image_id)
 
     @property
     def label(self) -> Path:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from threading import Lock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError
 from lib.imaging.mapped import Allocate, in_memory
 from lib.imaging.medical_image import MedicalImage
-from lib.imaging.reading import read_image, read_mask
+from lib.imaging.reading import check_contrast, read_image, read_mask
 from lib.networks import Network, Networks
 from lib.request_statistics import RequestStatistics
 
@@ -41,11 +41,23 @@ READERS = 16
 """Files that can be read at the same time; a file is read once, also if several requests ask for it."""
 
 
+class OpenedSeries(Protocol):
+    """An image whose voxels may still arrive; `digest` identifies them before they do."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content."""
+
+    def image(self, name: str) -> MedicalImage:
+        """The image, called `name` in messages."""
+
+
 class Engine:
     """Networks, a cache of `budget` bytes of memory, and one of `image_budget` bytes for images in mapped files.
 
     `allocate` makes the arrays of images, see `lib.imaging.mapped`. `image_budget` is also the limit for one image; by
-    default images are in memory, with the rest. `use` replaces the networks by those of another version.
+    default images are in memory, with the rest. `use` replaces the networks by those of another version. `opener` gives
+    the series whose local volume a file is, so that it can be used before it is complete; None for other files.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class Engine:
         self.images = ByteStore(budget if image_budget is None else image_budget)
         self._allocate = allocate
         self._reading = [Lock() for _ in range(READERS)]
+        self.opener: Callable[[Path], OpenedSeries | None] = lambda path: None
         self._networks = networks
         self.passes = Lock()
 
@@ -87,7 +100,19 @@ class Engine:
 
     def image(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """An image file; read again if it changed."""
+        series = self.opener(path)
+        if series is not None:
+            return self._of_series(series, name)
         return self._file(path, name, read_image, statistics or RequestStatistics())
+
+    def _of_series(self, series: OpenedSeries, name: str) -> MedicalImage:
+        key = ("series", series.digest, name)
+        kept: MedicalImage | None = self.cache.get(key)
+        if kept is None:
+            kept = series.image(name)
+            check_contrast(kept)
+            self.cache.put(key, kept, LEAST_IMAGE)
+        return kept
 
     def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """A label file; read again if it changed."""

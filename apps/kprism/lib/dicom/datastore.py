@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from lib.dicom.arrival_times import ArrivalTimes
-from lib.dicom.images import DicomImages
+from lib.dicom.images import VOLUME_BYTES, DicomImages
 from lib.dicom.listing import LISTING_SECONDS
 from lib.dicom.refresher import Refresher
 from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
@@ -54,15 +54,21 @@ class DicomStore(DicomImages):
 
     `on_label` is called for labels that others stored, `on_removed` for images whose label was deleted; changes before
     both are set are reported later. A store without `auto_sync` never looks for changes: processes that the server
-    starts use what the server has noted, and never overwrite it.
+    starts use what the server has noted, and never overwrite it or remove volumes.
 
     The lock `_storing` is taken before those of `DicomImages`, for one label at a time.
     """
 
     def __init__(
-        self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None, *, auto_sync: bool = True
+        self,
+        client: Any,
+        folder: Path,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        auto_sync: bool = True,
+        volume_bytes: int | None = VOLUME_BYTES,
     ) -> None:
-        super().__init__(client, folder, filters)
+        super().__init__(client, folder, filters, volume_bytes=volume_bytes if auto_sync else None)
         self.on_label: Listener | None = None
         self._auto_sync = auto_sync
         self._storing = RLock()
@@ -121,8 +127,7 @@ class DicomStore(DicomImages):
 
         `.bin` files are raw voxels (uint8, column fastest). The names are those of `label_info` in the order of values.
         """
-        self.get_image_uri(image_id)
-        series = self.series(image_id)
+        series = self.open_series(image_id)
         labels = read_labels(Path(label_filename), series)
         info = dict(label_info)
         if label_tag != FINAL:
@@ -151,9 +156,16 @@ class DicomStore(DicomImages):
         super().remove_label(label_id, label_tag)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Pairs of image and label files for training."""
+        """Pairs of image and label files for training, without images that cannot be read; the others arrive first."""
         self.sync(force=True)
-        return list(super().datalist(full_path))
+        for image_id in super().get_labeled_images():
+            try:
+                self.get_image_uri(image_id)
+            except StoreDownError:
+                raise
+            except RequestError as error:
+                logger.warning("Image %s is left out of the list: %s", image_id, error)
+        return [pair for pair in super().datalist(full_path) if not full_path or Path(pair["image"]).exists()]
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of all images and labels."""
@@ -256,8 +268,7 @@ class DicomStore(DicomImages):
     def _adopt(self, image_id: str, stored: StoredSegmentation) -> bool:
         """Make a segmentation the label of its image, unless it cannot be used."""
         try:
-            self.get_image_uri(image_id)
-            series = self.series(image_id)
+            series = self.open_series(image_id)
             instances = self.web.fetch(stored.entry.study, stored.entry.series)
             instance = next(item for item in instances if item.SOPInstanceUID == stored.instance)
             seg = read_seg(instance, series)

@@ -61,20 +61,19 @@ def store() -> DicomStore:
     return datastore
 
 
-def fetched(datastore: DicomStore, image_id: str) -> Path:
-    """The local volume of a case; NotFoundError if it does not exist, StoreDownError if the store does not answer."""
-    return Path(datastore.get_image_uri(check_id(image_id)))
-
-
-def case(image_id: str) -> dict[str, Any]:
+def case(image_id: str, k: int = -1) -> dict[str, Any]:
     """The slices of a case in order, warnings about its geometry, and the version and names of its label.
+
+    Its voxels arrive in the background from now on, those around the slice `k` first. NotFoundError if the case does
+    not exist, StoreDownError if the store does not answer.
 
     `planes` names the anatomical plane across each axis of `grid`: the value of the option `plane` to cut it so.
     `volumes` are those of one series (phases, echoes, b-values), one after the other.
     """
     datastore = store()
-    fetched(datastore, image_id)
-    series = datastore.series(image_id)
+    volume = datastore.volume(check_id(image_id))
+    volume.begin(k)
+    series = volume.series
     info = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {
         "id": image_id,
@@ -85,6 +84,12 @@ def case(image_id: str) -> dict[str, Any]:
         "warnings": list(series.warnings),
         "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
     }
+
+
+def arrival(image_id: str) -> dict[str, int]:
+    """How many slices of a case have arrived on the server, and of how many; they arrive while somebody asks."""
+    arrived, total = store().volume(check_id(image_id)).progress
+    return {"arrived": arrived, "total": total}
 
 
 def planes_across(series: Series) -> list[str]:
@@ -116,8 +121,8 @@ async def submit(image_id: str, request: Request) -> dict[str, Any]:
 
 def _submit(image_id: str, message: bytes) -> dict[str, Any]:
     app, datastore = app_instance(), store()
-    fetched(datastore, image_id)
-    header, labels = unpack(message, datastore.series(image_id).grid)
+    series = datastore.open_series(check_id(image_id))
+    header, labels = unpack(message, series.grid)
     names = _names(header.get("names"))
     info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
     with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
@@ -129,7 +134,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
                 "submit again to replace it, or reload the case to see it"
             )
         path = Path(folder) / f"{image_id}.nii.gz"
-        save_volume(labels.volume(), datastore.series(image_id).affine, path)
+        save_volume(labels.volume(), series.affine, path)
         del labels  # the label is read from the file, as one from another viewer
         app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
@@ -232,6 +237,6 @@ def _next_case(strategy: str, body: dict[str, Any]) -> dict[str, Any]:
     chosen = app.next_sample({**body, "strategy": strategy}) or {}
     if not chosen.get("id"):
         return {"message": NO_CASE_LEFT}
-    fetched(datastore, chosen["id"])
+    datastore.prefetch(chosen["id"])
     info = datastore.get_image_info(chosen["id"])
     return {"id": chosen["id"], "study": info.get("StudyInstanceUID"), "title": info.get("PatientID")}
