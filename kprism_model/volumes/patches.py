@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from kprism_model.components import bounding_box
 from kprism_model.predictor import THRESHOLD
+from kprism_model.window import Box, Window
 
 NEGLIGIBLE = 0.01
 """Probabilities below this are stored as zero."""
@@ -40,6 +42,13 @@ class Patch:
         return cls(size, (box[0].start, box[1].start), values)
 
     @classmethod
+    def of_part(cls, size: tuple[int, int], corner: tuple[int, int], probability: NDArray[Any]) -> Patch:
+        """The patch of a map of `size` that is zero outside of a part, `probability` (row, column) from `corner` on."""
+        own = cls.of(probability)
+        top, left = own.corner
+        return cls(size, (corner[0] + top, corner[1] + left), own.values) if own.values.size else cls.empty(size)
+
+    @classmethod
     def empty(cls, size: tuple[int, int]) -> Patch:
         """A map of zeros."""
         return cls(size, (0, 0), np.zeros((0, 0), np.float16))
@@ -59,6 +68,49 @@ class Patch:
     def is_mask(self) -> bool:
         """Whether all values are 0 or 1."""
         return bool(((self.values == 0) | (self.values == 1)).all())
+
+    @property
+    def mask_box(self) -> Box | None:
+        """The smallest box that holds the mask; None if that is empty."""
+        own = Box.around(self.values >= THRESHOLD)
+        return None if own is None else own.moved(*self.corner)
+
+    def crop(self, window: Window) -> NDArray[Any]:
+        """The map in a window; bool if it is a mask."""
+        part = self._within(window.top, window.left, window.rows, window.columns)
+        return part >= THRESHOLD if self.is_mask else part
+
+    def _within(self, top: int, left: int, rows: int, columns: int) -> NDArray[np.float32]:
+        part = np.zeros((rows, columns), np.float32)
+        (own_top, own_left), (own_rows, own_columns) = self.corner, self.values.shape
+        first, last = max(top, own_top), min(top + rows, own_top + own_rows)
+        start, end = max(left, own_left), min(left + columns, own_left + own_columns)
+        if first < last and start < end:
+            own = self.values[first - own_top : last - own_top, start - own_left : end - own_left]
+            part[first - top : last - top, start - left : end - left] = own
+        return part
+
+    def replaced(self, window: Window, probability: NDArray[np.float32]) -> Patch:
+        """The map with other values (row, column) in a window."""
+        top, left = window.top, window.left
+        bottom, right = top + window.rows, left + window.columns
+        if self.values.size:
+            (own_top, own_left), (own_rows, own_columns) = self.corner, self.values.shape
+            top, left = min(top, own_top), min(left, own_left)
+            bottom, right = max(bottom, own_top + own_rows), max(right, own_left + own_columns)
+        part = self._within(top, left, bottom - top, right - left)
+        rows, columns = (
+            slice(side.start - start, side.stop - start) for side, start in zip(window.box, (top, left), strict=True)
+        )
+        part[rows, columns] = probability
+        return Patch.of_part(self.size, (top, left), part)
+
+    def with_pixels(self, pixels: Mapping[tuple[int, int], float]) -> Patch:
+        """The map with other values at some places (row, column)."""
+        patch = self
+        for (row, column), value in pixels.items():
+            patch = patch.replaced(Window(row, column, 1, 1, self.size), np.full((1, 1), value, np.float32))
+        return patch
 
     def probability(self) -> NDArray[np.float32]:
         """The whole map."""

@@ -19,8 +19,9 @@ from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.volumes.adaptation import AdaptationRules, Offsets, fit_offsets
 from kprism_model.volumes.data import window_of
+from kprism_model.volumes.patches import Patch
 from kprism_model.window import Window
-from kprism_model.windowed import crop_query, predict_in_windows
+from kprism_model.windowed import ObjectPrompts, crop_query, merged_probability, predict_in_windows
 
 SLICES_PER_BATCH = 8
 """Slices that are predicted in one pass."""
@@ -50,7 +51,7 @@ class SliceQuery:
     references: References | None = None
     clicks: tuple[Click, ...] = ()
     scribbles: NDArray[np.int8] | None = None
-    previous_mask: NDArray[Any] | None = None
+    previous_mask: NDArray[Any] | Patch | None = None
     prior: float = 1.0
     window: Window | None = None
 
@@ -147,16 +148,22 @@ class SliceFeatures:
         predictions = self._predict_batch(crops, minimum_presence)
         return [_pasted(prediction, window) for prediction, window in zip(predictions, windows, strict=True)]
 
-    def correct(self, query: SliceQuery) -> Prediction:
-        """The prediction for a query with clicks or scribbles, in a window of the slice where that shows more."""
-        [prediction] = predict_in_windows(
-            [query],
+    def correct(self, query: SliceQuery, before: Patch | None) -> Patch:
+        """The mask of a query with clicks or scribbles on the mask `before`, in a window where that shows more."""
+
+        def paste(query: ObjectPrompts, window: Window, prediction: Prediction) -> Patch:
+            probability = merged_probability(query, window, prediction)
+            return (before or Patch.empty(self.size)).replaced(window, probability)
+
+        [patch] = predict_in_windows(
+            [replace(query, previous_mask=before)],
             [self.size],
             self.native_size,
             lambda _, window: self.embed_window(query.number, window),
             self._predict_batch,
+            paste,
         )
-        return prediction
+        return patch
 
     def _predict_batch(self, queries: Sequence[Query], minimum_presence: float | None = None) -> list[Prediction]:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -284,7 +284,7 @@ class Headers:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def headers(self, study: str, series: str) -> list[Any]:
+    def headers(self, study: str, series: str, attributes: Iterable[str]) -> list[Any]:
         from pydicom.dataset import Dataset
 
         self.asked.append(series)
