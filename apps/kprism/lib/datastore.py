@@ -117,8 +117,12 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def _reconcile_datastore(self) -> None:
         """Bring the index up to date with the files in the folder."""
         self._init_from_datastore_file()
-        if reconcile(self._datastore, self._extensions, self._to_id):
+        if reconcile(self._datastore, self._extensions, self._to_id, self._stays_without_file):
             self._update_datastore_file()
+
+    def _stays_without_file(self, image_id: str) -> bool:
+        """Whether an image stays in the index while its file is missing."""
+        return False
 
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""

@@ -23,15 +23,21 @@ Identify = Callable[[str], tuple[str, str]]
 """File name -> (id, extension)."""
 
 
-def reconcile(index: LocalDatastoreModel, extensions: Sequence[str], identify: Identify) -> int:
+def reconcile(
+    index: LocalDatastoreModel,
+    extensions: Sequence[str],
+    identify: Identify,
+    stays: Callable[[str], bool] = lambda image_id: False,
+) -> int:
     """Bring an index up to date with its folders; returns the number of entries that were added or removed.
 
-    `extensions` are the patterns of the names of images and labels, such as "*.nii.gz".
+    `extensions` are the patterns of the names of images and labels, such as "*.nii.gz". An image whose file is missing
+    is removed from the index unless it `stays`.
     """
     changes = 0
     images = _Folder(index.image_path())
     for image_id, entry in list(index.objects.items()):
-        if not images.holds(image_id + entry.image.ext):
+        if not images.holds(image_id + entry.image.ext) and not stays(image_id):
             logger.info("Image %r is no longer there", image_id)
             del index.objects[image_id]
             changes += 1

@@ -204,25 +204,9 @@ class DicomImages(GuardedDatastore):
             known.image = DataModel(info=info, ext=SUFFIX)
             self._update_datastore_file()
 
-    def _remove_non_existing(self) -> int:
-        """Remove what has no file from the index, but no series whose headers are here: its volume can arrive again.
-
-        MONAI Label calls this at the start and when files have changed. Returns the number of changes.
-        """
-        self._init_from_datastore_file()
-        objects, changes = self._datastore.objects, 0
-        for image_id in list(objects):
-            name = self._filename(image_id, objects[image_id].image.ext)
-            if not any((Path(self._datastore.image_path()) / place).exists() for place in (image_id, name)):
-                del objects[image_id]
-                changes += 1
-                continue
-            labels = objects[image_id].labels
-            for tag in list(labels):
-                if not (Path(self._datastore.label_path(tag)) / self._filename(image_id, labels[tag].ext)).exists():
-                    del labels[tag]
-                    changes += 1
-        return changes
+    def _stays_without_file(self, image_id: str) -> bool:
+        """A series whose headers are here stays: its volume can arrive again."""
+        return (Path(self._datastore.image_path()) / image_id).exists()
 
     def _forget(self, image_id: str) -> None:
         """Remove the local copy of a series."""
