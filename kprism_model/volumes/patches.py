@@ -99,10 +99,8 @@ class Patch:
             top, left = min(top, own_top), min(left, own_left)
             bottom, right = max(bottom, own_top + own_rows), max(right, own_left + own_columns)
         part = self._within(top, left, bottom - top, right - left)
-        rows, columns = (
-            slice(side.start - start, side.stop - start) for side, start in zip(window.box, (top, left), strict=True)
-        )
-        part[rows, columns] = probability
+        first, start = window.top - top, window.left - left
+        part[first : first + window.rows, start : start + window.columns] = probability
         return Patch.of_part(self.size, (top, left), part)
 
     def with_pixels(self, pixels: Mapping[tuple[int, int], float]) -> Patch:
