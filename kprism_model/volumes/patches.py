@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,12 @@ class Patch:
         """Whether the mask holds at least one pixel."""
         return bool((self.values >= THRESHOLD).any())
 
-    @property
+    @cached_property
     def is_mask(self) -> bool:
         """Whether all values are 0 or 1."""
         return bool(((self.values == 0) | (self.values == 1)).all())
 
-    @property
+    @cached_property
     def mask_box(self) -> Box | None:
         """The smallest box that holds the mask; None if that is empty."""
         own = Box.around(self.values >= THRESHOLD)
@@ -92,23 +93,30 @@ class Patch:
 
     def replaced(self, window: Window, probability: NDArray[np.float32]) -> Patch:
         """The map with other values (row, column) in a window."""
-        top, left = window.top, window.left
-        bottom, right = top + window.rows, left + window.columns
+        corner, part = self._with_room_for(
+            window.top, window.left, window.top + window.rows, window.left + window.columns
+        )
+        first, start = window.top - corner[0], window.left - corner[1]
+        part[first : first + window.rows, start : start + window.columns] = probability
+        return Patch.of_part(self.size, corner, part)
+
+    def with_pixels(self, pixels: Mapping[tuple[int, int], float]) -> Patch:
+        """The map with other values at some places (row, column), of which there is at least one."""
+        rows, columns = zip(*pixels, strict=True)
+        corner, part = self._with_room_for(min(rows), min(columns), max(rows) + 1, max(columns) + 1)
+        for (row, column), value in pixels.items():
+            part[row - corner[0], column - corner[1]] = value
+        return Patch.of_part(self.size, corner, part)
+
+    def _with_room_for(
+        self, top: int, left: int, bottom: int, right: int
+    ) -> tuple[tuple[int, int], NDArray[np.float32]]:
+        """A new array of the values and of some rows and columns, and its corner."""
         if self.values.size:
             (own_top, own_left), (own_rows, own_columns) = self.corner, self.values.shape
             top, left = min(top, own_top), min(left, own_left)
             bottom, right = max(bottom, own_top + own_rows), max(right, own_left + own_columns)
-        part = self._within(top, left, bottom - top, right - left)
-        first, start = window.top - top, window.left - left
-        part[first : first + window.rows, start : start + window.columns] = probability
-        return Patch.of_part(self.size, (top, left), part)
-
-    def with_pixels(self, pixels: Mapping[tuple[int, int], float]) -> Patch:
-        """The map with other values at some places (row, column)."""
-        patch = self
-        for (row, column), value in pixels.items():
-            patch = patch.replaced(Window(row, column, 1, 1, self.size), np.full((1, 1), value, np.float32))
-        return patch
+        return (top, left), self._within(top, left, bottom - top, right - left)
 
     def probability(self) -> NDArray[np.float32]:
         """The whole map."""
