@@ -83,6 +83,8 @@ def ohif(shape: Shape, folder: Path) -> Iterator[Figure]:
             user.open()
             answer = user.click(STRUCTURE, clicks[:1])
             yield Figure("first click, opening the case included", time.perf_counter() - started)
+            while not user.has_arrived():  # a clinician looks before clicking again
+                time.sleep(0.1)
             seconds = []
             for number in range(2, len(clicks) + 1):
                 answer = user.click(STRUCTURE, clicks[:number])

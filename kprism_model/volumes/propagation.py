@@ -44,6 +44,9 @@ from kprism_model.window import Box, Window
 
 Progress = Callable[[int], object]
 
+FIRST_LOOK = 3
+"""Slices that are shown before the prompted slice is adapted."""
+
 T = TypeVar("T")
 
 
@@ -213,6 +216,7 @@ class Propagator:
         does not there, the slices since the last question are asked one by one, and the first without support ends the
         structure.
         """
+        self._first_look(source, [number for number in slices[:FIRST_LOOK] if number in wanted])
         propagated, last = PropagatedSlices({}, {}), source.mask
         open_masks: list[_OpenMask] = []
         for number in slices:
@@ -228,6 +232,23 @@ class Propagator:
         if open_masks:
             self._close(open_masks, source, propagated)
         return propagated.within(wanted)
+
+    def _first_look(self, source: PropagationSource, slices: Sequence[int]) -> None:
+        """Tell of the next masks as they are without adaptation, which takes a second. The result may differ."""
+        if self.on_mask is None or self._sources.is_adapted(source):
+            return
+        last = source.mask
+        for number in slices:
+            last_mask = last.mask()
+            window = self._sources.window(box_of(last_mask))
+            references = self._sources.encode(source, window.longest)
+            query = SliceQuery(number, references=references, previous_mask=last.probability(), window=window)
+            [prediction] = self._features.predict([query], minimum_presence=self._rules.presence)
+            last = Patch.of(confine(prediction.probability, last_mask, self._reach))
+            if not last.any:
+                return
+            self.on_mask(number, last.mask())
+            self._progress(0)
 
     def _close(self, masks: Sequence[_OpenMask], source: PropagationSource, propagated: PropagatedSlices) -> bool:
         """Add masks if `source` supports the last of them; else those before the first one that it does not support."""

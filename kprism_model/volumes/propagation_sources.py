@@ -81,6 +81,11 @@ class SourceReferences:
         reference, rules = self.encode(source, side), self._rules.adaptation
         return reference if rules is None else with_offsets(reference, self._offsets(source, rules))
 
+    def is_adapted(self, source: PropagationSource) -> bool:
+        """Whether the source's adaptation is known already, or is not wanted."""
+        rules = self._rules.adaptation
+        return rules is None or self._features.kept("offsets", source.key(repr(rules)))
+
     def is_supported(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> bool:
         """Whether `source` alone supports the mask of a slice, see `PropagationRules.support`."""
         if not self._rules.support:
