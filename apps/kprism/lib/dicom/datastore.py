@@ -200,6 +200,13 @@ class DicomStore(DicomImages):
         self._update_label(image_id, stored, {entry.series for entry in entries})
         self._notify()
 
+    def see_label(self, image_id: str) -> None:
+        """Adopt the newest segmentation of an image that is opened; while the server is down, what is known counts."""
+        try:
+            self.sync_image(image_id)
+        except StoreDownError as error:
+            logger.warning("The label of %s is as it was known: %s", image_id, error)
+
     @property
     def sync_seconds(self) -> float:
         """How long the last `sync` took."""

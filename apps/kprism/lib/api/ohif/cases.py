@@ -74,6 +74,7 @@ def case(image_id: str, k: int = -1) -> dict[str, Any]:
     volume = datastore.volume(check_id(image_id))
     volume.begin(k)
     series = volume.series
+    datastore.see_label(image_id)
     info = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {
         "id": image_id,
