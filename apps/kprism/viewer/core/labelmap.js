@@ -154,9 +154,11 @@ export class LabelmapOfCase {
 
   /** Remove structures that hold nothing, without a step of the history. */
   forget(names) {
+    this.passing = true;
     for (const name of names) {
       this.#service.removeSegment(this.id, this.segments.get(name), UNRECORDED);
     }
+    this.passing = false;
   }
 
   #edits(planes) {

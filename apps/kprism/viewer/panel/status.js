@@ -18,8 +18,8 @@ export function statusLine(session) {
     {},
     h('span', { className: 'kp-dot' }),
     h('span', { className: 'kp-text' }, what, count),
-    cancel,
     bar,
+    cancel,
   );
   const update = () => {
     const { state, text, more = '', part = null } = shown(session);
@@ -27,13 +27,8 @@ export function statusLine(session) {
     write(what, text);
     write(count, more);
     cancel.hidden = !session.cancellable;
-    bar.hidden = !part;
-    if (part) {
-      const [done, total] = part;
-      bar.setAttribute('aria-valuemax', total);
-      bar.setAttribute('aria-valuenow', Math.min(done, total));
-      filled.style.width = `${(100 * Math.min(done, total)) / total}%`;
-    }
+    bar.hidden = !part && !session.cancellable;
+    fill(bar, filled, part);
   };
   return { node, update };
 }
@@ -63,6 +58,20 @@ function work({ busy, progress, arrival, case: open }) {
     return { text: busy, more: doneSentence(progress), part: total ? [done, total] : null };
   }
   return busy ? { text: busy, more: ' ...' } : null;
+}
+
+/** How much of a bar is filled: a `part`, [done, total]; null if it is not known. */
+function fill(bar, filled, part) {
+  const [done, total] = part ?? [0, 1];
+  const now = Math.min(done, total);
+  filled.style.width = `${(100 * now) / total}%`;
+  for (const [name, value] of Object.entries({ 'aria-valuenow': now, 'aria-valuemax': total })) {
+    if (part) {
+      bar.setAttribute(name, value);
+    } else {
+      bar.removeAttribute(name);
+    }
+  }
 }
 
 function write(node, text) {
