@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Page, TimeoutError
 
-from lib.api.ohif.planes import unpack
+from lib.api.ohif.planes import GZIP, unpack
 from tests.e2e.viewer.site import Site
 
 IDLE = "() => window.kprism?.case && !kprism.busy && kprism.scene.viewport()?.getImageData?.()"
@@ -28,8 +28,10 @@ LISTEN = """() => {
         }
         window.asked.push(JSON.parse(params));
         const answer = await send(address, options);
-        const bytes = new Uint8Array(await answer.clone().arrayBuffer());
-        window.answered.push([answer.status, Array.from(bytes, byte => String.fromCharCode(byte)).join('')]);
+        answer.clone().arrayBuffer().then(content => {
+            const text = Array.from(new Uint8Array(content), byte => String.fromCharCode(byte)).join('');
+            window.answered.push([answer.status, text]);
+        }, () => {});  // cancelled
         return answer;
     };
     window.messages = [];
@@ -69,6 +71,16 @@ PAINTING = """() => {
 """Notes that pixels of a segmentation have changed."""
 
 Voxel = tuple[int, int, int]
+
+
+def last_message(content: bytes) -> bytes:
+    """The message of an answer; of one that came in parts, the last."""
+    while not content.startswith(GZIP):
+        length = int.from_bytes(content[:4], "little")
+        frame, content = content[4 : 4 + length], content[4 + length :]
+        if not content:
+            return frame
+    return content
 
 
 class Mode:
@@ -212,7 +224,7 @@ class Mode:
         self.idle()
         status, content = self.page.evaluate("() => window.answered.at(-1)")
         assert status == 200, content
-        header, labels = unpack(content.encode("latin-1"), self.grid)
+        header, labels = unpack(last_message(content.encode("latin-1")), self.grid)
         return header["result"], labels.volume()
 
     @property

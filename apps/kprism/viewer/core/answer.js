@@ -17,6 +17,12 @@ export function foundIn({ label_names: numbers, absent = [] }) {
   return absent.length ? 'Nothing was found in this case.' : 'No structure was looked for in this case.';
 }
 
+/** How many slices of what is being done are done, to follow the word for that; `total` may be null. */
+export function doneSentence({ done, total }) {
+  const count = total ?? done;
+  return `: ${total === null ? '' : `${Math.min(done, total)} of `}${count} ${count === 1 ? 'slice' : 'slices'}`;
+}
+
 /** An answer that shows nowhere, because other structures lie all over it and are kept. */
 export function coveredSentence(structure, others) {
   const where = others.map(name => `“${name}”`).join(' and ');

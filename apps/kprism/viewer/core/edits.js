@@ -16,6 +16,16 @@ export function difference(before, after) {
   };
 }
 
+/** What of a `difference` is still as it was made in a plane. */
+export function standing({ places, before, after }, plane) {
+  const kept = [...places.keys()].filter(at => plane[places[at]] === after[at]);
+  return {
+    places: Uint32Array.from(kept, at => places[at]),
+    before: Uint8Array.from(kept, at => before[at]),
+    after: Uint8Array.from(kept, at => after[at]),
+  };
+}
+
 /**
  * A plane with segments replaced by an answer. `values` maps the answer's values to segments; these (or `replaced`) are
  * taken out and drawn anew. Where other segments lie they are kept if `protect`, else the answer is drawn over them.

@@ -2,8 +2,8 @@
 // Following a structure through the volume, from the slices on which it was drawn by whatever means. Slices that it was
 // followed to, and that nobody has touched since, are found anew the next time.
 import { IMAGES, imagesOf, indexAcross, pixelsOf, volumeOf } from './cuts.js';
-import { answered, maskOf, same } from './edits.js';
-import { server } from './server.js';
+import { asItComes } from './coming.js';
+import { answered, maskOf, merged, same } from './edits.js';
 import { BEFORE } from './strokes.js';
 
 const VOLUME = 'whole volume';
@@ -34,11 +34,12 @@ export class Following {
    * Ask the server to follow a structure; the planes of the label map that this changes, as they become, the `count` of
    * slices that it was found on, and the `nextSlice` to look at: null if all are certain, or in another plane.
    */
-  async run({ case: open, reach, protect, clientId, prompts, scene }, labelmap, structure, segment) {
+  async run(session, labelmap, structure, segment) {
+    const { case: open, reach, protect, clientId, prompts, scene } = session;
     const cuts = prompts.cuts(structure);
     const others = cuts.filter(({ axis }) => axis !== IMAGES);
     if (others.length && new Set(cuts.map(({ axis }) => axis)).size === 1) {
-      return followAcross(others, { open, reach, protect, clientId }, labelmap, structure, segment);
+      return followAcross(others, session, labelmap, structure, segment);
     }
     const volume = volumeOf(open, scene.inView(open.frames));
     const isElsewhere = (k, mask) => (volume && !volume.has(k)) || isOn(others, mask, open.grid[0]);
@@ -47,8 +48,11 @@ export class Following {
       throw new Error(`Draw ${structure} on a slice first; it is followed from there.`);
     }
     const params = { ...REACHES[reach], structure, follow_mask: true, client_id: clientId };
-    const { result, planes } = await server.infer('interactive', open.id, params, drawn);
-    const values = new Map([[result.label_names[structure] ?? 1, segment]]);
+    const valuesOf = names => new Map([[names[structure] ?? 1, segment]]);
+    const drawing = names => (plane, part) => merged(plane, part, valuesOf(names), protect);
+    const asked = { model: 'interactive', id: open.id, params, planes: drawn };
+    const { result, planes } = await asItComes(session, labelmap, asked, drawing);
+    const values = valuesOf(result.label_names);
     const anew = params.scope === VOLUME ? volume : new Set(result.slices[structure].followed);
     const after = answered(labelmap, planes, values, protect, { anew });
     const found = [...after].filter(([k]) => !drawn.has(k)).map(([k, plane]) => [k, maskOf(plane, segment)]);
@@ -78,7 +82,8 @@ function isOn(cuts, mask, columns) {
 }
 
 /** Follow a structure that was pointed at in views across another axis, and in no others, from there in their plane. */
-async function followAcross(cuts, { open, reach, protect, clientId }, labelmap, structure, segment) {
+async function followAcross(cuts, session, labelmap, structure, segment) {
+  const { case: open, reach, protect, clientId } = session;
   const { grid, planes: names } = open;
   const [{ axis }] = cuts;
   const empty = new Uint8Array(grid[0] * grid[1]);
@@ -94,8 +99,12 @@ async function followAcross(cuts, { open, reach, protect, clientId }, labelmap, 
     throw new Error(`Draw ${structure} on a slice first; it is followed from there.`);
   }
   const params = { ...REACHES[reach], plane: names[axis], structure, follow_mask: true, client_id: clientId };
-  const { result, planes } = await server.infer('interactive', open.id, params, drawn);
-  const values = new Map([[result.label_names[structure] ?? 1, segment]]);
+  const valuesOf = names => new Map([[names[structure] ?? 1, segment]]);
+  // the cuts come one by one, each a line of every image: nothing is taken out of these
+  const drawing = names => (plane, part) => merged(plane, part, valuesOf(names), protect, new Set());
+  const asked = { model: 'interactive', id: open.id, params, planes: drawn };
+  const { result, planes } = await asItComes(session, labelmap, asked, drawing);
+  const values = valuesOf(result.label_names);
   const after = answered(labelmap, planes, values, protect);
   const { prompted, followed } = result.slices[structure];
   if (params.scope !== VOLUME) {

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // The label map in the viewer: one segmentation per case, its planes by the server's slice numbers, every programmatic
 // change one step of the viewer's own history (Ctrl+Z).
-import { difference } from './edits.js';
+import { difference, standing } from './edits.js';
 import { frameKey } from './scene.js';
 
 const LABELMAP = 'Labelmap';
+const UNRECORDED = { skipRecordingHistory: true };
 
 export class LabelmapOfCase {
   #scene;
   #planes; // slice number -> image id of the label map
+  preview = null; // what is shown of an answer that is still coming
+  passing = false; // whether the pixels that change just now are those of a preview
 
   constructor(scene, segmentationId, frames) {
     this.#scene = scene;
@@ -26,7 +29,7 @@ export class LabelmapOfCase {
     const id = await scene.commands.run('createLabelmapForViewport', { viewportId: scene.viewportId });
     const service = scene.services.segmentationService;
     for (const segment of Object.keys(service.getSegmentation(id).segments)) {
-      service.removeSegment(id, Number(segment));
+      service.removeSegment(id, Number(segment), UNRECORDED);
     }
     return new LabelmapOfCase(scene, id, frames);
   }
@@ -63,6 +66,11 @@ export class LabelmapOfCase {
       }
     }
     return segmentIndex;
+  }
+
+  /** The segment that the brush draws. */
+  get active() {
+    return window.cornerstoneTools.segmentation.segmentIndex.getActiveSegmentIndex(this.id);
   }
 
   /** Make a structure's segment the one that the brush draws. */
@@ -103,11 +111,12 @@ export class LabelmapOfCase {
 
   /** Replace planes (Map of k to pixels) as one step of the history; `also(undone)` restores what belongs to it. */
   change(planes, also = () => {}) {
-    const edits = new Map([...planes].map(([k, after]) => [k, difference(this.#pixels(k), after)]));
+    const edits = this.#edits(planes);
     this.#apply(edits, 'after');
     window.cornerstone.utilities.HistoryMemo.DefaultHistoryMemo.push({
       restoreMemo: undone => {
         if (this.exists) {
+          this.preview?.hide(); // the step knows the pixels without it
           this.#apply(edits, undone ? 'before' : 'after');
           also(undone);
         }
@@ -117,16 +126,60 @@ export class LabelmapOfCase {
 
   /** Write planes without a step in the history, as when a case is opened. */
   load(planes) {
-    this.#apply(new Map([...planes].map(([k, after]) => [k, difference(this.#pixels(k), after)])), 'after');
+    this.#apply(this.#edits(planes), 'after');
+  }
+
+  /** Write planes for the time being: neither a step of the history nor work of the user's. Returns the edits. */
+  lay(planes) {
+    const edits = this.#edits(planes);
+    edits.forEach((edit, k) => this.#write(k, edit, 'after'));
+    this.#tell({ passing: true });
+    return edits;
+  }
+
+  /** Take a list of such edits back, where nothing else has been drawn since. */
+  lift(list) {
+    for (const edits of [...list].reverse()) {
+      for (const [k, edit] of edits) {
+        this.#write(k, standing(edit, this.#pixels(k)), 'before');
+      }
+    }
+    this.#tell({ passing: true });
+  }
+
+  /** Take the whole segmentation away. */
+  remove() {
+    this.#service.remove(this.id);
+  }
+
+  /** Remove structures that hold nothing, without a step of the history. */
+  forget(names) {
+    this.passing = true;
+    for (const name of names) {
+      this.#service.removeSegment(this.id, this.segments.get(name), UNRECORDED);
+    }
+    this.passing = false;
+  }
+
+  #edits(planes) {
+    return new Map([...planes].map(([k, after]) => [k, difference(this.#pixels(k), after)]));
   }
 
   #apply(edits, side) {
-    for (const [k, edit] of edits) {
-      const voxels = this.#voxels(k);
-      edit.places.forEach((place, at) => {
-        voxels.setAtIndex(place, edit[side][at]); // which notes how far it is drawn: OHIF clears a segment only there
-      });
-    }
+    edits.forEach((edit, k) => this.#write(k, edit, side));
+    this.#tell();
+  }
+
+  #write(k, edit, side) {
+    const voxels = this.#voxels(k);
+    edit.places.forEach((place, at) => {
+      voxels.setAtIndex(place, edit[side][at]); // which notes how far it is drawn: OHIF clears a segment only there
+    });
+  }
+
+  #tell({ passing = false } = {}) {
+    this.passing = passing;
     window.cornerstoneTools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(this.id);
+    this.passing = false;
   }
 }

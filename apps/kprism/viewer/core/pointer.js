@@ -2,6 +2,7 @@
 // Clicks, strokes and boxes in the viewports while one of our tools is in hand, before OHIF's own tools see them.
 // Shift or the right button means "beside the structure".
 const DRAG = 4; // pixels; less is a click
+const DRAWING = /Brush|Eraser|Scissor|RegionSegment|PaintFill|Contour/; // names of OHIF's tools that change label maps
 
 export class Pointer {
   #bound = new WeakSet();
@@ -25,6 +26,10 @@ export class Pointer {
 
   #start(event, element) {
     const { tool, scene } = this.session;
+    if (!tool && !event.button && this.session.cancellable && DRAWING.test(scene.toolIn(element))) {
+      this.#refuse(event);
+      return;
+    }
     if (!tool || event.button === 1) {
       return; // the middle button still pans
     }
@@ -50,6 +55,16 @@ export class Pointer {
     }
     for (const type of ['mouseup', 'touchend']) {
       window.addEventListener(type, end, { capture: true, once: true });
+    }
+  }
+
+  /** What is drawn into a label map that is being filled would be lost, or stay by half when that is cancelled. */
+  #refuse(event) {
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    if (['mousedown', 'touchstart'].includes(event.type)) {
+      const message = `${this.session.busy} is not done yet. Wait for it, or cancel it (Esc), to draw.`;
+      this.session.scene.notify(message, 'warning');
     }
   }
 

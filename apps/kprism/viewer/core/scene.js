@@ -121,6 +121,13 @@ export class Scene {
     return (this.viewport()?.getImageIds?.() ?? []).findIndex(id => frameKey(id) === frame?.join(' '));
   }
 
+  /** The name of OHIF's tool at the main button of the mouse in a viewport. */
+  toolIn(element) {
+    const { viewportId, renderingEngineId } = window.cornerstone.getEnabledElement(element) ?? {};
+    const group = window.cornerstoneTools.ToolGroupManager.getToolGroupForViewport(viewportId, renderingEngineId);
+    return group?.getActivePrimaryMouseButtonTool() ?? '';
+  }
+
   /** Call `changed` whenever pixels of a segmentation change, by whatever tool: brush, eraser, undo or this mode. */
   onPixels(segmentationId, changed) {
     const { SEGMENTATION_DATA_MODIFIED } = window.cornerstoneTools.Enums.Events;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The K-Prism server, from which this very file came: every request, and every failure as a sentence for the user.
+import { BROKEN_OFF, messages } from './frames.js';
 import { pack, unpack } from './planes.js';
 
 const API = '/kprism/api';
@@ -32,10 +33,14 @@ async function ask(address, options = {}) {
 function sentenceIn(text) {
   try {
     const { detail } = JSON.parse(text);
-    return typeof detail === 'string' ? detail[0].toUpperCase() + detail.slice(1) : null;
+    return typeof detail === 'string' ? sentence(detail) : null;
   } catch {
     return null;
   }
+}
+
+function sentence(detail) {
+  return detail[0].toUpperCase() + detail.slice(1);
 }
 
 async function json(address, options) {
@@ -48,10 +53,22 @@ function sending(method, body) {
 
 const at = id => encodeURIComponent(id);
 
+async function askModel(model, id, params, planes, signal, stream = '') {
+  const form = new FormData();
+  form.append('params', JSON.stringify(params));
+  if (planes) {
+    form.append('planes', await pack({}, planes), 'planes.gz');
+  }
+  return ask(`${API}/infer/${at(model)}?image=${at(id)}${stream}`, { method: 'POST', body: form, signal });
+}
+
 export const server = {
   status: () => json(`${API}/status`),
 
   case: id => json(`${API}/case/${at(id)}`),
+
+  /** `{ arrived, total }`: how many images of a case the server has fetched; null if it does not tell. */
+  arrival: id => json(`${API}/case/${at(id)}/arrival`).catch(() => null),
 
   /** `{ header: { names, version }, planes }`, or null if the case has no submitted label. */
   async label(id) {
@@ -71,14 +88,28 @@ export const server = {
 
   /** Ask a model; with `planes` only these are corrected. Answers `{ result, planes }`. */
   async infer(model, id, params, planes = null, signal = undefined) {
-    const form = new FormData();
-    form.append('params', JSON.stringify(params));
-    if (planes) {
-      form.append('planes', await pack({}, planes), 'planes.gz');
-    }
-    const answer = await ask(`${API}/infer/${at(model)}?image=${at(id)}`, { method: 'POST', body: form, signal });
+    const answer = await askModel(model, id, params, planes, signal);
     const { header, planes: masks } = await unpack(await answer.blob());
     return { result: header.result, planes: masks };
+  },
+
+  /**
+   * The same, and `onPart` is told what is known before the answer: `{ done, total, names, planes }`, slices that are
+   * done of how many (null if nobody knows), and planes that are new, whose values have `names`.
+   */
+  async inferStream(model, id, params, planes, { onPart, signal }) {
+    const answer = await askModel(model, id, params, planes, signal, '&stream=1');
+    for await (const { header, planes: masks } of messages(answer.body.getReader())) {
+      signal.throwIfAborted(); // it may have been aborted while the last bytes were unpacked
+      if (header.error) {
+        throw new ServerError(sentence(header.error.detail), header.error.status);
+      }
+      if (header.result) {
+        return { result: header.result, planes: masks };
+      }
+      onPart({ ...header.part, planes: masks });
+    }
+    throw new ServerError(BROKEN_OFF, 0);
   },
 
   /** Labelled cases, the newest first; there may be thousands, and the panel shows a few. */

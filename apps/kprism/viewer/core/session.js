@@ -2,11 +2,13 @@
 // One user at work: the open case, the structure in hand, what can be done with it. The panel listens for "change".
 import { addressOf } from './address.js';
 import { coveredSentence, foundIn } from './answer.js';
+import { watchArrival } from './arrival.js';
+import { automatic } from './automatic.js';
 import { clientId } from './client.js';
 import { correct } from './correct.js';
-import { IMAGES, locate, volumeOf } from './cuts.js';
+import { IMAGES, locate } from './cuts.js';
 import { newColour } from './colours.js';
-import { answered, merged } from './edits.js';
+import { merged } from './edits.js';
 import { Drafts, fresh } from './drafts.js';
 import { REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
@@ -28,6 +30,8 @@ export class Session extends Turns {
       radius: 10, // of brush and eraser, in millimetres
       reach: Object.keys(REACHES)[0],
       away: false, // in the study list
+      arrival: null, // `{ arrived, total }`: images of the case, while the server fetches them from the store
+      awaited: null, // what watches them
     });
   }
 
@@ -47,6 +51,7 @@ export class Session extends Turns {
       return undefined;
     }
     return this.work('Opening the case', async () => {
+      watchArrival(this, id);
       const [found, references] = await Promise.all([server.case(id), server.references()]);
       this.drafts.keep(this);
       const aside = this.drafts.take(id);
@@ -71,8 +76,9 @@ export class Session extends Turns {
 
   /** The mode is left for the study list. */
   leave() {
+    this.cancel();
     this.drafts.save(this);
-    Object.assign(this, fresh(null), { away: true });
+    Object.assign(this, fresh(null), { away: true, arrival: null, awaited: null });
   }
 
   /** The mode is entered again. */
@@ -81,9 +87,9 @@ export class Session extends Turns {
   }
 
   async #load({ header, planes }) {
-    const labelmap = await this.#ready();
+    const labelmap = await this.ready();
     const values = new Map(
-      Object.entries(header.names).map(([name, value]) => [value, labelmap.segmentOf(this.#style(name))]),
+      Object.entries(header.names).map(([name, value]) => [value, labelmap.segmentOf(this.style(name))]),
     );
     labelmap.load(new Map([...planes].map(([k, plane]) => [k, merged(labelmap.plane(k), plane, values, false)])));
     this.scene.show(this.case.frames[[...planes.keys()][Math.floor(planes.size / 2)]]);
@@ -92,11 +98,12 @@ export class Session extends Turns {
   }
 
   /** The label map of the case, made when it is first needed. */
-  async #ready() {
+  async ready() {
     if (!this.labelmap?.exists) {
-      this.labelmap = await LabelmapOfCase.create(this.scene, this.case.frames);
-      const { id } = this.case;
-      this.scene.onPixels(this.labelmap.id, () => this.#drawn(id));
+      const { id, frames } = this.case;
+      const labelmap = await LabelmapOfCase.create(this.scene, frames);
+      this.labelmap = labelmap;
+      this.scene.onPixels(labelmap.id, () => labelmap.passing || this.#drawn(id));
       this.scene.showPanel(); // OHIF brings its own to the front when a segmentation is made
     }
     return this.labelmap;
@@ -118,7 +125,8 @@ export class Session extends Turns {
     }
   }
 
-  #style(name) {
+  /** Name and colour of a structure. */
+  style(name) {
     const known = this.status?.structures.find(structure => structure.name === name);
     return known ?? { name, colour: newColour(name) };
   }
@@ -126,7 +134,7 @@ export class Session extends Turns {
   /** Names to choose from: those of this case, then the server's. */
   get structures() {
     const here = this.labelmap?.exists ? [...this.labelmap.segments.keys()] : [];
-    const names = new Map([...here, this.structure].filter(Boolean).map(name => [name, this.#style(name).colour]));
+    const names = new Map([...here, this.structure].filter(Boolean).map(name => [name, this.style(name).colour]));
     for (const { name, colour } of this.status?.structures ?? []) {
       names.set(name, colour);
     }
@@ -141,18 +149,19 @@ export class Session extends Turns {
     }
     this.structure = plain;
     if (this.labelmap?.exists) {
-      this.labelmap.activate(this.labelmap.segmentOf(this.#style(plain)));
+      this.labelmap.activate(this.labelmap.segmentOf(this.style(plain)));
     }
     this.changed();
   }
 
-  /** Segment without prompts: what the weights know, or what labelled cases show. */
+  /** Segment without prompts. One that the user `named` is left as it is by the next automatic answer. */
   segment(what, model, params = {}, named = false) {
     return this.inTurn(what, async () => {
-      const k = this.scene.inView(this.case.frames);
-      const volume = volumeOf(this.case, k);
-      const answer = await server.infer(model, this.case.id, { ...params, slice: k, client_id: this.clientId });
-      await this.#draw(answer, named, volume);
+      const { labelmap, result, after } = await automatic(this, model, params, named);
+      this.#change(labelmap, after);
+      Object.keys(result.label_names).forEach(name => this.automatic[named ? 'delete' : 'add'](name));
+      this.answer = result;
+      this.scene.notify(foundIn(result));
     });
   }
 
@@ -169,21 +178,6 @@ export class Session extends Turns {
     return this.segment('Following the references', 'in_context', params);
   }
 
-  /** Draw an answer. One for a structure that the user `named` leaves the others as they are, and is left as it is. */
-  async #draw({ result, planes }, named, volume) {
-    const labelmap = await this.#ready();
-    const names = Object.keys(result.label_names);
-    const segments = new Map(names.map(name => [name, labelmap.segmentOf(this.#style(name))]));
-    const values = new Map(names.map(name => [result.label_names[name], segments.get(name)]));
-    const given = named ? [] : [...this.automatic].map(name => labelmap.segments.get(name)).filter(Boolean);
-    const replaced = new Set([...values.values(), ...given]);
-    const after = answered(labelmap, planes, values, this.protect, { replaced, anew: volume });
-    this.#change(labelmap, after);
-    names.forEach(name => this.automatic[named ? 'delete' : 'add'](name));
-    this.answer = result;
-    this.scene.notify(foundIn(result));
-  }
-
   /** A click (one place), a stroke or a box (two corners) on the structure in hand, or beside it, across an axis. */
   point({ axis, places, inside, box }) {
     const { case: shown, structure: name } = this; // by the time that it is its turn these may be others
@@ -192,9 +186,9 @@ export class Session extends Turns {
       if (this.case !== shown || !cut) {
         return; // the click has only brought another series to hand
       }
-      const labelmap = await this.#ready();
+      const labelmap = await this.ready();
       this.automatic.delete(name);
-      const segment = labelmap.segmentOf(this.#style(name));
+      const segment = labelmap.segmentOf(this.style(name));
       labelmap.activate(segment);
       const before = this.prompts.snapshot();
       const mark = { structure: name, segment, cut, inside, points, box };
@@ -215,9 +209,9 @@ export class Session extends Turns {
   /** Follow the structure in hand from the slices on which it is drawn to the others. */
   follow() {
     return this.inTurn('Following', async () => {
-      const labelmap = await this.#ready();
+      const labelmap = await this.ready();
       const structure = this.structure;
-      const segment = labelmap.segmentOf(this.#style(structure));
+      const segment = labelmap.segmentOf(this.style(structure));
       const { after, count, nextSlice } = await this.following.run(this, labelmap, structure, segment);
       this.automatic.delete(structure);
       this.#change(labelmap, after, this.prompts.snapshot(), nextSlice);
@@ -238,14 +232,23 @@ export class Session extends Turns {
 
   /** Have a segment to draw on before the brush is taken in hand. */
   prepareBrush() {
-    return this.inTurn('Preparing the brush', async () => {
-      const labelmap = await this.#ready();
-      labelmap.activate(labelmap.segmentOf(this.#style(this.structure)));
-    });
+    return this.inTurn(
+      'Preparing the brush',
+      async () => {
+        const labelmap = await this.ready();
+        labelmap.activate(labelmap.segmentOf(this.style(this.structure)));
+      },
+      { each: true },
+    );
   }
 
+  /** Take the last answer back; if one is still coming, that one. */
   undo() {
-    this.scene.commands.run('undo');
+    if (this.cancellable) {
+      this.cancel();
+    } else {
+      this.scene.commands.run('undo');
+    }
   }
 
   redo() {

@@ -3,6 +3,9 @@
 export class Turns extends EventTarget {
   busy = null; // what is being done, in words
   problem = null; // why the last thing was not done
+  said = null; // a word about the last thing, where that is no problem
+  progress = null; // of what is being done: `{ done, total }` slices, null if it does not tell
+  #cancel = null; // ends what is being done
   #idle = Promise.resolve();
   #waiting = new Set();
 
@@ -20,16 +23,20 @@ export class Turns extends EventTarget {
       done = resolve;
     });
     this.busy = what;
-    this.problem = null;
+    Object.assign(this, { problem: null, said: null });
     this.changed();
     try {
       return await task();
     } catch (error) {
-      this.problem = error.message;
-      this.failed(error);
+      if (error.name === 'AbortError') {
+        this.said = 'Cancelled; nothing was changed.';
+      } else {
+        this.problem = error.message;
+        this.failed(error);
+      }
       return undefined;
     } finally {
-      this.busy = null;
+      Object.assign(this, { busy: null, progress: null });
       done();
       this.changed();
     }
@@ -44,7 +51,37 @@ export class Turns extends EventTarget {
     while (this.busy) {
       await this.#idle;
     }
-    this.#waiting.delete(what);
-    return this.work(what, task);
+    const wanted = this.#waiting.delete(what) || each;
+    return wanted ? this.work(what, task) : undefined;
+  }
+
+  /** Let `cancel` end what is being done, with an AbortError; null from when on it cannot be cancelled. */
+  cancelWith(cancel) {
+    this.#cancel = cancel;
+    this.changed();
+  }
+
+  get cancellable() {
+    return this.#cancel !== null;
+  }
+
+  /**
+   * Cancel what is being done, and what waits for it: to submit, say, is meant for what would have been drawn. Clicks
+   * and strokes stand for themselves, and are done.
+   */
+  cancel() {
+    const cancel = this.#cancel;
+    if (cancel) {
+      this.#cancel = null;
+      this.#waiting.clear();
+      cancel();
+      this.changed();
+    }
+  }
+
+  /** So many slices of what is being done are done, of `total`, which may be null. */
+  progressed(done, total) {
+    this.progress = { done, total };
+    this.changed();
   }
 }

@@ -17,6 +17,7 @@ export const KEYS = {
   v: session => setTool(session, 'none'),
   Enter: session => session.submit(),
   n: session => session.next(session.strategy ?? 'random'),
+  Escape: session => session.cancel(),
 };
 
 const HISTORY = { z: session => session.undo(), y: session => session.redo() }; // with Ctrl
@@ -29,7 +30,7 @@ export function bindKeys(session) {
     'keydown',
     event => {
       const action = (event.ctrlKey || event.metaKey ? HISTORY : KEYS)[event.key];
-      if (action && !event.altKey && !event.target.closest?.(TYPING) && session.case) {
+      if (action && session.case && !isForOthers(event, session)) {
         event.preventDefault();
         event.stopImmediatePropagation();
         action(session);
@@ -37,4 +38,10 @@ export function bindKeys(session) {
     },
     { capture: true },
   );
+}
+
+/** A key for a field, for the button that cancels, or for OHIF, which has its own use of Escape. */
+function isForOthers({ key, altKey, target }, session) {
+  const free = key === 'Escape' && !session.cancellable;
+  return altKey || free || target.closest?.(TYPING) || (key === 'Enter' && target.closest?.('.kp-cancel'));
 }
