@@ -8,6 +8,7 @@ deterministic: the same request gives the same mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,15 +247,22 @@ def merge_classes(
 
 
 def predict_batch(
-    predictor: Predictor, queries: Sequence[Query], *, batch: int = 16, minimum_presence: float | None = None
+    predictor: Predictor,
+    queries: Sequence[Query],
+    *,
+    batch: int = 16,
+    minimum_presence: float | None = None,
+    lock: AbstractContextManager[object] | None = None,
 ) -> list[Prediction]:
     """The result of `Predictor.predict` for each query, in order, with at most `batch` rows in one pass.
 
     With `minimum_presence`, an object whose presence is less probable stops at the coarsest scale, which is much
-    faster, and gets an empty mask of zeros; so does an object that has no plausible pixel at stride 8.
+    faster, and gets an empty mask of zeros; so does an object that has no plausible pixel at stride 8. `lock` is held
+    during each pass, so that others have their turns in between.
     """
     predictions: dict[int, Prediction] = {}
     for rows in batches(queries, batch):
-        of_rows = predictor.predict_queries([queries[row] for row in rows], minimum_presence=minimum_presence)
+        with lock or nullcontext():
+            of_rows = predictor.predict_queries([queries[row] for row in rows], minimum_presence=minimum_presence)
         predictions.update(zip(rows, of_rows, strict=True))
     return [predictions[row] for row in range(len(queries))]

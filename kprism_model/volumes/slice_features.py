@@ -166,9 +166,8 @@ class SliceFeatures:
         return patch
 
     def _predict_batch(self, queries: Sequence[Query], minimum_presence: float | None = None) -> list[Prediction]:
-        with self._lock:
-            self.decoded += len(queries)
-            return predict_batch(self._predictor, queries, minimum_presence=minimum_presence)
+        self.decoded += len(queries)
+        return predict_batch(self._predictor, queries, minimum_presence=minimum_presence, lock=self._lock)
 
     def reference(self, number: int, mask: NDArray[np.bool_], window: Window | None = None) -> References:
         """A window of a slice (default: all of it) with the slice's mask, which is not empty there, as a reference.

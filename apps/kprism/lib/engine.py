@@ -27,6 +27,7 @@ from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import check_contrast, read_image, read_mask
 from lib.networks import Network, Networks
 from lib.request_statistics import RequestStatistics
+from lib.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Engine:
         self._reading = [Lock() for _ in range(READERS)]
         self.opener: Callable[[Path], OpenedSeries | None] = lambda path: None
         self._networks = networks
-        self.passes = Lock()
+        self.passes = Turns()
 
     def networks(self) -> Networks:
         """The current networks, the same object for every caller."""
@@ -139,9 +140,14 @@ class Engine:
         """The value of `key` in the cache; computed if it is not there."""
         return cached(self.cache, key, compute)
 
-    def volume(self, network: Network, image: MedicalImage, statistics: RequestStatistics) -> VolumePredictor:
-        """A predictor of one image with one network; all predictors share the cache and the device."""
-        lock = Pass(self, "network", statistics)
+    def volume(
+        self, network: Network, image: MedicalImage, statistics: RequestStatistics, hurried: bool = False
+    ) -> VolumePredictor:
+        """A predictor of one image with one network; all predictors share the cache and the device.
+
+        A `hurried` one has its turns on the device before those that work through whole volumes.
+        """
+        lock = Pass(self, "network", statistics, hurried)
         predictor = VolumePredictor(network.predictor, store=self.cache, version=network.version, lock=lock)
         predictor.use_volume(image.volume)
         return predictor
@@ -160,14 +166,15 @@ class Pass:
     If memory runs out, the cache is emptied and OutOfMemoryError is raised.
     """
 
-    def __init__(self, engine: Engine, step: str, statistics: RequestStatistics) -> None:
+    def __init__(self, engine: Engine, step: str, statistics: RequestStatistics, hurried: bool = False) -> None:
         self._engine = engine
+        self._hurried = hurried
         self._step = step
         self._statistics = statistics
         self._started = 0.0
 
     def __enter__(self) -> None:
-        self._engine.passes.acquire()
+        self._engine.passes.acquire(self._hurried)
         self._started = time.perf_counter()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
