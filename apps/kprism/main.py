@@ -65,7 +65,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     def init_datastore(self) -> Datastore:
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
-            return open_dicom_store(self.studies)
+            return open_dicom_store(self.studies, self.config.image_mb << 20)
         return GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,

@@ -13,8 +13,11 @@ from monailabel.utils.others.generic import md5_digest
 from lib.dicom.datastore import DicomStore
 
 
-def open_dicom_store(url: str) -> DicomStore:
-    """The store at an address, with MONAI Label's settings for prefixes, credentials, cache folder and filter."""
+def open_dicom_store(url: str, volume_bytes: int) -> DicomStore:
+    """The store at an address, with MONAI Label's settings for prefixes, credentials, cache folder and filter.
+
+    `volume_bytes` is what local copies of its series may take on the disk.
+    """
     session = None
     if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
         from dicomweb_client.session_utils import create_session_from_user_pass
@@ -32,7 +35,8 @@ def open_dicom_store(url: str) -> DicomStore:
     cache = (settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or "").strip()
     folder = Path(cache or Path.home() / ".cache" / "monailabel" / "dicom") / md5_digest(client.base_url)
     is_server = "monailabel.app" in sys.modules  # a training is another process
-    store = DicomStore(client, folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, auto_sync=is_server)
+    filters = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    store = DicomStore(client, folder, filters, auto_sync=is_server, volume_bytes=volume_bytes)
     if is_server:
         store.list_soon()
     return store
