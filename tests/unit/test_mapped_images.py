@@ -88,7 +88,7 @@ def test_a_file_that_is_shortened_while_it_is_read_or_used_ends_no_process(volum
     expected = image.values.copy()
     os.truncate(plain, 1000)
     np.testing.assert_array_equal(image.values, expected)
-    with pytest.raises(RequestError, match="it is not a readable .nii file: the file ends after"):
+    with pytest.raises(RequestError, match=r"it is not a readable \.nii file: the file ends after"):
         read_image(plain, "it", allocate=mapped_in(tmp_path))
 
 
