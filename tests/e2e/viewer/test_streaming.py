@@ -48,9 +48,6 @@ WATCH = """() => {
 """Notes what panel and label map show at each part of an answer."""
 
 HOLD = """() => {
-    let holding = false;
-    const { SEGMENTATION_DATA_MODIFIED } = cornerstoneTools.Enums.Events;
-    cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => { holding = kprism.cancellable; });
     const send = window.fetch;
     window.fetch = async (address, options) => {
         const answer = await send(address, options);
@@ -65,7 +62,7 @@ HOLD = """() => {
             },
             async pull(stream) {
                 const { done, value } = await reader.read();
-                while (holding && !options.signal.aborted) {
+                while (window.seen.some(part => part.more > 0) && !options.signal.aborted) {
                     await new Promise(resolve => setTimeout(resolve, 20));
                 }
                 done ? stream.close() : stream.enqueue(value);
