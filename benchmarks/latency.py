@@ -26,18 +26,16 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import zoom
 from tqdm import tqdm
 
+from benchmarks.enlarged_samples import PICTURE, SAMPLES, enlarged
 from benchmarks.live_server import LiveServer
-from benchmarks.places import ROOT, SHIPPED_WEIGHTS
+from benchmarks.places import SHIPPED_WEIGHTS
 from benchmarks.waiting import Asked, Table, median, peak_memory
 from kprism_model.checkpoint import load_checkpoint
 
-SAMPLES = ROOT / "sample-datastore"
-PICTURE, VOLUME, REFERENCE = "lung2_axial17", "pyradiomics_lung2", "pyradiomics_lung1"
+REFERENCE = "pyradiomics_lung1"
 CENTRE = (0.700, 0.707)
 """The tumour in picture and volume, as a share of its columns and rows."""
 MIDDLE = 0.68
@@ -46,15 +44,6 @@ MIDDLE = 0.68
 LABEL = "lung tumour"
 OHIF = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
 """What OHIF adds to every request."""
-
-
-def enlarged(shape: tuple[int, int, int]) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """The sample volume at another size, int16, and its affine."""
-    source = nibabel.Nifti1Image.from_filename(SAMPLES / f"{VOLUME}.nii.gz")
-    stored = np.asanyarray(source.dataobj).astype(np.float32)
-    plane = zoom(stored, (shape[0] / stored.shape[0], shape[1] / stored.shape[1], 1), order=1).astype(np.int16)
-    voxels = zoom(plane, (1, 1, shape[2] / stored.shape[2]), order=1)
-    return voxels, source.affine @ np.diag([*(np.array(stored.shape) / voxels.shape), 1])
 
 
 def write_studies(folder: Path, arguments: argparse.Namespace) -> Path:

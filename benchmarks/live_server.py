@@ -41,7 +41,8 @@ class LiveServer:
     """`./kprism serve` on a folder of studies or the address of a DICOMweb server, while in the context.
 
     `app` is another MONAI Label app to serve, `environment` is added to this process's. `start_seconds` is the time
-    from starting the process to the first answer of /info/, `scratch` the folder of its temporary files.
+    from starting the process to the first answer of /info/, `scratch` the folder of its temporary files. `timeout` is
+    how many seconds `infer` waits.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LiveServer:
         conf: dict[str, str] | None = None,
         app: Path | None = None,
         environment: dict[str, str] | None = None,
+        timeout: float = 300.0,
     ) -> None:
         self.studies = studies
         self.port = free_port()
@@ -58,6 +60,7 @@ class LiveServer:
         self.start_seconds = float("nan")
         self._conf = conf or {}
         self._app = app
+        self._timeout = timeout
         self.scratch = Path(tempfile.mkdtemp(prefix="server-"))
         self._environment = {**os.environ, "TMPDIR": str(self.scratch), **(environment or {})}
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -101,9 +104,10 @@ class LiveServer:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with status {self.process.returncode}:\n{self.log()[-10_000:]}")
             try:
-                requests.get(f"{self.url}/info/", timeout=5).raise_for_status()
+                left = max(5.0, deadline - time.perf_counter())  # a server with many cases takes its time
+                requests.get(f"{self.url}/info/", timeout=left).raise_for_status()
                 return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.1)
         raise RuntimeError(f"no answer from {self.url}/info/ within {START_LIMIT:.0f} s:\n{self.log()[-10_000:]}")
 
@@ -161,7 +165,7 @@ class LiveServer:
             params={"image": image, "output": output},
             data={"params": text},
             files=files,
-            timeout=300,
+            timeout=self._timeout,
         )
 
     def infer_all(

@@ -8,6 +8,7 @@ deterministic: the same request gives the same mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.image_kind import ImageKind, image_kind
+from kprism_model.network.decoder import ABSENT_LOGIT
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.references import References
@@ -174,10 +176,16 @@ class Predictor:
         features, prompts = build_prompts(queries, self.registry, self.device, minimum_presence=minimum_presence)
         decoded = self.model.decode(features, prompts)
         presence = decoded.presence.sigmoid().tolist()
+        highest = decoded.logits[-1].flatten(1).amax(1).tolist()
         predictions = []
-        for query, logits, present in zip(queries, decoded.logits[-1], presence, strict=True):
-            probability = query.embedding.geometry.logits_to_image(logits)[0].sigmoid().cpu().numpy()
-            predictions.append(Prediction(probability >= THRESHOLD, probability, present))
+        for row, query in enumerate(queries):
+            geometry = query.embedding.geometry
+            if highest[row] <= ABSENT_LOGIT:  # stopped early; nothing to enlarge
+                probability = np.zeros(geometry.size, np.float32)
+                predictions.append(Prediction(np.zeros(geometry.size, bool), probability, presence[row]))
+                continue
+            probability = geometry.logits_to_image(decoded.logits[-1][row])[0].sigmoid().cpu().numpy()
+            predictions.append(Prediction(probability >= THRESHOLD, probability, presence[row]))
         return predictions
 
     @torch.inference_mode()
@@ -193,7 +201,7 @@ class Predictor:
 
         All classes are predicted, whatever the image shows; `image_kind` says which of them can be in it. With
         `minimum_presence`, a class whose presence is less probable stops at the coarsest scale, which is much faster,
-        and gets an empty mask.
+        and gets an empty mask of zeros; so does a class that has no plausible pixel at stride 8.
         """
         if embeddings is None:
             if self._embedding is None:
@@ -239,15 +247,22 @@ def merge_classes(
 
 
 def predict_batch(
-    predictor: Predictor, queries: Sequence[Query], *, batch: int = 16, minimum_presence: float | None = None
+    predictor: Predictor,
+    queries: Sequence[Query],
+    *,
+    batch: int = 16,
+    minimum_presence: float | None = None,
+    lock: AbstractContextManager[object] | None = None,
 ) -> list[Prediction]:
     """The result of `Predictor.predict` for each query, in order, with at most `batch` rows in one pass.
 
     With `minimum_presence`, an object whose presence is less probable stops at the coarsest scale, which is much
-    faster, and gets an empty mask.
+    faster, and gets an empty mask of zeros; so does an object that has no plausible pixel at stride 8. `lock` is held
+    during each pass, so that others have their turns in between.
     """
     predictions: dict[int, Prediction] = {}
     for rows in batches(queries, batch):
-        of_rows = predictor.predict_queries([queries[row] for row in rows], minimum_presence=minimum_presence)
+        with lock or nullcontext():
+            of_rows = predictor.predict_queries([queries[row] for row in rows], minimum_presence=minimum_presence)
         predictions.update(zip(rows, of_rows, strict=True))
     return [predictions[row] for row in range(len(queries))]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,10 @@ class Box:
     def longest(self) -> int:
         """The longer side in pixels."""
         return max(self.bottom - self.top, self.right - self.left) + 1
+
+    def moved(self, rows: int, columns: int) -> Box:
+        """The box so many rows and columns further."""
+        return Box(self.top + rows, self.left + columns, self.bottom + rows, self.right + columns)
 
     def joined(self, other: Box | None) -> Box:
         """The smallest box that holds both."""
@@ -166,6 +170,18 @@ class Window:
         )
 
 
+@runtime_checkable
+class SparseMask(Protocol):
+    """A mask or probabilities (row, column), of which only a part may be different from zero."""
+
+    @property
+    def mask_box(self) -> Box | None:
+        """The smallest box that holds the mask; None if that is empty."""
+
+    def crop(self, window: Window) -> NDArray[np.float32]:
+        """The values in a window."""
+
+
 class SpatialPrompts(Protocol):
     """The prompts of a query that have a place in the image. A window depends on these alone."""
 
@@ -178,7 +194,7 @@ class SpatialPrompts(Protocol):
         """Scribbles (row, column): 1 inside, -1 outside, 0 elsewhere."""
 
     @property
-    def previous_mask(self) -> NDArray[Any] | None:
+    def previous_mask(self) -> NDArray[Any] | SparseMask | None:
         """Mask or probabilities (row, column)."""
 
 
@@ -201,12 +217,19 @@ def choose_window(
     drawn = None if prompts.scribbles is None else Box.around(np.asarray(prompts.scribbles) != 0)
     if not prompts.clicks and drawn is None:
         return Window.whole(size)
-    mask = None if prompts.previous_mask is None else Box.around(np.asarray(prompts.previous_mask) >= THRESHOLD)
+    mask = mask_box(prompts.previous_mask)
     has_mask = mask is not None or predicted is not None
     if not has_mask and len(prompts.clicks) < 2:
         return Window.whole(size)
     parts = [mask, predicted, drawn, _around_clicks(prompts.clicks, size)]
     return window_around(size, native, parts, rules, has_mask=has_mask, wider_than=wider_than)
+
+
+def mask_box(mask: NDArray[Any] | SparseMask | None) -> Box | None:
+    """The box of a mask or of probabilities (row, column)."""
+    if mask is None or isinstance(mask, SparseMask):
+        return None if mask is None else mask.mask_box
+    return Box.around(np.asarray(mask) >= THRESHOLD)
 
 
 def window_around(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from kprism_model.network.references import References
 from kprism_model.predictor import THRESHOLD, Prediction, Predictor, predict_batch
 from kprism_model.queries import ImageEmbedding, Query
 from kprism_model.store import Store, cached
-from kprism_model.window import Box, Size, SpatialPrompts, Window, WindowRules, choose_window
+from kprism_model.window import Box, Size, SparseMask, SpatialPrompts, Window, WindowRules, choose_window
+
+T = TypeVar("T")
 
 RULES = WindowRules()
 """The rules of all predictions, chosen on validation lists."""
@@ -48,9 +50,10 @@ def predict_in_windows(
     native: int,
     embed: Callable[[int, Window], ImageEmbedding],
     predict: Callable[[Sequence[Query]], Sequence[Prediction]],
+    paste: Callable[[ObjectPrompts, Window, Prediction], T],
     rules: WindowRules = RULES,
-) -> list[Prediction]:
-    """One prediction for each query, in order, at the size of its image.
+) -> list[T]:
+    """One prediction for each query, in order; `paste` makes it of the prediction in a window (`paste_prediction`).
 
     `sizes` are the images' (rows, columns); `native` is the long side of the network's canvas. `embed` takes the number
     of a query and a window of its image and returns the encoded window. It is called for the same windows again and
@@ -58,12 +61,13 @@ def predict_in_windows(
     """
     windows = {number: choose_window(sizes[number], native, query, rules) for number, query in enumerate(queries)}
     predicted_boxes: dict[int, Box | None] = {}
-    predictions: dict[int, Prediction] = {}
+    predictions: dict[int, T] = {}
     while windows:
         crops = [crop_query(queries[number], window, embed(number, window)) for number, window in windows.items()]
         for (number, window), prediction in zip(list(windows.items()), predict(crops), strict=True):
             if window.cuts(prediction.mask):
-                box = Box.around(window.paste(prediction.mask))
+                box = Box.around(prediction.mask)
+                box = None if box is None else box.moved(window.top, window.left)
                 predicted_boxes[number] = box if box is None else box.joined(predicted_boxes.get(number))
                 windows[number] = choose_window(
                     sizes[number],
@@ -75,7 +79,7 @@ def predict_in_windows(
                 )
             else:
                 del windows[number]
-                predictions[number] = paste_prediction(queries[number], window, prediction)
+                predictions[number] = paste(queries[number], window, prediction)
     return [predictions[number] for number in range(len(queries))]
 
 
@@ -97,7 +101,7 @@ def predict_batch_in_windows(
 
     sizes = [query.embedding.geometry.size for query in queries]
     native = predictor.model.config.native_size
-    return predict_in_windows(queries, sizes, native, embed, partial(predict_batch, predictor))
+    return predict_in_windows(queries, sizes, native, embed, partial(predict_batch, predictor), paste_prediction)
 
 
 def crop_query(query: ObjectPrompts, window: Window, embedding: ImageEmbedding) -> Query:
@@ -108,8 +112,16 @@ def crop_query(query: ObjectPrompts, window: Window, embedding: ImageEmbedding) 
         query.references,
         tuple(window.to_window(click) for click in query.clicks),
         None if query.scribbles is None else window.crop(np.asarray(query.scribbles)),
-        None if query.previous_mask is None else window.crop(np.asarray(query.previous_mask)),
+        _previous_in(query, window),
     )
+
+
+def _previous_in(query: ObjectPrompts, window: Window) -> NDArray[Any] | None:
+    """The previous mask of a query in a window."""
+    previous = query.previous_mask
+    if previous is None or isinstance(previous, SparseMask):
+        return None if previous is None else previous.crop(window)
+    return window.crop(np.asarray(previous))
 
 
 def paste_prediction(query: ObjectPrompts, window: Window, prediction: Prediction) -> Prediction:
@@ -121,19 +133,21 @@ def paste_prediction(query: ObjectPrompts, window: Window, prediction: Predictio
     """
     if window.is_whole:
         return prediction
-    probability = prediction.probability
-    if query.previous_mask is None:
-        probability = window.paste(probability)
-    else:
-        whole = np.asarray(query.previous_mask, dtype=np.float32)
-        previous = window.crop(whole)
-        before = previous >= THRESHOLD
-        prompted = components_touching(
-            before | prediction.mask, _pixels_at_prompts(query, window, before), EIGHT_CONNECTED
-        )
-        probability = np.where((before != prediction.mask) & ~prompted, previous, probability)
-        probability = window.paste(probability, whole)
+    previous = query.previous_mask
+    whole = None if previous is None else np.asarray(previous, dtype=np.float32)
+    probability = window.paste(merged_probability(query, window, prediction), whole)
     return Prediction(probability >= THRESHOLD, probability, prediction.presence)
+
+
+def merged_probability(query: ObjectPrompts, window: Window, prediction: Prediction) -> NDArray[np.float32]:
+    """The probabilities in a window, by the rules of `paste_prediction`."""
+    previous = _previous_in(query, window)
+    if previous is None or window.is_whole:
+        return prediction.probability
+    before = previous >= THRESHOLD
+    prompted = components_touching(before | prediction.mask, _pixels_at_prompts(query, window, before), EIGHT_CONNECTED)
+    kept: NDArray[np.float32] = np.where((before != prediction.mask) & ~prompted, previous, prediction.probability)
+    return kept
 
 
 def _pixels_at_prompts(query: ObjectPrompts, window: Window, previous: NDArray[np.bool_]) -> NDArray[np.bool_]:

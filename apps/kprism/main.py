@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
-from lib.datastore import GuardedDatastore, check_tag, image_path, known_names  # noqa: E402
-from lib.dicom.datastore import DicomStore, open_dicom_store  # noqa: E402
+from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
+from lib.dicom.datastore import DicomStore  # noqa: E402
+from lib.dicom.open_store import open_dicom_store  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
@@ -63,7 +65,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     def init_datastore(self) -> Datastore:
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
-            return open_dicom_store(self.studies)
+            return open_dicom_store(self.studies, self.config.image_mb << 20)
         return GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -75,6 +77,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
         self.learning_loop = loop = LearningLoop(self.config, self._datastore)
         self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
+        if isinstance(self._datastore, DicomStore):
+            self.engine.opener = self._datastore.local_volume
         context = AppContext(self.engine, self.label_registry, self._datastore, loop.submissions.notes)
         self._add_label_names()
         selector = ReferenceSelector(context, loop.submitted_references)
@@ -138,7 +142,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         image = request.get("image")
         if isinstance(image, Source):
             return task, image
-        return task, Source(image_path(datastore, image), f"image {image!r}", image)
+        return task, Source(opened_path(datastore, image), f"image {image!r}", image)
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Whole-slide images are not supported; MONAI Label's own method would open any file of the server."""
@@ -175,6 +179,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             routes.install(server.app)
             self.learning_loop.start()
             self._watch_store()
+            gc.freeze()  # the libraries and the index stay: looking through them again takes a third of a second
         super().on_init_complete()
 
     def _watch_store(self) -> None:

@@ -18,6 +18,13 @@ from kprism_model.network.prompts import POSITIVE_PADDING, ClickEncoder, Prompts
 ABSENT_LOGIT = -20.0
 """Mask logit of rows that stop at the coarsest scale because their structure is absent."""
 
+IMPLAUSIBLE_LOGIT = -7.0
+"""A mask that is nowhere more probable than this (0.1 %) at stride 8 is empty at stride 4.
+
+Measured on 1092 rows of 15 data sets whose presence was 0.5 or more: 288 stop, 266 of the 430 that end empty, and none
+of the 292 that find a labelled structure. At stride 16 this cannot be told yet: small structures do not show there.
+"""
+
 
 @dataclass
 class Tokens:
@@ -161,7 +168,8 @@ class Decoder(nn.Module):
         `embed` takes a scale and the numbers of K rows and returns their pixels (K, h, w, C). It is called at the first
         visit of a scale, for the rows that are left. `positions` are (h, w, C) for strides 16, 8 and 4. Returns the
         logits (N, 1, h, w) of every layer, and the presence logits (N,) from the coarsest scale. Rows that stop there
-        because their presence is too low have `ABSENT_LOGIT` in all later layers.
+        because their presence is too low, or at stride 8 because no pixel can be theirs, have `ABSENT_LOGIT` in all
+        later layers.
         """
         count = len(prompts.image_index)
         kept = torch.arange(count, device=prompts.image_index.device)
@@ -196,10 +204,15 @@ class Decoder(nn.Module):
             logits.append(_scatter(latest, kept, count))
             if number == 0:
                 presence = self._presence(tokens, content, pixels[0])
-                if prompts.minimum_presence is not None:
-                    kept = _present_rows(presence, prompts.minimum_presence)
-                    pixels, content, latest = [pixels[0][kept]], content[kept], latest[kept]
-                    prompts = prompts.select(kept)
+            if number < 2 and prompts.minimum_presence:
+                if number == 0:
+                    going_on = _present_rows(presence, prompts.minimum_presence)
+                else:
+                    going_on = _rows(latest.flatten(1).amax(1) > IMPLAUSIBLE_LOGIT)
+                if len(going_on) < len(kept):
+                    kept, content, latest = kept[going_on], content[going_on], latest[going_on]
+                    pixels, sources = [part[going_on] for part in pixels], [part[going_on] for part in sources]
+                    prompts = prompts.select(going_on)
         return logits, presence
 
     def _resample(self, number: int, previous: Tensor) -> Tensor:
@@ -255,10 +268,14 @@ class Decoder(nn.Module):
 
 def _present_rows(presence: Tensor, minimum: float) -> Tensor:
     """Numbers of the rows whose presence, from logits (N,), is at least as probable as `minimum`."""
-    rows = torch.arange(len(presence), device=presence.device)
     if minimum > 1:  # no row is, and the host need not wait for the device to know it
-        return rows[:0]
-    return rows[presence.sigmoid() >= minimum]
+        return torch.arange(0, device=presence.device)
+    return _rows(presence.sigmoid() >= minimum)
+
+
+def _rows(wanted: Tensor) -> Tensor:
+    """The numbers of the rows that are true in `wanted` (N,)."""
+    return torch.arange(len(wanted), device=wanted.device)[wanted]
 
 
 def _may_contain_padding(padded: Tensor) -> bool:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.encoder import ImageFeatures
-from kprism_model.network.layers import DepthwiseConv, PointwiseConv
+from kprism_model.network.layers import ConvNorm, DepthwiseConv, PointwiseConv
 
 STEM_CHANNELS = 32
 
@@ -88,12 +88,12 @@ class InvertedResidual(nn.Module):
         self.expand: nn.Module = nn.Identity()
         if expansion > 1:
             convolution = PointwiseConv(in_channels, hidden, bias=False)
-            self.expand = nn.Sequential(convolution, _norm(hidden), nn.ReLU6(inplace=True))
+            self.expand = ConvNorm(convolution, _norm(hidden), nn.ReLU6(inplace=True))
         self.padding_kernel = kernel if stride == 2 else 0
         depthwise = DepthwiseConv(hidden, kernel, stride, 0 if stride == 2 else kernel // 2)
-        self.depthwise = nn.Sequential(depthwise, _norm(hidden), nn.ReLU6(inplace=True))
+        self.depthwise = ConvNorm(depthwise, _norm(hidden), nn.ReLU6(inplace=True))
         projection = PointwiseConv(hidden, out_channels, bias=False)
-        self.project = nn.Sequential(projection, _norm(out_channels))
+        self.project = ConvNorm(projection, _norm(out_channels))
         self.residual = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class EfficientNetLiteEncoder(nn.Module):
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
         plan = stages(config.encoder)
-        self.stem = nn.Sequential(
+        self.stem = ConvNorm(
             nn.Conv2d(config.in_channels, STEM_CHANNELS, 3, 2, bias=False),
             _norm(STEM_CHANNELS),
             nn.ReLU6(inplace=True),

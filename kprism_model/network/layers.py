@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three standard layers, computed in another way where PyTorch's CPU kernels are wrong or slow."""
+"""Standard layers, computed in another way where PyTorch's CPU kernels are wrong or slow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kprism_model.network.weight_cache import WeightCache
 
 GROUPS = 32
 
@@ -50,8 +52,12 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, h, w) -> (N, out_channels, h / stride, w / stride)."""
+        return self.convolved(x, self.weight, self.bias)
+
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution with a weight and a bias of the same shapes."""
         stepped = x[:, :, :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
-        return F.linear(stepped, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.linear(stepped, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -71,6 +77,46 @@ class DepthwiseConv(nn.Conv2d):
             return super().forward(x)
         out: Tensor = _Depthwise.apply(x, self.weight, self.stride[0], self.padding[0])  # type: ignore[no-untyped-call]
         return out
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution without bias, a BatchNorm, and an activation if there is one.
+
+    In inference the norm is a factor and a summand for each channel, which are folded into the convolution: a pass less
+    over each map, and equal up to rounding.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d, *activation: nn.Module) -> None:
+        super().__init__(convolution, norm, *activation)
+        self._folded = WeightCache[tuple[Tensor, Tensor]]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C', h', w')."""
+        if self.training or torch.is_grad_enabled():
+            return super().forward(x)  # type: ignore[no-untyped-call, no-any-return]
+        convolution, norm, *activation = self
+        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        used = (convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        weight, bias = self._folded.get(
+            (tensor for tensor in used if tensor is not None), norm.eps, lambda: _fold(convolution, norm)
+        )
+        if isinstance(convolution, PointwiseConv):
+            x = convolution.convolved(x, weight, bias)
+        else:
+            x = F.conv2d(x, weight, bias, convolution.stride, convolution.padding, groups=convolution.groups)
+        for part in activation:
+            x = part(x)
+        return x
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals `convolution` followed by `norm` in inference."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = convolution.weight * scale[:, None, None, None]
+    bias = norm.bias.double() - norm.running_mean.double() * scale
+    kept = convolution.weight.dtype
+    return weight.to(kept, memory_format=torch.channels_last), bias.to(kept)
 
 
 class _Depthwise(torch.autograd.Function):

@@ -31,8 +31,8 @@ class Prompts:
     `size` is the input's (height, width) in pixels; `image_index` (N,) is the image of each row. The prompts, each of
     which may be None: `class_index` (N,) rows of the class registry; `references` of batch N or 1; `points` (N, K, 2)
     as (row, column) in pixels with `point_labels` (N, K): 1 positive, 0 negative, -1 padding; `dense` (N, 3, height,
-    width): positive discs, negative discs, probability of a previous mask. With `minimum_presence`, rows with a lower
-    presence at the coarsest scale stop there.
+    width): positive discs, negative discs, probability of a previous mask. With a `minimum_presence`
+    above 0, rows with a lower presence at the coarsest scale stop there, and rows with no plausible pixel at stride 8.
     """
 
     size: tuple[int, int]

@@ -10,7 +10,7 @@ request never meets them. The steps and the seed are fixed, so that the same ref
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -84,7 +84,7 @@ def fit_offsets(
         reference.values.clone(),
     )
     offsets = [torch.zeros_like(summary, requires_grad=True) for summary in reference.summaries]
-    optimizer = torch.optim.Adam(offsets, lr=rules.learning_rate)
+    adam = _Adam(offsets, rules.learning_rate)
     order: list[int] = []
     for _ in range(rules.steps):
         while len(order) < rules.rows:
@@ -92,12 +92,36 @@ def fit_offsets(
         chosen, order = [tasks[number] for number in order[: rules.rows]], order[rules.rows :]
         with lock:
             loss = _loss(predictor, with_offsets(reference, offsets), chosen)
-            for offset, gradient in zip(offsets, torch.autograd.grad(loss, offsets), strict=True):
-                offset.grad = gradient
-        optimizer.step()
+            gradients = torch.autograd.grad(loss, offsets)
+        adam.step(gradients)
         on_step()
     first, second, third = (offset.detach() for offset in offsets)
     return first, second, third
+
+
+class _Adam:
+    """`torch.optim.Adam`, with the same results to the last bit.
+
+    The first of PyTorch's optimizers in a process loads its compiler: seconds that a user would wait for, and memory.
+    """
+
+    def __init__(self, weights: list[Tensor], learning_rate: float) -> None:
+        self._weights = weights
+        self._learning_rate = learning_rate
+        self._means = [torch.zeros_like(weight) for weight in weights]
+        self._squares = [torch.zeros_like(weight) for weight in weights]
+        self._steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], decay: float = 0.9, square_decay: float = 0.999) -> None:
+        """Move the weights against their gradients."""
+        self._steps += 1
+        size = self._learning_rate / (1 - decay**self._steps)
+        spread = (1 - square_decay**self._steps) ** 0.5
+        for weight, mean, square, gradient in zip(self._weights, self._means, self._squares, gradients, strict=True):
+            mean.lerp_(gradient, 1 - decay)
+            square.mul_(square_decay).addcmul_(gradient, gradient, value=1 - square_decay)
+            weight.addcdiv_(mean, (square.sqrt() / spread).add_(1e-8), value=-size)
 
 
 def with_offsets(reference: References, offsets: Offsets | list[Tensor]) -> References:

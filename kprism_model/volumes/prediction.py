@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +48,14 @@ class StructureMask:
         computed = {number: patch.mask() for number, patch in self.slices.items()}
         before = self.previous_mask or SliceMap(self.orientation, np.dtype(bool))
         return before.with_slices(computed)
+
+    def parts(self) -> Iterator[tuple[int, tuple[slice, slice], NDArray[np.bool_]]]:
+        """Each slice of the mask as its number, the rows and columns that can hold the mask, and the mask there."""
+        for number, mask in (self.previous_mask.slices if self.previous_mask else {}).items():
+            if number not in self.slices:
+                yield number, (slice(None), slice(None)), mask
+        for number, patch in self.slices.items():
+            yield number, patch.box, patch.values >= THRESHOLD
 
     @property
     def changed(self) -> tuple[int, ...]:
@@ -99,9 +107,9 @@ class VolumePrediction:
         for value, name in reversed(list(enumerate(order, start=1))):
             if name not in self.masks:
                 continue
-            for number, mask in self.masks[name].by_slice().slices.items():
-                labels = slices.setdefault(number, np.zeros(mask.shape, np.uint8))
-                labels[mask] = value
+            for number, box, mask in self.masks[name].parts():
+                labels = slices.setdefault(number, np.zeros(orientation.stack_shape[1:], np.uint8))
+                labels[box][mask] = value
         return SliceMap(orientation, np.dtype(np.uint8), slices)
 
 

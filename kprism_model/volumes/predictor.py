@@ -33,7 +33,7 @@ from kprism_model.volumes.prompt_history import PromptHistory
 from kprism_model.volumes.prompts import PromptsBySlice, StructurePrompts, VoxelClick, check_contradictions
 from kprism_model.volumes.propagation import Propagator
 from kprism_model.volumes.propagation_rules import PropagationRules
-from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery, segment_slices
+from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery, search_step, segment_slices
 from kprism_model.volumes.slice_map import SliceMap
 
 __all__ = [
@@ -245,7 +245,8 @@ class VolumePredictor:
         _check_named([*largest, *fill], queries)
         first, last = (0, len(self.volume) - 1) if slices is None else self._checked(slices)
         found: dict[int, NDArray[np.uint8]] = {}
-        for number, merged in segment_slices(self._encoded(), queries, range(first, last + 1), minimum_presence):
+        step = search_step(self.volume.orientation.spacing[0])
+        for number, merged in segment_slices(self._encoded(), queries, range(first, last + 1), minimum_presence, step):
             if merged.any():
                 found[number] = merged
                 if on_slice is not None:

@@ -9,7 +9,9 @@ mask touches its sides. Propagation never changes prompted slices.
 - From one prompted slice to an end of the volume: slice by slice. The reference is the prompted slice (long memory),
   which is adapted to its volume before (`adaptation`). The previous mask is that of the slice before. The outline may
   move by at most `slope` slice distances, and only components that touch the mask before are kept. It stops before the
-  first slice where the structure is absent, or where the prompted slice alone does not support the mask.
+  first slice where the structure is absent, or where the prompted slice alone does not support the mask. The latter is
+  asked every few millimetres, and on each slice where the answer is no. A limit of the request does not change a mask:
+  the slices up to the next question are predicted, too.
 - Between two prompted slices: slice by slice from each of them to the middle. Both are references. The previous mask is
   the mean of the mask of the slice before and of the shape interpolated between the prompted masks. That shape is the
   result where the prediction is empty. A prompted slice with an empty mask is an end: propagation from the other side
@@ -37,10 +39,13 @@ from kprism_model.volumes.propagation_rules import PropagationRules
 from kprism_model.volumes.propagation_sources import PropagationSource, SourceReferences, box_of
 from kprism_model.volumes.refinement import refine
 from kprism_model.volumes.shapes import confine, interpolate_masks
-from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery
-from kprism_model.window import Box
+from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery, search_step
+from kprism_model.window import Box, Window
 
 Progress = Callable[[int], object]
+
+FIRST_LOOK = 3
+"""Slices that are shown before the prompted slice is adapted."""
 
 T = TypeVar("T")
 
@@ -57,6 +62,20 @@ class PropagatedSlices:
         if patch.any:
             self.patches[number] = patch
             self.confidence[number] = float(patch.values[patch.values >= THRESHOLD].mean(dtype=np.float64))
+
+    def within(self, slices: range) -> PropagatedSlices:
+        """Those of `slices`."""
+        patches = {number: patch for number, patch in self.patches.items() if number in slices}
+        return PropagatedSlices(patches, {number: self.confidence[number] for number in patches})
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenMask:
+    """The mask of a slice, and the window in which it was predicted; its support is not known yet."""
+
+    number: int
+    patch: Patch
+    window: Window
 
 
 class Propagator:
@@ -76,6 +95,7 @@ class Propagator:
     ) -> None:
         self._features = features
         self._rules = rules
+        self._support_step = search_step(spacing[0])
         self._reach = 1 + rules.slope * spacing[0] / min(spacing[1:])
         self._progress = progress or (lambda slices: None)
         self.on_mask: Callable[[int, NDArray[np.bool_]], object] | None = None
@@ -96,11 +116,11 @@ class Propagator:
         result: T = self._results[kind, key]
         return result
 
-    def _report(self, number: int, patch: Patch) -> None:
+    def _report(self, number: int, patch: Patch, is_wanted: bool = True) -> None:
         """Tell of a mask that was propagated to a slice."""
-        if self.on_mask is not None and patch.any:
+        if self.on_mask is not None and is_wanted and patch.any:
             self.on_mask(number, patch.mask())
-        self._progress(1)
+        self._progress(int(is_wanted))
 
     def _mask(self, prompted_slice: PromptedSlice) -> Patch:
         initial_mask = prompted_slice.initial_mask
@@ -125,9 +145,13 @@ class Propagator:
         if before is not None and after is not None:
             return self._between(before, after, slices, prior)
         if before is not None:
-            return self._outwards(before, slices, prior)
+            past = 0 if slice_range.after is not None else -(slice_range.last - before.number) % self._support_step
+            ahead = range(slice_range.first, min(slice_range.last + past + 1, len(self._features)))
+            return self._outwards(before, ahead, prior, slices)
         if after is not None:
-            return self._outwards(after, slices[::-1], prior)
+            past = 0 if slice_range.before is not None else -(after.number - slice_range.first) % self._support_step
+            ahead = range(max(slice_range.first - past, 0), slice_range.last + 1)
+            return self._outwards(after, ahead[::-1], prior, slices)
         return PropagatedSlices({}, {})
 
     def _source(self, prompted_slice: PromptedSlice | None) -> PropagationSource | None:
@@ -183,19 +207,66 @@ class Propagator:
         patch = Patch.of(confine(prediction.probability, shape > 0, self._reach))
         return patch if patch.any else Patch.of(shape)
 
-    def _outwards(self, source: PropagationSource, slices: range, prior: ClassPrior | None) -> PropagatedSlices:
-        """Predict one slice after another until the structure ends."""
+    def _outwards(
+        self, source: PropagationSource, slices: range, prior: ClassPrior | None, wanted: range
+    ) -> PropagatedSlices:
+        """Predict one slice after another until the structure ends; the result holds the slices `wanted` of `slices`.
+
+        Whether the prompted slice supports a mask is asked on every `_support_step`-th slice and on the last one. If it
+        does not there, the slices since the last question are asked one by one, and the first without support ends the
+        structure.
+        """
+        self._first_look(source, [number for number in slices[:FIRST_LOOK] if number in wanted])
         propagated, last = PropagatedSlices({}, {}), source.mask
+        open_masks: list[_OpenMask] = []
         for number in slices:
-            last = self._next(number, source, last, prior)
-            self._report(number, last)
+            last, window = self._next(number, source, last, prior)
+            self._report(number, last, number in wanted)
             if not last.any:
                 break
-            propagated.add(number, last)
-        return propagated
+            open_masks.append(_OpenMask(number, last, window))
+            if (number - source.number) % self._support_step == 0:
+                supported, open_masks = self._close(open_masks, source, propagated), []
+                if not supported:
+                    break
+        if open_masks:
+            self._close(open_masks, source, propagated)
+        return propagated.within(wanted)
 
-    def _next(self, number: int, source: PropagationSource, last: Patch, prior: ClassPrior | None) -> Patch:
-        """The mask of a slice, from the prompted slice `source` and the mask `last` of the slice before."""
+    def _first_look(self, source: PropagationSource, slices: Sequence[int]) -> None:
+        """Tell of the next masks as they are without adaptation, which takes a second. The result may differ."""
+        if self.on_mask is None or self._sources.is_adapted(source):
+            return
+        last = source.mask
+        for number in slices:
+            last_mask = last.mask()
+            window = self._sources.window(box_of(last_mask))
+            references = self._sources.encode(source, window.longest)
+            query = SliceQuery(number, references=references, previous_mask=last.probability(), window=window)
+            [prediction] = self._features.predict([query], minimum_presence=self._rules.presence)
+            last = Patch.of(confine(prediction.probability, last_mask, self._reach))
+            if not last.any:
+                return
+            self.on_mask(number, last.mask())
+            self._progress(0)
+
+    def _close(self, masks: Sequence[_OpenMask], source: PropagationSource, propagated: PropagatedSlices) -> bool:
+        """Add masks if `source` supports the last of them; else those before the first one that it does not support."""
+        *before, last = masks
+        supported = self._sources.is_supported(last.number, last.patch, source, last.window)
+        for mask in masks if supported else before:
+            if not supported and not self._sources.is_supported(mask.number, mask.patch, source, mask.window):
+                break
+            propagated.add(mask.number, mask.patch)
+        return supported
+
+    def _next(
+        self, number: int, source: PropagationSource, last: Patch, prior: ClassPrior | None
+    ) -> tuple[Patch, Window]:
+        """The mask of a slice, from the prompted slice `source` and the mask `last` of the slice before.
+
+        It comes with the window in which it was predicted, and is empty where the structure is absent.
+        """
         last_mask = last.mask()
         last_box = box_of(last_mask)
         minimum = self._rules.presence if prior is None else None  # with a prior, the joined presence decides
@@ -211,5 +282,4 @@ class Propagator:
             prediction = prior.joined(number, prediction)
         patch = Patch.of(confine(prediction.probability, last_mask, self._reach))
         present = patch.any and prediction.presence >= self._rules.presence
-        supported = present and self._sources.is_supported(number, patch, source, window)
-        return patch if supported else Patch.empty(self._features.size)
+        return patch if present else Patch.empty(self._features.size), window

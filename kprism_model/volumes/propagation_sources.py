@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -44,7 +45,11 @@ class PropagationSource:
 
     def key(self, *more: str) -> str:
         """A key of the slice's mask and of `more`."""
-        return digest(str(self.number), digest_of(self.mask.values), repr(self.mask.corner), *more)
+        return digest(self._own_key, *more)
+
+    @cached_property
+    def _own_key(self) -> str:
+        return digest(str(self.number), digest_of(self.mask.values), repr(self.mask.corner))
 
 
 class SourceReferences:
@@ -75,6 +80,11 @@ class SourceReferences:
         """The same, adapted to the source's own slice (`adaptation`) if the rules say so."""
         reference, rules = self.encode(source, side), self._rules.adaptation
         return reference if rules is None else with_offsets(reference, self._offsets(source, rules))
+
+    def is_adapted(self, source: PropagationSource) -> bool:
+        """Whether the source's adaptation is known already, or is not wanted."""
+        rules = self._rules.adaptation
+        return rules is None or self._features.kept("offsets", source.key(repr(rules)))
 
     def is_supported(self, number: int, patch: Patch, source: PropagationSource, window: Window) -> bool:
         """Whether `source` alone supports the mask of a slice, see `PropagationRules.support`."""

@@ -39,14 +39,8 @@ def refine(
         key = prompts.first(count).digest(class_name or "", initial_key)
 
         def step(clicks: Sequence[Click] = clicks, before: Patch | None = before) -> Patch:
-            query = SliceQuery(
-                prompts.number,
-                class_name,
-                clicks=tuple(clicks),
-                scribbles=prompts.scribbles,
-                previous_mask=None if before is None else before.mask() if before.is_mask else before.probability(),
-            )
-            return Patch.of(features.correct(query).probability)
+            query = SliceQuery(prompts.number, class_name, clicks=tuple(clicks), scribbles=prompts.scribbles)
+            return features.correct(query, before)
 
         patch = features.cached("refined", key, step)
     if patch is None:
@@ -66,15 +60,16 @@ def enforce_prompts(
     """
     if not clicks and scribbles is None:
         return patch
+    if scribbles is None:
+        return patch.with_pixels({(int(click.row), int(click.column)): float(click.positive) for click in clicks})
     probability = patch.probability()
-    if scribbles is not None:
-        wanted = scribbles.copy()
-        for click in clicks:
-            if click.positive:
-                wanted[int(click.row), int(click.column)] = 1
-        kept = apply_scribbles(probability >= THRESHOLD, wanted, None if initial_mask is None else initial_mask.mask())
-        probability[(probability >= THRESHOLD) & ~kept] = 0.0
-        probability[scribbles > 0], probability[scribbles < 0] = 1.0, 0.0
+    wanted = scribbles.copy()
+    for click in clicks:
+        if click.positive:
+            wanted[int(click.row), int(click.column)] = 1
+    kept = apply_scribbles(probability >= THRESHOLD, wanted, None if initial_mask is None else initial_mask.mask())
+    probability[(probability >= THRESHOLD) & ~kept] = 0.0
+    probability[scribbles > 0], probability[scribbles < 0] = 1.0, 0.0
     for click in clicks:
         probability[int(click.row), int(click.column)] = float(click.positive)
     return Patch.of(probability)

@@ -19,11 +19,21 @@ from kprism_model.queries import Click, ImageEmbedding, Query
 from kprism_model.store import Store, cached, size_of
 from kprism_model.volumes.adaptation import AdaptationRules, Offsets, fit_offsets
 from kprism_model.volumes.data import window_of
+from kprism_model.volumes.patches import Patch
 from kprism_model.window import Window
-from kprism_model.windowed import crop_query, predict_in_windows
+from kprism_model.windowed import ObjectPrompts, crop_query, merged_probability, predict_in_windows
 
 SLICES_PER_BATCH = 8
 """Slices that are predicted in one pass."""
+
+ANCHOR_STEPS = (4, 2, 1)
+"""Every so many slices one is searched first; these divide `SLICES_PER_BATCH`."""
+
+ANCHOR_DISTANCE = 5.0
+"""The greatest distance in mm between two slices that are searched first."""
+
+CLEARLY_ABSENT = 0.5
+"""A structure is clearly absent if its presence is below this share of the least one, or no pixel is plausible."""
 
 T = TypeVar("T")
 
@@ -41,9 +51,13 @@ class SliceQuery:
     references: References | None = None
     clicks: tuple[Click, ...] = ()
     scribbles: NDArray[np.int8] | None = None
-    previous_mask: NDArray[Any] | None = None
+    previous_mask: NDArray[Any] | Patch | None = None
     prior: float = 1.0
     window: Window | None = None
+
+
+_Found = dict[int, dict[str, Prediction]]
+"""The predictions of a slice by name."""
 
 
 class SliceFeatures:
@@ -134,21 +148,26 @@ class SliceFeatures:
         predictions = self._predict_batch(crops, minimum_presence)
         return [_pasted(prediction, window) for prediction, window in zip(predictions, windows, strict=True)]
 
-    def correct(self, query: SliceQuery) -> Prediction:
-        """The prediction for a query with clicks or scribbles, in a window of the slice where that shows more."""
-        [prediction] = predict_in_windows(
-            [query],
+    def correct(self, query: SliceQuery, before: Patch | None) -> Patch:
+        """The mask of a query with clicks or scribbles on the mask `before`, in a window where that shows more."""
+
+        def paste(query: ObjectPrompts, window: Window, prediction: Prediction) -> Patch:
+            probability = merged_probability(query, window, prediction)
+            return (before or Patch.empty(self.size)).replaced(window, probability)
+
+        [patch] = predict_in_windows(
+            [replace(query, previous_mask=before)],
             [self.size],
             self.native_size,
             lambda _, window: self.embed_window(query.number, window),
             self._predict_batch,
+            paste,
         )
-        return prediction
+        return patch
 
     def _predict_batch(self, queries: Sequence[Query], minimum_presence: float | None = None) -> list[Prediction]:
-        with self._lock:
-            self.decoded += len(queries)
-            return predict_batch(self._predictor, queries, minimum_presence=minimum_presence)
+        self.decoded += len(queries)
+        return predict_batch(self._predictor, queries, minimum_presence=minimum_presence, lock=self._lock)
 
     def reference(self, number: int, mask: NDArray[np.bool_], window: Window | None = None) -> References:
         """A window of a slice (default: all of it) with the slice's mask, which is not empty there, as a reference.
@@ -174,24 +193,82 @@ class SliceFeatures:
         return fit_offsets(self._predictor, reference, image, structure, rules, self._lock, on_step)
 
 
+def search_step(spacing: float) -> int:
+    """Which slices are searched first: every n-th one, at most `ANCHOR_DISTANCE` apart. `spacing` of slices in mm."""
+    return next(step for step in ANCHOR_STEPS if step == 1 or step * spacing <= ANCHOR_DISTANCE)
+
+
 def segment_slices(
-    features: SliceFeatures, queries: Mapping[str, SliceQuery], slices: range, minimum_presence: float
+    features: SliceFeatures, queries: Mapping[str, SliceQuery], slices: range, minimum_presence: float, step: int = 1
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Predict all `queries` on each slice; yields the slice's number and its index map, in the order of `queries`.
 
-    Fixed groups of slices share a pass, so that no result depends on `slices`. A structure that is less probable than
-    `minimum_presence` stops at the coarsest scale. Its presence is multiplied by the query's prior; the rest is as in
-    `merge_classes`.
+    A structure that is less probable than `minimum_presence` stops at the coarsest scale. Its presence is multiplied by
+    the query's prior; the rest is as in `merge_classes`. Every `step`-th slice is an anchor (see `search_step`) and is
+    searched for all structures. A slice between two anchors is searched for those that are not clearly absent on both,
+    and is not even encoded if there are none.
+
+    Fixed groups of slices share a pass, and which structures are searched follows from the anchors alone. So no result
+    depends on `slices`. Slices come in order, each as soon as its group is done.
     """
     names = list(queries)
+    anchors: _Found = {}
     for start in range(slices.start - slices.start % SLICES_PER_BATCH, slices.stop, SLICES_PER_BATCH):
-        group = range(start, min(start + SLICES_PER_BATCH, len(features)))
-        on_slices = [replace(query, number=number) for number in group for query in queries.values()]
-        predictions = iter(features.predict(on_slices, minimum_presence=minimum_presence))
+        group, after = (
+            range(first, min(first + SLICES_PER_BATCH, len(features))) for first in (start, start + SLICES_PER_BATCH)
+        )
+        anchors = {number: found for number, found in anchors.items() if number >= start}
+        for numbers in (group[::step], after[::step] if step > 1 else range(0)):
+            if numbers and numbers[0] not in anchors:
+                anchors |= _search(features, dict.fromkeys(numbers, queries), minimum_presence)
+        between = {
+            number: _left(queries, [anchors[end] for end in _ends(number, step) if end in anchors], minimum_presence)
+            for number in group
+            if number % step
+        }
+        found = anchors | _search(features, between, minimum_presence)
         for number in group:
-            by_name = {name: _with_prior(next(predictions), query.prior) for name, query in queries.items()}
-            if number in slices:
-                yield number, merge_classes(by_name, names, presence_threshold=minimum_presence)
+            if number not in slices:
+                continue
+            if found[number]:
+                yield number, merge_classes(found[number], names, presence_threshold=minimum_presence)
+            else:
+                yield number, np.zeros(features.size, np.uint8)
+
+
+def _search(
+    features: SliceFeatures, queries: Mapping[int, Mapping[str, SliceQuery]], minimum_presence: float
+) -> _Found:
+    """The predictions for the named queries of each slice, all in one group."""
+    on_slices = [replace(query, number=number) for number, named in queries.items() for query in named.values()]
+    predictions = iter(features.predict(on_slices, minimum_presence=minimum_presence))
+    return {
+        number: {name: _with_prior(next(predictions), query.prior) for name, query in named.items()}
+        for number, named in queries.items()
+    }
+
+
+def _ends(number: int, step: int) -> tuple[int, int]:
+    """The anchors before and after a slice; the second may be beyond the last slice."""
+    return number - number % step, number - number % step + step
+
+
+def _left(
+    queries: Mapping[str, SliceQuery], anchors: Sequence[Mapping[str, Prediction]], minimum_presence: float
+) -> dict[str, SliceQuery]:
+    """The queries that are not clearly absent on all `anchors`."""
+    return {
+        name: query
+        for name, query in queries.items()
+        if not all(_clearly_absent(found[name], minimum_presence) for found in anchors)
+    }
+
+
+def _clearly_absent(prediction: Prediction, minimum_presence: float) -> bool:
+    """Whether a structure is far from being found: by its presence, or because it has no plausible pixel."""
+    if prediction.presence < minimum_presence:
+        return prediction.presence < CLEARLY_ABSENT * minimum_presence
+    return not prediction.probability.any()
 
 
 def _pasted(prediction: Prediction, window: Window) -> Prediction:

@@ -8,6 +8,7 @@ import io
 import random
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,47 @@ def save(instances: list[Dataset], folder: Path) -> dict[str, Path]:
 def series_of(instances: list[Dataset]) -> Series:
     """The series of instances as the app sees it."""
     return describe_series(instances)
+
+
+def unusual(kind: str) -> list[Dataset]:
+    """Images that lack what others have, or have it elsewhere."""
+    if kind == "groups of frames":
+        [whole] = enhanced()
+        shared = whole.SharedFunctionalGroupsSequence[0]
+        for group in whole.PerFrameFunctionalGroupsSequence:
+            group.update(copy.deepcopy(shared))
+        del whole.SharedFunctionalGroupsSequence
+        return [whole]
+    images = picture("CR") if kind == "one frame" else volume("CT")
+    images = images[:1] if kind == "one frame, placed" else images
+    for image in images:
+        if kind == "no spacing":
+            del image.PixelSpacing, image.SliceThickness, image.SpacingBetweenSlices
+        if kind == "lossy":
+            image.LossyImageCompression = "01"
+        if kind.startswith("one frame"):
+            image.NumberOfFrames = 1
+        if kind == "several times":
+            image.ImagePositionPatient = images[0].ImagePositionPatient
+    return images
+
+
+USUAL: dict[str, Callable[[], list[Dataset]]] = {
+    "CT": lambda: volume("CT"),
+    "MR": lambda: volume("MR"),
+    "MR, multi-frame": enhanced,
+    "US": lambda: picture("US"),
+    "US, colour": lambda: picture("US", colour=True),
+    "US, multi-frame": cine,
+    "CR": lambda: picture("CR"),
+    "ES": lambda: picture("ES", colour=True),
+    "OT": lambda: picture("OT"),
+    "CR, several": lambda: several_pictures("CR"),
+}
+"""Kinds of series, and what makes one."""
+
+KINDS: dict[str, Callable[[], list[Dataset]]] = USUAL | {
+    kind: partial(unusual, kind)
+    for kind in ("no spacing", "lossy", "one frame", "one frame, placed", "groups of frames", "several times")
+}
+"""All kinds of series, also those that lack something."""

@@ -14,7 +14,7 @@ from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.volumes.adaptation import AdaptationRules, Offsets, fit_offsets, with_offsets
+from kprism_model.volumes.adaptation import AdaptationRules, Offsets, _Adam, fit_offsets, with_offsets
 
 SIZE = (40, 30)
 
@@ -108,3 +108,16 @@ def test_it_can_be_cancelled_after_each_step(predictor: Predictor) -> None:
     with pytest.raises(CancelledError):
         fit_offsets(predictor, reference, picture(), disc(), AdaptationRules(), nullcontext(), stop)
     assert len(steps) == 3
+
+
+def test_offsets_move_as_with_the_optimizer_of_pytorch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = ([torch.zeros(1, 1, 6, size, requires_grad=True) for size in (32, 16)] for _ in range(2))
+    adam, optimizer = _Adam(ours, 0.05), torch.optim.Adam(theirs, lr=0.05)
+    for _ in range(12):
+        gradients = [torch.randn_like(weight) * 10 ** float(torch.randn(())) for weight in ours]
+        adam.step(gradients)
+        for weight, gradient in zip(theirs, gradients, strict=True):
+            weight.grad = gradient
+        optimizer.step()
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))

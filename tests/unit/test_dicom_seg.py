@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from highdicom.content import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
@@ -20,19 +17,6 @@ from lib.dicom.series import Series
 from lib.errors import RequestError
 from tests.unit import dicom_files
 
-KINDS: dict[str, Callable[[], list[Dataset]]] = {
-    "CT": lambda: dicom_files.volume("CT"),
-    "MR": lambda: dicom_files.volume("MR"),
-    "MR, multi-frame": dicom_files.enhanced,
-    "US": lambda: dicom_files.picture("US"),
-    "US, colour": lambda: dicom_files.picture("US", colour=True),
-    "US, multi-frame": dicom_files.cine,
-    "CR": lambda: dicom_files.picture("CR"),
-    "ES": lambda: dicom_files.picture("ES", colour=True),
-    "OT": lambda: dicom_files.picture("OT"),
-    "CR, several": lambda: dicom_files.several_pictures("CR"),
-}
-UNUSUAL = ("no spacing", "lossy", "one frame", "one frame, placed", "groups of frames", "several times")
 NAMES = {"liver": 3, "left kidney": 1, "Blob with ümläut": 7}
 
 
@@ -44,32 +28,9 @@ def some_labels(grid: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return labels
 
 
-def unusual(kind: str) -> list[Dataset]:
-    """Images that lack what others have, or have it elsewhere."""
-    if kind == "groups of frames":
-        [whole] = dicom_files.enhanced()
-        shared = whole.SharedFunctionalGroupsSequence[0]
-        for group in whole.PerFrameFunctionalGroupsSequence:
-            group.update(copy.deepcopy(shared))
-        del whole.SharedFunctionalGroupsSequence
-        return [whole]
-    images = dicom_files.picture("CR") if kind == "one frame" else dicom_files.volume("CT")
-    images = images[:1] if kind == "one frame, placed" else images
-    for image in images:
-        if kind == "no spacing":
-            del image.PixelSpacing, image.SliceThickness, image.SpacingBetweenSlices
-        if kind == "lossy":
-            image.LossyImageCompression = "01"
-        if kind.startswith("one frame"):
-            image.NumberOfFrames = 1
-        if kind == "several times":
-            image.ImagePositionPatient = images[0].ImagePositionPatient
-    return images
-
-
-@pytest.mark.parametrize("kind", [*KINDS, *UNUSUAL])
+@pytest.mark.parametrize("kind", dicom_files.KINDS)
 def test_every_voxel_comes_back_under_its_name(kind: str) -> None:
-    series = dicom_files.series_of(KINDS[kind]() if kind in KINDS else unusual(kind))
+    series = dicom_files.series_of(dicom_files.KINDS[kind]())
     labels = some_labels(series.grid)
     segmentation = write_seg(labels, NAMES, series, "K-Prism")
     back = read_seg(segmentation, series)
@@ -78,9 +39,9 @@ def test_every_voxel_comes_back_under_its_name(kind: str) -> None:
         np.testing.assert_array_equal(back.labels == back.names[name], labels == value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", dicom_files.USUAL)
 def test_frames_refer_to_the_images_that_they_lie_on(kind: str) -> None:
-    series = dicom_files.series_of(KINDS[kind]())
+    series = dicom_files.series_of(dicom_files.KINDS[kind]())
     labels = np.zeros(series.grid, np.uint8)
     row = series.grid[2] // 2
     labels[2:5, 3:6, row] = 3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kprism_model.network.config import KPrismConfig
@@ -176,3 +176,34 @@ def test_files_from_before_there_was_a_choice_of_encoders_are_read() -> None:
     assert KPrismConfig.from_dict(written) == KPrismConfig.tiny()
     with pytest.raises(ValueError, match=r"KPrismConfig\.encoder must be one of utnet, .*, got 'resnet'"):
         KPrismConfig.tiny(encoder="resnet")
+
+
+def test_norms_are_folded_into_convolutions_for_inference_only() -> None:
+    torch.manual_seed(0)
+    config = KPrismConfig.tiny(encoder="efficientnet_lite0")
+    encoder = EfficientNetLiteEncoder(config).eval()
+    for norm in encoder.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.uniform_(norm.bias, -0.5, 0.5)
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2.0)
+    images = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+
+    def differences() -> list[float]:
+        apart = encoder(images)  # with gradients: norm by norm
+        with torch.inference_mode():
+            folded = encoder(images)
+        return [float((one - other).abs().max() / one.abs().max()) for one, other in zip(apart, folded, strict=True)]
+
+    assert max(differences()) < 1e-5
+    with torch.no_grad():
+        encoder.stem[0].weight.mul_(1.5)
+        encoder.stages[2][0].depthwise[1].running_mean.add_(0.3)
+    assert max(differences()) < 1e-5  # what was folded is computed again
+    encoder.train()
+    with torch.no_grad():
+        batch_statistics = encoder(images)
+    encoder.eval()
+    with torch.no_grad():
+        assert float((encoder(images)[0] - batch_statistics[0]).abs().max()) > 0.1

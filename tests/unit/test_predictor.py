@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from kprism_model.classes import ClassRegistry
+from kprism_model.network import decoder
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Click, Prediction, Predictor, merge_classes
+from kprism_model.queries import Query, build_prompts
 
 NAMES = ("a", "b", "c", "d")
 
@@ -170,3 +172,27 @@ def test_merging_takes_the_most_probable_present_structure() -> None:
     }
     assert merge_classes(predictions, ["a", "b", "c"]).tolist() == [[1, 2, 0, 1]]
     assert merge_classes(predictions, ["unused", "b"]).tolist() == [[2, 2, 0, 2]]
+
+
+def test_objects_without_a_plausible_pixel_stop_at_stride_8_and_the_others_do_not_notice(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = predictor.embed([picture(64, 64), picture(64, 64, 3)])
+    features, prompts = build_prompts(
+        [Query(embedding, name) for embedding in embeddings for name in NAMES], predictor.registry, predictor.device
+    )
+    with torch.inference_mode():
+        highest = predictor.model.decode(features, prompts).logits[1].flatten(1).amax(1)
+    limit = float(highest.sort().values[len(highest) // 2 - 1 : len(highest) // 2 + 1].mean())
+    full = predictor.predict_classes(NAMES, embeddings=embeddings, minimum_presence=1e-6)
+    monkeypatch.setattr(decoder, "IMPLAUSIBLE_LOGIT", limit)
+    early = predictor.predict_classes(NAMES, embeddings=embeddings, minimum_presence=1e-6)
+    asked = predictor.predict_classes(NAMES, embeddings=embeddings, minimum_presence=0.0)  # nothing may stop
+    stopped = (highest <= limit).tolist()
+    assert 0 < sum(stopped) < len(stopped)
+    for row, stops in enumerate(stopped):
+        image, name = divmod(row, len(NAMES))
+        whole, part = full[image][NAMES[name]], early[image][NAMES[name]]
+        assert part.presence == pytest.approx(whole.presence, abs=1e-6)
+        np.testing.assert_allclose(part.probability, 0 if stops else whole.probability, atol=1e-5)
+        np.testing.assert_allclose(asked[image][NAMES[name]].probability, whole.probability, atol=1e-5)

@@ -238,6 +238,21 @@ def test_a_label_submitted_during_the_reconciliation_is_neither_found_nor_forgot
     assert site.store.get("d") == submitted[0] is not None
 
 
+def test_no_label_counts_as_removed_before_the_datastore_knows_all_its_labels(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's thousands of labels, and its images, become known while the reconciliation runs."""
+    for name in "ab":
+        site.submissions.submit(name, site.label(1), {"label_info": [{"name": "liver"}]})
+    known: list[str] = []
+    listings = [["a"], ["a", "b"]]  # the second one is made after the labels were asked for
+    monkeypatch.setattr(site.datastore, "settle", lambda: known.append("a"))
+    monkeypatch.setattr(site.datastore, "get_labeled_images", lambda: list(known))
+    monkeypatch.setattr(site.datastore, "list_images", lambda: listings.pop(0))
+    assert site.submissions.reconcile().messages == []
+    assert {entry.image_id for entry in site.store.submissions()} == {"a", "b"}
+
+
 def test_a_damaged_entry_of_the_ledger_is_rebuilt_from_the_datastore(site: Site) -> None:
     site.submissions.submit("a", site.label(1), {"label_names": {"liver": 1}})
     (site.store.folder / "cases" / "a.json").write_text('{"image_id": "a"')

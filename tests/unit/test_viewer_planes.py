@@ -35,6 +35,17 @@ def test_planes_come_back_where_they_were() -> None:
     np.testing.assert_array_equal(back.volume(), labels.volume())
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_any_values_come_back_in_any_order_of_planes(order: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (40, 30, 6)).astype(np.uint8).copy(order=order)
+    labels = SliceMap.of(values, planes_of(values.shape))
+    header, back = unpack(pack({"version": "ü"}, labels, [4, 0, 3]), values.shape)
+    assert header == {"version": "ü", "planes": [4, 0, 3]}
+    values[:, :, [1, 2, 5]] = 0
+    np.testing.assert_array_equal(back.volume(), values)
+    assert gzip.decompress(pack({}, labels, [])) == b'\x0e\0\0\0{"planes": []}'
+
+
 def test_the_column_is_the_fastest_axis() -> None:
     content = gzip.decompress(pack({}, some_labels(), [0]))
     assert content[-12:] == bytes([0] * 9 + [7, 0, 0])  # the second of four columns in the third row
@@ -48,8 +59,15 @@ def test_the_column_is_the_fastest_axis() -> None:
         (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[9]}' + bytes(12)), "do not fit 4 x 3 x 5"),
         (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[0]}' + bytes(11)), "do not fit 4 x 3 x 5"),
         (gzip.compress(b"\x10\0\0\0" + b'{"planes":[0,0]}' + bytes(24)), "do not fit 4 x 3 x 5"),
+        (gzip.compress(b"\xff\xff\xff\xff" + b'{"planes":[0]}' + bytes(2 << 20)), "no JSON header"),
+        (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[0]}' + bytes(12))[:-1], "the planes are not gzip"),
+        (gzip.compress(b"\x0e\0\0\0" + b'{"planes":[0]}' + bytes(12))[:-8] + bytes(8), "the planes are not gzip"),
+        (b"", "no JSON header"),
     ],
-    ids=["no gzip", "no JSON", "plane outside", "too short", "plane twice"],  # gzip's bytes hold the time
+    ids=[  # gzip's bytes hold the time
+        *("no gzip", "no JSON", "plane outside", "too short", "plane twice"),
+        *("long header", "cut off", "damaged", "nothing"),
+    ],
 )
 def test_what_does_not_fit_is_refused(message: bytes, sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):

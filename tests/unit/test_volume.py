@@ -15,8 +15,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.predictor import Prediction, Predictor, merge_classes
+from kprism_model.predictor import Predictor, merge_classes
 from kprism_model.store import ByteStore
+from kprism_model.volumes.patches import Patch
 from kprism_model.volumes.predictor import (
     PropagationRules,
     StructurePrompts,
@@ -26,6 +27,7 @@ from kprism_model.volumes.predictor import (
     VoxelClick,
 )
 from kprism_model.volumes.slice_features import SliceFeatures, SliceQuery
+from kprism_model.window import Window
 
 NAMES = ("a", "b", "c", "d")
 SHAPE = (20, 26, 9)  # x, y, z
@@ -154,9 +156,9 @@ def test_a_given_mask_reaches_the_network_as_a_mask_and_later_ones_as_probabilit
     seen = []
     correct = SliceFeatures.correct
 
-    def recording(features: SliceFeatures, query: SliceQuery) -> Prediction:
-        seen.append(query.previous_mask)
-        return correct(features, query)
+    def recording(features: SliceFeatures, query: SliceQuery, before: Patch | None) -> Patch:
+        seen.append(None if before is None else before.crop(Window.whole(features.size)))
+        return correct(features, query, before)
 
     monkeypatch.setattr(SliceFeatures, "correct", recording)
     before = np.zeros(SHAPE, bool)

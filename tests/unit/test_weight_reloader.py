@@ -176,3 +176,19 @@ def test_the_thread_outlives_what_goes_wrong(server: Server, monkeypatch: pytest
         time.sleep(0.01)
     server.reloader.stop()
     assert server.reloader.number == 1
+
+
+def test_versions_and_trainings_do_not_wait_until_thousands_of_cases_are_encoded(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.learning.weight_reloader.ENCODED_PER_CHECK", 3)
+    for number in range(7):
+        server.submit(f"case {number}")
+    encoded = []
+    trainings = []
+    for _ in range(4):
+        server.reloader.step()
+        encoded.append(len(list((tmp_path / "bank").glob("*.safetensors"))))
+        trainings.append(server.trainings)
+    assert encoded == [3, 6, 7, 7]
+    assert trainings[0] == 1  # the schedule was asked before all cases were encoded

@@ -65,12 +65,12 @@ def test_a_window_is_widened_until_the_structure_fits(predictor: Predictor) -> N
     embedding, asked = predictor.embed([picture()])[0], list[Window]()
     grown = disc(60, 60, 24)
     query = Query(embedding, clicks=(Click(60, 60, True),), previous_mask=disc(60, 60, 5).astype(np.float32))
-    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(grown, asked, embedding))
+    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(grown, asked, embedding), paste_prediction)
     assert len(asked) > 1 and not asked[-1].is_whole
     assert [window.longest for window in asked] == sorted({window.longest for window in asked})
     assert np.array_equal(answer.mask, grown)
     everything, asked = np.ones(SIZE, bool), []
-    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(everything, asked, embedding))
+    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(everything, asked, embedding), paste_prediction)
     assert asked[-1].is_whole and answer.mask.all()
     assert [window.longest for window in asked] == sorted({window.longest for window in asked})
 
@@ -79,7 +79,7 @@ def test_a_structure_at_the_border_of_the_image_needs_no_wider_window(predictor:
     embedding, asked = predictor.embed([picture()])[0], list[Window]()
     corner = disc(0, 119, 12)
     query = Query(embedding, clicks=(Click(2, 117, True),), previous_mask=disc(0, 119, 9).astype(np.float32))
-    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(corner, asked, embedding))
+    [answer] = predict_in_windows([query], [SIZE], NATIVE, *seeing(corner, asked, embedding), paste_prediction)
     assert len(asked) == 1 and not asked[0].is_whole
     assert np.array_equal(answer.mask, corner)
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
+import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
-from watchdog.events import FileSystemEvent
 
 from kprism_model.files import write_bytes
 from lib.errors import NotFoundError, RequestError
+from lib.folder_contents import as_text, is_stale, reconcile
+from lib.folder_watch import FolderWatch
 from lib.imaging.label_registry import HandNames, stored_names
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
@@ -93,19 +94,38 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     with the id of an image whose submitted label was removed.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, auto_reload: bool = False, **named: Any) -> None:
         self._lock = RLock()
         self.on_removed: Callable[[str], object] | None = None
-        super().__init__(*arguments, **named)
-        if self._auto_reload:
-            self._handler.on_moved = self._on_moved
+        super().__init__(*arguments, auto_reload=False, **named)
+        self._auto_reload = auto_reload
+        if auto_reload:
+            images = os.path.normpath(self._datastore.image_path())
+            folders = {os.path.normpath(self._datastore_path): False, images: False}
+            folders[os.path.normpath(self._datastore.label_path(None))] = True
+            FolderWatch(folders, self._on_change, poll=self._is_on_mount(images))
 
-    def _on_moved(self, event: FileSystemEvent) -> None:
-        """Handle a file that was put in its place by renaming, as this class does, in this process or another."""
-        if event.dest_path == self._datastore_config_path:
+    def _on_change(self, path: str) -> None:
+        """Take over what another process, or a user, has changed. Changes of this process are in the index already."""
+        if os.path.normpath(path) == os.path.normpath(self._datastore_config_path):
             self._init_from_datastore_file()
-        else:
-            self.refresh()
+            return
+        with self._lock:
+            if is_stale(self._datastore, path, self._extensions, self._to_id):
+                self.refresh()
+
+    def _reconcile_datastore(self) -> None:
+        """Bring the index up to date with the files in the folder."""
+        self._init_from_datastore_file()
+        if reconcile(self._datastore, self._extensions, self._to_id, self._stays_without_file):
+            self._update_datastore_file()
+
+    def _stays_without_file(self, image_id: str) -> bool:
+        """Whether an image stays in the index while its file is missing."""
+        return False
+
+    def settle(self) -> None:
+        """Wait until all labels are known: a server may have thousands that were not looked at yet."""
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store an image under a checked id."""
@@ -140,10 +160,14 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def _update_datastore_file(self, lock: bool = True) -> None:
         """Write the index of images and labels in one step."""
         path = Path(self._datastore_config_path)
-        text = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+        text = as_text(self._datastore).encode()
         with FileLock(self._lock_file) if lock else nullcontext():
-            write_bytes(path, text.encode())
+            write_bytes(path, text)
             self._config_ts = path.stat().st_mtime
+
+    def opened_image(self, image_id: str) -> str:
+        """The file of an image for `Engine`, which can read one that still arrives; else as `get_image_uri`."""
+        return str(self.get_image_uri(image_id) or "")
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """A copy, without a `strategy` that is not an object: MONAI Label writes into it."""
@@ -156,20 +180,40 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """A copy, which other threads do not change."""
         return copy.deepcopy(dict(super().get_label_info(label_id, label_tag)))
 
+    def label_infos(self, label_tag: str) -> dict[str, Mapping[str, Any]]:
+        """Image id -> information about its label with a tag, of all images that have one; never changed afterwards."""
+        with self._lock:
+            found = ((image_id, entry.labels.get(label_tag)) for image_id, entry in self._datastore.objects.items())
+            return {image_id: label.info for image_id, label in found if label is not None}
+
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Change the information about an image."""
         super().update_image_info(image_id, check_info(info))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Change the information about a label."""
-        super().update_label_info(label_id, label_tag, check_info(info))
+        checked = check_info(info)
+        label = self._datastore.label(label_id, label_tag)
+        if label is not None:
+            label.info = dict(label.info)  # others may be reading the old one, see `label_infos`
+        super().update_label_info(label_id, label_tag, checked)
 
 
 def image_path(datastore: Datastore, image_id: Any) -> Path:
     """The file of an image of the datastore; NotFoundError for anything else, including other files of the server."""
+    return _image_path(datastore.get_image_uri, image_id)
+
+
+def opened_path(datastore: Datastore, image_id: Any) -> Path:
+    """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive."""
+    opened = datastore.opened_image if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri
+    return _image_path(opened, image_id)
+
+
+def _image_path(find: Callable[[str], str], image_id: Any) -> Path:
     check_id(image_id)
     try:
-        uri = datastore.get_image_uri(image_id)
+        uri = find(image_id)
     except RequestError:  # it has a message already, such as a store that is down
         raise
     except Exception as error:  # remote stores raise whatever their client raises
@@ -185,8 +229,13 @@ class LabelledCase:
 
     image_id: str
     info: Mapping[str, Any]
-    by_hand: Mapping[str, int]
+    hand_names: HandNames
     datastore: Datastore
+
+    @property
+    def by_hand(self) -> Mapping[str, int]:
+        """Name -> value in `labels.json`, for a label that does not name its values."""
+        return self.hand_names.of(self.image_id)
 
     @property
     def names(self) -> list[str]:
@@ -195,8 +244,8 @@ class LabelledCase:
 
     @property
     def image(self) -> Path:
-        """The image file."""
-        return image_path(self.datastore, self.image_id)
+        """The image file, for `Engine.image`: it may still arrive."""
+        return opened_path(self.datastore, self.image_id)
 
     @property
     def label(self) -> Path:
@@ -214,14 +263,34 @@ def hand_names(datastore: Datastore) -> HandNames:
 def labelled_cases(datastore: Datastore) -> list[LabelledCase]:
     """All cases with a label of tag final, sorted by id."""
     by_hand = hand_names(datastore)
-    cases = []
-    for image_id in sorted(datastore.get_labeled_images()):
-        label_id = datastore.get_label_by_image_id(image_id, DefaultLabelTag.FINAL)
-        info = datastore.get_label_info(label_id, DefaultLabelTag.FINAL) or {}
-        cases.append(LabelledCase(image_id, info, by_hand.of(image_id), datastore))
-    return cases
+    images = sorted(datastore.get_labeled_images())
+    infos = _label_infos(datastore, images)
+    return [LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in images if image_id in infos]
+
+
+def labelled_case(datastore: Datastore, image_id: str) -> LabelledCase | None:
+    """One of the cases with a label of tag final."""
+    if image_id not in datastore.get_labeled_images():
+        return None
+    info = _label_infos(datastore, [image_id]).get(image_id)
+    return None if info is None else LabelledCase(image_id, info, hand_names(datastore), datastore)
+
+
+def _label_infos(datastore: Datastore, images: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Image id -> information about its label of tag final, for `images` at least."""
+    tag = DefaultLabelTag.FINAL
+    if isinstance(datastore, GuardedDatastore):
+        return datastore.label_infos(tag)
+    return {
+        image_id: datastore.get_label_info(datastore.get_label_by_image_id(image_id, tag), tag) or {}
+        for image_id in images
+    }
 
 
 def known_names(datastore: Datastore) -> list[str]:
-    """Names of all structures in submitted labels, each once, in the order of first use."""
-    return list(dict.fromkeys(name for case in labelled_cases(datastore) for name in case.names))
+    """Names of all structures in submitted labels, each once, in the order of first use; those of labels kept here."""
+    if not isinstance(datastore, GuardedDatastore):
+        return list(dict.fromkeys(name for case in labelled_cases(datastore) for name in case.names))
+    by_hand, infos = hand_names(datastore), datastore.label_infos(DefaultLabelTag.FINAL)
+    cases = (LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in sorted(infos))
+    return list(dict.fromkeys(name for case in cases for name in case.names))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from threading import Lock
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError
 from lib.imaging.mapped import Allocate, in_memory
 from lib.imaging.medical_image import MedicalImage
-from lib.imaging.reading import read_image, read_mask
+from lib.imaging.reading import check_contrast, read_image, read_mask
 from lib.networks import Network, Networks
 from lib.request_statistics import RequestStatistics
+from lib.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,23 @@ READERS = 16
 """Files that can be read at the same time; a file is read once, also if several requests ask for it."""
 
 
+class OpenedSeries(Protocol):
+    """An image whose voxels may still arrive; `digest` identifies them before they do."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content."""
+
+    def image(self, name: str) -> MedicalImage:
+        """The image, called `name` in messages."""
+
+
 class Engine:
     """Networks, a cache of `budget` bytes of memory, and one of `image_budget` bytes for images in mapped files.
 
     `allocate` makes the arrays of images, see `lib.imaging.mapped`. `image_budget` is also the limit for one image; by
-    default images are in memory, with the rest. `use` replaces the networks by those of another version.
+    default images are in memory, with the rest. `use` replaces the networks by those of another version. `opener` gives
+    the series whose local volume a file is, so that it can be used before it is complete; None for other files.
     """
 
     def __init__(
@@ -59,8 +72,9 @@ class Engine:
         self.images = ByteStore(budget if image_budget is None else image_budget)
         self._allocate = allocate
         self._reading = [Lock() for _ in range(READERS)]
+        self.opener: Callable[[Path], OpenedSeries | None] = lambda path: None
         self._networks = networks
-        self.passes = Lock()
+        self.passes = Turns()
 
     def networks(self) -> Networks:
         """The current networks, the same object for every caller."""
@@ -87,7 +101,19 @@ class Engine:
 
     def image(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """An image file; read again if it changed."""
+        series = self.opener(path)
+        if series is not None:
+            return self._of_series(series, name)
         return self._file(path, name, read_image, statistics or RequestStatistics())
+
+    def _of_series(self, series: OpenedSeries, name: str) -> MedicalImage:
+        key = ("series", series.digest, name)
+        kept: MedicalImage | None = self.cache.get(key)
+        if kept is None:
+            kept = series.image(name)
+            check_contrast(kept)
+            self.cache.put(key, kept, LEAST_IMAGE)
+        return kept
 
     def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """A label file; read again if it changed."""
@@ -114,9 +140,14 @@ class Engine:
         """The value of `key` in the cache; computed if it is not there."""
         return cached(self.cache, key, compute)
 
-    def volume(self, network: Network, image: MedicalImage, statistics: RequestStatistics) -> VolumePredictor:
-        """A predictor of one image with one network; all predictors share the cache and the device."""
-        lock = Pass(self, "network", statistics)
+    def volume(
+        self, network: Network, image: MedicalImage, statistics: RequestStatistics, hurried: bool = False
+    ) -> VolumePredictor:
+        """A predictor of one image with one network; all predictors share the cache and the device.
+
+        A `hurried` one has its turns on the device before those that work through whole volumes.
+        """
+        lock = Pass(self, "network", statistics, hurried)
         predictor = VolumePredictor(network.predictor, store=self.cache, version=network.version, lock=lock)
         predictor.use_volume(image.volume)
         return predictor
@@ -135,14 +166,15 @@ class Pass:
     If memory runs out, the cache is emptied and OutOfMemoryError is raised.
     """
 
-    def __init__(self, engine: Engine, step: str, statistics: RequestStatistics) -> None:
+    def __init__(self, engine: Engine, step: str, statistics: RequestStatistics, hurried: bool = False) -> None:
         self._engine = engine
+        self._hurried = hurried
         self._step = step
         self._statistics = statistics
         self._started = 0.0
 
     def __enter__(self) -> None:
-        self._engine.passes.acquire()
+        self._engine.passes.acquire(self._hurried)
         self._started = time.perf_counter()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

@@ -81,6 +81,7 @@ class LearningLoop:
         self.trainers = {TRAINER: self.trainer}
         self.reloader: WeightReloader | None = None
         self._starting: Thread | None = None
+        self._found: list[str] | None = []  # keys of labels that came while the server was off, until all are known
         self._stopping = Event()
 
     def _create_trainer(self) -> ActiveLearner:
@@ -136,9 +137,10 @@ class LearningLoop:
         """Warm up, submit the labels that came while the server was off, then start the other threads."""
         try:
             self.engine.warm_up()
-            new = self.submissions.reconcile().submissions
-            if new:  # a folder that is served for the first time must not start a training
-                self.trainer.log.mark_as_seen([entry.key for entry in new])
+            new = [entry.key for entry in self.submissions.reconcile().submissions]
+            found, self._found = [*new, *(self._found or ())], None
+            if found:  # a folder that is served for the first time must not start a training
+                self.trainer.log.mark_as_seen(found)
         except Exception:  # a store that is down, a full disk: the server answers nevertheless
             logger.exception("Not all labels of the datastore could be read")
         if not self._stopping.is_set():
@@ -162,7 +164,9 @@ class LearningLoop:
     def adopt(self, image_id: str) -> None:
         """Submit a label that reached the datastore in another way than by `SubmissionService.submit`."""
         try:
-            self.submissions.adopt(image_id)
+            submission = self.submissions.adopt(image_id)
+            if submission is not None and self._found is not None:
+                self._found.append(submission.key)
         except (RequestError, OSError) as error:
             logger.warning("The label of image %r cannot be used: %s", image_id, error)
         self.submitted()

@@ -35,8 +35,9 @@ class Mask:
 
     @classmethod
     def of_nifti(cls, content: bytes) -> Mask:
-        """From a .nii.gz file."""
-        volume = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
+        """From a .nii.gz file, or a .nii file."""
+        is_compressed = content.startswith(b"\x1f\x8b")
+        volume = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if is_compressed else content)
         place = np.diag([-1, -1, 1, 1]) @ volume.affine
         return cls(np.asarray(volume.dataobj), place[:3, :3].T, place[:3, 3])
 

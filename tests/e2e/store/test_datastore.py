@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from monailabel.datastore.dicom import DICOMwebClientX
+from monailabel.datastore.local import DataModel
+from pydicom.dataset import Dataset
 
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.volumes import save_volume
@@ -74,29 +78,60 @@ def test_a_process_beside_the_server_leaves_its_index_alone(site: Site, tmp_path
     site.delete(series)
     beside = opened(site, tmp_path, auto_sync=False)
     assert beside.sync(force=True) == []
-    assert image in [Path(entry["image"]).name.removesuffix(".nii.gz") for entry in beside.datalist()]
+    assert image in [Path(entry["image"]).name.removesuffix(".nii") for entry in beside.datalist()]
     assert (tmp_path / "datastore_v2.json").read_bytes() == index
 
 
-def test_copies_of_an_earlier_version_are_written_anew(site: Site, tmp_path: Path) -> None:
-    image = site.put(dicom_files.phases(SHAPE, "EchoTime", [1.5, 3.0], "earlier"))
-    store = opened(site, tmp_path)
-    path = Path(store.get_image_uri(image))
-    expected = read_image(path, "the copy")
+def as_earlier_version(store: DicomStore, image: str, instances: list[Dataset], info: dict[str, Any]) -> None:
+    """Make the copy of a series that of an earlier version: its instances, and a compressed volume."""
+    folder, path = Path(store._datastore_path), Path(store.get_image_uri(image))
+    volume = nibabel.load(path)
+    shutil.rmtree(folder / image)
+    (folder / image).mkdir()
+    dicom_files.save(instances, folder / image)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(volume.dataobj)[..., ::-1], volume.affine), folder / f"{image}.nii.gz")
+    path.unlink()
+    known = {key: value for key, value in store._datastore.objects[image].image.info.items() if key != "layout"}
+    store._datastore.objects[image].image = DataModel(info={**known, **info, "name": f"{image}.nii.gz"}, ext=".nii.gz")
+    store._update_datastore_file()
+
+
+def with_label(store: DicomStore, image: str, folder: Path) -> np.ndarray:
     label = np.zeros(store.series(image).grid, np.uint8)
     label[2:9, 2:9, 1] = 1
-    save_volume(label, store.series(image).affine, tmp_path / "label.nii.gz")
-    store.save_label(image, str(tmp_path / "label.nii.gz"), FINAL, {"label_info": [{"name": "cyst"}]})
-    nibabel.save(nibabel.Nifti1Image(expected.array[..., ::-1], expected.affine), path)  # in another order, unmarked
-    info = {key: value for key, value in store.get_image_info(image).items() if key != "layout"}
-    store._datastore.objects[image].image.info = info
-    store._update_datastore_file()
+    save_volume(label, store.series(image).affine, folder / "label.nii.gz")
+    store.save_label(image, str(folder / "label.nii.gz"), FINAL, {"label_info": [{"name": "cyst"}]})
+    return label
+
+
+def test_copies_of_an_earlier_version_are_written_anew(site: Site, tmp_path: Path) -> None:
+    instances = dicom_files.phases(SHAPE, "EchoTime", [1.5, 3.0], "earlier")
+    image = site.put(instances)
+    store = opened(site, tmp_path)
+    expected = nibabel.load(store.get_image_uri(image)).get_fdata()
+    label = with_label(store, image, tmp_path)
+    as_earlier_version(store, image, instances, {})  # in another order, unmarked
     again = opened(site, tmp_path)
     found = read_image(Path(again.get_image_uri(image)), "the copy")
-    np.testing.assert_array_equal(found.array, expected.array)
+    np.testing.assert_array_equal(found.array, expected)
     assert (found.volumes, found.slice_axis) == (2, 2)
     again.sync(force=True)
     np.testing.assert_array_equal(read_mask(Path(again.get_label_uri(image, FINAL)), "the label").array, label)
+
+
+def test_copies_of_the_version_before_need_no_store(site: Site, tmp_path: Path) -> None:
+    instances = dicom_files.volume("CT", SHAPE, "the version before")
+    image = site.put(instances)
+    store = opened(site, tmp_path)
+    expected = nibabel.load(store.get_image_uri(image)).get_fdata()
+    label = with_label(store, image, tmp_path)
+    as_earlier_version(store, image, instances, {"layout": 2})
+    off = DicomStore(DICOMwebClientX("http://127.0.0.1:9/dicom-web"), tmp_path)
+    assert image in off.list_images()
+    np.testing.assert_array_equal(nibabel.load(off.get_image_uri(image)).get_fdata(), expected)
+    np.testing.assert_array_equal(read_mask(Path(off.get_label_uri(image, FINAL)), "the label").array, label)
+    assert not (tmp_path / f"{image}.nii.gz").exists() and not list((tmp_path / image).glob("*.dcm"))
+    assert off.get_image_info(image)["name"] == f"{image}.nii"
 
 
 def test_many_threads_at_once(site: Site, tmp_path: Path) -> None:

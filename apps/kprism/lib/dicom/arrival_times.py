@@ -11,27 +11,30 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 
 from kprism_model.files import write_bytes
 
 
 class ArrivalTimes:
-    """Series -> seconds since 1970, in a JSON file at `path`."""
+    """Series -> seconds since 1970, in a JSON file at `path`; for many threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = Lock()
         self._times: dict[str, float] = {}
         if path.is_file():
             self._times = {str(series): float(at) for series, at in json.loads(path.read_text()).items()}
 
     def note(self, series: Iterable[str]) -> None:
         """Record the time for series that are seen for the first time."""
-        new = [identifier for identifier in series if identifier not in self._times]
-        if not new:
-            return
-        now = time.time()
-        self._times.update((identifier, now) for identifier in new)
-        write_bytes(self._path, json.dumps(self._times).encode())
+        with self._lock:
+            new = [identifier for identifier in series if identifier not in self._times]
+            if not new:
+                return
+            now = time.time()
+            self._times.update((identifier, now) for identifier in new)
+            write_bytes(self._path, json.dumps(self._times).encode())
 
     def time(self, series: str) -> float:
         """When a series was first seen; 0 if it was not."""

@@ -8,25 +8,23 @@ names are those of the segments. `sync` notices segmentations that anybody store
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import numpy as np
-from monailabel.config import settings
-from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.utils.others.generic import md5_digest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from lib.dicom.arrival_times import ArrivalTimes
-from lib.dicom.images import LISTING_SECONDS, DicomImages
+from lib.dicom.images import VOLUME_BYTES, DicomImages
+from lib.dicom.listing import LISTING_SECONDS
+from lib.dicom.refresher import Refresher
 from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
@@ -34,11 +32,18 @@ from lib.dicom.series import Series
 from lib.dicom.volumes import read_labels, save_volume
 from lib.dicom.web import SeriesEntry, StoreDownError
 from lib.errors import ForbiddenError, RequestError
+from lib.imaging.label_maps import values_in
 from lib.imaging.label_registry import label_values
 
 logger = logging.getLogger(__name__)
 
 FINAL = DefaultLabelTag.FINAL
+
+SYNC_PATIENCE_SECONDS = 1.0
+"""A request that needs the labels waits until a check of the server is this old."""
+
+LABELS_PER_NOTICE = 20
+"""Labels that are adopted before the listeners hear of them."""
 
 Listener = Callable[[str, str], Any]
 """Called with (image id, label id) for labels that were not stored with `save_label`."""
@@ -49,22 +54,30 @@ class DicomStore(DicomImages):
 
     `on_label` is called for labels that others stored, `on_removed` for images whose label was deleted; changes before
     both are set are reported later. A store without `auto_sync` never looks for changes: processes that the server
-    starts use what the server has noted, and never overwrite it.
+    starts use what the server has noted, and never overwrite it or remove volumes.
 
-    The lock `_syncing` is taken before those of `DicomImages`.
+    The lock `_storing` is taken before those of `DicomImages`, for one label at a time.
     """
 
     def __init__(
-        self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None, *, auto_sync: bool = True
+        self,
+        client: Any,
+        folder: Path,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        auto_sync: bool = True,
+        volume_bytes: int | None = VOLUME_BYTES,
     ) -> None:
-        super().__init__(client, folder, filters)
+        super().__init__(client, folder, filters, volume_bytes=volume_bytes if auto_sync else None)
         self.on_label: Listener | None = None
         self._auto_sync = auto_sync
-        self._syncing = RLock()
-        self._synced = -1e9
-        self._changed: list[str] = []
+        self._storing = RLock()
+        self._syncing = Refresher(self._sync, LISTING_SECONDS, "dicom-sync")
+        self._changed: list[str] = []  # not told to the listeners yet
+        self._last_changed: list[str] = []  # by the last `_sync`
         self._arrival_times = ArrivalTimes(folder / "segmentations.json")
-        self._index = SegIndex(self.web, self._arrival_times, lambda image_id: image_id in self._entries())
+        index = folder / "segmentation_headers.json"
+        self._index = SegIndex(self.web, self._arrival_times, lambda: self._entries(complete=True), index)
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of series with a segmentation."""
@@ -74,16 +87,24 @@ class DicomStore(DicomImages):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of series without a segmentation that can be segmented."""
-        labelled = set(self.get_labeled_images())
-        return [image for image in self.list_images() if image not in labelled and self.is_usable(image)]
+        left_out = {image for image in list(self._unusable) if not self.is_usable(image)}
+        left_out.update(self.get_labeled_images())
+        return [image for image in self.list_images() if image not in left_out]
 
     def status(self) -> dict[str, Any]:
-        """The numbers of images and of labels."""
-        self.sync()  # before the lock of the index is taken
+        """The numbers of images and of labels, as far as known now."""
+        listed = set(self.list_images())
         with self._lock:
-            tags = [tag for entry in self._datastore.objects.values() for tag in entry.labels]
-        counts = {tag: tags.count(tag) for tag in tags}
-        return {"total": len(self.list_images()), "completed": len(self.get_labeled_images()), "label_tags": counts}
+            labels = [(image, tag) for image, entry in self._datastore.objects.items() for tag in entry.labels]
+        completed = sum(1 for image, tag in labels if tag == FINAL and image in listed)
+        counts = Counter(str(getattr(tag, "value", tag)) for _, tag in labels)
+        return {"total": len(listed), "completed": completed, "label_tags": dict(counts)}
+
+    def _on_change(self, path: str) -> None:
+        """As for a folder, but for new volumes: only this process writes them, and lists them a moment later."""
+        file = Path(path)
+        if not (file.name.endswith(".nii.gz") and file.parent.samefile(self._datastore.image_path()) and file.exists()):
+            super()._on_change(path)
 
     def _forget(self, image_id: str) -> None:
         """Remove the local copies of a series and of its label, which is on the grid of the series."""
@@ -106,8 +127,7 @@ class DicomStore(DicomImages):
 
         `.bin` files are raw voxels (uint8, column fastest). The names are those of `label_info` in the order of values.
         """
-        self.get_image_uri(image_id)
-        series = self.series(image_id)
+        series = self.open_series(image_id)
         labels = read_labels(Path(label_filename), series)
         info = dict(label_info)
         if label_tag != FINAL:
@@ -115,9 +135,9 @@ class DicomStore(DicomImages):
         names = names_of(labels, info)
         title = str(info.get("description") or "K-Prism")
         segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
-        with self._syncing:
+        with self._storing:
             self.web.store([segmentation])
-            self._arrival_times.note([str(segmentation.SeriesInstanceUID)])
+            self._index.add(segmentation)
             info |= {"label_names": names, **_identity(segmentation)}
             return self._keep(image_id, labels, series, label_tag, info)
 
@@ -136,34 +156,69 @@ class DicomStore(DicomImages):
         super().remove_label(label_id, label_tag)
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Pairs of image and label files for training."""
+        """Pairs of image and label files for training, without images that cannot be read; the others arrive first."""
         self.sync(force=True)
-        return list(super().datalist(full_path))
+        for image_id in super().get_labeled_images():
+            try:
+                self.get_image_uri(image_id)
+            except StoreDownError:
+                raise
+            except RequestError as error:
+                logger.warning("Image %s is left out of the list: %s", image_id, error)
+        return [pair for pair in super().datalist(full_path) if not full_path or Path(pair["image"]).exists()]
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """A ZIP file of all images and labels."""
         return str(LocalDatastore.get_dataset_archive(self, limit_cases))  # without the lock while the server answers
 
     def sync(self, force: bool = False) -> list[str]:
-        """Adopt segmentations that others stored or deleted; returns the ids of the images whose label changed.
+        """Adopt segmentations that others stored or deleted; those that cannot be used are `unusable`.
 
-        The server's answer is used again for `LISTING_SECONDS`. Segmentations that cannot be used are `unusable`.
+        The server's answer is used again for a while; where it takes long, the labels are adopted in the background.
+        With `force` all that is on the server now is adopted; returns the ids of the images whose label changed.
         """
-        if not self._auto_sync or not self._syncing.acquire(blocking=force or self._synced < 0):
-            return []  # another thread is syncing
+        if not self._auto_sync:
+            return []
+        if not force:
+            self._syncing.ask(patience=SYNC_PATIENCE_SECONDS if self._syncing.may_be_quick else 0.0)
+            return []
+        self._syncing.now()
+        return list(self._last_changed)
+
+    def settle(self) -> None:
+        """Wait until all segmentations on the server are adopted, minutes at the first start with thousands."""
+        self.sync(force=True)
+
+    def sync_image(self, image_id: str) -> None:
+        """Adopt the newest segmentation of one image now; on a server with many labels, only those of its study."""
+        entry = self._entries().get(image_id)
+        if entry is None or self._syncing.is_quick or not self._auto_sync:
+            self.sync(force=True)
+            return
+        entries = self.web.search(Modality="SEG", StudyInstanceUID=entry.study)
+        stored = self._index.newest_of(image_id, entries)
+        self._update_label(image_id, stored, {entry.series for entry in entries})
+        self._notify()
+
+    def see_label(self, image_id: str) -> None:
+        """Adopt the newest segmentation of an image that is opened; while the server is down, what is known counts."""
         try:
-            if not force and time.monotonic() - self._synced < LISTING_SECONDS:
-                return []
-            self._synced = time.monotonic()
-            changed = self._update_labels(self.web.search(Modality="SEG"))
-            self._changed += changed
+            self.sync_image(image_id)
+        except StoreDownError as error:
+            logger.warning("The label of %s is as it was known: %s", image_id, error)
+
+    @property
+    def sync_seconds(self) -> float:
+        """How long the last `sync` took."""
+        return self._syncing.duration
+
+    def _sync(self) -> None:
+        self._last_changed = []
+        try:
+            self._update_labels(self.web.search(Modality="SEG"))
         except StoreDownError as error:
             logger.warning("%s", error)
-            return []
-        finally:
-            self._syncing.release()
         self._notify()
-        return changed
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""
@@ -173,7 +228,7 @@ class DicomStore(DicomImages):
         """Call the listeners, if both are set, for the images whose labels changed."""
         if self.on_label is None or self.on_removed is None:
             return
-        with self._syncing:
+        with self._storing:
             changed, self._changed = self._changed, []
         for image_id in dict.fromkeys(changed):
             if self.get_label_uri(image_id, FINAL):
@@ -181,25 +236,46 @@ class DicomStore(DicomImages):
             else:
                 self.on_removed(image_id)
 
-    def _update_labels(self, entries: list[SeriesEntry]) -> list[str]:
+    def _update_labels(self, entries: list[SeriesEntry]) -> None:
         newest = self._index.newest(entries)
-        changed = [image for image, stored in newest.items() if self._adopt(image, stored)]
         there = {entry.series for entry in entries}
-        for image_id in super().get_labeled_images():
+        known = self.label_infos(FINAL)
+        for image_id in {**newest, **known}:
+            stored = newest.get(image_id)
+            if stored is None or known.get(image_id, {}).get("SOPInstanceUID") != stored.instance:
+                if self._update_label(image_id, stored, there):
+                    self._last_changed.append(image_id)
+                if len(self._changed) >= LABELS_PER_NOTICE:
+                    self._notify()
+
+    def _update_label(self, image_id: str, stored: StoredSegmentation | None, there: Container[str]) -> bool:
+        """Make a segmentation the label of an image, or remove a label that is not `there` any more (series).
+
+        Nothing changes while the label's own segmentation is on the server and no newer one is. The lock is held for
+        one label only, so that users can submit while thousands are adopted.
+        """
+        with self._storing:
             current = self.get_label_info(image_id, FINAL)
-            if image_id not in newest and current.get("SeriesInstanceUID") not in there:
-                logger.info("The segmentation of %s is no longer on the server", image_id)
-                self._drop_label(image_id)
-                changed.append(image_id)
-        return changed
+            if stored is not None and current.get("SOPInstanceUID") == stored.instance:
+                return False
+            series = current.get("SeriesInstanceUID")
+            if series and series not in there and self.web.find(series) is not None:
+                return False  # it was stored after the listing, or missed because others came between two pages
+            if stored is not None:
+                changed = self._adopt(image_id, stored)
+            else:
+                changed = bool(self.get_label_uri(image_id, FINAL)) and series not in there
+                if changed:
+                    logger.info("The segmentation of %s is no longer on the server", image_id)
+                    self._drop_label(image_id)
+            if changed:
+                self._changed.append(image_id)
+            return changed
 
     def _adopt(self, image_id: str, stored: StoredSegmentation) -> bool:
-        """Make a segmentation the label of its image, unless it is that already or cannot be used."""
-        if self.get_label_info(image_id, FINAL).get("SOPInstanceUID") == stored.instance:
-            return False
+        """Make a segmentation the label of its image, unless it cannot be used."""
         try:
-            self.get_image_uri(image_id)
-            series = self.series(image_id)
+            series = self.open_series(image_id)
             instances = self.web.fetch(stored.entry.study, stored.entry.series)
             instance = next(item for item in instances if item.SOPInstanceUID == stored.instance)
             seg = read_seg(instance, series)
@@ -220,34 +296,12 @@ class DicomStore(DicomImages):
             return str(super().save_label(image_id, str(path), tag, info))
 
 
-def open_dicom_store(url: str) -> DicomStore:
-    """The store at an address, with MONAI Label's settings for prefixes, credentials, cache folder and filter."""
-    session = None
-    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
-        from dicomweb_client.session_utils import create_session_from_user_pass
-
-        session = create_session_from_user_pass(
-            settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-        )
-    client = DICOMwebClientX(
-        url=url.rstrip("/").strip(),
-        session=session,
-        qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
-        wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
-        stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
-    )
-    cache = (settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or "").strip()
-    folder = Path(cache or Path.home() / ".cache" / "monailabel" / "dicom") / md5_digest(client.base_url)
-    is_server = "monailabel.app" in sys.modules  # a training is another process
-    return DicomStore(client, folder, settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER, auto_sync=is_server)
-
-
 def names_of(labels: NDArray[np.uint8], info: Mapping[str, Any]) -> dict[str, int]:
     """Name -> value of a label map whose information is `info`; RequestError if names and values do not fit.
 
     Without any names, the names are "segment 1", "segment 2" and so on, by the values.
     """
-    present = [int(value) for value in np.unique(labels) if value]
+    present = sorted(values_in(labels))
     try:
         return label_values(info, {}, present) or {f"segment {value}": value for value in present}
     except ValueError as error:

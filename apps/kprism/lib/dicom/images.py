@@ -10,45 +10,60 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Lock
+from threading import Thread
 from typing import Any
 
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from lib.datastore import GuardedDatastore, check_id
+from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
-from lib.dicom.series_cache import SeriesCache
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
+from lib.dicom.series_cache import SUFFIX, SeriesCache
+from lib.dicom.series_volume import SeriesVolume
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 
 logger = logging.getLogger(__name__)
 
-LISTING_SECONDS = 2.0
-"""Seconds for which a listing of the server is used again."""
+LAYOUT = 3
+"""Number of the way in which series are kept: headers as JSON, a volume that is not compressed and arrives by planes.
 
+In 2, the instances were kept, and a compressed volume with the slice axis in its header, phases one after the other. A
+series that was kept in another way is kept anew, and its label is read from the server again if it moves."""
 
-LAYOUT = 2
-"""Number of the way in which local volumes are written: the slice axis in the header, phases one after the other.
+SAME_GRID = (2, LAYOUT)
+"""Ways that put the slices in the same order."""
 
-A volume that was written in another way is written anew, and its label is read from the server again if it moves."""
+VOLUME_BYTES = 8 << 30
+"""Bytes that the local volumes may take on the disk, by default."""
 
 
 class DicomImages(GuardedDatastore):
     """MONAI Label's datastore over the images of a server; `folder` holds the copies and an index of them.
 
-    Locks are taken in this order: that of a series (`SeriesCache`), `_listing`, that of the index (`_lock`).
+    A series is known by its headers; its voxels arrive in the background when it is opened. `volume_bytes` is what the
+    volumes may take on the disk, None for no limit: those that were not used for longest are removed, never one in use.
+
+    Locks are taken in this order: that of a series (`SeriesCache`), that of the listing, that of the index (`_lock`).
     """
 
-    def __init__(self, client: Any, folder: Path, filters: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        volume_bytes: int | None = VOLUME_BYTES,
+    ) -> None:
         self.web = DicomWeb(client)
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
-        self._listing = Lock()
-        self._is_listed = False
         self._unusable: dict[str, int] = {}  # series that cannot be a volume, with their numbers of instances
-        super().__init__(str(folder), extensions=("*.nii.gz",), auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD)
-        self._series_cache = SeriesCache(self.web, folder, self._entry)
-        self._listed: tuple[float, dict[str, SeriesEntry]] = (-1e9, self._stored_entries())
+        self._prefetched: set[str] = set()
+        auto_reload = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
+        super().__init__(str(folder), extensions=("*.nii.gz", "*.nii"), auto_reload=auto_reload)
+        self._series_cache = SeriesCache(self.web, folder, self._entry, volume_bytes, self._note_unusable)
+        self._listing = SeriesListing(lambda: self.web.pages(**self._filters), self._stored_entries())
 
     def name(self) -> str:
         """The server's address."""
@@ -58,19 +73,18 @@ class DicomImages(GuardedDatastore):
         """Ids of all series with images; while the server is down, those of the last listing or of the local copies."""
         return sorted(self._entries())
 
-    def _entries(self, *, refresh: bool = False) -> dict[str, SeriesEntry]:
-        """Series -> entry, from a listing that is at most `LISTING_SECONDS` old, or a new one with `refresh`."""
-        with self._listing:
-            asked, known = self._listed
-            if refresh or time.monotonic() - asked > LISTING_SECONDS:
-                try:
-                    listed = self.web.search(**self._filters)
-                    known, self._is_listed = {entry.series: entry for entry in listed if entry.holds_images}, True
-                except StoreDownError as error:
-                    logger.warning("%s", error)
-                    self._is_listed = False
-                self._listed = (time.monotonic(), known)
-            return known
+    def list_soon(self) -> None:
+        """Begin to list the images, while the server starts."""
+        self._listing.begin()
+
+    def _entries(self, *, refresh: bool = False, complete: bool = False) -> Mapping[str, SeriesEntry]:
+        """Series -> entry, see `SeriesListing.entries`."""
+        return self._listing.entries(refresh=refresh, complete=complete)
+
+    @property
+    def _is_listed(self) -> bool:
+        """Whether the server could be asked the last time."""
+        return self._listing.is_current
 
     def _stored_entries(self) -> dict[str, SeriesEntry]:
         """The series that were fetched, from the index of local copies."""
@@ -95,9 +109,51 @@ class DicomImages(GuardedDatastore):
         return self._to_bytes(self.get_image_uri(image_id))
 
     def get_image_uri(self, image_id: str) -> str:
-        """The local volume of a series, fetched on first use.
+        """The local volume of a series, complete; it arrives on first use.
 
-        NotFoundError if the server has no such series; StoreDownError if the server does not answer.
+        NotFoundError if the server has no such series; StoreDownError if the server does not answer; RequestError if
+        an image is missing or cannot be read, and if the disk is full.
+        """
+        return str(self.volume(image_id).complete())
+
+    def opened_image(self, image_id: str) -> str:
+        """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
+        return str(self.volume(image_id).path)
+
+    def volume(self, image_id: str) -> SeriesVolume:
+        """A series as a volume whose voxels arrive from now on; returns when the headers are known.
+
+        Errors as for `get_image_uri`, except for those about pixels.
+        """
+        self.open_series(image_id)
+        volume = self._series_cache.volume(image_id)
+        volume.begin()
+        return volume
+
+    def local_volume(self, path: Path) -> SeriesVolume | None:
+        """The opened series whose local volume `path` is, for `Engine.opener`; None for other files."""
+        return self._series_cache.local_volume(path)
+
+    def prefetch(self, image_id: str, k: int = -1) -> None:
+        """Let a series arrive in the background, around the slice k first; returns at once. Failures are logged."""
+        with self._lock:
+            if image_id in self._prefetched:
+                return
+            self._prefetched.add(image_id)
+        Thread(target=self._prefetch, args=(image_id, k), name="dicom-prefetch", daemon=True).start()
+
+    def _prefetch(self, image_id: str, k: int) -> None:
+        try:
+            self.volume(image_id).begin(k)
+        except (RequestError, OSError) as error:
+            logger.warning("Series %s cannot be fetched in advance: %s", image_id, error)
+        finally:
+            self._prefetched.discard(image_id)
+
+    def open_series(self, image_id: str) -> Series:
+        """The geometry of a series that the server has, or had while it does not answer; no voxels are fetched.
+
+        A series whose number of images has changed is opened anew, without its label.
         """
         entry = self._entries().get(check_id(image_id)) or self._entries(refresh=True).get(image_id)
         if entry is None and self._is_listed:
@@ -106,24 +162,29 @@ class DicomImages(GuardedDatastore):
             if entry is not None and self._series_cache.is_outdated(entry):
                 logger.info("Series %s has another number of images now and is fetched again", image_id)
                 self._forget(image_id)
-            elif self._holds_earlier_layout(image_id) and self.series(image_id).volumes > 1:
+            elif self._layout(image_id) not in (None, *SAME_GRID) and self.series(image_id).volumes > 1:
                 self._forget(image_id)  # its label is in the earlier order of the slices
-            path = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
-            if not (path.is_file() and super().get_image_uri(image_id) and not self._holds_earlier_layout(image_id)):
-                entry = entry or self._entry(image_id)
-                try:
-                    series = self._series_cache.write_volume(image_id, path)
-                except RequestError as error:
-                    if not isinstance(error, StoreError):
-                        self._unusable[image_id] = entry.instances
-                    raise
-                self._register(entry, series)
-            return str(path)
+            if self._layout(image_id) == LAYOUT and self._series_cache.holds(image_id):
+                return self.series(image_id)
+            entry = entry or self._entry(image_id)
+            try:
+                series = self.series(image_id)
+            except RequestError as error:
+                self._note_unusable(image_id, error)
+                raise
+            self._register(entry, series)
+            return series
 
-    def _holds_earlier_layout(self, image_id: str) -> bool:
-        """Whether the local volume must be written anew from the copy of the instances."""
+    def _layout(self, image_id: str) -> Any:
+        """How a series of the index is kept (1 if it does not say); None for others."""
         known = self._datastore.objects.get(image_id)
-        return known is not None and known.image.info.get("layout") != LAYOUT and self._series_cache.holds(image_id)
+        return known.image.info.get("layout", 1) if known is not None else None
+
+    def _note_unusable(self, image_id: str, error: RequestError) -> None:
+        """Offer a series that cannot be a volume to nobody, until its number of images changes."""
+        entry = self._entries().get(image_id)
+        if entry is not None and not isinstance(error, StoreError):
+            self._unusable[image_id] = entry.instances
 
     def is_usable(self, image_id: str) -> bool:
         """False for a series that could not be read as a volume, unless its number of images has changed since."""
@@ -131,22 +192,25 @@ class DicomImages(GuardedDatastore):
         return image_id not in self._unusable or entry is None or self._unusable[image_id] != entry.instances
 
     def series(self, image_id: str) -> Series:
-        """The geometry of a series and the order of its slices; fetched on first use."""
+        """The geometry of a series and the order of its slices; its headers are fetched on first use."""
         return self._series_cache.series(image_id)
 
     def _register(self, entry: SeriesEntry, series: Series) -> None:
-        """Add a local volume to the index; its labels stay."""
-        info = {**_image_info(entry, series, self.name()), "ts": int(time.time()), "name": f"{entry.series}.nii.gz"}
+        """Add a series to the index; its labels stay."""
+        info = {**_image_info(entry, series, self.name()), "ts": int(time.time()), "name": f"{entry.series}{SUFFIX}"}
         info["layout"] = LAYOUT
         with self._lock:
             known = self._datastore.objects.setdefault(entry.series, ImageLabelModel(image=DataModel()))
-            known.image = DataModel(info=info, ext=".nii.gz")
+            known.image = DataModel(info=info, ext=SUFFIX)
             self._update_datastore_file()
+
+    def _stays_without_file(self, image_id: str) -> bool:
+        """A series whose headers are here stays: its volume can arrive again."""
+        return (Path(self._datastore.image_path()) / image_id).exists()
 
     def _forget(self, image_id: str) -> None:
         """Remove the local copy of a series."""
         self._series_cache.forget(image_id)
-        (Path(self._datastore.image_path()) / f"{image_id}.nii.gz").unlink(missing_ok=True)
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """ForbiddenError: the images belong to the server."""
@@ -170,7 +234,7 @@ class DicomImages(GuardedDatastore):
 
 def _image_info(entry: SeriesEntry, series: Series, url: str) -> dict[str, Any]:
     """The information about an image that MONAI Label and its clients use."""
-    first = series.headers[0]
+    first = series.first
     return {
         "SeriesInstanceUID": entry.series,
         "StudyInstanceUID": entry.study,

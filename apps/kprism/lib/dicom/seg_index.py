@@ -3,18 +3,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
+from kprism_model.files import write_bytes
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.seg_reader import referenced_series
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError
 from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
+
+TIMES = (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime"))
+"""Attributes for the time of a segmentation's content, the best first."""
+
+HEADER = ("SOPInstanceUID", "ReferencedSeriesSequence", *(name for names in TIMES for name in names))
+"""Attributes that are read: the frames of a large segmentation take a second to parse."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +45,77 @@ class UnusableSegmentation:
     reason: str
 
 
-class SegIndex:
-    """Reads each segmentation once; `is_image` says whether a series can be labelled.
+class _Kept(NamedTuple):
+    """What the headers of a segmentation say; it never changes."""
 
-    A series with more instances than before is a new segmentation.
+    instance: str
+    images: tuple[str, ...]
+    content_time: str
+
+
+_READ_PER_WRITE = 500
+
+
+class SegIndex:
+    """Reads each segmentation once, and keeps in the file `path` what it has read; for many threads.
+
+    `images` gives the series that can be labelled. A series with more instances than before is a new segmentation.
     """
 
-    def __init__(self, web: DicomWeb, arrival_times: ArrivalTimes, is_image: Callable[[str], bool]) -> None:
-        self._web, self._arrival_times, self._is_image = web, arrival_times, is_image
+    def __init__(
+        self, web: DicomWeb, arrival_times: ArrivalTimes, images: Callable[[], Container[str]], path: Path
+    ) -> None:
+        self._web, self._arrival_times, self._images, self._path = web, arrival_times, images, path
+        self._kept = _read_kept(path)
         self._seen: dict[str, StoredSegmentation | None] = {}
         self._unusable: dict[str, UnusableSegmentation] = {}
 
     def newest(self, entries: Iterable[SeriesEntry]) -> dict[str, StoredSegmentation]:
         """Image -> its newest segmentation of those that the server lists now."""
         there = {_entry_key(entry): entry for entry in entries}
-        self._arrival_times.note(there)
         for gone in set(self._seen) - set(there):
-            del self._seen[gone]
+            self._seen.pop(gone, None)
             self._unusable.pop(gone, None)
-        for key in set(there) - set(self._seen):
-            self._seen[key] = self._read(key, there[key])
+        self.read(there.values())
+        return self._newest()
+
+    def newest_of(self, image_id: str, entries: Iterable[SeriesEntry]) -> StoredSegmentation | None:
+        """The newest segmentation of an image, where `entries` are some of those that the server lists now."""
+        self.read(entries)
+        return self._newest().get(image_id)
+
+    def read(self, entries: Iterable[SeriesEntry]) -> None:
+        """Read the segmentations that were not read before."""
+        there = {_entry_key(entry): entry for entry in entries}
+        self._arrival_times.note(there)
+        new = [key for key in there if key not in self._seen]
+        try:
+            for number, key in enumerate(new, 1):
+                known = self._kept.get(key)
+                self._seen[key] = self._read(key, there[key]) if known is None else self._stored(key, there[key], known)
+                if number % _READ_PER_WRITE == 0:
+                    self._keep()
+        finally:
+            if new:
+                self._keep()
+
+    def _newest(self) -> dict[str, StoredSegmentation]:
         newest: dict[str, StoredSegmentation] = {}
-        for key, stored in self._seen.items():
-            image_id = self._image_of(key, stored) if stored else None
+        images = self._images()
+        for key, stored in list(self._seen.items()):
+            image_id = self._image_of(key, stored, images) if stored else None
             if stored and image_id and (image_id not in newest or stored.age >= newest[image_id].age):
                 newest[image_id] = stored
         return newest
+
+    def add(self, segmentation: Dataset) -> None:
+        """Note a segmentation that was just stored on the server, so that it need not be read from there."""
+        study, series = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
+        description, patient = (str(segmentation.get(name, "")) for name in ("SeriesDescription", "PatientID"))
+        entry = SeriesEntry(study, series, "SEG", description, patient, 1)
+        key = _entry_key(entry)
+        self._arrival_times.note([key])
+        self._seen[key] = self._stored(key, entry, _said(segmentation))
 
     def mark_unusable(self, entry: SeriesEntry, reason: str) -> None:
         """Mark a segmentation as unusable; an older one counts instead."""
@@ -78,19 +133,29 @@ class SegIndex:
     def _read(self, key: str, entry: SeriesEntry) -> StoredSegmentation | None:
         """The segmentation in a series; None if it cannot be read."""
         try:
-            headers = self._web.headers(entry.study, entry.series)
-            newest = max(headers, key=content_time)
-            age = (self._arrival_times.time(key), content_time(newest))
-            return StoredSegmentation(entry, str(newest.SOPInstanceUID), tuple(referenced_series(newest)), age)
+            headers = self._web.headers(entry.study, entry.series, HEADER)
+            return self._stored(key, entry, _said(max(headers, key=content_time)))
         except StoreDownError:
             raise
         except (RequestError, ValueError, AttributeError, KeyError) as error:
             self._note(entry, f"cannot be read: {error}")
             return None
 
-    def _image_of(self, key: str, stored: StoredSegmentation) -> str | None:
+    def _stored(self, key: str, entry: SeriesEntry, kept: _Kept) -> StoredSegmentation:
+        age = (self._arrival_times.time(key), kept.content_time)
+        return StoredSegmentation(entry, kept.instance, kept.images, age)
+
+    def _keep(self) -> None:
+        """Write what was read, so that the next start need not ask the server for thousands of headers."""
+        seen = {key: stored for key, stored in list(self._seen.items()) if stored is not None}
+        kept = {key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items()}
+        if kept != self._kept:
+            self._kept = kept
+            write_bytes(self._path, json.dumps(kept).encode())
+
+    def _image_of(self, key: str, stored: StoredSegmentation, images: Container[str]) -> str | None:
         """The image that a segmentation refers to, or None; an image may arrive after its label."""
-        image_id = next((series for series in stored.images if self._is_image(series)), None)
+        image_id = next((series for series in stored.images if series in images), None)
         if image_id is not None:
             self._unusable.pop(key, None)
         elif key not in self._unusable:
@@ -103,9 +168,24 @@ def _entry_key(entry: SeriesEntry) -> str:
     return entry.series if entry.instances < 2 else f"{entry.series} ({entry.instances})"
 
 
+def _said(header: Dataset) -> _Kept:
+    return _Kept(str(header.SOPInstanceUID), tuple(referenced_series(header)), content_time(header))
+
+
+def _read_kept(path: Path) -> dict[str, _Kept]:
+    """What an earlier run has read; empty if there is no file or it is damaged, for the server has it all."""
+    try:
+        content = json.loads(path.read_bytes())
+        return {
+            str(key): _Kept(str(instance), tuple(images), str(at)) for key, (instance, images, at) in content.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def content_time(header: Dataset) -> str:
     """When the content was created, as text that sorts: YYYYMMDDHHMMSS."""
-    for date, clock in (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")):
+    for date, clock in TIMES:
         if header.get(date):
             return f"{header.get(date)}{header.get(clock) or ''}"
     return ""

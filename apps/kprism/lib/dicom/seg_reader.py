@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from lib.dicom.frames import Frame, functional, numbers
+from lib.dicom.frames import Frame, functional
+from lib.dicom.seg_frames import Plane, SegFrames
 from lib.dicom.series import Series, pixel_spacing
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
@@ -34,16 +35,6 @@ class SegLabels:
     names: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Plane:
-    """One frame of the segmentation: its mask (row, column), segment, the image that it names, and its position."""
-
-    mask: NDArray[np.bool_]
-    segment: int
-    source: tuple[str, int] | None
-    frame: Frame
-
-
 def referenced_series(header: Dataset) -> list[str]:
     """The series that a segmentation says it refers to."""
     named = [str(item.get("SeriesInstanceUID", "")) for item in header.get("ReferencedSeriesSequence") or []]
@@ -57,19 +48,21 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
     names = segment_names(segmentation)
     if len(names) > 255:
         raise RequestError(f"the segmentation has {len(names)} segments; a label map can have 255")
-    value = {number: row for row, number in enumerate(names, 1)}
+    frames = SegFrames(segmentation)
     labels = np.zeros(series.grid, np.uint8, order="F")
-    index = series.index()
+    values = {number: np.uint8(value) for value, number in enumerate(names, 1)}  # in the order of segment numbers
+    grid = _Grid(series, frames.shape, pixel_spacing(segmentation) or (1.0, 1.0))
     stray: dict[int, list[Plane]] = {}
-    spacing = pixel_spacing(segmentation) or (1.0, 1.0)
-    for plane in sorted(_planes(segmentation, set(names)), key=lambda plane: plane.segment):
-        row = index.get(plane.source) if plane.source else None
-        if row is not None and _on_grid(plane, series, row, spacing):
-            labels[:, :, row][plane.mask.T] = value[plane.segment]
-        else:
+    for plane in frames.planes(names):
+        row = grid.row(plane)
+        if row is None:
             stray.setdefault(plane.segment, []).append(plane)
+        else:
+            target = labels[:, :, row].T
+            np.maximum(target, frames.mask(plane).view(np.uint8) * values[plane.segment], out=target)
     for number, planes in stray.items():
-        labels[_resampled(planes, series, spacing, _depth(segmentation))] = value[number]
+        mask = _resampled(frames, planes, series, grid.spacing, _depth(segmentation))
+        np.maximum(labels, values[number], out=labels, where=mask)
     return SegLabels(labels, _unique(names))
 
 
@@ -91,69 +84,36 @@ def _unique(names: dict[int, str]) -> dict[str, int]:
     return values
 
 
-def _planes(segmentation: Dataset, wanted: set[int]) -> list[Plane]:
-    pixels = np.asarray(segmentation.pixel_array)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels
-    labelmap = str(segmentation.get("SegmentationType")) == "LABELMAP"
-    threshold = 0.5
-    if str(segmentation.get("SegmentationType")) == "FRACTIONAL":
-        threshold = float(segmentation.get("MaximumFractionalValue") or 255) / 2
-    planes = []
-    for number, frame in enumerate(pixels):
-        source, place = _source(segmentation, number), _frame(segmentation, number)
-        if labelmap:
-            for segment in sorted({int(value) for value in np.unique(frame)} & wanted):
-                planes.append(Plane(frame == segment, segment, source, place))
-            continue
-        group = functional(segmentation, number, "SegmentIdentificationSequence")
-        segment = int(group.ReferencedSegmentNumber) if group else 1
-        if segment in wanted:
-            planes.append(Plane(frame > threshold, segment, source, place))
-    return planes
+class _Grid:
+    """Which image of a series a frame lies on, pixel by pixel; `shape` and `spacing` (row, column) are the frames'."""
 
+    def __init__(self, series: Series, shape: tuple[int, int], spacing: tuple[float, float]) -> None:
+        self.spacing = spacing
+        self._series, self._index = series, series.index()
+        self._is_same_size = shape == series.grid[1::-1]
+        column, row, _ = np.linalg.norm(series.affine[:3, :3], axis=0)
+        self._image_spacing = float(row), float(column)
+        self._tolerance = max(GRID_TOLERANCE * min(spacing), 1e-3)
 
-def _source(segmentation: Dataset, number: int) -> tuple[str, int] | None:
-    derivation = functional(segmentation, number, "DerivationImageSequence")
-    for item in (derivation.get("SourceImageSequence") or []) if derivation else []:
-        frame = item.get("ReferencedFrameNumber")
-        first = frame[0] if isinstance(frame, list) or hasattr(frame, "__iter__") else frame
-        return str(item.ReferencedSOPInstanceUID), int(first or 1)
-    return None
+    def row(self, plane: Plane) -> int | None:
+        """The slice of the image that the frame names, if it has the same size and, if both have one, position."""
+        row = self._index.get(plane.source) if plane.source else None
+        if row is None or not self._is_same_size:
+            return None
+        ours = self._corners(self._series.frames[row], self._image_spacing)
+        theirs = self._corners(plane.frame, self.spacing)
+        is_here = not (ours and theirs) or np.abs(np.subtract(ours, theirs)).max() < self._tolerance
+        return row if is_here else None
 
-
-def _frame(segmentation: Dataset, number: int) -> Frame:
-    position = functional(segmentation, number, "PlanePositionSequence")
-    orientation = functional(segmentation, number, "PlaneOrientationSequence")
-    return Frame(
-        "",
-        number + 1,
-        numbers(position, "ImagePositionPatient", 3) if position else None,
-        numbers(orientation, "ImageOrientationPatient", 6) if orientation else None,
-    )
-
-
-def _on_grid(plane: Plane, series: Series, row: int, spacing: tuple[float, float]) -> bool:
-    """Whether a frame covers its image pixel by pixel: the same size and, if both have one, the same position."""
-    columns, rows, _ = series.grid
-    if plane.mask.shape != (rows, columns):
-        return False
-    image = series.frames[row]
-    if None in (plane.frame.position, plane.frame.orientation, image.position, image.orientation):
-        return True
-    tolerance = GRID_TOLERANCE * min(spacing)
-    corners = ((0, 0), (columns - 1, 0), (0, rows - 1))
-    step = np.linalg.norm(series.affine[:3, :2], axis=0)
-    ours = [_corner(image, at, (step[1], step[0])) for at in corners]
-    theirs = [_corner(plane.frame, at, spacing) for at in corners]
-    return bool(np.abs(np.array(ours) - theirs).max() < max(tolerance, 1e-3))
-
-
-def _corner(frame: Frame, at: tuple[int, int], spacing: tuple[float, float]) -> NDArray[np.float64]:
-    """The position (LPS, mm) of the pixel at (column, row)."""
-    orientation = np.array(frame.orientation)
-    return np.asarray(
-        np.array(frame.position) + orientation[:3] * at[0] * spacing[1] + orientation[3:] * at[1] * spacing[0]
-    )
+    def _corners(self, frame: Frame, spacing: tuple[float, float]) -> list[float]:
+        """The positions (LPS, mm) of three corner pixels, one after the other; empty without a position."""
+        if frame.position is None or frame.orientation is None:
+            return []
+        columns, rows, _ = self._series.grid
+        across = [cosine * spacing[1] * (columns - 1) for cosine in frame.orientation[:3]]
+        down = [cosine * spacing[0] * (rows - 1) for cosine in frame.orientation[3:]]
+        edges = ((0.0, 0.0, 0.0), across, down)
+        return [x + step for edge in edges for x, step in zip(frame.position, edge, strict=True)]
 
 
 def _depth(segmentation: Dataset) -> float:
@@ -165,7 +125,9 @@ def _depth(segmentation: Dataset) -> float:
     return 0.0
 
 
-def _resampled(planes: list[Plane], series: Series, spacing: tuple[float, float], depth: float) -> NDArray[np.bool_]:
+def _resampled(
+    frames: SegFrames, planes: list[Plane], series: Series, spacing: tuple[float, float], depth: float
+) -> NDArray[np.bool_]:
     """The mask of frames that are not on the series' grid, resampled onto it to the nearest voxel."""
     if not series.positioned or any(
         plane.frame.position is None or plane.frame.orientation is None for plane in planes
@@ -178,9 +140,9 @@ def _resampled(planes: list[Plane], series: Series, spacing: tuple[float, float]
     gaps = np.diff(np.unique(np.round(depths, 3)))
     step = depth or (float(gaps.min()) if len(gaps) else float(np.linalg.norm(series.affine[:3, 2])))
     layers = np.rint((depths - depths.min()) / step).astype(int)
-    volume = np.zeros((planes[0].mask.shape[1], planes[0].mask.shape[0], layers.max() + 1), bool)
+    volume = np.zeros((*frames.shape[::-1], layers.max() + 1), bool, order="F")
     for plane, layer in zip(planes, layers, strict=True):
-        volume[:, :, layer] |= plane.mask.T
+        volume[:, :, layer] |= frames.mask(plane).T
     affine = np.eye(4)
     affine[:3, :3] = np.stack([along * spacing[1], down * spacing[0], normal * step], axis=1)
     affine[:3, 3] = planes[int(np.argmin(depths))].frame.position
@@ -192,7 +154,7 @@ def _resampled(planes: list[Plane], series: Series, spacing: tuple[float, float]
 
 def _sample(volume: NDArray[np.bool_], change: NDArray[np.float64], grid: tuple[int, int, int]) -> NDArray[np.bool_]:
     """The volume at every voxel of `grid`; `change` maps its indices to the volume's. A slice at a time."""
-    result = np.zeros(grid, bool)
+    result = np.zeros(grid, bool, order="F")
     columns, rows = (axis.ravel() for axis in np.meshgrid(*map(np.arange, grid[:2]), indexing="ij"))
     for k in range(grid[2]):
         index = np.stack([columns, rows, np.full(columns.shape, k), np.ones(columns.shape)])

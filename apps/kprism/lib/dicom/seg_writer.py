@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a label map on the grid of a series as a DICOM Segmentation (PS3.3, A.51), for any kind of image."""
+"""Writing a label map on the grid of a series as a DICOM Segmentation (PS3.3, A.51), for any kind of image.
+
+highdicom makes everything but the pixels. It would copy each of them several times, eight bytes of memory for a voxel
+of the series. So it gets a picture of one pixel for each segment instead of each slice, which says what the slice
+shows, and the masks are put into the frames that it makes of these.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 
 import highdicom
 import numpy as np
@@ -23,6 +30,7 @@ from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.synthetic_positions import add_synthetic_positions, remove_synthetic_positions
 from lib.errors import RequestError
+from lib.imaging.label_maps import values_by_plane
 from lib.imaging.medical_image import describe
 
 # Names without a caret are common.
@@ -52,11 +60,13 @@ def write_seg(
             f"the label has {describe(labels.shape)} voxels, series {series.uid} {describe(series.grid)}"
         )
     labels, series = _labelled_volume(labels, series)
-    segments, kept = _numbered(labels, names)
+    shown = values_by_plane(labels)
+    kept = _kept(set().union(*shown), names)
     order, is_positioned = _order(series), _has_positions(series)
+    numbers = {names[name]: number for number, name in enumerate(kept, 1)}
     segmentation = Segmentation(
-        source_images=_sources(series, order, is_positioned),
-        pixel_array=np.ascontiguousarray(segments.transpose(2, 1, 0)[order]),
+        source_images=_sources(series, order, is_positioned, len(kept)),
+        pixel_array=_pictures([shown[row] for row in order], numbers, len(kept)),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(kept, 1)],
         series_instance_uid=generate_uid(),
@@ -71,6 +81,7 @@ def write_seg(
         content_description=description[:64],
         series_description=description[:64],
     )
+    _put_masks(segmentation, labels, numbers, series)
     for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
     if not is_positioned:
@@ -96,19 +107,57 @@ def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray
     return labels[:, :, start : start + count], replace(series, frames=frames, grid=grid, volumes=1)
 
 
-def _numbered(labels: NDArray[np.uint8], names: Mapping[str, int]) -> tuple[NDArray[np.uint8], list[str]]:
-    """Segment numbers 1, 2, ... in place of the label's values, and the names of these segments."""
-    present = [int(value) for value in np.unique(labels) if value]
-    unnamed = set(present) - set(names.values())
+def _kept(present: set[int], names: Mapping[str, int]) -> list[str]:
+    """The names whose values are present, in the order of `names`."""
+    unnamed = present - set(names.values())
     if unnamed:
         raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
     kept = [name for name, value in names.items() if value in present]
     if not kept:
         raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
-    table = np.zeros(256, np.uint8)
-    for number, name in enumerate(kept, 1):
-        table[names[name]] = number
-    return table[labels], kept
+    return kept
+
+
+def _pictures(shown: Sequence[set[int]], numbers: Mapping[int, int], columns: int) -> NDArray[np.uint8]:
+    """A picture of one row for each slice: in column n the segment number n + 1, if the slice shows that segment.
+
+    `numbers` maps the values of the label to segment numbers.
+    """
+    pictures = np.zeros((len(shown), 1, columns), np.uint8)
+    for picture, values in zip(pictures, shown, strict=True):
+        for value in values:
+            picture[0, numbers[value] - 1] = numbers[value]
+    return pictures
+
+
+def _put_masks(
+    segmentation: Segmentation, labels: NDArray[np.uint8], numbers: Mapping[int, int], series: Series
+) -> None:
+    """Give each frame the mask of its segment on the slice that it refers to, and so the size of that."""
+    segmentation.Columns, segmentation.Rows = series.grid[:2]
+    values, slices = {number: value for value, number in numbers.items()}, series.index()
+
+    def masks() -> Iterator[NDArray[np.bool_]]:
+        for group in segmentation.PerFrameFunctionalGroupsSequence:
+            segment, source = _origin(group)
+            yield np.equal(labels[:, :, slices[source]].T, values[segment])
+
+    data = b"".join(_packed(masks()))
+    segmentation.PixelData = data + b"\0" * (len(data) % 2)
+
+
+def _origin(group: Dataset) -> tuple[int, tuple[str, int]]:
+    """The number of a frame's segment, and the (SOP instance, frame number) that it refers to."""
+    source = group.DerivationImageSequence[0].SourceImageSequence[0]
+    number = int(source.get("ReferencedFrameNumber", 1))
+    segment = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    return segment, (str(source.ReferencedSOPInstanceUID), number)
+
+
+def _packed(masks: Iterator[NDArray[np.bool_]]) -> Iterator[bytes]:
+    """The masks as bits, one after the other: eight at a time, because a single one may end within a byte."""
+    while several := list(islice(masks, 8)):
+        yield np.packbits(np.concatenate(several, axis=None), bitorder="little").tobytes()
 
 
 def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
@@ -137,9 +186,9 @@ def _order(series: Series) -> list[int]:
             f"series {series.uid} has {len(instances)} images of several frames each; "
             "DICOM SEG can refer to one of them only"
         )
+    place = {instance: number for number, instance in enumerate(instances)}
     return sorted(
-        range(len(series.frames)),
-        key=lambda row: (instances.index(series.frames[row].instance), series.frames[row].number),
+        range(len(series.frames)), key=lambda row: (place[series.frames[row].instance], series.frames[row].number)
     )
 
 
@@ -148,13 +197,17 @@ def _has_positions(series: Series) -> bool:
     return series.positioned and len({frame.position for frame in series.frames}) == len(series.frames)
 
 
-def _sources(series: Series, order: list[int], is_positioned: bool) -> list[Dataset]:
-    """The images in that order, completed; without own positions they get synthetic ones, see `synthetic_positions`."""
+def _sources(series: Series, order: list[int], is_positioned: bool, columns: int) -> list[Dataset]:
+    """The images in that order, completed, with the size of `_pictures`.
+
+    Those without own positions get synthetic ones, see `synthetic_positions`.
+    """
     by_instance = {str(header.SOPInstanceUID): header for header in series.headers}
     sources = []
     for instance in dict.fromkeys(series.frames[row].instance for row in order):
-        source = Dataset()
-        source.update(by_instance[instance])
+        # Copies of the elements: pydicom would write a new value into the header's own.
+        source = Dataset({element.tag: copy(element) for element in by_instance[instance]})
+        source.Rows, source.Columns = 1, columns
         for name in REQUIRED_ATTRIBUTES:
             if name not in source:
                 setattr(source, name, "")

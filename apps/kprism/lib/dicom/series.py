@@ -38,16 +38,18 @@ class Series:
 
     `grid` is (columns, rows, slices). `positioned`: the images have positions in the patient. Several `volumes`
     (phases, echoes, b-values) come one after the other and have the same positions; `affine` is that of the first.
+    `first` is one of the headers, perhaps without attributes that do not concern the volume.
     """
 
     uid: str
-    headers: tuple[Dataset, ...] = field(repr=False)
+    headers: Sequence[Dataset] = field(repr=False)
     frames: tuple[Frame, ...] = field(repr=False)
     grid: tuple[int, int, int]
     affine: NDArray[np.float64] = field(repr=False)
     positioned: bool
     warnings: tuple[str, ...] = ()
     volumes: int = 1
+    first: Dataset = field(default_factory=Dataset, repr=False, compare=False)
 
     def index(self) -> dict[tuple[str, int], int]:
         """(SOP instance, frame number) -> slice."""
@@ -84,7 +86,8 @@ def describe_series(headers: Sequence[Dataset]) -> Series:
     first = frames[: len(frames) // volumes]
     affine, positioned, gaps = _affine(first, spacing or (1.0, 1.0), headers[0])
     grid = (columns, rows, len(frames))
-    return Series(uid, tuple(headers), tuple(frames), grid, affine, positioned, (*warnings, *gaps), volumes)
+    told = (*warnings, *gaps)
+    return Series(uid, tuple(headers), tuple(frames), grid, affine, positioned, told, volumes, headers[0])
 
 
 def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
@@ -94,7 +97,7 @@ def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
     images in which low values are white (MONOCHROME1).
     """
     columns, rows, slices = series.grid
-    decoded = {instance: _decode(path) for instance, path in files.items()}
+    decoded = {instance: decode_file(path) for instance, path in files.items()}
     first = decoded[series.frames[0].instance]
     shape = (slices, rows, columns, *first.shape[3:])
     volume = np.empty(shape, np.result_type(*(planes.dtype for planes in decoded.values())))
@@ -106,7 +109,11 @@ def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
     return np.ascontiguousarray(volume.swapaxes(0, 2)) if volume.ndim == 3 else volume.transpose(2, 1, 0, 3)
 
 
-def _decode(path: Path) -> NDArray[Any]:
+def decode_file(path: Path) -> NDArray[Any]:
+    """The planes (frame, row, column) or (frame, row, column, 3) of a DICOM file, rescaled.
+
+    RequestError if they cannot be decoded.
+    """
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))

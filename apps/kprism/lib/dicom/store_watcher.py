@@ -7,12 +7,13 @@ import logging
 from threading import Event, Thread
 
 from lib.dicom.datastore import DicomStore
+from lib.dicom.refresher import PAUSE
 from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""Seconds between two checks."""
+"""Seconds between two checks; `PAUSE` times as long as a check takes if that is longer."""
 
 
 class StoreWatcher:
@@ -34,7 +35,7 @@ class StoreWatcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(self._interval):
+        while not self._ended.wait(max(self._interval, PAUSE * self._store.sync_seconds)):
             try:
                 self._store.sync(force=True)
             except (RequestError, OSError) as error:

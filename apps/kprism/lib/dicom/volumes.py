@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+from isal import igzip
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from lib.dicom.series import Series
@@ -38,12 +39,34 @@ def save_volume(array: NDArray[Any], affine: NDArray[np.float64], path: Path, vo
     elif array.dtype.itemsize == 8:
         array = array.astype(np.int32)
     image = nibabel.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    image.header.set_dim_info(slice=SLICE_AXIS)
+    _note_slices(image.header, volumes)
+    with igzip.open(path, "wb", compresslevel=1) as stream:
+        image.to_stream(stream)  # slice by slice
+
+
+def volume_header(
+    grid: tuple[int, int, int], dtype: np.dtype[Any], affine: NDArray[np.float64], volumes: int = 1
+) -> nibabel.Nifti1Header:
+    """The header of a `.nii` file with voxels of a type (`RGB` for colour), as `save_volume` writes it.
+
+    RequestError if a side is longer than NIfTI allows (32,767).
+    """
+    try:
+        image = nibabel.Nifti1Image(np.broadcast_to(np.zeros((), dtype), grid), affine)
+    except HeaderDataError as error:
+        raise RequestError(f"a volume of {describe(grid)} voxels cannot be kept as NIfTI: {error}") from error
+    header = image.header
+    _note_slices(header, volumes)
+    header.set_slope_inter(1, 0)
+    header.set_data_offset(header.single_vox_offset + header.extensions.get_sizeondisk())
+    return header
+
+
+def _note_slices(header: nibabel.Nifti1Header, volumes: int) -> None:
+    header.set_xyzt_units("mm")
+    header.set_dim_info(slice=SLICE_AXIS)
     if volumes > 1:
-        note_volumes(image.header, volumes)
-    with gzip.open(path, "wb", compresslevel=1) as stream:
-        stream.write(image.to_bytes())
+        note_volumes(header, volumes)
 
 
 def read_labels(path: Path, series: Series) -> NDArray[np.uint8]:

@@ -4,19 +4,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import requests
 from dicomweb_client import DICOMwebClient
+from dicomweb_client.web import _Transaction
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
 from lib.errors import RequestError
 
+logger = logging.getLogger(__name__)
+
 SERIES_FIELDS = ("SeriesDescription", "SeriesDate", "SeriesTime", "PatientID", "NumberOfSeriesRelatedInstances")
+
+FIRST_PAGE, PAGE = 200, 1000
+"""Series that one request asks for, the first of a listing and the others; the server may give fewer."""
 
 NON_IMAGE_MODALITIES = {
     *("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG", "FID", "DOC", "AU", "ECG", "EPS"),
@@ -36,6 +44,9 @@ class StoreDownError(StoreError):
 
     status = 503
 
+
+DICOM_FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+"""What is asked for: DICOM files in the transfer syntax that the server has them in."""
 
 TIMEOUT_SECONDS = (5, 120)
 """Seconds to connect, and between two parts of an answer."""
@@ -67,17 +78,21 @@ class SeriesEntry:
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> SeriesEntry:
-        """From one item of a QIDO-RS answer."""
-        dataset = Dataset.from_json(dict(answer))
-        text = {name: str(dataset.get(name, "")) for name in ("SeriesDescription", "PatientID", "Modality")}
+        """From one item of a QIDO-RS answer; there are thousands, so no dataset is made of it."""
         return cls(
-            str(dataset.StudyInstanceUID),
-            str(dataset.SeriesInstanceUID),
-            text["Modality"],
-            text["SeriesDescription"],
-            text["PatientID"],
-            int(dataset.get("NumberOfSeriesRelatedInstances") or 0),
+            study=_text(answer, "0020000D"),
+            series=_text(answer, "0020000E"),
+            modality=_text(answer, "00080060"),
+            description=_text(answer, "0008103E"),
+            patient=_text(answer, "00100020"),
+            instances=int(_text(answer, "00201209") or 0),
         )
+
+
+def _text(answer: Mapping[str, Any], tag: str) -> str:
+    """The value of an attribute in DICOM JSON; empty if it has none."""
+    values = (answer.get(tag) or answer.get(tag.lower()) or {}).get("Value") or ()
+    return "\\".join("" if value is None else str(value) for value in values)
 
 
 class DicomWeb:
@@ -88,6 +103,7 @@ class DicomWeb:
         for scheme in ("http://", "https://"):
             client._session.mount(scheme, _TimeoutAdapter())
         self.client = client
+        self._has_pages = True
 
     @classmethod
     def at(cls, url: str) -> DicomWeb:
@@ -96,25 +112,87 @@ class DicomWeb:
 
     def search(self, **filters: str) -> list[SeriesEntry]:
         """Series that match all filters, such as Modality="SEG"."""
-        with self._translated_errors():
-            return [
-                SeriesEntry.of(item)
-                for item in self.client.search_for_series(search_filters=filters, fields=list(SERIES_FIELDS))
-            ]
+        return [entry for page in self.pages(**filters) for entry in page]
+
+    def pages(self, **filters: str) -> Iterator[list[SeriesEntry]]:
+        """The same in pages, each series once.
+
+        Servers have limits of their own, so a page that is short is not the last one. Some ignore `limit`, `offset` or
+        both, or refuse them; from those all series are asked for at once. A series may be missing if others are stored
+        or deleted meanwhile.
+        """
+        known: set[str] = set()
+        while self._has_pages:
+            items = self._page(filters, len(known))
+            if not items and items is not None:
+                return
+            new = _entries(items or (), known)
+            if not new:
+                logger.info("%s does not list series in pages", self.client.base_url)
+                self._has_pages = False
+                break
+            known.update(entry.series for entry in new)
+            yield new
+        if rest := _entries(self._search(filters), known):
+            yield rest
+
+    def _page(self, filters: Mapping[str, str], offset: int) -> list[dict[str, Any]] | None:
+        """A page of a listing after `offset` series; None if the server refuses it."""
+        if not offset:
+            return self._search(filters, limit=FIRST_PAGE)
+        try:
+            return self._search(filters, limit=PAGE, offset=offset)
+        except StoreDownError:
+            raise
+        except StoreError:
+            return None
 
     def find(self, series: str) -> SeriesEntry | None:
         """The entry of a series, if the server has it. Some servers match parts of an identifier."""
-        return next((entry for entry in self.search(SeriesInstanceUID=series) if entry.series == series), None)
+        entries = map(SeriesEntry.of, self._search({"SeriesInstanceUID": series}))
+        return next((entry for entry in entries if entry.series == series), None)
+
+    def _search(
+        self, filters: Mapping[str, str], *, limit: int | None = None, offset: int | None = None
+    ) -> list[dict[str, Any]]:
+        with self._translated_errors():
+            found: list[dict[str, Any]] = self.client.search_for_series(
+                search_filters=dict(filters), fields=list(SERIES_FIELDS), limit=limit, offset=offset
+            )
+            return found
 
     def fetch(self, study: str, series: str) -> Iterator[Dataset]:
         """The complete instances of a series, as the server has them: not every server can decompress them all."""
         with self._translated_errors():
             yield from self.client.iter_series(study, series, media_types=(("application/dicom", "*"),))
 
-    def headers(self, study: str, series: str) -> list[Dataset]:
-        """The instances of a series, without pixels."""
+    def headers(self, study: str, series: str, attributes: Iterable[str]) -> list[Dataset]:
+        """The given attributes of the instances of a series, as far as they have them."""
+        tags = {f"{tag_for_keyword(name):08X}" for name in attributes}
         with self._translated_errors():
-            return [Dataset.from_json(item) for item in self.client.retrieve_series_metadata(study, series)]
+            items = self.client.retrieve_series_metadata(study, series)
+            return [Dataset.from_json({tag: item[tag] for tag in tags & item.keys()}) for item in items]
+
+    def header_items(self, study: str, series: str) -> list[dict[str, Any]]:
+        """The headers of a series as DICOM JSON, not parsed."""
+        with self._translated_errors():
+            return list(self.client.retrieve_series_metadata(study, series))
+
+    def instance_file(self, study: str, series: str, instance: str) -> bytes:
+        """One complete instance as a DICOM file, as the server has it; StoreError if the server does not have it.
+
+        The answer is not compressed on the way: Orthanc takes seven times as long for that as for the answer itself.
+        """
+        client = self.client
+        address = client._get_instances_url(_Transaction.RETRIEVE, study, series, instance)
+        with self._translated_errors(missing=f"has no image {instance} any more"):
+            response = client._http_get(address, headers={"Accept": DICOM_FILE, "Accept-Encoding": "identity"})
+            if response.headers.get("content-type", "").lower().startswith("application/dicom;"):
+                return bytes(response.content)
+            parts = [bytes(part) for part in client._decode_multipart_message(response, stream=False)]
+        if not parts:
+            raise StoreError(f"the DICOMweb server {client.base_url} sent nothing for image {instance}")
+        return parts[0]
 
     def store(self, instances: Iterable[Dataset]) -> None:
         """Store instances (STOW-RS); StoreError if the server refuses one."""
@@ -126,18 +204,27 @@ class DicomWeb:
             raise StoreError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
+    def _translated_errors(self, missing: str = "") -> Iterator[None]:
+        """Errors with messages; `missing` is what the server lacks if it answers that something is not there."""
         server = f"the DICOMweb server {self.client.base_url}"
         try:
             yield
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 500
+            if missing and status in (404, 410):
+                raise StoreError(f"{server} {missing}") from error
             kind = StoreDownError if status >= 500 else StoreError
             raise kind(f"{server} answered with status {status}; nothing was changed") from error
         except requests.JSONDecodeError as error:
             raise StoreError(f"{server} did not answer with DICOM JSON; is the address right?") from error
         except requests.RequestException as error:  # it is off, hangs, or ended during the answer
             raise StoreDownError(f"{server} does not answer; nothing was changed") from error
+
+
+def _entries(items: Iterable[Mapping[str, Any]], known: Container[str]) -> list[SeriesEntry]:
+    """The series of an answer, each once, without those that are `known`."""
+    entries = {entry.series: entry for entry in map(SeriesEntry.of, items)}
+    return [entry for series, entry in entries.items() if series and series not in known]
 
 
 def as_bytes(instance: Dataset) -> bytes:

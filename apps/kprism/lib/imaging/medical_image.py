@@ -73,7 +73,7 @@ class MedicalImage:
     whole: MedicalImage | None = field(default=None, repr=False)
     first: int = 0
     rescale: tuple[float, float] = (1.0, 0.0)
-    arrival: Arrival | None = field(default=None, repr=False)
+    arrival: Arrival | None = field(default=None, repr=False, compare=False)
 
     @property
     def grid(self) -> tuple[int, int, int]:

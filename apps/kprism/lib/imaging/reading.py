@@ -168,8 +168,16 @@ def _check_intensities(image: MedicalImage) -> None:
     """RequestError for voxels that are not finite numbers, and for an image of one value."""
     if image.array.dtype.kind == "f":
         _check_finite(image)
-    if image.intensities.bottom == image.intensities.top:
-        raise RequestError(f"{image.name} is constant: every voxel is {image.intensities.bottom:g}")
+    check_contrast(image)
+
+
+def check_contrast(image: MedicalImage) -> None:
+    """RequestError for an image of one value. Of voxels that still arrive it waits for those that show their range."""
+    for first in range(0, image.grid[2], image.grid[2] // image.volumes):
+        intensities = image.part(first).intensities
+        if intensities.bottom < intensities.top:
+            return
+    raise RequestError(f"{image.name} is constant: every voxel is {intensities.bottom:g}")
 
 
 def _check_finite(image: MedicalImage) -> None:

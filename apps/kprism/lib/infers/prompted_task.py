@@ -56,7 +56,8 @@ class PromptedTask(KPrismTask):
         prompts = self.prompts(request)
         predictions = []
         for network, labels in request.networks.grouped(INTERACTIVE, request.labels).items():
-            volume = self.context.engine.volume(network, request.image, request.statistics)
+            hurried = request.extent == "slice"
+            volume = self.context.engine.volume(network, request.image, request.statistics, hurried)
             clean = labels_to_clean(request.options, labels)
             own = {label: prompts[label] for label in labels}
             parts = Parts(request.listener, request.image, {label: 1 + row for row, label in enumerate(request.labels)})

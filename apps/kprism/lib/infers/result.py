@@ -60,7 +60,8 @@ class Answer:
             table = np.zeros(MAX_LABELS + 1, np.uint8)
             for value, name in enumerate(result.names, 1):
                 table[value] = numbers.get(name, 0)
-            labels = renumbered(result.labels, table)
+            is_numbered = all(table[value] == value for value in present)
+            labels = result.labels if is_numbered else renumbered(result.labels, table)
         absent = [name for value, name in enumerate(result.names, 1) if value not in present]
         return cls(model, request, labels, numbers, absent, result.metadata)
 

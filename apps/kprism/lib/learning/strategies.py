@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -23,6 +23,9 @@ NO_CASE_LEFT = "every case has a submitted label; there is no next one"
 CURRENT_IMAGE = "current"
 """Key of a request for the case that is open in the viewer; it is chosen only if there is no other."""
 
+_DRAWS = 50
+"""Images that are drawn before all of them are asked when they were assigned."""
+
 
 class RandomCase(Strategy):  # type: ignore[misc]
     """A case without a submitted label, drawn at random; a case that was assigned lately is less likely."""
@@ -35,9 +38,25 @@ class RandomCase(Strategy):  # type: ignore[misc]
         images = without_current(request, unlabelled(request, datastore))
         if not images:
             return None
-        now = time.time()
-        ages = [now - last_assigned(datastore, image) for image in images]
-        return {"id": random.choices(images, [max(age, 1.0) for age in ages])[0]}
+        return {"id": _drawn(images, lambda image: last_assigned(datastore, image))}
+
+
+def _drawn(images: Sequence[str], assigned: Callable[[str], float]) -> str:
+    """One of the images; the chance of each is in proportion to the time since it was `assigned` (seconds since 1970).
+
+    A few images are drawn with equal chances, and one that was assigned lately is put back. That has the same chances,
+    and asks about a few of the images and not about all, unless nearly all were assigned lately.
+    """
+    now = time.time()
+
+    def age(image: str) -> float:
+        return min(max(now - assigned(image), 1.0), now)
+
+    for _ in range(_DRAWS):
+        image = random.choice(images)
+        if random.random() * now < age(image):
+            return image
+    return random.choices(images, [age(image) for image in images])[0]
 
 
 class FirstCase(Strategy):  # type: ignore[misc]

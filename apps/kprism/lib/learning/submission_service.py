@@ -23,7 +23,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import image_path, labelled_cases
+from lib.datastore import GuardedDatastore, image_path, labelled_cases
 from lib.errors import RequestError, StorageError
 from lib.files import sha256
 from lib.imaging.label_registry import LabelRegistry
@@ -84,13 +84,13 @@ class SubmissionService:
         if tag != DefaultLabelTag.FINAL:
             self.datastore.save_label(image_id, str(file), tag, dict(info))
             return None
-        label = self._reader.read(image_id, file, info)
+        label, patient = self._reader.read(image_id, file, info), self.patient(image_id)
         try:
             pending = self._keep(image_id, file, info, by)
         except OSError as error:
             raise _storage_error(image_id, error) from error
         try:
-            return self._save(pending, label)
+            return self._save(pending, label, patient)
         except RequestError:  # the client has the error and still has the label; a later retry could undo a newer one
             pending.remove()
             raise
@@ -108,7 +108,7 @@ class SubmissionService:
         if (before and before.sha256 == digest) or self.store.rejected().get(image_id, {}).get("sha256") == digest:
             return None
         try:
-            label = self._reader.read(image_id, file, info)
+            label, patient = self._reader.read(image_id, file, info), self.patient(image_id)
         except RequestError as error:
             self.store.reject(image_id, digest, str(error))
             raise
@@ -117,7 +117,7 @@ class SubmissionService:
             if self.store.get(image_id) != before:  # another label was submitted in the meantime
                 pending.remove()
                 return None
-            return self._record(pending, label)
+            return self._record(pending, label, patient)
 
     def recover(self) -> list[str]:
         """Finish the submissions that a kill interrupted; returns a message for each."""
@@ -138,7 +138,8 @@ class SubmissionService:
             pending.remove()
             return f"the label in {raw}, interrupted before, is left out: a newer one was submitted since"
         try:
-            self._save(pending, self._reader.read(pending.image_id, raw, pending.info))
+            label = self._reader.read(pending.image_id, raw, pending.info)
+            self._save(pending, label, self.patient(pending.image_id))
         except RequestError as error:
             if getattr(error, "status", 400) >= 500:  # the datastore is down: the next start tries again
                 return f"the label in {raw}, interrupted before, cannot be stored yet: {error}"
@@ -154,6 +155,9 @@ class SubmissionService:
         submissions: list[Submission] = []
         messages: list[str] = []
         before = self.store.submissions()  # first, because a label reaches the datastore before the store
+        if isinstance(self.datastore, GuardedDatastore):
+            self.datastore.settle()
+        images = set(self.datastore.list_images())
         cases = labelled_cases(self.datastore)
         for case in cases:
             try:
@@ -163,7 +167,7 @@ class SubmissionService:
             except RequestError as error:
                 messages.append(str(error))
         if isinstance(self.datastore, LocalDatastore):  # a folder lists all its labels, a server may fail to
-            removed = set(self.datastore.list_images()) - {case.image_id for case in cases}
+            removed = images.intersection(self.datastore.list_images()) - {case.image_id for case in cases}
             messages += self._withdraw([entry for entry in before if entry.image_id in removed])
         for message in messages:
             logger.info("%s", message)
@@ -187,18 +191,18 @@ class SubmissionService:
     def _keep(self, image_id: str, file: Path, info: Mapping[str, Any], by: str) -> PendingSubmission:
         return PendingSubmission.create(self.store.folder, image_id, file, info, by, self.notes.of(image_id))
 
-    def _save(self, pending: PendingSubmission, label: SubmittedLabel) -> Submission:
+    def _save(self, pending: PendingSubmission, label: SubmittedLabel, patient: str) -> Submission:
         """Store a kept file in the datastore and record it, one submission at a time."""
         raw = self.store.folder / pending.raw
         try:
             with self._storing:
                 self.datastore.save_label(pending.image_id, str(raw), DefaultLabelTag.FINAL, dict(pending.info))
-                return self._record(pending, label)
+                return self._record(pending, label, patient)
         except OSError as error:
             pending.remove()
             raise _storage_error(pending.image_id, error) from error
 
-    def _record(self, pending: PendingSubmission, label: SubmittedLabel) -> Submission:
+    def _record(self, pending: PendingSubmission, label: SubmittedLabel, patient: str) -> Submission:
         """Write the label as it is used and record the submission."""
         raw = Path(pending.raw)
         path = f"labels/{raw.name.removesuffix(suffix_of(raw))}.nii.gz"
@@ -212,7 +216,7 @@ class SubmissionService:
         submission = self.store.record(
             Submission(
                 image_id=pending.image_id,
-                patient=self.patient(pending.image_id),
+                patient=patient,
                 fold=0,
                 structures=label.structures,
                 label=path,

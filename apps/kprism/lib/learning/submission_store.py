@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from lib.files import locked, read_json, remove_parts, write_json
 from lib.learning.annotation_notes import Prompts, prompts_from_json
+from lib.learning.changed_files import ChangedFile, ChangedFiles
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ FOLDS = 3
 """Folds of the cross-validation over patients."""
 
 _PARTIAL_FILE_SECONDS = 3600.0  # a partial file that is older than this was left by a kill
-_MTIME_RESOLUTION_NS = 2_000_000_000  # two changes within this time may give a folder the same modification time
 
 _JSON_KEYS = {"initial_mask_version": "first_mask", "initial_mask_origin": "first_mask_origin"}
 """Fields of `Submission` that have another name in the JSON files: files of all versions of the app are alike."""
@@ -98,7 +97,8 @@ class SubmissionStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: tuple[int, list[Submission]] | None = None
+        self._cases = ChangedFiles(folder / "cases", self._read)
+        self._rejected = ChangedFile(folder / "rejected.json", lambda path: self._read_object(path) or {})
         for part in ("cases", "labels", "raw", "pending"):
             (folder / part).mkdir(parents=True, exist_ok=True)
             remove_parts(folder / part, age=_PARTIAL_FILE_SECONDS)
@@ -106,15 +106,9 @@ class SubmissionStore:
     def submissions(self) -> list[Submission]:
         """All cases with a label, sorted by id. A damaged file is skipped with a warning.
 
-        The files are read again only after one was added, replaced or removed.
+        Files are read again only if they were added or replaced.
         """
-        changed = (self.folder / "cases").stat().st_mtime_ns
-        if self._known is not None and self._known[0] == changed:
-            return list(self._known[1])
-        entries = [entry for entry in map(self._read, sorted(self._files())) if entry is not None]
-        if time.time_ns() - changed > _MTIME_RESOLUTION_NS:  # else a later change could go unnoticed
-            self._known = changed, entries
-        return list(entries)
+        return self._cases.contents()
 
     def get(self, image_id: str) -> Submission | None:
         """The label that counts for a case, or None."""
@@ -155,15 +149,12 @@ class SubmissionStore:
 
     def rejected(self) -> dict[str, dict[str, str]]:
         """Image id -> SHA-256 of the stored label, and why it cannot be used."""
-        return self._read_object(self.folder / "rejected.json") or {}
+        return dict(self._rejected.content())
 
     def _remove_rejection(self, image_id: str) -> None:
         rejected = self.rejected()
         if rejected.pop(image_id, None) is not None:
             write_json(self.folder / "rejected.json", rejected)
-
-    def _files(self) -> list[Path]:
-        return [path for path in (self.folder / "cases").glob("*.json") if not path.name.startswith(".")]
 
     def _entry(self, image_id: str) -> Path:
         return self.folder / "cases" / f"{image_id}.json"

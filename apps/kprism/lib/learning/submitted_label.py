@@ -15,8 +15,10 @@ from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
 from kprism_model.data.partial import AnnotatedCase
+from kprism_model.volumes.slice_map import SliceMap
 from lib.datastore import hand_names, image_path
 from lib.errors import RequestError
+from lib.imaging.label_maps import renumbered, values_in
 from lib.imaging.label_registry import LabelRegistry, label_values
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
@@ -38,7 +40,8 @@ class SubmittedLabel:
     def digest(self) -> str:
         """SHA-256 of the labelled voxels and their names."""
         digest = hashlib.sha256(json.dumps([self.structures, self.labels.shape]).encode())
-        digest.update(self.labels.tobytes(order="F"))
+        for k in range(self.labels.shape[2]):  # all voxels, i fastest, without a copy of the whole
+            digest.update(np.ascontiguousarray(self.labels[:, :, k].T).data)
         return digest.hexdigest()
 
     def on_case(self, prompts: Prompts) -> Prompts:
@@ -75,14 +78,17 @@ class LabelReader:
         image = self._read_image(image_path(self._datastore, image_id), f"image {image_id!r}")
         title = f"the label of image {image_id!r}"
         values = image.on_grid(read_mask(file, title), title)
-        present = [int(value) for value in np.flatnonzero(np.bincount(values.ravel(order="K"))) if value]
+        present = sorted(values_in(values))
         if not present:
             raise RequestError(f"{title} is empty: no voxel is labelled, so there is nothing to learn from it")
         table = np.zeros(256, np.uint8)
         structures: dict[str, int] = {}
         for name, value in self._named_values(image_id, title, info, present).items():
             table[value] = structures.setdefault(self._label_registry.canonical(name), len(structures) + 1)
-        return SubmittedLabel(image, table[values], structures)
+        is_numbered = all(table[value] == value for value in present)
+        if not is_numbered:
+            values = renumbered(SliceMap.of(values, image.orientation), table).volume()
+        return SubmittedLabel(image, values, structures)
 
     def read_case(self, submission: Submission, label: Path) -> AnnotatedCase:
         """The image of a submission with the stored label file; RequestError if one of them cannot be read.

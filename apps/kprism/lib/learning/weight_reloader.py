@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 """Seconds between two checks of the versions, the submissions and the schedule."""
 
+ENCODED_PER_CHECK = 16
+"""Cases that are encoded between two checks, the newest first: a folder may hold thousands that are new."""
+
 
 class WeightReloader:
     """Keeps the engine at the current version and the references at the current labels, from `start` to `stop`."""
@@ -83,7 +86,8 @@ class WeightReloader:
         """Check once: version, references, schedule."""
         self._reload()
         networks = self._engine.networks()
-        self._encode_references(networks)
+        if self._encode_references(networks, limit=ENCODED_PER_CHECK):
+            self._wake.set()  # there may be more
         self._reference_cache.keep([network.version for network in networks])
         if not self._stopped.is_set():
             self._schedule.poll()
@@ -99,11 +103,13 @@ class WeightReloader:
         self._stamp, self._served = stamp, served
         logger.info("Version %d of the weights (%s) answers from now on", served.number, networks.version)
 
-    def _encode_references(self, networks: Networks) -> None:
-        submissions = self._submissions()
+    def _encode_references(self, networks: Networks, *, limit: int | None = None) -> int:
+        """Encode new cases with each network, at most `limit` for each; returns how many were encoded."""
+        submissions, encoded = self._submissions(), 0
         for network in networks:
             needed = referred_to(networks, network, submissions)
-            self._reference_cache.update(network.predictor, network.version, needed)
+            encoded += self._reference_cache.update(network.predictor, network.version, needed, limit=limit)
+        return encoded
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -112,7 +112,8 @@ export const server = {
     throw new ServerError(BROKEN_OFF, 0);
   },
 
-  references: () => json(`${API}/references`),
+  /** Labelled cases, the newest first; there may be thousands, and the panel shows a few. */
+  references: () => json(`${API}/references?limit=50`),
 
   thumbnail: (id, structure) => `${API}/case/${at(id)}/thumbnail?structure=${at(structure)}`,
 

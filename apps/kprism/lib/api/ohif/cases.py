@@ -26,7 +26,7 @@ from kprism_model.orientation import PLANES, SliceOrientation
 from kprism_model.volumes.slice_map import SliceMap
 from lib.api.ohif.planes import pack, unpack
 from lib.api.uploads import read_object
-from lib.datastore import LabelledCase, check_id, labelled_cases
+from lib.datastore import LabelledCase, check_id, labelled_case, labelled_cases, stored_at
 from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
@@ -61,20 +61,20 @@ def store() -> DicomStore:
     return datastore
 
 
-def fetched(datastore: DicomStore, image_id: str) -> Path:
-    """The local volume of a case; NotFoundError if it does not exist, StoreDownError if the store does not answer."""
-    return Path(datastore.get_image_uri(check_id(image_id)))
-
-
-def case(image_id: str) -> dict[str, Any]:
+def case(image_id: str, k: int = -1) -> dict[str, Any]:
     """The slices of a case in order, warnings about its geometry, and the version and names of its label.
+
+    Its voxels arrive in the background from now on, those around the slice `k` first. NotFoundError if the case does
+    not exist, StoreDownError if the store does not answer.
 
     `planes` names the anatomical plane across each axis of `grid`: the value of the option `plane` to cut it so.
     `volumes` are those of one series (phases, echoes, b-values), one after the other.
     """
     datastore = store()
-    fetched(datastore, image_id)
-    series = datastore.series(image_id)
+    volume = datastore.volume(check_id(image_id))
+    volume.begin(k)
+    series = volume.series
+    datastore.see_label(image_id)
     info = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {
         "id": image_id,
@@ -85,6 +85,12 @@ def case(image_id: str) -> dict[str, Any]:
         "warnings": list(series.warnings),
         "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
     }
+
+
+def arrival(image_id: str) -> dict[str, int]:
+    """How many slices of a case have arrived on the server, and of how many; they arrive while somebody asks."""
+    arrived, total = store().volume(check_id(image_id)).progress
+    return {"arrived": arrived, "total": total}
 
 
 def planes_across(series: Series) -> list[str]:
@@ -103,7 +109,7 @@ def case_label(image_id: str) -> Response:
 
 
 def _labelled_case(datastore: Datastore, image_id: str) -> LabelledCase:
-    labelled = next((entry for entry in labelled_cases(datastore) if entry.image_id == image_id), None)
+    labelled = labelled_case(datastore, image_id)
     if labelled is None:
         raise NotFoundError(f"case {image_id!r} has no submitted label")
     return labelled
@@ -116,12 +122,12 @@ async def submit(image_id: str, request: Request) -> dict[str, Any]:
 
 def _submit(image_id: str, message: bytes) -> dict[str, Any]:
     app, datastore = app_instance(), store()
-    fetched(datastore, image_id)
-    header, labels = unpack(message, datastore.series(image_id).grid)
+    series = datastore.open_series(check_id(image_id))
+    header, labels = unpack(message, series.grid)
     names = _names(header.get("names"))
     info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
     with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
-        datastore.sync(force=True)
+        datastore.sync_image(image_id)
         current = _version(LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL))
         if current != header.get("based_on") and not header.get("replace"):
             raise ConflictError(
@@ -129,7 +135,8 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
                 "submit again to replace it, or reload the case to see it"
             )
         path = Path(folder) / f"{image_id}.nii.gz"
-        save_volume(labels.volume(), datastore.series(image_id).affine, path)
+        save_volume(labels.volume(), series.affine, path)
+        del labels  # the label is read from the file, as one from another viewer
         app.learning_loop.submit(image_id, path, info, by=info["client_id"])
     saved = LocalDatastore.get_label_info(datastore, image_id, DefaultLabelTag.FINAL)
     return {"image": image_id, "label": image_id, "version": _version(saved)}
@@ -155,9 +162,10 @@ def _names(names: Any) -> dict[str, int]:
     return dict(names)
 
 
-def references() -> list[dict[str, Any]]:
-    """All labelled cases with the structures in their labels, the newest first."""
-    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -float(entry.info.get("ts") or 0))
+def references(limit: int | None = None) -> list[dict[str, Any]]:
+    """The labelled cases with the structures in their labels, the newest first; all of them without a limit."""
+    cases = sorted(labelled_cases(app_instance().datastore()), key=lambda entry: -stored_at(entry.info))
+    cases = cases if limit is None else cases[: max(limit, 0)]
     return [{"id": entry.image_id, "names": entry.names, "title": _title(entry)} for entry in cases]
 
 
@@ -230,6 +238,6 @@ def _next_case(strategy: str, body: dict[str, Any]) -> dict[str, Any]:
     chosen = app.next_sample({**body, "strategy": strategy}) or {}
     if not chosen.get("id"):
         return {"message": NO_CASE_LEFT}
-    fetched(datastore, chosen["id"])
+    datastore.prefetch(chosen["id"])
     info = datastore.get_image_info(chosen["id"])
     return {"id": chosen["id"], "study": info.get("StudyInstanceUID"), "title": info.get("PatientID")}

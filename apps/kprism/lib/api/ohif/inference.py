@@ -16,9 +16,10 @@ from monailabel.interfaces.utils.app import app_instance
 
 from kprism_model.volumes.slice_map import SliceMap
 from lib.api.inference import read_params
-from lib.api.ohif.cases import fetched, store
+from lib.api.ohif.cases import store
 from lib.api.ohif.planes import pack, unpack
 from lib.api.ohif.streaming import streamed
+from lib.datastore import check_id
 from lib.errors import RequestError
 from lib.infers.parts import Listener
 from lib.infers.request import DrawnPlanes
@@ -44,11 +45,11 @@ def infer_planes(
     answer holds the planes that were sent, and all others that are not empty.
     """
     app, datastore = app_instance(), store()
-    fetched(datastore, image)
+    grid = datastore.open_series(check_id(image)).grid
     request: dict[str, Any] = read_params(params)
     sent: list[int] = []
     if planes is not None:
-        header, drawn = unpack(planes.file.read(), datastore.series(image).grid)
+        header, drawn = unpack(planes.file.read(), grid)
         sent = header["planes"]
         request |= _correction(request.pop("structure", None), drawn)
     request |= {"model": model, "image": image, "result_extension": ".nii"}

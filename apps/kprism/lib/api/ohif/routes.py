@@ -28,6 +28,7 @@ def install(application: FastAPI) -> None:
     add("/kprism/viewer/{path:path}", files.mode, methods=READ)
     add("/kprism/dicom-web/{path:path}", proxy.dicom_web, methods=BOTH, response_model=None)
     add("/kprism/api/case/{image_id}", cases.case, methods=READ)
+    add("/kprism/api/case/{image_id}/arrival", cases.arrival, methods=READ)
     add("/kprism/api/case/{image_id}/label", cases.case_label, methods=READ)
     add("/kprism/api/case/{image_id}/label", cases.submit, methods=["PUT"])
     add("/kprism/api/case/{image_id}/thumbnail", cases.thumbnail, methods=READ)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few threads that fetch images for all series: what somebody waits for first, else the series in turn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import Lock, Thread
+from typing import Protocol
+
+FETCH_THREADS = 4
+"""Connections to the server at one time: with Orthanc, more are no faster."""
+
+Job = Callable[[], None]
+
+
+class JobSource(Protocol):
+    """What has images to fetch."""
+
+    def take(self, *, urgent: bool) -> Job | None:
+        """The next image to fetch, None if there is none; with `urgent` only one that somebody waits for."""
+
+
+class FetchPool:
+    """At most `threads` threads; they start when there is something to fetch and end when there is nothing left."""
+
+    def __init__(self, threads: int = FETCH_THREADS) -> None:
+        self._threads = threads
+        self._lock = Lock()
+        self._running = 0
+        self._sources: deque[JobSource] = deque()
+
+    @property
+    def running(self) -> int:
+        """The number of threads."""
+        return self._running
+
+    def serve(self, source: JobSource) -> None:
+        """Fetch what a source has, also if it was served before and had nothing left."""
+        with self._lock:
+            if source not in self._sources:
+                self._sources.append(source)
+            new = range(self._running, self._threads)
+            self._running = self._threads
+        for _ in new:
+            Thread(target=self._work, name="dicom-fetch", daemon=True).start()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            job()
+
+    def _next(self) -> Job | None:
+        """A job of the next source that has one, an urgent one if any source has one."""
+        with self._lock:
+            for urgent in (True, False):
+                for _ in range(len(self._sources)):
+                    source = self._sources.popleft()
+                    job = source.take(urgent=urgent)
+                    if job is not None or urgent:
+                        self._sources.append(source)
+                    if job is not None:
+                        return job
+            self._running -= 1
+            return None

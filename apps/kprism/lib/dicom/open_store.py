@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DICOMweb datastore with MONAI Label's settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX
+from monailabel.utils.others.generic import md5_digest
+
+from lib.dicom.datastore import DicomStore
+
+
+def open_dicom_store(url: str, volume_bytes: int) -> DicomStore:
+    """The store at an address, with MONAI Label's settings for prefixes, credentials, cache folder and filter.
+
+    `volume_bytes` is what local copies of its series may take on the disk.
+    """
+    session = None
+    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
+        from dicomweb_client.session_utils import create_session_from_user_pass
+
+        session = create_session_from_user_pass(
+            settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        )
+    client = DICOMwebClientX(
+        url=url.rstrip("/").strip(),
+        session=session,
+        qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+        wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+        stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+    )
+    cache = (settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or "").strip()
+    folder = Path(cache or Path.home() / ".cache" / "monailabel" / "dicom") / md5_digest(client.base_url)
+    is_server = "monailabel.app" in sys.modules  # a training is another process
+    filters = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+    store = DicomStore(client, folder, filters, auto_sync=is_server, volume_bytes=volume_bytes)
+    if is_server:
+        store.list_soon()
+    return store
