@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from playwright.sync_api import expect
 
 from benchmarks.places import ROOT
@@ -48,9 +49,6 @@ WATCH = """() => {
 """Notes what panel and label map show at each part of an answer."""
 
 HOLD = """() => {
-    let holding = false;
-    const { SEGMENTATION_DATA_MODIFIED } = cornerstoneTools.Enums.Events;
-    cornerstone.eventTarget.addEventListener(SEGMENTATION_DATA_MODIFIED, () => { holding = kprism.cancellable; });
     const send = window.fetch;
     window.fetch = async (address, options) => {
         const answer = await send(address, options);
@@ -65,7 +63,7 @@ HOLD = """() => {
             },
             async pull(stream) {
                 const { done, value } = await reader.read();
-                while (holding && !options.signal.aborted) {
+                while (window.seen.some(part => part.more > 0) && !options.signal.aborted) {
                     await new Promise(resolve => setTimeout(resolve, 20));
                 }
                 done ? stream.close() : stream.enqueue(value);
@@ -79,7 +77,7 @@ HOLD = """() => {
 @pytest.fixture(scope="module", autouse=True)
 def long_case(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The CT of `LONG`: a sample, up and down again and again."""
-    sample = nibabel.load(ROOT / "sample-datastore" / "pyradiomics_lung2.nii.gz")
+    sample = nibabel.Nifti1Image.from_filename(ROOT / "sample-datastore" / "pyradiomics_lung2.nii.gz")
     voxels = np.asanyarray(sample.dataobj)
     there_and_back = np.concatenate([voxels, voxels[..., -2:0:-1]], axis=-1)
     repeats = -(-SLICES // there_and_back.shape[-1])
@@ -91,7 +89,7 @@ def long_case(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
     wait(lambda: any(entry.patient == LONG for entry in site.store.search()), "case in the store")
 
 
-def begin(mode: Mode, open_case: Callable[[str], None] | None = None) -> np.ndarray:
+def begin(mode: Mode, open_case: Callable[[str], None] | None = None) -> NDArray[np.uint8]:
     """Open the case and click on a structure in one slice; the labels that are shown then."""
     (open_case or mode.open)(LONG)
     mode.name_structure(NEW)
@@ -233,7 +231,7 @@ def test_nothing_is_drawn_by_hand_while_an_answer_comes(mode: Mode) -> None:
 
 def test_images_that_are_still_fetched_are_counted(mode: Mode) -> None:
     answers = [(0, SLICES), (SLICES // 2, SLICES), (SLICES, SLICES)]
-    asked = []
+    asked: list[int] = []
 
     def answer(route: Any) -> None:
         arrived, total = answers[min(len(asked), len(answers) - 1)]
@@ -250,7 +248,7 @@ def test_images_that_are_still_fetched_are_counted(mode: Mode) -> None:
 
 
 def test_a_server_that_does_not_count_images_is_asked_once(mode: Mode) -> None:
-    asked = []
+    asked: list[str] = []
 
     def missing(route: Any) -> None:
         asked.append(route.request.url)

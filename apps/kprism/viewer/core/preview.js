@@ -19,6 +19,9 @@ export class Preview {
 
   /** Show planes (Map of k to pixels), whose values have `names`. */
   show(planes, names) {
+    if (!planes.size) {
+      return;
+    }
     const present = new Set([...planes.values()].flatMap(plane => [...new Set(plane)]));
     const found = Object.entries(names).filter(([, value]) => present.has(value));
     const known = this.#labelmap.segments;
@@ -46,7 +49,9 @@ export class Preview {
     }
     if (this.#labelmap.exists && !kept && this.#made.length) {
       this.#labelmap.forget(this.#made);
-      this.#labelmap.activate(this.#active);
+      if ([...this.#labelmap.segments.values()].includes(this.#active)) {
+        this.#labelmap.activate(this.#active);
+      }
     }
   }
 }
