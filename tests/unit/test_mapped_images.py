@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -19,6 +20,7 @@ from lib.engine import Engine
 from lib.errors import RequestError, StorageError
 from lib.imaging import mapped
 from lib.imaging.mapped import SMALL, mapped_in
+from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
 
 
@@ -114,3 +116,30 @@ def test_the_images_used_longest_ago_make_room(tmp_path: Path) -> None:
         one.image(tmp_path / f"{number}.nii", "it")
         assert one.images.bytes <= 3 * values.nbytes
     assert len(one.images) == 3
+
+
+class Series:
+    """A series that was opened; its voxels are there."""
+
+    digest = "the same content"
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def wait(self, planes: Sequence[int]) -> None:
+        """Nothing has to be waited for."""
+
+    def image(self, name: str) -> MedicalImage:
+        """An image whose voxels arrive through this object."""
+        self.made += 1
+        array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+        return MedicalImage(name, array, np.eye(4), 3, ".nii.gz", self.digest, arrival=self)
+
+
+def test_an_image_of_a_series_that_was_opened_anew_is_made_anew(tmp_path: Path) -> None:
+    one, opened = engine(tmp_path), [Series(), Series()]
+    for series in opened:
+        one.opener = lambda path, series=series: series
+        first = one.image(Path("series.nii"), "it")
+        assert one.image(Path("series.nii"), "it") is first and first.arrival is series
+        assert series.made == 1

@@ -108,11 +108,12 @@ class Engine:
 
     def _of_series(self, series: OpenedSeries, name: str) -> MedicalImage:
         key = ("series", series.digest, name)
-        kept: MedicalImage | None = self.cache.get(key)
-        if kept is None:
+        kept: MedicalImage | None = self.images.get(key)
+        is_current = kept is not None and (kept.arrival is None or kept.arrival is series)
+        if kept is None or not is_current:  # a series that was opened anew since has another arrival
             kept = series.image(name)
             check_contrast(kept)
-            self.cache.put(key, kept, LEAST_IMAGE)
+            self.images.put(key, kept, max(LEAST_IMAGE, kept.nbytes))
         return kept
 
     def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
