@@ -26,7 +26,9 @@ CT_WINDOWS: dict[str, tuple[float, float]] = {
 PERCENTILES = (0.5, 99.5)
 """Intensities without a known unit are scaled between these percentiles (as nnU-Net does for CT, arXiv 1809.10486)."""
 
-_SAMPLES = 1 << 22  # percentiles of a large volume are taken from about this many evenly spaced voxels
+SAMPLES = 1 << 22
+"""Percentiles of a large volume are taken from about this many evenly spaced voxels."""
+
 _VALUES_AT_ONCE = 1 << 20  # in float64, so that a large volume needs little more memory
 _NO_RESCALE = (1.0, 0.0)
 
@@ -188,7 +190,7 @@ def _is_colour_8bit(image: NDArray[Any]) -> bool:
 
 def _sample(image: NDArray[Any]) -> NDArray[Any]:
     flat = image.reshape(-1)
-    return flat[:: max(1, flat.size // _SAMPLES)]
+    return flat[:: max(1, flat.size // SAMPLES)]
 
 
 def _finite_range(image: NDArray[Any]) -> tuple[float, float]:

@@ -175,7 +175,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             from lib.api.app import install  # imports MONAI Label's endpoints, which only the server has
             from lib.api.ohif import routes
 
-            install(server.app, self.config.cache_mb << 20)
+            install(server.app, self.config.request_bytes)
             routes.install(server.app)
             self.learning_loop.start()
             self._watch_store()

@@ -6,7 +6,8 @@ Voxels stay as they are stored. A slice of a large volume is needed long before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kprism_model.intensity import IntensityRange, Slices, rescaled
+from kprism_model.intensity import SAMPLES, IntensityRange, Slices, rescaled
 from kprism_model.orientation import SliceOrientation
 from kprism_model.preprocess import evenly_spaced
 from kprism_model.volumes.prompts import digest, digest_of
@@ -157,15 +158,31 @@ def intensity_range(
     """
     rules: dict[str, Any] = {"modality": modality, "units": units, "window": window}
     numbers = range_slices(len(slices))
+    values = slices.values(numbers)
     try:
-        found = IntensityRange.of(slices.values(numbers), **rules)
+        found = IntensityRange.of(values, **rules)
     except ValueError:
         if len(numbers) == len(slices):
             raise
     else:
         if found.bottom < found.top or len(numbers) == len(slices):
             return found
-    return IntensityRange.of(slices.values(range(len(slices))), **rules)
+    return _range_of_all(slices, rules)
+
+
+def _range_of_all(slices: StoredSlices, rules: Mapping[str, Any]) -> IntensityRange:
+    """The range of all slices, read one by one; percentiles are those of evenly spaced pixels of a large volume."""
+    step = max(1, round(math.sqrt(math.prod(slices.shape) / SAMPLES)))
+    bottom, top, samples = np.inf, -np.inf, []
+    for number in range(len(slices)):
+        [values] = slices.values([number])
+        finite = np.isfinite(values)
+        bottom = min(bottom, float(values.min(where=finite, initial=np.inf)) if finite.any() else np.inf)
+        top = max(top, float(values.max(where=finite, initial=-np.inf)) if finite.any() else -np.inf)
+        samples.append(values[::step, ::step])
+    found = IntensityRange.of(np.stack(samples), **rules)
+    low, high = (bottom, top) if found.low == found.high else (found.low, found.high)
+    return IntensityRange(low, high, bottom, top)
 
 
 def range_slices(count: int) -> list[int]:
@@ -177,7 +194,8 @@ def range_slices(count: int) -> list[int]:
 class Volume:
     """A volume as slices; cheap to share between requests, and never changed.
 
-    images: float32 (slice, row, column) or (slice, row, column, 3) in [0, 1]; `digest` identifies them.
+    images: (slice, row, column) or (slice, row, column, 3) in [0, 1], scaled when they are read; `digest` identifies
+    them.
     """
 
     images: Slices = field(repr=False)

@@ -120,11 +120,12 @@ class SliceFeatures:
         return self._encode(number, window, key) if kept is None else kept
 
     def _encode(self, number: int, window: Window, key: tuple[object, ...]) -> ImageEmbedding:
+        pixels = self._pixels(number, window)  # may have to be fetched, which must not keep others from the device
         with self._lock:
             # While this request waited for the device, another one may have encoded the slice.
             kept: ImageEmbedding | None = self._store.get(key)
             if kept is None:
-                [kept] = self._predictor.embed([self._pixels(number, window)])
+                [kept] = self._predictor.embed([pixels])
                 self.encoded += 1
                 self._store.put(key, kept, size_of(kept))
         return kept
@@ -175,9 +176,9 @@ class SliceFeatures:
         The window's features are not computed again.
         """
         window = window or Window.whole(self.size)
-        embedding = self.embed_window(number, window)
+        embedding, pixels = self.embed_window(number, window), self._pixels(number, window)
         with self._lock:
-            return self._predictor.embed_reference(embedding, self._pixels(number, window), window.crop(mask))
+            return self._predictor.embed_reference(embedding, pixels, window.crop(mask))
 
     def adapt(
         self,

@@ -131,7 +131,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     weights = _weights(tmp_path_factory.mktemp("weights"))
     studies = _studies(tmp_path_factory.mktemp("contract") / "studies")
     with LiveServer(
-        studies, conf={"model_path": str(weights), "cache_mb": str(BUDGET_MB), "train_after": "0"}
+        studies,
+        conf={"model_path": str(weights), "cache_mb": str(BUDGET_MB), "image_mb": str(BUDGET_MB), "train_after": "0"},
     ) as running:
         yield running
 

@@ -79,4 +79,4 @@ def test_long_requests_are_refused_whatever_length_they_claim(client: TestClient
     for content in (b"text=" + b"x" * LIMIT, pieces()):
         answer = client.post("/echo", content=content, headers=form)
         assert answer.status_code == 413
-        assert answer.json()["detail"] == "the request is longer than 1 MiB, this server's limit (--conf cache_mb)"
+        assert answer.json()["detail"] == "the request is longer than 1 MiB, this server's limit (--conf image_mb)"

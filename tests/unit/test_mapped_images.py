@@ -19,9 +19,15 @@ from PIL import Image
 from lib.engine import Engine
 from lib.errors import RequestError, StorageError
 from lib.imaging import mapped
-from lib.imaging.mapped import SMALL, mapped_in
+from lib.imaging.mapped import mapped_in
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
+
+
+@pytest.fixture(autouse=True)
+def least_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images are mapped too."""
+    monkeypatch.setattr(mapped, "SMALL", 1 << 20)
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_colour_and_labels_are_mapped_too(tmp_path: Path) -> None:
 
 def test_small_images_stay_in_memory(tmp_path: Path) -> None:
     allocate = mapped_in(tmp_path / "images")
-    assert allocate((SMALL,), np.uint8).base is None
+    assert allocate((mapped.SMALL,), np.uint8).base is None
     assert not (tmp_path / "images").exists()
 
 

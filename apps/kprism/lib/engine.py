@@ -21,10 +21,11 @@ import numpy as np
 from kprism_model.predictor import Click, Predictor
 from kprism_model.store import ByteStore, cached, is_out_of_memory
 from kprism_model.volumes.predictor import VolumePredictor
-from lib.errors import OutOfMemoryError
-from lib.imaging.mapped import Allocate, in_memory
+from lib.errors import OutOfMemoryError, TooLargeError
+from lib.imaging.mapped import SMALL, Allocate, in_memory
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import check_contrast, read_image, read_mask
+from lib.imaging.stored import too_large
 from lib.networks import Network, Networks
 from lib.request_statistics import RequestStatistics
 from lib.turns import Turns
@@ -37,6 +38,9 @@ T = TypeVar("T")
 
 LEAST_IMAGE = 64 << 10
 """Bytes that an image counts for at least: a small one takes more than its voxels."""
+
+LEAST_MAPPED = SMALL
+"""Bytes that a mapped series counts for at least: each takes one of the files that a process can have open."""
 
 READERS = 16
 """Files that can be read at the same time; a file is read once, also if several requests ask for it."""
@@ -109,16 +113,22 @@ class Engine:
     def _of_series(self, series: OpenedSeries, name: str) -> MedicalImage:
         key = ("series", series.digest, name)
         kept: MedicalImage | None = self.images.get(key)
-        is_current = kept is not None and (kept.arrival is None or kept.arrival is series)
-        if kept is None or not is_current:  # a series that was opened anew since has another arrival
+        arrivals: tuple[object, ...] = (None, series)
+        if kept is None or kept.arrival not in arrivals:  # a series that was opened anew since has another arrival
             kept = series.image(name)
+            if kept.nbytes > self.images.budget:
+                raise TooLargeError(f"{name} {too_large(kept.grid, kept.nbytes, self.images.budget)}")
             check_contrast(kept)
-            self.images.put(key, kept, max(LEAST_IMAGE, kept.nbytes))
+            self.images.put(key, kept, max(LEAST_MAPPED, kept.nbytes))
         return kept
 
     def mask(self, path: Path, name: str, statistics: RequestStatistics | None = None) -> MedicalImage:
         """A label file; read again if it changed."""
         return self._file(path, name, read_mask, statistics or RequestStatistics())
+
+    def uploaded_mask(self, path: Path, name: str) -> MedicalImage:
+        """A label file that a client sent; it is used once."""
+        return read_mask(path, name, self.images.budget, self._allocate, self.cache.budget)
 
     def _file(
         self, path: Path, name: str, read: Callable[..., MedicalImage], statistics: RequestStatistics
@@ -132,7 +142,7 @@ class Engine:
             kept: MedicalImage | None = self.images.get(key) or self.cache.get(key)
             if kept is None:
                 statistics.files_read += 1
-                kept = read(path, name, limit, self._allocate)
+                kept = read(path, name, limit, self._allocate, self.cache.budget)
                 store = self.images if kept.is_mapped else self.cache
                 store.put(key, kept, max(LEAST_IMAGE, kept.nbytes))
         return kept

@@ -72,4 +72,4 @@ class UploadLimit:
 
     @property
     def _sentence(self) -> str:
-        return f"the request is longer than {self.limit / 2**20:,.0f} MiB, this server's limit (--conf cache_mb)"
+        return f"the request is longer than {self.limit / 2**20:,.0f} MiB, this server's limit (--conf image_mb)"

@@ -27,6 +27,9 @@ from lib.trainers.tracking import check_tracking
 
 WEIGHTS = "kprism_small.safetensors"
 
+MAX_REQUEST_MB = 2048
+"""Megabytes that one request may have, whatever images may."""
+
 MONAI_LABEL_SETTINGS: dict[str, Any] = {
     "MONAI_LABEL_TRACKING_ENABLED": False,  # our own: `tracking_uri`
     "MONAI_LABEL_AUTO_UPDATE_SCORING": False,  # there are no scoring methods
@@ -44,8 +47,9 @@ class AppConfig:
 
     - `model_path`: weights file.
     - `device`: "cpu", "cuda" or "cuda:N".
-    - `cache_mb`: memory for what is computed from images; also the limit for one request.
-    - `image_mb`: disk for the voxels of images in use; also the limit for one image (0: images are in memory).
+    - `cache_mb`: memory for what is computed from images; also the limit for a picture while it is decoded.
+    - `image_mb`: disk for the voxels of images in use; also the limit for one image, and up to `MAX_REQUEST_MB` for one
+      request (0: images are in memory, within `cache_mb`).
     - `labels`: names to offer for clicks in addition to those that the weights and the datastore know.
     - `state`: folder of submitted labels, versions of the weights, trainings and scores.
     - `train_after`: new labels that start a training (0: only the Train button does).
@@ -72,6 +76,11 @@ class AppConfig:
     patients: re.Pattern[str] | None
     strategy: str
     keep_versions: int
+
+    @property
+    def request_bytes(self) -> int:
+        """The limit for the body of one request."""
+        return min(self.image_mb or self.cache_mb, MAX_REQUEST_MB) << 20
 
     @classmethod
     def parse(cls, conf: Mapping[str, str], app_dir: Path, studies: str) -> AppConfig:

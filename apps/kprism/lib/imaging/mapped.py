@@ -24,8 +24,8 @@ from lib.errors import StorageError
 Allocate = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
 """Makes an array of a shape and a type, the first axis the fastest in memory; its content is arbitrary."""
 
-SMALL = 1 << 20
-"""Bytes up to which an array is kept in memory."""
+SMALL = 16 << 20
+"""Bytes up to which an array is kept in memory: a mapping takes one of the files that a process can have open."""
 
 
 def in_memory(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:

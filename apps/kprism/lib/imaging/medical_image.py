@@ -161,9 +161,12 @@ class MedicalImage:
             return self
         count = self.grid[2] // self.volumes
         first = index // count * count
-        array = self.array[:, :, first : first + count]
-        digest = f"{self.digest} {first}"
-        return replace(self, array=array, digest=digest, volumes=1, whole=self, first=first)
+        parts: dict[int, MedicalImage] = self.__dict__.setdefault("_parts", {})  # each knows its range of intensities
+        if first not in parts:
+            array = self.array[:, :, first : first + count]
+            digest = f"{self.digest} {first}"
+            parts[first] = replace(self, array=array, digest=digest, volumes=1, whole=self, first=first)
+        return parts[first]
 
     def on_whole(self, labels: SliceMap[Any]) -> SliceMap[Any]:
         """Labels of a part as labels of the whole, 0 in its other volumes; unchanged for other images."""

@@ -17,6 +17,9 @@ from lib.imaging.stored import Room, Stored, opened
 DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
 """NRRD fields that take voxels from another file, which could be any file of the server, or from another offset."""
 
+TEXT = ("ascii", "text", "txt")
+"""NRRD encodings whose voxels are numbers as text."""
+
 RAS = ("right-anterior-superior", "ras")
 """Names of NIfTI's axes in NRRD headers."""
 
@@ -59,8 +62,12 @@ def _voxels(header: dict[str, Any], stream: IO[bytes], room: Room) -> NDArray[An
     dtype = np.dtype(_TYPES.get(header["type"], "V8"))
     if header.get("endian") == "big":
         dtype = dtype.newbyteorder(">")
+    if header["dimension"] != len(shape):
+        raise RequestError(f"has {len(shape)} sizes; expected one for each of its {header['dimension']} axes")
     room.check(shape, dtype)
     encoding = header["encoding"].lower()
+    if dtype.itemsize > 1 and "endian" not in header and encoding not in TEXT:
+        raise RequestError("does not say whether its voxels are little or big endian")
     if encoding in ("gzip", "gz"):
         return room.filled(opened(stream, "gzip"), shape, dtype)
     if encoding in ("bzip2", "bz2"):

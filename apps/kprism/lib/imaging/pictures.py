@@ -14,7 +14,7 @@ from lib.imaging.stored import Room, Stored
 
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is that of photographs; `Room` has the server's
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is that of photographs; `Room` has those of the server
 
 
 def read_picture(path: Path, room: Room) -> Stored:
@@ -25,8 +25,10 @@ def read_picture(path: Path, room: Room) -> Stored:
         if frames > 1:
             raise RequestError(f"holds {frames} pictures; expected one")
         dtype = np.dtype(np.float32 if picture.mode[0] == "F" else np.int32 if picture.mode[0] == "I" else np.uint8)
-        room.check((*picture.size, len(picture.getbands())), dtype)
         plain = picture.mode in ("L", "RGB", "F") or picture.mode.startswith("I")
+        channels = 1 if picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I") else 3
+        room.check((*picture.size, channels), dtype)
+        room.check_decoded((*picture.size, channels * dtype.itemsize))
         pixels = np.asarray(picture if plain else picture.convert("L" if picture.mode in ("1", "LA") else "RGB"))
     rows_first = pixels.T if pixels.ndim == 2 else pixels.transpose(2, 1, 0)  # (channel,) column, row
     array = room.allocate(rows_first.shape, pixels.dtype)

@@ -12,6 +12,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nrrd
@@ -22,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
+from kprism_model.intensity import rescaled
 from kprism_model.orientation import stored_slice_axis
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.mapped import Allocate, in_memory
@@ -29,7 +31,7 @@ from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage, describe
 from lib.imaging.nifti import noted_volumes, read_nifti
 from lib.imaging.nrrd_files import read_nrrd
 from lib.imaging.pictures import read_picture
-from lib.imaging.stored import Room, Stored
+from lib.imaging.stored import CHUNK, Room, Stored
 
 NIFTI = (".nii.gz", ".nii")
 NRRD = (".nrrd",)
@@ -65,33 +67,39 @@ def suffix_of(path: Path) -> str:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), path.suffix.lower())
 
 
-def read_image(path: Path, name: str, limit: int = LIMIT, allocate: Allocate = in_memory) -> MedicalImage:
+def read_image(
+    path: Path, name: str, limit: int = LIMIT, allocate: Allocate = in_memory, memory: int = LIMIT
+) -> MedicalImage:
     """Read the image file `path`, whose voxels may take at most `limit` bytes; `name` stands for it in messages.
+
+    `allocate` makes their array. A picture may take `memory` bytes while it is decoded.
 
     RequestError (NotFoundError if there is no file) for folders, unknown types, empty, damaged and too large files,
     more than three axes, values that are not real numbers, NaN or infinity, and images with a single value.
     """
-    image = _read(path, name, Room(allocate, limit))
+    image = _read(path, name, Room(allocate, limit, memory))
     _check_intensities(image)
     return image
 
 
-def read_mask(path: Path, name: str, limit: int = LIMIT, allocate: Allocate = in_memory) -> MedicalImage:
+def read_mask(
+    path: Path, name: str, limit: int = LIMIT, allocate: Allocate = in_memory, memory: int = LIMIT
+) -> MedicalImage:
     """Read a mask or index map; RequestError as in `read_image`, and if a value is not an integer from 0 to 255."""
-    image = _read(path, name, Room(allocate, limit))
-    values = image.values
-    if values.dtype == bool:
-        values = values.view(np.uint8)
-    elif image.is_colour or not _are_labels(values):
-        raise RequestError(f"{name} is not a label map; expected one integer from 0 to 255 for each voxel")
-    return replace(image, array=values.astype(np.uint8, copy=False), rescale=(1.0, 0.0))
-
-
-def _are_labels(values: NDArray[Any]) -> bool:
-    planes = (values[:, :, k] for k in range(values.shape[2]))
-    if values.dtype.kind == "f" and any((plane != np.rint(plane)).any() for plane in planes):
-        return False
-    return bool(values.min() >= 0 and values.max() <= 255)
+    image = _read(path, name, Room(allocate, limit, memory))
+    refused = RequestError(f"{name} is not a label map; expected one integer from 0 to 255 for each voxel")
+    if image.is_colour:
+        raise refused
+    if image.array.dtype == np.uint8 and image.rescale == (1.0, 0.0):
+        return image
+    labels = allocate(image.grid, np.uint8)
+    for k in range(image.grid[2]):
+        plane = rescaled(image.array[:, :, k], image.rescale)
+        with np.errstate(invalid="ignore"):  # values that are none of uint8 are found by the comparison
+            labels[:, :, k] = plane
+        if not np.array_equal(labels[:, :, k], plane):
+            raise refused
+    return replace(image, array=labels, rescale=(1.0, 0.0))
 
 
 def _read(path: Path, name: str, room: Room) -> MedicalImage:
@@ -107,8 +115,12 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
     reader = read_nifti if suffix in NIFTI else read_nrrd if suffix in NRRD else read_picture
     try:
         with ThreadPoolExecutor(1) as other_core:
-            digest = other_core.submit(content_digest, path)
-            stored = reader(path, room)
+            refused = Event()
+            digest = other_core.submit(content_digest, path, refused)
+            try:
+                stored, content = reader(path, room), digest.result()
+            finally:
+                refused.set()  # what cannot be read need not be hashed to its end
     except RequestError as error:
         raise type(error)(f"{name} {error}") from error
     except _UNREADABLE as error:  # type: ignore[misc]  # some come without types
@@ -122,7 +134,7 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         affine,
         dimensions,
         suffix,
-        digest.result(),
+        content,
         stored.header,
         placed=stored.placed and usable,
         slice_axis=None if stored.header is None else stored_slice_axis(stored.header),
@@ -131,10 +143,13 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
     )
 
 
-def content_digest(path: Path) -> str:
-    """A short digest of a file's bytes."""
+def content_digest(path: Path, stop: Event) -> str:
+    """A short digest of a file's bytes; of some of them if `stop` is set before the end."""
+    digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        while not stop.is_set() and (piece := stream.read(CHUNK)):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _as_volume(stored: Stored, name: str) -> tuple[NDArray[Any], int]:

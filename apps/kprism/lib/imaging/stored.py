@@ -41,10 +41,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Room:
-    """Where voxels are read to: what makes the array, and the most bytes that it may take."""
+    """Where voxels are read to: what makes the array, the most bytes that it may take, and those of a decoder."""
 
     allocate: Allocate
     limit: int
+    memory: int
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """TooLargeError for a file whose header claims more than the limit; RequestError for an empty axis."""
@@ -52,10 +53,13 @@ class Room:
             raise RequestError(f"claims {describe(shape)} voxels; expected at least 1 along each axis")
         size = math.prod(int(side) for side in shape) * kept_as(dtype).itemsize
         if size > self.limit:
-            raise TooLargeError(
-                f"claims {describe(shape)} voxels, which take {size / 2**20:,.0f} MiB; this server's limit for one "
-                f"image is {self.limit / 2**20:,.0f} MiB (--conf image_mb)"
-            )
+            raise TooLargeError(too_large(shape, size, self.limit))
+
+    def check_decoded(self, shape: tuple[int, ...]) -> None:
+        """TooLargeError for a picture whose bytes (column, row, byte) do not fit into memory while it is decoded."""
+        size = math.prod(int(side) for side in shape)
+        if size > self.memory:
+            raise TooLargeError(too_large(shape, size, self.memory, "memory for one picture", "cache_mb"))
 
     def filled(self, stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An array (i, j, ...) of a stream's next bytes, the first axis the fastest; EOFError if it ends before."""
@@ -71,6 +75,14 @@ class Room:
             _fill(stream, part.view(np.uint8).data)
             flat[start : start + len(part)] = part
         return array
+
+
+def too_large(shape: tuple[int, ...], size: int, limit: int, what: str = "one image", setting: str = "image_mb") -> str:
+    """The end of a sentence about an image that takes more than the `limit` of a setting, both in bytes."""
+    return (
+        f"claims {describe(shape)} voxels, which take {size / 2**20:,.0f} MiB; this server's limit for {what} is "
+        f"{limit / 2**20:,.0f} MiB (--conf {setting})"
+    )
 
 
 def kept_as(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -17,20 +17,20 @@ from lib.errors import RequestError
 from lib.imaging.label_maps import mask_of, values_in
 from lib.imaging.label_registry import LabelRegistry, label_values
 from lib.imaging.medical_image import MedicalImage, describe, planes_of
-from lib.imaging.reading import read_mask
 from lib.infers.request import DrawnPlanes, Source
 from lib.request_statistics import RequestStatistics
 
 
-def read_uploaded(upload: Source | DrawnPlanes, image: MedicalImage, limit: int) -> SliceMap[np.uint8]:
-    """The values of an uploaded labelmap, which may take `limit` bytes; RequestError if it is not on the image's grid.
+def read_uploaded(upload: Source | DrawnPlanes, image: MedicalImage, engine: Engine) -> SliceMap[np.uint8]:
+    """The values of an uploaded labelmap; RequestError if it is not on the image's grid.
 
     Raw voxels (`.bin`, 8 bits each, i the fastest) have no header.
     """
     if isinstance(upload, DrawnPlanes):
         return _drawn(upload, image)
     if upload.path.suffix != ".bin":
-        return SliceMap.of(image.on_grid(read_mask(upload.path, upload.name, limit), upload.name), image.orientation)
+        mask = engine.uploaded_mask(upload.path, upload.name)
+        return SliceMap.of(image.on_grid(mask, upload.name), image.orientation)
     values, grid = np.fromfile(upload.path, np.uint8), (image.whole or image).grid
     if values.size != np.prod(grid):
         raise RequestError(f"{upload.name} holds {values.size} bytes, but {image.name} has {describe(grid)} voxels")

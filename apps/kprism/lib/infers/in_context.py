@@ -13,7 +13,6 @@ from kprism_model.volumes.slice_map import SliceMap
 from lib.infers.app_context import AppContext
 from lib.infers.class_segmentation import WHOLE_IMAGE
 from lib.infers.label_layers import Layer, flattened
-from lib.infers.parts import Parts
 from lib.infers.reference_selection import REFERENCE_SLICES, ReferenceSelector
 from lib.infers.request import InferRequest
 from lib.infers.resolve import resolve_structures
@@ -79,9 +78,7 @@ class InContext(KPrismTask):
         def predict() -> SliceMap[np.uint8]:
             encoded = {name: own.encode() for name, own in references.items()}
             volume = engine.volume(network, request.image, request.statistics)
-            first, last = (0, request.image.slices - 1) if isinstance(extent, str) else extent
-            values = {name: value for value, name in enumerate(references, 1)}
-            parts = Parts(request.listener, request.image, values, last - first + 1)
+            parts = request.parts(list(references))
             labels = volume.classes_by_slice(
                 list(encoded),
                 references=encoded,

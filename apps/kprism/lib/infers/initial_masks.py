@@ -66,7 +66,7 @@ def read_initial_masks(
 def _uploaded(context: AppContext, request: InferRequest, params: Mapping[str, Any], clicked: Sequence[str]) -> Masks:
     upload = params["label_file"]
     with request.statistics.step("read"):
-        labels = read_uploaded(upload, request.image, context.engine.images.budget)
+        labels = read_uploaded(upload, request.image, context.engine)
     values = uploaded_values(params, context.label_registry)
     if values:
         return {name: mask_of(labels, value) for name, value in values.items()}

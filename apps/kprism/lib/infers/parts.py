@@ -17,6 +17,9 @@ from lib.imaging.medical_image import MedicalImage
 PAUSE = 0.25
 """Seconds between two parts; what is found meanwhile comes together."""
 
+PAUSE_SHARE = 4
+"""The pause after a part is so many times what it took: that of a cut across all stored planes is large."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -51,7 +54,7 @@ class Parts:
     total: int | None = None
     _done: int = 0
     _slices: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
-    _sent: float = -PAUSE
+    _next: float = 0.0
 
     def count(self, slices: int) -> None:
         """So many slices are done."""
@@ -59,20 +62,25 @@ class Parts:
             return
         self._done += slices
         self.listener.check()
-        if time.monotonic() - self._sent >= PAUSE:
+        started = time.monotonic()
+        if started >= self._next:
             self._send(self.listener)
+            ended = time.monotonic()
+            self._next = ended + max(PAUSE, PAUSE_SHARE * (ended - started))
 
     def add(self, number: int, labels: NDArray[np.uint8]) -> None:
         """A slice of the image, as it is so far."""
         if self.listener is not None:
-            before = self._slices.get(number)
-            self._slices[number] = labels if before is None else np.where(labels > 0, labels, before)
+            self._slices[number] = labels
 
     def add_mask(self, name: str, number: int, mask: NDArray[np.bool_]) -> None:
-        """The mask of one structure on a slice."""
-        self.add(number, mask * np.uint8(self.names[name]))
+        """The mask of one structure on a slice; those of other structures stay."""
+        if self.listener is not None:
+            value = np.uint8(self.names[name])
+            before = self._slices.get(number, np.zeros(mask.shape, np.uint8))
+            self._slices[number] = np.where(mask, value, np.where(before == value, np.uint8(0), before))
 
     def _send(self, listener: Listener) -> None:
         found = SliceMap(self.image.orientation, np.dtype(np.uint8), self._slices)
-        self._slices, self._sent = {}, time.monotonic()
+        self._slices = {}
         listener.part(Part(self._done, self.total, self.names, self.image.on_stored_planes(found)))

@@ -13,7 +13,6 @@ from kprism_model.volumes.next_slice import next_slice
 from kprism_model.volumes.prediction import StructureMask, VolumePrediction, resolve_overlaps
 from kprism_model.volumes.predictor import StructurePrompts
 from lib.imaging.medical_image import MedicalImage
-from lib.infers.parts import Parts
 from lib.infers.request import InferRequest
 from lib.infers.result import InferResult
 from lib.infers.scope import labels_to_clean
@@ -60,8 +59,7 @@ class PromptedTask(KPrismTask):
             volume = self.context.engine.volume(network, request.image, request.statistics, hurried)
             clean = labels_to_clean(request.options, labels)
             own = {label: prompts[label] for label in labels}
-            parts = Parts(request.listener, request.image, {label: 1 + row for row, label in enumerate(request.labels)})
-            parts.total = None if request.slices_in_extent is None else request.slices_in_extent * len(labels)
+            parts = request.parts(request.labels, len(labels))
             predictions.append(
                 volume.segment(
                     own,
@@ -69,7 +67,7 @@ class PromptedTask(KPrismTask):
                     largest=clean,
                     fill=clean,
                     progress=parts.count,
-                    on_slice=parts.add_mask,
+                    on_slice=None if request.listener is None else parts.add_mask,
                 )
             )
             request.statistics.count(volume)

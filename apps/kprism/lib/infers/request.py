@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from kprism_model.volumes.prompts import LocatedClick
 from kprism_model.volumes.slice_map import SliceMap
 from lib.imaging.medical_image import MedicalImage, Voxel
 from lib.imaging.writing import ResultFormat
-from lib.infers.parts import Listener
+from lib.infers.parts import Listener, Parts
 from lib.networks import Networks
 from lib.request_statistics import RequestStatistics
 
@@ -107,9 +107,10 @@ class InferRequest:
     initial_masks: InitialMasks = field(default_factory=InitialMasks)
     listener: Listener | None = None
 
-    @property
-    def slices_in_extent(self) -> int | None:
-        """How many slices the extent has; None for prompted slices only."""
-        if self.extent == "volume":
-            return self.image.slices
-        return self.extent[1] - self.extent[0] + 1 if isinstance(self.extent, tuple) else None
+    def parts(self, names: Sequence[str], structures: int = 1) -> Parts:
+        """What the listener sees of an answer whose values 1, 2, ... are `names`; `structures` come one by one."""
+        total: int | None = None
+        if self.extent != "slice":
+            first, last = (0, self.image.slices - 1) if isinstance(self.extent, str) else self.extent
+            total = (last - first + 1) * structures
+        return Parts(self.listener, self.image, {name: value for value, name in enumerate(names, 1)}, total)

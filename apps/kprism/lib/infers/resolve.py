@@ -56,9 +56,7 @@ def resolve_scribbles(context: AppContext, options: Mapping[str, Option], params
     request = _open(context, options, params)
     request = _cut(request, _drawn_image(context, params, request.image))
     with request.statistics.step("read"):
-        label, scribbles, mask = read_scribbles(
-            params, context.label_registry, request.image, context.engine.images.budget
-        )
+        label, scribbles, mask = read_scribbles(params, context.label_registry, request.image, context.engine)
     return replace(
         request,
         labels=(label,),
@@ -120,7 +118,7 @@ def _drawn_image(context: AppContext, params: Mapping[str, Any], image: MedicalI
         return 0
     if upload is None:
         return in_view(params, image)
-    labels = read_uploaded(upload, image, context.engine.images.budget)
+    labels = read_uploaded(upload, image, context.engine)
     found = prompted([image.index_of(number) for number in labels.filled], image)
     return in_view(params, image) if found is None else found
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kprism_model.volumes.slice_map import SliceMap
+from lib.engine import Engine
 from lib.errors import RequestError
 from lib.imaging.label_maps import mask_of
 from lib.imaging.label_registry import LabelRegistry
@@ -43,9 +44,9 @@ class ScribbleValues:
 
 
 def read_scribbles(
-    params: Mapping[str, Any], label_registry: LabelRegistry, image: MedicalImage, limit: int
+    params: Mapping[str, Any], label_registry: LabelRegistry, image: MedicalImage, engine: Engine
 ) -> Scribbled:
-    """The scribbles of a request; `limit` is the most bytes that the uploaded file may take in memory.
+    """The scribbles of a request.
 
     RequestError for a request without labelmap, one that names no scribbles, and a labelmap in which none are drawn.
     """
@@ -53,7 +54,7 @@ def read_scribbles(
     if upload is None:
         raise RequestError("the request has no file 'label'; expected a labelmap with the scribbles")
     values = read_scribble_values(params, uploaded_values(params, label_registry), label_registry)
-    labelmap = read_uploaded(upload, image, limit)
+    labelmap = read_uploaded(upload, image, engine)
     table = np.zeros(256, np.int8)
     table[[values.foreground, values.background]] = 1, -1
     table[0] = 0  # also the number of a segment that is missing
