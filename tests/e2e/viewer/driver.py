@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from playwright.sync_api import Page, TimeoutError
 
-from lib.api.ohif.planes import GZIP, unpack
+from lib.api.ohif.planes import unpack
 from tests.e2e.viewer.site import Site
 
 IDLE = "() => window.kprism?.case && !kprism.busy && kprism.scene.viewport()?.getImageData?.()"
@@ -69,6 +69,9 @@ PAINTING = """() => {
         cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, () => { window.painted = true; }, { once: true });
 }"""
 """Notes that pixels of a segmentation have changed."""
+
+GZIP = b"\x1f\x8b\x08"
+"""The first bytes of a message; of an answer in parts, these are a length."""
 
 Voxel = tuple[int, int, int]
 
