@@ -24,7 +24,7 @@ def test_its_planes_are_those_of_the_server() -> None:
     sent = {3: np.arange(12, dtype=np.uint8).reshape(PLANE)}
     header, labels = planes.unpack(pack({"names": {"liver": 7}}, sent), GRID)
     assert header == {"names": {"liver": 7}, "planes": [3]}
-    np.testing.assert_array_equal(labels[:, :, 3].T, sent[3])
+    np.testing.assert_array_equal(labels.on(3), sent[3])
     header, back = unpack(planes.pack({"version": 1}, labels, [0, 3]), PLANE)
     assert header == {"version": 1, "planes": [0, 3]}
     np.testing.assert_array_equal(back[3], sent[3])
