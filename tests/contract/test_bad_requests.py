@@ -47,7 +47,7 @@ BAD: dict[str, tuple[str, str, Any, int, str]] = {
     "no clicks": ("interactive", IMAGE, {"thing": [], "background": []}, 400, "no clicks"),
     "click outside": ("interactive", IMAGE, {"thing": [[120, 0, 0]]}, 400, "[120, 0, 0]"),
     "click in a slice that is not there": ("interactive", IMAGE, {"thing": [[60, 50, 12]]}, 400, "[60, 50, 12]"),
-    "huge image": ("semantic", "huge", {}, 413, "512 x 512 x 1000 voxels, which take 1,000 MiB"),
+    "huge image": ("semantic", "huge", {}, 413, "512 x 512 x 1000 voxels, which take 500 MiB"),
     "negative click": ("interactive", IMAGE, {"thing": [[0, -1, 0]]}, 400, "[0, -1, 0]"),
     "fractional click": ("interactive", IMAGE, {"thing": [[0.5, 1, 0]]}, 400, "[0.5, 1, 0]"),
     "click that is no number": ("interactive", IMAGE, '{"thing": [[NaN, 1, 0]]}', 400, "nan"),
