@@ -23,6 +23,7 @@ from lib.dicom.series_cache import SUFFIX, SeriesCache
 from lib.dicom.series_volume import SeriesVolume
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
+from lib.imaging.medical_image import MedicalImage
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,11 @@ class DicomImages(GuardedDatastore):
     def opened_image(self, image_id: str) -> str:
         """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
         return str(self.volume(image_id).path)
+
+    def grid_image(self, image_id: str, name: str) -> MedicalImage:
+        """A series without its voxels: none of them is fetched, and no place is taken for them."""
+        self.open_series(image_id)
+        return self._series_cache.grid_image(image_id, name)
 
     def volume(self, image_id: str) -> SeriesVolume:
         """A series as a volume whose voxels arrive from now on; returns when the headers are known.

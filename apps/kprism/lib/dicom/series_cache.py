@@ -18,11 +18,12 @@ from lib.dicom.fetch_pool import FetchPool
 from lib.dicom.pixel_type import PixelType
 from lib.dicom.series import Series, read_headers
 from lib.dicom.series_headers import SeriesHeaders, fetch_headers
-from lib.dicom.series_volume import SeriesVolume
+from lib.dicom.series_volume import SeriesVolume, grid_image
 from lib.dicom.volume_budget import VolumeBudget
 from lib.dicom.volume_file import remove_abandoned
 from lib.dicom.web import DicomWeb, SeriesEntry
 from lib.errors import RequestError
+from lib.imaging.medical_image import MedicalImage
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,10 @@ class SeriesCache:
     def series(self, image_id: str) -> Series:
         """The geometry of a series and the order of its slices, from its headers alone."""
         return self._described(image_id)[0]
+
+    def grid_image(self, image_id: str, name: str) -> MedicalImage:
+        """A series as an image without its voxels, see `series_volume.grid_image`."""
+        return grid_image(*self._described(image_id), name)
 
     def volume(self, image_id: str) -> SeriesVolume:
         """The volume of a series; nothing is fetched for it but the headers."""
