@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event, current_thread
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from lib.dicom.datastore import FINAL, DicomStore
+from lib.dicom.seg_reader import SegLabels, read_seg
+from lib.dicom.seg_writer import write_seg
+from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
 from lib.imaging.label_registry import LabelRegistry
 from lib.learning.submission_service import SubmissionService
@@ -63,3 +68,95 @@ def test_a_label_is_submitted_although_no_voxel_of_its_image_can_be_fetched(clin
     assert adopted is not None and adopted.content == entry.content
     assert clinic.server.fetched == []
     assert not [path for path in (clinic.folder / "other").iterdir() if path.name.startswith(f".{image}")]
+
+
+def stored_by_others(clinic: Clinic, number: int, name: str = "liver") -> Dataset:
+    """A segmentation that somebody has put on the server."""
+    series = dicom_files.series_of([clinic.first, clinic.second][number])
+    labels = np.zeros(series.grid, np.uint8)
+    labels[2:6, 2:6, 1:3] = 1
+    segmentation = write_seg(labels, {name: 1}, series, "K-Prism")
+    clinic.server.instances.append(segmentation)
+    return segmentation
+
+
+@pytest.mark.parametrize("kind", [TypeError, IndexError, RuntimeError, OSError, NotImplementedError])
+def test_a_malformed_segmentation_concerns_nobody_else(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    malformed, whole = (stored_by_others(clinic, number) for number in range(2))
+
+    def read(instance: Dataset, series: Series) -> SegLabels:
+        if instance.SOPInstanceUID == malformed.SOPInstanceUID:
+            raise kind("cannot reshape")
+        return read_seg(instance, series)
+
+    monkeypatch.setattr("lib.dicom.datastore.read_seg", read)
+    clinic.store.settle()
+    assert clinic.store.get_labeled_images() == [clinic.images[1]]
+    [unusable] = clinic.store.unusable()
+    assert unusable.entry.series == malformed.SeriesInstanceUID != whole.SeriesInstanceUID
+    assert unusable.reason == "cannot be used: cannot reshape"
+
+
+def test_a_segmentation_that_cannot_be_fetched_now_is_adopted_later(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [image, _] = clinic.images
+    clinic.store.open_series(image)
+    stored_by_others(clinic, 0)
+    fetch = clinic.server.iter_series
+    monkeypatch.setattr(clinic.server, "iter_series", lambda *_, **__: (_ for _ in ()).throw(refusal(404)))
+    clinic.store.see_label(image)
+    assert not clinic.store.get_label_uri(image, FINAL)
+    assert ["status 404" in unusable.reason for unusable in clinic.store.unusable()] == [True]
+    monkeypatch.setattr(clinic.server, "iter_series", fetch)
+    clinic.store._index._postponed.clear()
+    clinic.store.settle()
+    assert clinic.store.get_label_uri(image, FINAL)
+    assert clinic.store.unusable() == []
+
+
+def test_a_listener_that_fails_hears_again_of_what_it_missed(clinic: Clinic) -> None:
+    heard: list[str] = []
+
+    def listen(image: str, label: str) -> None:
+        heard.append(image)
+        if len(heard) == 1:
+            raise ValueError("a bug")
+
+    clinic.store.on_label, clinic.store.on_removed = listen, heard.append
+    for number in range(2):
+        stored_by_others(clinic, number)
+    with pytest.raises(ValueError, match="a bug"):
+        clinic.store.settle()
+    clinic.store.settle()
+    assert sorted(heard[1:]) == sorted(clinic.images)
+    clinic.store.settle()
+    assert len(heard) == 3
+
+
+def test_who_opens_a_case_does_not_wait_for_the_labels_of_others(clinic: Clinic) -> None:
+    first, second = clinic.images
+    stored_by_others(clinic, 1)
+    listening, go_on, by = Event(), Event(), {}
+
+    def listen(image: str, label: str) -> None:
+        by[image] = current_thread()
+        if image == second:
+            listening.set()
+            assert go_on.wait(60)
+
+    clinic.store.on_label, clinic.store.on_removed = listen, by.get
+    clinic.store.sync()
+    assert listening.wait(60)
+    stored_by_others(clinic, 0)
+    clinic.store._changed.append("another")  # collected by the thread, which tells of it
+    clinic.store.sync_image(first)
+    assert clinic.store.get_label_uri(first, FINAL)
+    assert by[first] is current_thread()
+    assert "another" not in by and clinic.store._changed == ["another"]
+    clinic.store._changed.clear()
+    go_on.set()
+    clinic.store.settle()
+    assert by[second] is not current_thread()
