@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from threading import Event, current_thread
 
@@ -11,10 +12,13 @@ import pytest
 from pydicom.dataset import Dataset
 
 from lib.dicom.datastore import FINAL, DicomStore
+from lib.dicom.refresher import PAUSE
 from lib.dicom.seg_reader import SegLabels, read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
+from lib.dicom.web import StoreDownError
+from lib.errors import NotFoundError
 from lib.imaging.label_registry import LabelRegistry
 from lib.learning.submission_service import SubmissionService
 from lib.learning.submission_store import SubmissionStore
@@ -160,3 +164,33 @@ def test_who_opens_a_case_does_not_wait_for_the_labels_of_others(clinic: Clinic)
     go_on.set()
     clinic.store.settle()
     assert by[second] is not current_thread()
+
+
+def test_a_series_that_is_not_listed_yet_is_opened_without_a_listing(clinic: Clinic) -> None:
+    first, second = clinic.images
+    clinic.server.instances = [*clinic.first]
+    assert clinic.store._entries(complete=True).keys() == {first}
+    clinic.server.instances = [*clinic.first, *clinic.second]
+    clinic.server.asked.clear()
+    assert clinic.store.open_series(second).uid == second
+    assert all("SeriesInstanceUID" in filters for filters in clinic.server.asked)
+    for missing in ("1.2.3", "nothing", str(stored_by_others(clinic, 0).SeriesInstanceUID)):
+        with pytest.raises(NotFoundError):
+            clinic.store.open_series(missing)
+    filtered = DicomStore(clinic.server, clinic.folder / "filtered", {"Modality": "MR"})
+    with pytest.raises(NotFoundError):
+        filtered.open_series(first)
+    clinic.server.is_down = True
+    assert clinic.store.open_series(second).uid == second
+    with pytest.raises(StoreDownError):
+        clinic.store.open_series("1.2.3")
+
+
+def test_adopting_labels_does_not_count_as_the_servers_time(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_by_others(clinic, 0)
+    clinic.store.on_label, clinic.store.on_removed = (lambda image, label: time.sleep(1)), (lambda image: None)
+    clinic.store.settle()
+    assert clinic.store.sync_pause < PAUSE
+    monkeypatch.setattr(clinic.server, "is_down", True)
+    clinic.store.settle()
+    assert clinic.store.sync_pause == 0.0

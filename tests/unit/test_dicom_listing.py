@@ -18,7 +18,7 @@ from dicomweb_client import DICOMwebClient
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.listing import SeriesListing
-from lib.dicom.refresher import Refresher
+from lib.dicom.refresher import LONGEST_PAUSE_SECONDS, PAUSE, Refresher
 from lib.dicom.seg_index import SegIndex
 from lib.dicom.web import FIRST_PAGE, PAGE, DicomWeb, SeriesEntry, StoreDownError, StoreError
 
@@ -266,11 +266,46 @@ def test_many_who_ask_at_once_share_the_work() -> None:
     assert works == 2  # those who came during the first one share another
 
 
+@pytest.mark.parametrize("busy", [None, 0.01, 1000.0])
+def test_the_pause_after_long_work_has_a_limit_and_only_the_server_counts(busy: float | None) -> None:
+    def work() -> float | None:
+        time.sleep(0.2)
+        return busy
+
+    refresher = Refresher(work, 0.0, "test")
+    refresher.now()
+    if busy is None:
+        assert 0.2 * PAUSE <= refresher.pause < LONGEST_PAUSE_SECONDS
+    else:
+        assert refresher.pause == min(busy * PAUSE, LONGEST_PAUSE_SECONDS)
+
+
+def test_after_work_that_failed_there_is_no_pause() -> None:
+    def work() -> float | None:
+        time.sleep(0.1)
+        raise StoreError("refused")
+
+    refresher = Refresher(work, 0.0, "test")
+    with pytest.raises(StoreError):
+        refresher.now()
+    assert refresher.pause == 0.0
+
+    def pages() -> Iterator[list[SeriesEntry]]:
+        time.sleep(0.1)
+        raise StoreDownError("down")
+        yield []
+
+    series = listing(pages)
+    series.entries()
+    assert series._refresher.pause == 0.0
+
+
 def test_work_may_ask_for_itself() -> None:
-    def work() -> None:
+    def work() -> float:
         refresher.ask(patience=None)
         refresher.now()
         worked.append(1)
+        return 0.0
 
     worked: list[int] = []
     refresher = Refresher(work, 0.0, "test")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
@@ -213,17 +214,22 @@ class DicomStore(DicomImages):
             logger.warning("The label of %s is as it was known: %s", image_id, error)
 
     @property
-    def sync_seconds(self) -> float:
-        """How long the last `sync` took."""
-        return self._syncing.duration
+    def sync_pause(self) -> float:
+        """Seconds for which the server should be left alone after the last `sync`."""
+        return self._syncing.pause
 
-    def _sync(self) -> None:
+    def _sync(self) -> float:
+        """Adopt what has changed; returns how long the server was listing its segmentations, 0 if it is down."""
         self._last_changed = []
+        begun, busy = time.monotonic(), 0.0
         try:
-            self._update_labels(self.web.search(Modality="SEG"))
+            entries = self.web.search(Modality="SEG")
+            busy = time.monotonic() - begun
+            self._update_labels(entries)
         except StoreDownError as error:
             logger.warning("%s", error)
         self._notify()
+        return busy
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""

@@ -147,9 +147,9 @@ class DicomWeb:
         except StoreError:
             return None
 
-    def find(self, series: str) -> SeriesEntry | None:
-        """The entry of a series, if the server has it. Some servers match parts of an identifier."""
-        entries = map(SeriesEntry.of, self._search({"SeriesInstanceUID": series}))
+    def find(self, series: str, **filters: str) -> SeriesEntry | None:
+        """The entry of a series, if the server has it and it matches. Some servers match parts of an identifier."""
+        entries = map(SeriesEntry.of, self._search({**filters, "SeriesInstanceUID": series}))
         return next((entry for entry in entries if entry.series == series), None)
 
     def _search(
