@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
+from kprism_model.data.partial import AnnotatedCase
+from kprism_model.training.validation import ValidationSettings
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.refresher import PAUSE
 from lib.dicom.seg_reader import SegLabels, read_seg
@@ -21,7 +23,8 @@ from lib.dicom.web import StoreDownError
 from lib.errors import NotFoundError
 from lib.imaging.label_registry import LabelRegistry
 from lib.learning.submission_service import SubmissionService
-from lib.learning.submission_store import SubmissionStore
+from lib.learning.submission_store import Submission, SubmissionStore
+from lib.trainers.case_cache import CaseCache
 from tests.unit import dicom_files
 from tests.unit.dicom_server import MemoryServer, refusal
 
@@ -50,6 +53,11 @@ class Clinic:
         return path
 
 
+def service(clinic: Clinic) -> SubmissionService:
+    """The submissions of the clinic's labels."""
+    return SubmissionService(SubmissionStore(clinic.folder / "intake"), clinic.store, LabelRegistry())
+
+
 @pytest.fixture
 def clinic(tmp_path: Path) -> Clinic:
     return Clinic(tmp_path)
@@ -59,7 +67,7 @@ def test_a_label_is_submitted_although_no_voxel_of_its_image_can_be_fetched(clin
     [image, _] = clinic.images
     sent = clinic.label(image)
     clinic.server._http_get = lambda *_, **__: (_ for _ in ()).throw(refusal(404))  # type: ignore[method-assign]
-    submissions = SubmissionService(SubmissionStore(clinic.folder / "intake"), clinic.store, LabelRegistry())
+    submissions = service(clinic)
     entry = submissions.submit(image, sent, {"label_names": {"liver": 1}})
     assert entry is not None and entry == submissions.store.get(image)
     assert (submissions.store.folder / entry.label).stat().st_size
@@ -194,3 +202,28 @@ def test_adopting_labels_does_not_count_as_the_servers_time(clinic: Clinic, monk
     monkeypatch.setattr(clinic.server, "is_down", True)
     clinic.store.settle()
     assert clinic.store.sync_pause == 0.0
+
+
+def test_a_reduced_case_needs_no_volume(clinic: Clinic) -> None:
+    [image, _] = clinic.images
+    submissions = service(clinic)
+    entry = submissions.submit(image, clinic.label(image), {"label_names": {"liver": 1}})
+    assert entry is not None
+    loads: list[str] = []
+
+    def load(submission: Submission) -> AnnotatedCase:
+        loads.append(submission.image_id)
+        return submissions.load(submission)
+
+    cases = CaseCache(clinic.folder / "cases", load, submissions.files, ValidationSettings())
+    cases.get(entry)
+    fetched = len(clinic.server.fetched)
+    assert fetched == len(clinic.first)
+    Path(clinic.store.get_image_uri(image)).unlink()  # other series needed the place
+    training = DicomStore(clinic.server, clinic.folder / "cache", auto_sync=False)
+    beside = SubmissionService(submissions.store, training, LabelRegistry())
+    CaseCache(clinic.folder / "cases", load, beside.files, ValidationSettings()).get(entry)
+    assert loads == [image] and len(clinic.server.fetched) == fetched
+    clinic.store._forget(image)  # its images have changed
+    cases.get(entry)
+    assert loads == [image, image]

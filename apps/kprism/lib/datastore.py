@@ -170,6 +170,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """The file of an image for `Engine`, which can read one that still arrives; else as `get_image_uri`."""
         return str(self.get_image_uri(image_id) or "")
 
+    def state_file(self, image_id: str) -> str:
+        """A file that changes whenever the image does; by default the image itself."""
+        return self.opened_image(image_id)
+
     def grid_image(self, image_id: str, name: str) -> MedicalImage | None:
         """An image without its voxels, called `name`, if its grid is known without its file; None if it is not."""
         return None
@@ -213,6 +217,13 @@ def opened_path(datastore: Datastore, image_id: Any) -> Path:
     """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive."""
     opened = datastore.opened_image if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri
     return _image_path(opened, image_id)
+
+
+def state_path(datastore: Datastore, image_id: Any) -> Path:
+    """A file that changes whenever the image does; that of a DICOM series needs none of its voxels."""
+    return _image_path(
+        datastore.state_file if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri, image_id
+    )
 
 
 def grid_image(

@@ -119,6 +119,11 @@ class DicomImages(GuardedDatastore):
         """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
         return str(self.volume(image_id).path)
 
+    def state_file(self, image_id: str) -> str:
+        """The headers of a series: its volume may be removed at any time, and arrives again as it was."""
+        self.open_series(image_id)
+        return str(self._series_cache.headers_path(image_id))
+
     def grid_image(self, image_id: str, name: str) -> MedicalImage:
         """A series without its voxels: none of them is fetched, and no place is taken for them."""
         self.open_series(image_id)

@@ -17,7 +17,7 @@ from threading import RLock
 from lib.dicom.fetch_pool import FetchPool
 from lib.dicom.pixel_type import PixelType
 from lib.dicom.series import Series, read_headers
-from lib.dicom.series_headers import SeriesHeaders, fetch_headers
+from lib.dicom.series_headers import FILE_NAME, SeriesHeaders, fetch_headers
 from lib.dicom.series_volume import SeriesVolume, grid_image
 from lib.dicom.volume_budget import VolumeBudget
 from lib.dicom.volume_file import remove_abandoned
@@ -65,6 +65,10 @@ class SeriesCache:
     def path(self, image_id: str) -> Path:
         """Where the volume of a series is when it is complete."""
         return self._folder / f"{image_id}{SUFFIX}"
+
+    def headers_path(self, image_id: str) -> Path:
+        """Where the headers of a series are once it was opened."""
+        return self._folder / image_id / FILE_NAME
 
     def series(self, image_id: str) -> Series:
         """The geometry of a series and the order of its slices, from its headers alone."""

@@ -24,7 +24,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import GuardedDatastore, image_path, labelled_cases
+from lib.datastore import GuardedDatastore, labelled_cases, state_path
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
 from lib.files import sha256
 from lib.imaging.label_registry import LabelRegistry
@@ -216,8 +216,8 @@ class SubmissionService:
         return self._reader.read_case(submission, self.store.folder / submission.label)
 
     def files(self, submission: Submission) -> list[Path]:
-        """The files that `load` reads; RequestError if the image is gone."""
-        return [image_path(self.datastore, submission.image_id), self.store.folder / submission.label]
+        """Files that change whenever what `load` reads does; RequestError if the image is gone."""
+        return [state_path(self.datastore, submission.image_id), self.store.folder / submission.label]
 
     def _keep(self, image_id: str, file: Path, info: Mapping[str, Any], by: str) -> PendingSubmission:
         return PendingSubmission.create(self.store.folder, image_id, file, info, by, self.notes.of(image_id))
