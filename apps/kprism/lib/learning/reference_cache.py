@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
@@ -80,12 +81,19 @@ class ReferenceCache:
         self.faults: dict[str, str] = {}
 
     def update(
-        self, predictor: Predictor, version: str, submissions: Iterable[Submission], *, limit: int | None = None
+        self,
+        predictor: Predictor,
+        version: str,
+        submissions: Iterable[Submission],
+        *,
+        limit: int | None = None,
+        go_on: Callable[[], bool] = lambda: True,
     ) -> int:
         """Encode new `submissions` with this version and remove all others of it; returns how many were encoded.
 
         With `limit` at most this many are encoded, the newest. A case that cannot be read is left out until its label
-        changes, for a while only if the error may pass; `faults` says why, by image id.
+        changes, for a while only if the error may pass; `faults` says why, by image id. Before each case, `go_on` says
+        whether to encode it.
         """
         submissions, now = list(submissions), time.monotonic()
         with self._lock:
@@ -100,7 +108,8 @@ class ReferenceCache:
             ]
         if limit is not None:
             missing = sorted(missing, key=lambda submission: -submission.at)[:limit]
-        return sum(self._add(predictor, version, submission) for submission in missing)
+        encoding = takewhile(lambda submission: go_on(), missing)
+        return sum(self._add(predictor, version, submission) for submission in encoding)
 
     def keep(self, versions: Collection[str]) -> None:
         """Remove the references of all versions but these and those of the call before, on disk as well.
