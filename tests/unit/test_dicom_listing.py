@@ -18,7 +18,7 @@ from dicomweb_client import DICOMwebClient
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.listing import SeriesListing
-from lib.dicom.refresher import Refresher
+from lib.dicom.refresher import LONGEST_PAUSE_SECONDS, PAUSE, Refresher
 from lib.dicom.seg_index import SegIndex
 from lib.dicom.web import FIRST_PAGE, PAGE, DicomWeb, SeriesEntry, StoreDownError, StoreError
 
@@ -133,10 +133,10 @@ def qido(request: pytest.FixtureRequest) -> Iterator[Qido]:
     [
         (as_asked, 5, 5),  # 200, 1000, 1000, 300, none
         (capped, 37, 37),
-        (all_at_once, 3, 1),  # all, all again, all without asking for a page
-        (without_offset, 4, 1),
+        (all_at_once, 2, 2),  # all, all again
+        (without_offset, 3, 3),  # 200, the same and more, all without asking for a page
         (without_limit, 2, 2),
-        (overlapping, 6, 1),
+        (overlapping, 6, 6),
     ],
     indirect=["qido"],
 )
@@ -154,6 +154,32 @@ def test_a_server_that_refuses_to_skip_series_is_asked_for_all(qido: Qido) -> No
     qido.add(FIRST_PAGE + 5)
     qido.refused = 1
     assert len(DicomWeb.at(qido.url).search()) == FIRST_PAGE + 5
+
+
+def test_a_page_that_was_shifted_is_not_taken_for_a_server_without_pages(qido: Qido) -> None:
+    """Somebody stores a series, which comes first, between two pages."""
+    qido.add(FIRST_PAGE)
+
+    def shifting(found: list[Any], limit: int, offset: int) -> list[Any]:
+        if offset == FIRST_PAGE and len(qido.series) == FIRST_PAGE:
+            qido.series.insert(0, item(5000, "CT"))
+            found = qido.series
+        return found[offset : offset + limit]
+
+    qido.give = shifting
+    web = DicomWeb.at(qido.url)
+    assert len(web.search()) == FIRST_PAGE  # the new one is in the next listing
+    assert all("limit" in query for query in qido.queries)
+    qido.queries.clear()
+    qido.add(2 * PAGE)
+    assert len(web.search()) == FIRST_PAGE + 1 + 2 * PAGE
+    assert all("limit" in query for query in qido.queries)
+
+
+def test_a_server_that_repeats_its_last_page_is_listed_to_the_end(qido: Qido) -> None:
+    qido.add(FIRST_PAGE + 50)
+    qido.give = lambda found, limit, offset: found[min(offset, len(found) - 10) :][:limit]
+    assert len(DicomWeb.at(qido.url).search()) == FIRST_PAGE + 50
 
 
 def test_nothing_is_found_with_one_query(qido: Qido) -> None:
@@ -266,11 +292,46 @@ def test_many_who_ask_at_once_share_the_work() -> None:
     assert works == 2  # those who came during the first one share another
 
 
+@pytest.mark.parametrize("busy", [None, 0.01, 1000.0])
+def test_the_pause_after_long_work_has_a_limit_and_only_the_server_counts(busy: float | None) -> None:
+    def work() -> float | None:
+        time.sleep(0.2)
+        return busy
+
+    refresher = Refresher(work, 0.0, "test")
+    refresher.now()
+    if busy is None:
+        assert 0.2 * PAUSE <= refresher.pause < LONGEST_PAUSE_SECONDS
+    else:
+        assert refresher.pause == min(busy * PAUSE, LONGEST_PAUSE_SECONDS)
+
+
+def test_after_work_that_failed_there_is_no_pause() -> None:
+    def work() -> float | None:
+        time.sleep(0.1)
+        raise StoreError("refused")
+
+    refresher = Refresher(work, 0.0, "test")
+    with pytest.raises(StoreError):
+        refresher.now()
+    assert refresher.pause == 0.0
+
+    def pages() -> Iterator[list[SeriesEntry]]:
+        time.sleep(0.1)
+        raise StoreDownError("down")
+        yield []
+
+    series = listing(pages)
+    series.entries()
+    assert series._refresher.pause == 0.0
+
+
 def test_work_may_ask_for_itself() -> None:
-    def work() -> None:
+    def work() -> float:
         refresher.ask(patience=None)
         refresher.now()
         worked.append(1)
+        return 0.0
 
     worked: list[int] = []
     refresher = Refresher(work, 0.0, "test")

@@ -14,6 +14,7 @@ from kprism_model.data.partial import AnnotatedCase
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
+from lib.errors import StorageError
 from lib.learning.reference_cache import MAX_REFERENCES, ReferenceCache, chosen_slices
 from lib.learning.submission_store import Submission
 
@@ -135,6 +136,29 @@ def test_a_case_that_cannot_be_read_is_left_out_with_its_reason(predictor: Predi
     assert ward.reference_cache.faults == {"gone": "image 'gone' is not in this datastore"}
     ward.reference_cache.update(predictor, "v1", ward.submissions)
     assert ward.read == ["a", "gone"]
+
+
+def test_a_case_that_cannot_be_read_now_is_encoded_later(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ward = Ward(tmp_path, case("a"))
+    errors: list[Exception] = [OSError("disk"), StorageError("the server cannot write")]
+
+    def load(submission: Submission) -> AnnotatedCase:
+        if errors:
+            raise errors.pop()
+        return ward.load(submission)
+
+    cache = ReferenceCache(tmp_path, load)
+    assert cache.update(predictor, "v1", ward.submissions) == 0
+    assert cache.faults == {"a": "the server cannot write"}
+    assert cache.update(predictor, "v1", ward.submissions) == 0
+    assert len(errors) == 1  # not at once
+    monkeypatch.setattr("lib.learning.reference_cache.RETRY_SECONDS", 0.0)
+    cache._postponed.clear()
+    assert cache.update(predictor, "v1", ward.submissions) == 0
+    assert cache.update(predictor, "v1", ward.submissions) == 1
+    assert cache.structures("v1") == ["disc"] and cache.faults == {}
 
 
 def test_a_damaged_file_is_encoded_again(predictor: Predictor, tmp_path: Path) -> None:

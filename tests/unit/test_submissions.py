@@ -310,6 +310,54 @@ def test_a_label_that_the_datastore_refuses_is_not_stored_later(site: Site, monk
     assert len(list((site.store.folder / "raw").iterdir())) == 1  # what was sent is kept
 
 
+@pytest.mark.parametrize("status", [503, 507, 409])
+def test_a_label_that_cannot_be_adopted_now_is_adopted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    class NotNowError(RequestError):
+        """An error that passes."""
+
+    NotNowError.status = status
+    errors: list[Exception] = [NotFoundError("gone"), NotNowError("not now"), NotNowError("not now"), OSError("disk")]
+
+    def read(path: Path, name: str) -> MedicalImage:
+        if errors:
+            raise errors.pop()
+        return read_image(path, name)
+
+    monkeypatch.setattr("lib.learning.submission_service.RETRY_SECONDS", 0.0)
+    site = Site(tmp_path / "studies", read=read)
+    site.datastore.save_label("a", str(site.label(1)), "final", {"label_names": {"liver": 1}})
+    assert site.submissions.reconcile().messages == ["the label of image 'a' cannot be adopted yet: disk"]
+    for _ in range(2):
+        assert site.submissions.postponed() == ["a"]
+        with pytest.raises(NotNowError):
+            site.submissions.adopt("a")
+    assert site.store.rejected() == {}
+    with pytest.raises(NotFoundError):
+        site.submissions.adopt("a")
+    assert list(site.store.rejected()) == ["a"]  # this error says something about the label
+    assert site.submissions.postponed() == []
+    assert site.submissions.adopt("a") is None
+    site.datastore.save_label("a", str(site.label(1, 1, name="more")), "final", {"label_names": {"liver": 1}})
+    assert site.submissions.adopt("a") == site.store.get("a") is not None
+
+
+def test_a_label_that_waits_to_be_adopted_is_forgotten_with_its_removal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, name: str) -> MedicalImage:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("lib.learning.submission_service.RETRY_SECONDS", 0.0)
+    site = Site(tmp_path / "studies", read=read)
+    site.datastore.save_label("a", str(site.label(1)), "final", {"label_names": {"liver": 1}})
+    with pytest.raises(StorageError):
+        site.submissions.adopt("a")
+    site.submissions.withdraw("a")
+    assert site.submissions.postponed() == []
+
+
 def test_an_interrupted_label_does_not_undo_a_newer_one(site: Site) -> None:
     site.submissions._keep("a", site.label(1), {"label_names": {"liver": 1}}, "anna")
     newer = site.submissions.submit("a", site.label(1, 1, name="more"), {"label_names": {"liver": 1}})

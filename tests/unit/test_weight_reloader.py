@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,31 @@ def test_the_thread_outlives_what_goes_wrong(server: Server, monkeypatch: pytest
         time.sleep(0.01)
     server.reloader.stop()
     assert server.reloader.number == 1
+
+
+def test_it_ends_after_the_case_that_it_encodes_and_is_not_waited_for_long(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.learning.weight_reloader.STOP_TIMEOUT_SECONDS", 0.1)
+    begun, go_on, read = Event(), Event(), []
+
+    def load(submission: Submission) -> AnnotatedCase:
+        read.append(submission.image_id)
+        begun.set()
+        assert go_on.wait(60)
+        return square(submission.image_id)
+
+    monkeypatch.setattr(server.reference_cache, "_load", load)
+    for name in "abc":
+        server.submit(name)
+    server.reloader.start()
+    thread = server.reloader._thread
+    assert thread is not None and begun.wait(60)
+    server.reloader.stop()
+    assert thread.is_alive()  # it waits for a store
+    go_on.set()
+    thread.join(60)
+    assert not thread.is_alive() and len(read) == 1
 
 
 def test_versions_and_trainings_do_not_wait_until_thousands_of_cases_are_encoded(

@@ -25,6 +25,7 @@ from lib.errors import NotFoundError, RequestError
 from lib.folder_contents import as_text, is_stale, reconcile
 from lib.folder_watch import FolderWatch
 from lib.imaging.label_registry import HandNames, stored_names
+from lib.imaging.medical_image import MedicalImage
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -169,6 +170,14 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """The file of an image for `Engine`, which can read one that still arrives; else as `get_image_uri`."""
         return str(self.get_image_uri(image_id) or "")
 
+    def state_file(self, image_id: str) -> str:
+        """A file that changes whenever the image does; by default the image itself."""
+        return self.opened_image(image_id)
+
+    def grid_image(self, image_id: str, name: str) -> MedicalImage | None:
+        """An image without its voxels, called `name`, if its grid is known without its file; None if it is not."""
+        return None
+
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """A copy, without a `strategy` that is not an object: MONAI Label writes into it."""
         info = dict(super().get_image_info(image_id))
@@ -208,6 +217,21 @@ def opened_path(datastore: Datastore, image_id: Any) -> Path:
     """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive."""
     opened = datastore.opened_image if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri
     return _image_path(opened, image_id)
+
+
+def state_path(datastore: Datastore, image_id: Any) -> Path:
+    """A file that changes whenever the image does; that of a DICOM series needs none of its voxels."""
+    return _image_path(
+        datastore.state_file if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri, image_id
+    )
+
+
+def grid_image(
+    datastore: Datastore, image_id: Any, name: str, read: Callable[[Path, str], MedicalImage]
+) -> MedicalImage:
+    """An image for what needs its grid alone: its voxels may be missing; with a `read` of its file if need be."""
+    known = datastore.grid_image(check_id(image_id), name) if isinstance(datastore, GuardedDatastore) else None
+    return known or read(image_path(datastore, image_id), name)
 
 
 def _image_path(find: Callable[[str], str], image_id: Any) -> Path:

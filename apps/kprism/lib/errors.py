@@ -9,6 +9,11 @@ class RequestError(ValueError):
 
     status = 400
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same request may succeed later: something was down, full, or changed just now."""
+        return self.status >= 500 or self.status == 409
+
 
 class NotFoundError(RequestError):
     """The request names an image, model, session or label that does not exist."""
@@ -38,3 +43,12 @@ class StorageError(RequestError):
     """The server cannot write to its disk; nothing has changed."""
 
     status = 507
+
+
+RETRY_SECONDS = 30.0
+"""Seconds after which work in the background that met a passing error is tried again."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same work may succeed later; an error of the disk may pass too."""
+    return error.is_passing if isinstance(error, RequestError) else isinstance(error, OSError)

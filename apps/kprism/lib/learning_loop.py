@@ -23,7 +23,7 @@ from lib.imaging.mapped import in_memory, mapped_in
 from lib.learning.earlier_structures import EarlierStructures
 from lib.learning.reference_cache import ReferenceCache
 from lib.learning.submission_service import SubmissionService
-from lib.learning.submission_store import SubmissionStore
+from lib.learning.submission_store import Submission, SubmissionStore
 from lib.learning.submitted_references import SubmittedReferences
 from lib.learning.training_schedule import TrainingSchedule
 from lib.learning.versions import Versions
@@ -111,7 +111,7 @@ class LearningLoop:
             self.versions,
             self.engine,
             self.reference_cache,
-            self.submission_store.submissions,
+            self._submissions_now,
             schedule,
             device=self.config.device,
             served=self._served,
@@ -173,8 +173,14 @@ class LearningLoop:
 
     def withdraw(self, image_id: str) -> None:
         """Remove the label of an image."""
-        self.submission_store.withdraw(image_id)
+        self.submissions.withdraw(image_id)
         self.submitted()
+
+    def _submissions_now(self) -> list[Submission]:
+        """All submissions, after another try at the labels that a passing error kept out."""
+        for image_id in self.submissions.postponed():
+            self.adopt(image_id)
+        return self.submission_store.submissions()
 
     @property
     def warning(self) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
 from lib.dicom.volumes import read_labels, save_volume
-from lib.dicom.web import SeriesEntry, StoreDownError
+from lib.dicom.web import SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, RequestError
 from lib.imaging.label_maps import values_in
 from lib.imaging.label_registry import label_values
@@ -190,15 +191,20 @@ class DicomStore(DicomImages):
         self.sync(force=True)
 
     def sync_image(self, image_id: str) -> None:
-        """Adopt the newest segmentation of one image now; on a server with many labels, only those of its study."""
-        entry = self._entries().get(image_id)
-        if entry is None or self._syncing.is_quick or not self._auto_sync:
-            self.sync(force=True)
+        """Adopt the newest segmentation of one image now; nothing waits for labels of other studies, and for `_sync`.
+
+        Segmentations in other studies than the image's count from the next `_sync` on.
+        """
+        entry = (self._entries().get(image_id) or self.web.find(image_id)) if self._auto_sync else None
+        if entry is None:
             return
-        entries = self.web.search(Modality="SEG", StudyInstanceUID=entry.study)
-        stored = self._index.newest_of(image_id, entries)
-        self._update_label(image_id, stored, {entry.series for entry in entries})
-        self._notify()
+        found = self.web.search(Modality="SEG", StudyInstanceUID=entry.study)
+        entries = [
+            segmentation for segmentation in found if segmentation.study == entry.study
+        ]  # filters may be ignored
+        stored = self._index.newest_of(image_id, entry.study, entries)
+        if self._update_label(image_id, stored, {segmentation.series for segmentation in entries}):
+            self._notify([image_id])
 
     def see_label(self, image_id: str) -> None:
         """Adopt the newest segmentation of an image that is opened; while the server is down, what is known counts."""
@@ -208,33 +214,49 @@ class DicomStore(DicomImages):
             logger.warning("The label of %s is as it was known: %s", image_id, error)
 
     @property
-    def sync_seconds(self) -> float:
-        """How long the last `sync` took."""
-        return self._syncing.duration
+    def sync_pause(self) -> float:
+        """Seconds for which the server should be left alone after the last `sync`."""
+        return self._syncing.pause
 
-    def _sync(self) -> None:
+    def _sync(self) -> float:
+        """Adopt what has changed; returns how long the server was listing its segmentations, 0 if it is down."""
         self._last_changed = []
+        begun, busy = time.monotonic(), 0.0
         try:
-            self._update_labels(self.web.search(Modality="SEG"))
+            entries = self.web.search(Modality="SEG")
+            busy = time.monotonic() - begun
+            self._update_labels(entries)
         except StoreDownError as error:
             logger.warning("%s", error)
         self._notify()
+        return busy
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""
         return self._index.unusable()
 
-    def _notify(self) -> None:
-        """Call the listeners, if both are set, for the images whose labels changed."""
+    def _notify(self, images: Container[str] | None = None) -> None:
+        """Call the listeners, if both are set, for the images whose labels changed, or those of them in `images`.
+
+        If a listener fails, the images that it has not heard of are kept for the next time.
+        """
         if self.on_label is None or self.on_removed is None:
             return
         with self._storing:
-            changed, self._changed = self._changed, []
-        for image_id in dict.fromkeys(changed):
-            if self.get_label_uri(image_id, FINAL):
-                self.on_label(image_id, image_id)
-            else:
-                self.on_removed(image_id)
+            changed = [image for image in dict.fromkeys(self._changed) if images is None or image in images]
+            self._changed = [image for image in self._changed if image not in changed]
+        try:
+            while changed:
+                image_id = changed[0]
+                if self.get_label_uri(image_id, FINAL):
+                    self.on_label(image_id, image_id)
+                else:
+                    self.on_removed(image_id)
+                changed.pop(0)
+        finally:
+            if changed:
+                with self._storing:
+                    self._changed = [*changed[1:], changed[0], *self._changed]  # the one that failed after the others
 
     def _update_labels(self, entries: list[SeriesEntry]) -> None:
         newest = self._index.newest(entries)
@@ -274,18 +296,22 @@ class DicomStore(DicomImages):
 
     def _adopt(self, image_id: str, stored: StoredSegmentation) -> bool:
         """Make a segmentation the label of its image, unless it cannot be used."""
+        if self._index.is_postponed(stored.entry):
+            return False
         try:
             series = self.open_series(image_id)
             instances = self.web.fetch(stored.entry.study, stored.entry.series)
-            instance = next(item for item in instances if item.SOPInstanceUID == stored.instance)
+            instance = next((item for item in instances if item.SOPInstanceUID == stored.instance), None)
+            if instance is None:
+                raise StoreError(f"the DICOMweb server does not send instance {stored.instance} of it")
             seg = read_seg(instance, series)
+            info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
+            self._keep(image_id, seg.labels, series, FINAL, info)
         except StoreDownError:
             raise
-        except (RequestError, ValueError, AttributeError, KeyError, NotImplementedError, StopIteration) as error:
-            self._index.mark_unusable(stored.entry, str(error))
+        except Exception as error:  # whatever pydicom raises for a malformed one; it must not end the others
+            self._index.mark_unusable(stored.entry, error)
             return False
-        info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
-        self._keep(image_id, seg.labels, series, FINAL, info)
         return True
 
     def _keep(self, image_id: str, labels: NDArray[np.uint8], series: Series, tag: str, info: dict[str, Any]) -> str:

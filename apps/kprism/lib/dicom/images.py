@@ -7,6 +7,7 @@ An image is a series, and its id is the series' identifier. The local copy of a 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SUFFIX, SeriesCache
 from lib.dicom.series_volume import SeriesVolume
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreError
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
+from lib.imaging.medical_image import MedicalImage
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ series that was kept in another way is kept anew, and its label is read from the
 
 SAME_GRID = (2, LAYOUT)
 """Ways that put the slices in the same order."""
+
+_UID = re.compile(r"[0-9.]{1,64}")
 
 VOLUME_BYTES = 8 << 30
 """Bytes that the local volumes may take on the disk, by default."""
@@ -81,11 +85,6 @@ class DicomImages(GuardedDatastore):
         """Series -> entry, see `SeriesListing.entries`."""
         return self._listing.entries(refresh=refresh, complete=complete)
 
-    @property
-    def _is_listed(self) -> bool:
-        """Whether the server could be asked the last time."""
-        return self._listing.is_current
-
     def _stored_entries(self) -> dict[str, SeriesEntry]:
         """The series that were fetched, from the index of local copies."""
         entries = {}
@@ -119,6 +118,16 @@ class DicomImages(GuardedDatastore):
     def opened_image(self, image_id: str) -> str:
         """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
         return str(self.volume(image_id).path)
+
+    def state_file(self, image_id: str) -> str:
+        """The headers of a series: its volume may be removed at any time, and arrives again as it was."""
+        self.open_series(image_id)
+        return str(self._series_cache.headers_path(image_id))
+
+    def grid_image(self, image_id: str, name: str) -> MedicalImage:
+        """A series without its voxels: none of them is fetched, and no place is taken for them."""
+        self.open_series(image_id)
+        return self._series_cache.grid_image(image_id, name)
 
     def volume(self, image_id: str) -> SeriesVolume:
         """A series as a volume whose voxels arrive from now on; returns when the headers are known.
@@ -155,9 +164,7 @@ class DicomImages(GuardedDatastore):
 
         A series whose number of images has changed is opened anew, without its label.
         """
-        entry = self._entries().get(check_id(image_id)) or self._entries(refresh=True).get(image_id)
-        if entry is None and self._is_listed:
-            raise NotFoundError(f"image {image_id!r} is not in this datastore")
+        entry = self._entries().get(check_id(image_id)) or self._unlisted(image_id)
         with self._series_cache.lock(image_id):
             if entry is not None and self._series_cache.is_outdated(entry):
                 logger.info("Series %s has another number of images now and is fetched again", image_id)
@@ -174,6 +181,19 @@ class DicomImages(GuardedDatastore):
                 raise
             self._register(entry, series)
             return series
+
+    def _unlisted(self, image_id: str) -> SeriesEntry | None:
+        """The entry of a series that is not listed yet; NotFoundError if there is none, None while the server is down.
+
+        The server is asked for this one series: a listing of all may take half a minute.
+        """
+        try:
+            entry = self.web.find(image_id, **self._filters) if _UID.fullmatch(image_id) else None
+        except StoreDownError:
+            return None
+        if entry is None or not entry.holds_images:
+            raise NotFoundError(f"image {image_id!r} is not in this datastore")
+        return entry
 
     def _layout(self, image_id: str) -> Any:
         """How a series of the index is kept (1 if it does not say); None for others."""

@@ -44,7 +44,8 @@ class SeriesListing:
             self._refresher.ask(patience=None, enough=lambda: self._has_page)
         return self._entries
 
-    def _list(self) -> None:
+    def _list(self) -> float | None:
+        """List all; 0 seconds if the server is down, else None: the work is the server's alone."""
         listed: dict[str, SeriesEntry] = {}
         try:
             for page in self._pages():
@@ -55,5 +56,6 @@ class SeriesListing:
         except StoreDownError as error:
             logger.warning("%s", error)
             self.is_current = False
-            return
+            return 0.0
         self._entries, self._is_complete, self.is_current = listed, True, True
+        return None

@@ -17,14 +17,21 @@ logger = logging.getLogger(__name__)
 PAUSE = 5.0
 """The pause after some work, as a multiple of the time that it took: it takes a sixth of the server's time at most."""
 
+LONGEST_PAUSE_SECONDS = 30.0
+"""No pause is longer, however long the work took: others store labels meanwhile."""
+
 PATIENCE_SECONDS = 0.5
 """Work that took no longer is waited for; longer work is done in the background."""
 
 
 class Refresher:
-    """Does `work` in a thread, one at a time; what it brought is used for `seconds`, longer if the work takes long."""
+    """Does `work` in a thread, one at a time; what it brought is used for `seconds`, longer if the work takes long.
 
-    def __init__(self, work: Callable[[], None], seconds: float, name: str) -> None:
+    `work` returns how many seconds the server was busy with it, None if that was all the time. Work that failed does
+    not count: it may succeed when it is tried again.
+    """
+
+    def __init__(self, work: Callable[[], float | None], seconds: float, name: str) -> None:
         self._work, self._seconds, self._name = work, seconds, name
         self._condition = Condition()
         self._begun = self._ended = 0  # how often the work was begun, and ended
@@ -32,6 +39,7 @@ class Refresher:
         self._thread: Thread | None = None
         self._error: BaseException | None = None
         self.duration = 0.0
+        self._busy = 0.0
 
     @property
     def is_quick(self) -> bool:
@@ -74,8 +82,13 @@ class Refresher:
         with self._condition:
             self._condition.notify_all()
 
+    @property
+    def pause(self) -> float:
+        """Seconds for which the server should be left alone after the last work."""
+        return min(PAUSE * self._busy, LONGEST_PAUSE_SECONDS)
+
     def _is_due(self) -> bool:
-        return time.monotonic() - self._ended_at > max(self._seconds, PAUSE * self.duration)
+        return time.monotonic() - self._ended_at > max(self._seconds, self.pause)
 
     def _begin(self) -> None:
         self._begun += 1
@@ -85,8 +98,9 @@ class Refresher:
 
     def _run(self) -> None:
         error: BaseException | None = None
+        busy: float | None = 0.0
         try:
-            self._work()
+            busy = self._work()
         except BaseException as raised:  # for whoever waits; the next work may succeed
             logger.debug("%s failed", self._name, exc_info=True)
             error = raised
@@ -95,6 +109,7 @@ class Refresher:
             self._ended += 1
             self._ended_at = time.monotonic()
             self.duration = self._ended_at - self._began_at
+            self._busy = self.duration if busy is None else busy
             self._condition.notify_all()
 
     def _raise(self) -> None:

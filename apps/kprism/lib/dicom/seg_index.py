@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
@@ -16,7 +18,7 @@ from kprism_model.files import write_bytes
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.seg_reader import referenced_series
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError
-from lib.errors import RequestError
+from lib.errors import RETRY_SECONDS, is_passing
 
 logger = logging.getLogger(__name__)
 
@@ -60,37 +62,62 @@ class SegIndex:
     """Reads each segmentation once, and keeps in the file `path` what it has read; for many threads.
 
     `images` gives the series that can be labelled. A series with more instances than before is a new segmentation.
+    After an error that may pass, a segmentation is tried again a while later.
     """
 
     def __init__(
         self, web: DicomWeb, arrival_times: ArrivalTimes, images: Callable[[], Container[str]], path: Path
     ) -> None:
         self._web, self._arrival_times, self._images, self._path = web, arrival_times, images, path
+        self._keeping = Lock()
         self._kept = _read_kept(path)
         self._seen: dict[str, StoredSegmentation | None] = {}
         self._unusable: dict[str, UnusableSegmentation] = {}
+        self._postponed: dict[str, float] = {}  # when to try again
 
     def newest(self, entries: Iterable[SeriesEntry]) -> dict[str, StoredSegmentation]:
-        """Image -> its newest segmentation of those that the server lists now."""
+        """Image -> its newest segmentation; `entries` are all that the server lists now."""
         there = {_entry_key(entry): entry for entry in entries}
         for gone in set(self._seen) - set(there):
             self._seen.pop(gone, None)
             self._unusable.pop(gone, None)
+            self._postponed.pop(gone, None)
         self.read(there.values())
+        if self._kept.keys() - there.keys():
+            self._keep(there)
         return self._newest()
 
-    def newest_of(self, image_id: str, entries: Iterable[SeriesEntry]) -> StoredSegmentation | None:
-        """The newest segmentation of an image, where `entries` are some of those that the server lists now."""
-        self.read(entries)
-        return self._newest().get(image_id)
+    def newest_of(self, image_id: str, study: str, entries: Iterable[SeriesEntry]) -> StoredSegmentation | None:
+        """The newest segmentation of an image; `entries` are all of one `study` that the server lists now."""
+        there = {_entry_key(entry): entry for entry in entries}
+        self.read(there.values())
+        found = [
+            stored
+            for key, stored in list(self._seen.items())
+            if stored is not None and (key in there or stored.entry.study != study) and self._is_of(stored, image_id)
+        ]
+        return max(reversed(found), key=lambda stored: stored.age, default=None)
+
+    def _is_of(self, stored: StoredSegmentation, image_id: str) -> bool:
+        """Whether a segmentation is of an image that exists; the others are listed only if it refers to several."""
+        if image_id not in stored.images:
+            return False
+        before = stored.images[: stored.images.index(image_id)]
+        if not before:
+            return True
+        images = self._images()
+        return not any(series in images for series in before)
 
     def read(self, entries: Iterable[SeriesEntry]) -> None:
-        """Read the segmentations that were not read before."""
+        """Read the segmentations that were not read before, or could not be."""
         there = {_entry_key(entry): entry for entry in entries}
         self._arrival_times.note(there)
-        new = [key for key in there if key not in self._seen]
+        now = time.monotonic()
+        again = {key for key, due in list(self._postponed.items()) if due <= now and self._seen.get(key) is None}
+        new = [key for key in there if key not in self._seen or key in again]
         try:
             for number, key in enumerate(new, 1):
+                self._postponed.pop(key, None)
                 known = self._kept.get(key)
                 self._seen[key] = self._read(key, there[key]) if known is None else self._stored(key, there[key], known)
                 if number % _READ_PER_WRITE == 0:
@@ -117,10 +144,18 @@ class SegIndex:
         self._arrival_times.note([key])
         self._seen[key] = self._stored(key, entry, _said(segmentation))
 
-    def mark_unusable(self, entry: SeriesEntry, reason: str) -> None:
-        """Mark a segmentation as unusable; an older one counts instead."""
-        self._seen[_entry_key(entry)] = None
-        self._note(entry, f"cannot be used: {reason}")
+    def mark_unusable(self, entry: SeriesEntry, error: Exception) -> None:
+        """Mark a segmentation as unusable; an older one counts instead, unless the error may pass."""
+        key = _entry_key(entry)
+        if is_passing(error):
+            self._postponed[key] = time.monotonic() + RETRY_SECONDS
+        else:
+            self._seen[key] = None
+        self._note(entry, f"cannot be used: {_sentence(error)}")
+
+    def is_postponed(self, entry: SeriesEntry) -> bool:
+        """Whether an error that may pass has kept a segmentation out a moment ago."""
+        return self._postponed.get(_entry_key(entry), 0.0) > time.monotonic()
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""
@@ -137,27 +172,35 @@ class SegIndex:
             return self._stored(key, entry, _said(max(headers, key=content_time)))
         except StoreDownError:
             raise
-        except (RequestError, ValueError, AttributeError, KeyError) as error:
-            self._note(entry, f"cannot be read: {error}")
+        except Exception as error:  # whatever pydicom raises for a malformed one; it must not end the others
+            if is_passing(error):
+                self._postponed[key] = time.monotonic() + RETRY_SECONDS
+            self._note(entry, f"cannot be read: {_sentence(error)}")
             return None
 
     def _stored(self, key: str, entry: SeriesEntry, kept: _Kept) -> StoredSegmentation:
         age = (self._arrival_times.time(key), kept.content_time)
         return StoredSegmentation(entry, kept.instance, kept.images, age)
 
-    def _keep(self) -> None:
-        """Write what was read, so that the next start need not ask the server for thousands of headers."""
+    def _keep(self, there: Container[str] | None = None) -> None:
+        """Write what was read, so that the next start need not ask the server for thousands of headers.
+
+        What an earlier run has read stays, unless a listing of all segmentations, `there`, does not name it any more.
+        """
         seen = {key: stored for key, stored in list(self._seen.items()) if stored is not None}
-        kept = {key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items()}
-        if kept != self._kept:
-            self._kept = kept
-            write_bytes(self._path, json.dumps(kept).encode())
+        read = {key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items()}
+        with self._keeping:
+            kept = {key: said for key, said in {**self._kept, **read}.items() if there is None or key in there}
+            if kept != self._kept:
+                self._kept = kept
+                write_bytes(self._path, json.dumps(kept).encode())
 
     def _image_of(self, key: str, stored: StoredSegmentation, images: Container[str]) -> str | None:
         """The image that a segmentation refers to, or None; an image may arrive after its label."""
         image_id = next((series for series in stored.images if series in images), None)
         if image_id is not None:
-            self._unusable.pop(key, None)
+            if not self.is_postponed(stored.entry):
+                self._unusable.pop(key, None)
         elif key not in self._unusable:
             names = ", ".join(stored.images) or "none"
             self._note(stored.entry, f"refers to no image series of this server (it names {names})")
@@ -166,6 +209,11 @@ class SegIndex:
 
 def _entry_key(entry: SeriesEntry) -> str:
     return entry.series if entry.instances < 2 else f"{entry.series} ({entry.instances})"
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; errors of libraries may say nothing."""
+    return str(error) or type(error).__name__
 
 
 def _said(header: Dataset) -> _Kept:

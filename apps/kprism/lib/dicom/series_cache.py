@@ -17,12 +17,13 @@ from threading import RLock
 from lib.dicom.fetch_pool import FetchPool
 from lib.dicom.pixel_type import PixelType
 from lib.dicom.series import Series, read_headers
-from lib.dicom.series_headers import SeriesHeaders, fetch_headers
-from lib.dicom.series_volume import SeriesVolume
+from lib.dicom.series_headers import FILE_NAME, SeriesHeaders, fetch_headers
+from lib.dicom.series_volume import SeriesVolume, grid_image
 from lib.dicom.volume_budget import VolumeBudget
 from lib.dicom.volume_file import remove_abandoned
 from lib.dicom.web import DicomWeb, SeriesEntry
 from lib.errors import RequestError
+from lib.imaging.medical_image import MedicalImage
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,17 @@ class SeriesCache:
         """Where the volume of a series is when it is complete."""
         return self._folder / f"{image_id}{SUFFIX}"
 
+    def headers_path(self, image_id: str) -> Path:
+        """Where the headers of a series are once it was opened."""
+        return self._folder / image_id / FILE_NAME
+
     def series(self, image_id: str) -> Series:
         """The geometry of a series and the order of its slices, from its headers alone."""
         return self._described(image_id)[0]
+
+    def grid_image(self, image_id: str, name: str) -> MedicalImage:
+        """A series as an image without its voxels, see `series_volume.grid_image`."""
+        return grid_image(*self._described(image_id), name)
 
     def volume(self, image_id: str) -> SeriesVolume:
         """The volume of a series; nothing is fetched for it but the headers."""

@@ -7,6 +7,7 @@ import hashlib
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +18,7 @@ from lib.dicom.arrival import Arrival
 from lib.dicom.fetch_pool import FetchPool
 from lib.dicom.pixel_type import PixelType
 from lib.dicom.series import Series
-from lib.dicom.volume_file import VolumeFile, affine_of
+from lib.dicom.volume_file import VolumeFile, affine_of, header_of
 from lib.imaging.medical_image import MedicalImage
 
 ANSWER_SUFFIX = ".nii.gz"
@@ -107,19 +108,8 @@ class SeriesVolume:
         array: Any = self._array()
         if self.kind.channels == 3:
             array = array.transpose(1, 2, 3, 0)
-        header = self._file.header.copy()
-        return MedicalImage(
-            name,
-            array,
-            affine_of(header),
-            3,
-            ANSWER_SUFFIX,
-            self.digest,
-            header,
-            slice_axis=2,
-            volumes=self.series.volumes,
-            arrival=None if self.is_complete else self,
-        )
+        arrival = None if self.is_complete else self
+        return replace(grid_image(self.series, self.kind, name), array=array, arrival=arrival)
 
     def _array(self) -> np.memmap[Any, Any]:
         with self._mapping:
@@ -131,6 +121,23 @@ class SeriesVolume:
             array = self._file.map()
             self._mapped = weakref.ref(array)
             return array
+
+
+def grid_image(series: Series, kind: PixelType, name: str) -> MedicalImage:
+    """A series as an image whose voxels are all 0, for what needs its grid alone: it takes no memory and no file."""
+    header = header_of(series, kind)
+    shape = (*series.grid, 3) if kind.channels == 3 else series.grid
+    return MedicalImage(
+        name,
+        np.broadcast_to(np.zeros((), kind.dtype), shape),
+        affine_of(header),
+        3,
+        ANSWER_SUFFIX,
+        _digest(series, kind),
+        header,
+        slice_axis=2,
+        volumes=series.volumes,
+    )
 
 
 def _digest(series: Series, kind: PixelType) -> str:

@@ -7,13 +7,12 @@ import logging
 from threading import Event, Thread
 
 from lib.dicom.datastore import DicomStore
-from lib.dicom.refresher import PAUSE
 from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""Seconds between two checks; `PAUSE` times as long as a check takes if that is longer."""
+"""Seconds between two checks; longer if the server needs long to list its segmentations."""
 
 
 class StoreWatcher:
@@ -35,7 +34,7 @@ class StoreWatcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ended.wait(max(self._interval, PAUSE * self._store.sync_seconds)):
+        while not self._ended.wait(max(self._interval, self._store.sync_pause)):
             try:
                 self._store.sync(force=True)
             except (RequestError, OSError) as error:

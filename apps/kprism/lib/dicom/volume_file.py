@@ -44,8 +44,7 @@ class VolumeFile:
 
     def __init__(self, path: Path, series: Series, kind: PixelType) -> None:
         self.path, self._kind, self._grid = path, kind, series.grid
-        stored = RGB if kind.channels == 3 else kind.dtype
-        self.header = volume_header(series.grid, stored, series.affine, series.volumes)
+        self.header = header_of(series, kind)
         stream = io.BytesIO()
         self.header.write_to(stream)
         self._start = stream.getvalue().ljust(int(self.header["vox_offset"]), b"\0")
@@ -148,6 +147,12 @@ def remove_abandoned(folder: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             partial.unlink()
             logger.info("Removed %s, which was not completed", partial.name)
+
+
+def header_of(series: Series, kind: PixelType) -> nibabel.Nifti1Header:
+    """The header of the local volume of a series; RequestError as in `volume_header`."""
+    stored = RGB if kind.channels == 3 else kind.dtype
+    return volume_header(series.grid, stored, series.affine, series.volumes)
 
 
 def affine_of(header: nibabel.Nifti1Header) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import requests
@@ -103,7 +104,6 @@ class DicomWeb:
         for scheme in ("http://", "https://"):
             client._session.mount(scheme, _TimeoutAdapter())
         self.client = client
-        self._has_pages = True
 
     @classmethod
     def at(cls, url: str) -> DicomWeb:
@@ -119,20 +119,34 @@ class DicomWeb:
 
         Servers have limits of their own, so a page that is short is not the last one. Some ignore `limit`, `offset` or
         both, or refuse them; from those all series are asked for at once. A series may be missing if others are stored
-        or deleted meanwhile.
+        or deleted meanwhile; a page without a new series is one that was shifted by such, so the next one is asked for.
         """
         known: set[str] = set()
-        while self._has_pages:
-            items = self._page(filters, len(known))
-            if not items and items is not None:
-                return
-            new = _entries(items or (), known)
-            if not new:
-                logger.info("%s does not list series in pages", self.client.base_url)
-                self._has_pages = False
+        first, offset, has_limit, is_shifted = "", 0, True, False
+        for number in count():
+            items = self._page(filters, offset)
+            if items is None:
                 break
+            if not items:
+                return
+            new = _entries(items, known)
             known.update(entry.series for entry in new)
-            yield new
+            if new:
+                yield new
+            begins = SeriesEntry.of(items[0]).series
+            if number == 0:
+                first, has_limit = begins, len(items) <= FIRST_PAGE
+            elif number == 1 and begins == first:  # it does not skip any
+                if not has_limit:
+                    return
+                break
+            if new:
+                offset, is_shifted = len(known), False
+            elif is_shifted:
+                break
+            else:
+                offset, is_shifted = offset + len(items), True
+        logger.debug("%s does not list series in pages", self.client.base_url)
         if rest := _entries(self._search(filters), known):
             yield rest
 
@@ -147,9 +161,9 @@ class DicomWeb:
         except StoreError:
             return None
 
-    def find(self, series: str) -> SeriesEntry | None:
-        """The entry of a series, if the server has it. Some servers match parts of an identifier."""
-        entries = map(SeriesEntry.of, self._search({"SeriesInstanceUID": series}))
+    def find(self, series: str, **filters: str) -> SeriesEntry | None:
+        """The entry of a series, if the server has it and it matches. Some servers match parts of an identifier."""
+        entries = map(SeriesEntry.of, self._search({**filters, "SeriesInstanceUID": series}))
         return next((entry for entry in entries if entry.series == series), None)
 
     def _search(

@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
@@ -31,7 +33,7 @@ from kprism_model.files import write_bytes
 from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding, Predictor
 from kprism_model.store import ByteStore
-from lib.errors import RequestError
+from lib.errors import RETRY_SECONDS, RequestError, is_passing
 from lib.learning.reference_encoding import chosen_slices, encode_slices
 from lib.learning.submission_store import Submission
 
@@ -72,29 +74,42 @@ class ReferenceCache:
         self._memory = ByteStore(budget)
         self._entries: dict[str, dict[str, list[Entry]]] = {}
         self._submissions: dict[str, dict[str, Submission]] = {}
+        self._postponed: dict[tuple[str, str], float] = {}  # version and key -> when to try again
         self._in_use: set[str] = set()
         self._lock = RLock()
         self._updating = Lock()
         self.faults: dict[str, str] = {}
 
     def update(
-        self, predictor: Predictor, version: str, submissions: Iterable[Submission], *, limit: int | None = None
+        self,
+        predictor: Predictor,
+        version: str,
+        submissions: Iterable[Submission],
+        *,
+        limit: int | None = None,
+        go_on: Callable[[], bool] = lambda: True,
     ) -> int:
         """Encode new `submissions` with this version and remove all others of it; returns how many were encoded.
 
         With `limit` at most this many are encoded, the newest. A case that cannot be read is left out until its label
-        changes; `faults` says why, by image id.
+        changes, for a while only if the error may pass; `faults` says why, by image id. Before each case, `go_on` says
+        whether to encode it.
         """
-        submissions = list(submissions)
+        submissions, now = list(submissions), time.monotonic()
         with self._lock:
             known = self._version(version)
             self._submissions[version] = {submission.key: submission for submission in submissions}
             for gone in set(known) - set(self._submissions[version]):
                 del known[gone]
-            missing = [submission for submission in submissions if submission.key not in known]
+            missing = [
+                submission
+                for submission in submissions
+                if submission.key not in known and self._postponed.get((version, submission.key), now) <= now
+            ]
         if limit is not None:
             missing = sorted(missing, key=lambda submission: -submission.at)[:limit]
-        return sum(self._add(predictor, version, submission) for submission in missing)
+        encoding = takewhile(lambda submission: go_on(), missing)
+        return sum(self._add(predictor, version, submission) for submission in encoding)
 
     def keep(self, versions: Collection[str]) -> None:
         """Remove the references of all versions but these and those of the call before, on disk as well.
@@ -109,28 +124,37 @@ class ReferenceCache:
             for version in set(self._entries) - kept:
                 del self._entries[version]
                 self._submissions.pop(version, None)
+            self._postponed = {place: due for place, due in self._postponed.items() if place[0] in kept}
             for file in self._folder.glob("*.safetensors"):
                 if file.name.split("-")[0] not in kept:
                     file.unlink(missing_ok=True)
 
     def _add(self, predictor: Predictor, version: str, submission: Submission) -> bool:
-        """Encode a case, unless another thread has done so; one at a time."""
+        """Encode a case, unless another thread has done so; one at a time. False if it has to be tried again later."""
         with self._updating:
             with self._lock:
                 if submission.key in self._version(version):
                     return False
             entries = self._try_to_encode(predictor, version, submission)
             with self._lock:
+                self._postponed.pop((version, submission.key), None)
+                if entries is None:
+                    self._postponed[version, submission.key] = time.monotonic() + RETRY_SECONDS
+                    return False
                 self._version(version)[submission.key] = entries
         return True
 
-    def _try_to_encode(self, predictor: Predictor, version: str, submission: Submission) -> list[Entry]:
+    def _try_to_encode(self, predictor: Predictor, version: str, submission: Submission) -> list[Entry] | None:
+        """The entries of a case; none if it cannot be read, None if it may be readable later."""
         try:
             entries = self._encode(predictor, version, submission)
         except (ValueError, OSError) as error:
             self.faults[submission.image_id] = str(error)
-            logger.warning("Image %r cannot be a reference: %s", submission.image_id, error)
-            return []
+            passing = is_passing(error)
+            logger.warning(
+                "Image %r cannot be a reference%s: %s", submission.image_id, " now" if passing else "", error
+            )
+            return None if passing else []
         self.faults.pop(submission.image_id, None)
         return entries
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
@@ -23,8 +24,8 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.files import write_bytes
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import GuardedDatastore, image_path, labelled_cases
-from lib.errors import RequestError, StorageError
+from lib.datastore import GuardedDatastore, labelled_cases, state_path
+from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
 from lib.files import sha256
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
@@ -68,6 +69,7 @@ class SubmissionService:
         self._reader = LabelReader(datastore, label_registry, unknown=unknown, read=read)
         self.notes = AnnotationNotes()
         self._storing = Lock()
+        self._postponed: dict[str, float] = {}  # image id -> when to try its label again
 
     def patient(self, image_id: str) -> str:
         """The patient in an image, as far as known."""
@@ -98,8 +100,24 @@ class SubmissionService:
     def adopt(self, image_id: str) -> Submission | None:
         """Submit the label that the datastore holds for an image, unless the store has it already.
 
-        RequestError as in `submit`; the reason is recorded, and an earlier label of the case still counts.
+        RequestError as in `submit`; the reason is recorded, and an earlier label of the case still counts. After an
+        error that may pass the label is `postponed` instead: nothing says that it cannot be used.
         """
+        try:
+            submission = self._adopt(image_id)
+        except (RequestError, OSError) as error:
+            if is_passing(error):
+                self._postponed[image_id] = time.monotonic() + RETRY_SECONDS
+            raise
+        self._postponed.pop(image_id, None)
+        return submission
+
+    def postponed(self) -> list[str]:
+        """Ids of the images whose labels should be adopted again now: an error that may pass kept them out."""
+        now = time.monotonic()
+        return [image_id for image_id, due in list(self._postponed.items()) if due <= now]
+
+    def _adopt(self, image_id: str) -> Submission | None:
         label_id = self.datastore.get_label_by_image_id(image_id, DefaultLabelTag.FINAL)
         file = Path(self.datastore.get_label_uri(label_id, DefaultLabelTag.FINAL))
         info = self.datastore.get_label_info(label_id, DefaultLabelTag.FINAL) or {}
@@ -110,14 +128,20 @@ class SubmissionService:
         try:
             label, patient = self._reader.read(image_id, file, info), self.patient(image_id)
         except RequestError as error:
-            self.store.reject(image_id, digest, str(error))
+            if not error.is_passing:
+                self._postponed.pop(image_id, None)
+                self.store.reject(image_id, digest, str(error))
             raise
         pending = self._keep(image_id, file, info, str(info.get("client_id") or ""))
         with self._storing:
             if self.store.get(image_id) != before:  # another label was submitted in the meantime
                 pending.remove()
                 return None
-            return self._record(pending, label, patient)
+            try:
+                return self._record(pending, label, patient)
+            except OSError:  # the datastore has the label, which is adopted again
+                pending.remove()
+                raise
 
     def recover(self) -> list[str]:
         """Finish the submissions that a kill interrupted; returns a message for each."""
@@ -141,7 +165,7 @@ class SubmissionService:
             label = self._reader.read(pending.image_id, raw, pending.info)
             self._save(pending, label, self.patient(pending.image_id))
         except RequestError as error:
-            if getattr(error, "status", 400) >= 500:  # the datastore is down: the next start tries again
+            if error.is_passing:  # the datastore is down: the next start tries again
                 return f"the label in {raw}, interrupted before, cannot be stored yet: {error}"
             pending.remove()
             return f"the label in {raw}, interrupted before, cannot be used: {error}"
@@ -166,6 +190,8 @@ class SubmissionService:
                     messages.append(f"the label of image {case.image_id!r} was found in the datastore")
             except RequestError as error:
                 messages.append(str(error))
+            except OSError as error:  # of one label; the others are not lost for it
+                messages.append(f"the label of image {case.image_id!r} cannot be adopted yet: {error}")
         if isinstance(self.datastore, LocalDatastore):  # a folder lists all its labels, a server may fail to
             removed = images.intersection(self.datastore.list_images()) - {case.image_id for case in cases}
             messages += self._withdraw([entry for entry in before if entry.image_id in removed])
@@ -177,16 +203,21 @@ class SubmissionService:
         """Withdraw submissions that have not changed; returns a message for each."""
         unchanged = [entry for entry in submissions if self.store.get(entry.image_id) == entry]
         for entry in unchanged:
-            self.store.withdraw(entry.image_id)
+            self.withdraw(entry.image_id)
         return [f"the label of image {entry.image_id!r} was removed" for entry in unchanged]
+
+    def withdraw(self, image_id: str) -> None:
+        """Remove the label of an image from the store."""
+        self._postponed.pop(image_id, None)
+        self.store.withdraw(image_id)
 
     def load(self, submission: Submission) -> AnnotatedCase:
         """The case of a submission; RequestError if the image is gone or a file is damaged."""
         return self._reader.read_case(submission, self.store.folder / submission.label)
 
     def files(self, submission: Submission) -> list[Path]:
-        """The files that `load` reads; RequestError if the image is gone."""
-        return [image_path(self.datastore, submission.image_id), self.store.folder / submission.label]
+        """Files that change whenever what `load` reads does; RequestError if the image is gone."""
+        return [state_path(self.datastore, submission.image_id), self.store.folder / submission.label]
 
     def _keep(self, image_id: str, file: Path, info: Mapping[str, Any], by: str) -> PendingSubmission:
         return PendingSubmission.create(self.store.folder, image_id, file, info, by, self.notes.of(image_id))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import hand_names, image_path
+from lib.datastore import grid_image, hand_names, image_path
 from lib.errors import RequestError
 from lib.imaging.label_maps import renumbered, values_in
 from lib.imaging.label_registry import LabelRegistry, label_values
@@ -31,7 +31,10 @@ ADD, REFUSE = "add", "refuse"
 
 @dataclass(frozen=True)
 class SubmittedLabel:
-    """A label that can be used: an index map (i, j, k) of 1, 2, ... on its image's grid, and their names."""
+    """A label that can be used: an index map (i, j, k) of 1, 2, ... on its image's grid, and their names.
+
+    Only the grid of `image` counts; its voxels may be missing.
+    """
 
     image: MedicalImage
     labels: NDArray[np.uint8]
@@ -74,8 +77,11 @@ class LabelReader:
         self._read_image = read
 
     def read(self, image_id: str, file: Path, info: Mapping[str, Any]) -> SubmittedLabel:
-        """Read a label file whose values `info` names; RequestError says why it cannot be used."""
-        image = self._read_image(image_path(self._datastore, image_id), f"image {image_id!r}")
+        """Read a label file whose values `info` names; RequestError says why it cannot be used.
+
+        Of a DICOM series no voxel is needed: submitting a label does not wait for its image.
+        """
+        image = grid_image(self._datastore, image_id, f"image {image_id!r}", self._read_image)
         title = f"the label of image {image_id!r}"
         values = image.on_grid(read_mask(file, title), title)
         present = sorted(values_in(values))

@@ -24,6 +24,9 @@ from lib.networks import Network, Networks, network_of
 
 logger = logging.getLogger(__name__)
 
+STOP_TIMEOUT_SECONDS = 10.0
+"""Seconds that `stop` waits: a case whose voxels still have to arrive may take longer, and ends with the process."""
+
 POLL_SECONDS = 0.5
 """Seconds between two checks of the versions, the submissions and the schedule."""
 
@@ -73,10 +76,10 @@ class WeightReloader:
         self._wake.set()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread after the case that it encodes; wait for it, but not for long."""
         self.finish()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_TIMEOUT_SECONDS)
 
     def wake(self) -> None:
         """Check now: a label was submitted or another version was chosen."""
@@ -99,6 +102,8 @@ class WeightReloader:
         served = self._versions.load(device=self._device, loaded=self._served.checkpoints())
         networks = networks_of(served, self._device, self._engine.networks())
         self._encode_references(networks)
+        if self._stopped.is_set():
+            return
         self._engine.use(networks)
         self._stamp, self._served = stamp, served
         logger.info("Version %d of the weights (%s) answers from now on", served.number, networks.version)
@@ -108,7 +113,9 @@ class WeightReloader:
         submissions, encoded = self._submissions(), 0
         for network in networks:
             needed = referred_to(networks, network, submissions)
-            encoded += self._reference_cache.update(network.predictor, network.version, needed, limit=limit)
+            encoded += self._reference_cache.update(
+                network.predictor, network.version, needed, limit=limit, go_on=lambda: not self._stopped.is_set()
+            )
         return encoded
 
     def _run(self) -> None:

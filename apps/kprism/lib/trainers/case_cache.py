@@ -59,10 +59,10 @@ class ReducedCase(NamedTuple):
 
 
 class CaseCache:
-    """Reduced cases in `folder`. `load` reads a case, `files` gives the files that it is read from.
+    """Reduced cases in `folder`. `load` reads a case, `files` gives files that change whenever it does.
 
     The slices that are kept are those to train on, to judge by as `settings` say, and with prompts. A case is read
-    again if its label or one of its files has changed. Both functions raise ValueError or OSError.
+    again if its label or one of these files has changed. Both functions raise ValueError or OSError.
     """
 
     def __init__(
