@@ -120,7 +120,7 @@ class VolumeFile:
             path = self._partial or self.path
             try:
                 return np.memmap(path, self._kind.dtype, "r", len(self._start), (*colour, *self._grid), "F")
-            except OSError as error:
+            except (OSError, ValueError) as error:  # it is gone, or shorter than its header says
                 raise VolumeStorageError(f"the local volume {self.path.name} cannot be read: {error}") from error
 
     @contextmanager
