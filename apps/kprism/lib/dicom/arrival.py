@@ -19,7 +19,7 @@ from lib.dicom.plane_queue import PlaneQueue
 from lib.dicom.series import Series
 from lib.dicom.volume_file import VolumeFile, VolumeStorageError
 from lib.dicom.web import StoreDownError
-from lib.errors import RequestError
+from lib.errors import OutOfMemoryError, RequestError
 from lib.imaging.medical_image import describe
 
 logger = logging.getLogger(__name__)
@@ -55,13 +55,13 @@ class Arrival:
         self._changed = Condition()
         self._arrived = bytearray(len(series.frames))
         self._in_background = False
-        self._stopped_by: Exception | None = None
-        self._failed: dict[int, Exception] = {}
+        self._stopped_by: RequestError | None = None
+        self._failed: dict[int, RequestError] = {}
         self._closed: RequestError | None = None
-        self.on_complete: Callable[[], None] = lambda: None
+        self.on_complete: Callable[[], object] = lambda: None
         self.on_too_wide: Callable[[], bool] = lambda: False
         """Whether the series is read with a larger type when it is opened again."""
-        self.on_unreadable: Callable[[RequestError], None] = lambda error: None
+        self.on_unreadable: Callable[[RequestError], object] = lambda error: None
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -154,18 +154,33 @@ class Arrival:
                     self._queue.put_back(instance)
         except Exception as error:
             logger.warning("Series %s: %s", self._series.uid, error, exc_info=not isinstance(error, RequestError))
-            if isinstance(error, TooWideError) and self.on_too_wide():
-                self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
-            elif isinstance(error, RequestError):
-                self.on_unreadable(error)
-            with self._changed:
-                self._failed[instance] = error
+            self._fail(instance, error)
         with self._changed:
             self._changed.notify_all()
 
+    def _fail(self, instance: int, error: Exception) -> None:
+        """Keep a failure of one image for those who wait, then tell of it."""
+        if isinstance(error, TooWideError) and self._tell(self.on_too_wide):
+            self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
+            return
+        failure = _explained(error, self._identifiers[instance])
+        with self._changed:
+            self._failed[instance] = failure
+            self._changed.notify_all()
+        if not isinstance(error, OSError | MemoryError):  # these say nothing of the image
+            self._tell(partial(self.on_unreadable, failure))
+
+    def _tell(self, listener: Callable[[], object]) -> bool:
+        """Whether a listener says yes. Its failure is logged: whatever it does, those who wait must hear."""
+        try:
+            return bool(listener())
+        except Exception:
+            logger.exception("Series %s: not everybody could be told how its images arrive", self._series.uid)
+            return False
+
     def _finish(self) -> None:
         if self._file.finish():
-            self.on_complete()
+            self._tell(self.on_complete)
 
     def _write(self, instance: int) -> None:
         identifier = self._identifiers[instance]
@@ -188,3 +203,14 @@ class Arrival:
                 f"expected {describe((*shape[::-1], needed))}"
             )
         return np.ascontiguousarray(planes)
+
+
+def _explained(error: Exception, image: str) -> RequestError:
+    """What those who wait for an image get: an error that has a message for them already, or one that names it."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(f"the server has too little memory to read image {image}")
+    failure = RequestError(f"image {image} cannot be read: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
