@@ -121,6 +121,8 @@ class Arrival:
         if self._closed is not None:
             raise self._closed
         self._finish()
+        if self._file.is_lost:
+            raise VolumeStorageError(f"the local volume {self._file.path.name} was removed; open the series again")
 
     def take(self, *, urgent: bool) -> Job | None:
         """The next instance to fetch, see `JobSource`."""

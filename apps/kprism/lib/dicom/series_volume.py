@@ -95,6 +95,11 @@ class SeriesVolume:
         return arrived == total
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the file had its final name, and is gone or damaged: it has to arrive again."""
+        return self._file.is_lost if self.arrival is not None else not self._file.is_complete()
+
+    @property
     def is_mapped(self) -> bool:
         """Whether somebody in this process has the voxels as an array."""
         return self._mapped is not None and self._mapped() is not None
