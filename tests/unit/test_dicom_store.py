@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dicomweb_client import DICOMwebClient
+from monailabel.datastore.local import DataModel
 
 from lib.dicom import volume_file
-from lib.dicom.datastore import DicomStore
-from lib.dicom.web import SeriesEntry
+from lib.dicom.datastore import FINAL, DicomStore
+from lib.dicom.web import SeriesEntry, StoreDownError
 from tests.unit import dicom_files
 from tests.unit.dicom_arrivals import MemoryStore
 
@@ -68,7 +69,7 @@ def test_a_series_that_is_asked_for_while_its_file_is_finished_arrives_once(
     finishing, go_on = threading.Event(), threading.Event()
 
     def sync(descriptor: int) -> None:
-        if ".nii." in os.readlink(f"/proc/self/fd/{descriptor}"):
+        if ".nii." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             finishing.set()
             go_on.wait(20)
 
@@ -106,3 +107,71 @@ def test_a_volume_that_was_cut_off_arrives_again(memory: MemoryStore, image: str
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     assert Path(store.get_image_uri(image)).read_bytes() == content
+
+
+def test_a_listing_that_is_older_than_the_series_does_not_throw_it_away(
+    memory: MemoryStore, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(memory, tmp_path)
+    old = [replace(memory.entry, instances=SHAPE[2] - 4)]
+    monkeypatch.setattr(store.web, "pages", lambda **filters: iter([old]))
+    path = Path(store.get_image_uri(image))
+    for _ in range(3):
+        assert store.open_series(image).grid == SHAPE and path.is_file()
+    assert memory.headers_asked == 1
+    monkeypatch.setattr(store.web, "find", down)
+    assert store.open_series(image).grid == SHAPE and path.is_file()
+    monkeypatch.undo()
+    memory.instances = memory.instances[1:]
+    store._entries(refresh=True)
+    assert store.open_series(image).grid == (*SHAPE[:2], SHAPE[2] - 1) and not path.exists()
+
+
+def down(series: str) -> SeriesEntry:
+    raise StoreDownError("the server does not answer; nothing was changed")
+
+
+def test_a_process_beside_the_server_forgets_nothing_and_writes_no_index(
+    memory: MemoryStore, image: str, tmp_path: Path
+) -> None:
+    server = opened(memory, tmp_path)
+    path = Path(server.get_image_uri(image))
+    label = labelled(server, image)
+    index = tmp_path / "datastore_v2.json"
+    before = index.read_bytes()
+    memory.instances = memory.instances[:-1]
+    beside = opened(memory, tmp_path, auto_sync=False)
+    assert beside.open_series(image).grid == SHAPE
+    assert not beside.get_label_uri(image, FINAL)  # it is about to change
+    assert path.is_file() and label.is_file() and index.read_bytes() == before
+    other = MemoryStore(dicom_files.volume("CT", SHAPE, "other"))
+    assert opened(other, tmp_path, auto_sync=False).open_series(other.entry.series).grid == SHAPE
+    assert index.read_bytes() == before
+
+
+def labelled(store: DicomStore, image: str) -> Path:
+    """Let a file be the label of a series."""
+    label = Path(store._datastore.label_path(FINAL)) / f"{image}.nii.gz"
+    label.write_bytes(b"label")
+    store._datastore.objects[image].labels[FINAL] = DataModel(ext=".nii.gz", info={})
+    store._update_datastore_file()
+    return label
+
+
+def test_a_series_stays_while_its_volume_comes_and_goes(
+    memory: MemoryStore, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(memory, tmp_path)
+    path = Path(store.get_image_uri(image))
+    looks: list[str] = []
+    monkeypatch.setattr(store, "refresh", lambda: looks.append("refresh"))
+    for file in (path, tmp_path / "1.2.3.nii", tmp_path / f"{image}.nii.gz"):
+        file.write_bytes(b"volume")
+        store._on_change(str(file))
+        file.unlink()
+        store._on_change(str(file))
+    assert looks == [] and image in store._datastore.objects
+    label = labelled(store, image)
+    label.unlink()
+    store._on_change(str(label))
+    assert set(looks) == {"refresh"}  # the folder is watched, too

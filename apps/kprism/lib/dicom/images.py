@@ -21,7 +21,7 @@ from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SUFFIX, SeriesCache
 from lib.dicom.series_volume import SeriesVolume
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreError
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class DicomImages(GuardedDatastore):
         if entry is None and self._is_listed:
             raise NotFoundError(f"image {image_id!r} is not in this datastore")
         with self._series_cache.lock(image_id):
-            if entry is not None and self._series_cache.is_outdated(entry):
+            if entry is not None and self._has_changed(entry):
                 logger.info("Series %s has another number of images now and is fetched again", image_id)
                 self._forget(image_id)
             elif self._layout(image_id) not in (None, *SAME_GRID) and self.series(image_id).volumes > 1:
@@ -174,6 +174,13 @@ class DicomImages(GuardedDatastore):
                 raise
             self._register(entry, series)
             return series
+
+    def _has_changed(self, entry: SeriesEntry) -> bool:
+        """Whether a series has another number of images than was fetched; a listing may be older than what was."""
+        try:
+            return self._series_cache.is_outdated(entry) and self._series_cache.is_outdated(self._entry(entry.series))
+        except StoreDownError:
+            return False
 
     def _layout(self, image_id: str) -> Any:
         """How a series of the index is kept (1 if it does not say); None for others."""
