@@ -15,6 +15,8 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from monailabel.datastore.local import DataModel
 
+from lib.api.ohif import cases
+from lib.datastore import opened_path
 from lib.dicom import volume_file
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.web import SeriesEntry, StoreDownError
@@ -175,3 +177,52 @@ def test_a_series_stays_while_its_volume_comes_and_goes(
     label.unlink()
     store._on_change(str(label))
     assert set(looks) == {"refresh"}  # the folder is watched, too
+
+
+def test_only_what_is_needed_is_fetched_of_a_series_that_is_not_worked_on(
+    memory: MemoryStore, image: str, tmp_path: Path
+) -> None:
+    store = opened(memory, tmp_path)
+    path = opened_path(store, image)
+    volume = store.local_volume(path)
+    assert volume is not None
+    volume.wait([3])
+    assert eventually(lambda: store._series_cache._pool.running == 0)
+    assert len(memory.asked) == 1
+    assert opened_path(store, image, begin=True) == path
+    assert eventually(path.is_file)
+
+
+def test_a_series_that_nobody_asks_about_stops(
+    memory: MemoryStore, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(memory, tmp_path)
+    monkeypatch.setattr(cases, "store", lambda: store)
+    memory.gate.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("lib.dicom.arrival.BACKGROUND_SECONDS", 0.2)
+        assert cases.arrival(image)["total"] == SHAPE[2]
+        time.sleep(0.3)
+    memory.gate.set()
+    assert eventually(lambda: store._series_cache._pool.running == 0)
+    assert len(memory.asked) <= 4
+    cases.arrival(image)
+    assert eventually(store.volume(image).path.is_file)
+
+
+def test_the_mode_is_told_of_images_that_cannot_be_fetched(
+    memory: MemoryStore, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(memory, tmp_path)
+    monkeypatch.setattr(cases, "store", lambda: store)
+    frames = [frame.instance for frame in store.open_series(image).frames]
+    memory.missing = {frames[9]}
+    expected = {"arrived": SHAPE[2] - 1, "total": SHAPE[2], "failed": 1}
+    assert eventually(lambda: cases.arrival(image) == expected)
+    for _ in range(3):
+        assert cases.arrival(image) == expected
+    assert eventually(lambda: store._series_cache._pool.running == 0)
+    assert memory.asked.count(frames[9]) == 1  # questions alone do not fetch it again
+    memory.missing = set()
+    store.volume(image).wait([9])
+    assert cases.arrival(image) == {"arrived": SHAPE[2], "total": SHAPE[2], "failed": 0}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Condition
@@ -24,6 +25,9 @@ from lib.imaging.medical_image import describe
 
 logger = logging.getLogger(__name__)
 
+BACKGROUND_SECONDS = 60.0
+"""A series arrives in the background for so long after somebody has asked about it."""
+
 
 class ClosedError(RequestError):
     """The series has changed, or its voxels need another type: it must be opened again."""
@@ -36,7 +40,7 @@ class Arrival:
 
     A failure of the server or the disk stops everything until the next `wait` or `start`, which goes on where it
     stopped. A failure of one instance concerns those who wait for its planes; the others arrive. Nothing is fetched
-    before `wait` or `start`.
+    before `wait` or `start`. What arrives in the background ends if nobody calls either for `BACKGROUND_SECONDS`.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Arrival:
         self._queue = PlaneQueue(self._instances, series.volumes)
         self._changed = Condition()
         self._arrived = bytearray(len(series.frames))
-        self._in_background = False
+        self._background_until = 0.0
         self._stopped_by: RequestError | None = None
         self._failed: dict[int, RequestError] = {}
         self._closed: RequestError | None = None
@@ -67,6 +71,12 @@ class Arrival:
     def progress(self) -> tuple[int, int]:
         """The number of planes that have arrived, and of all."""
         return sum(self._arrived), len(self._arrived)
+
+    @property
+    def failed(self) -> int:
+        """The number of planes that could not be fetched, and are not until somebody waits for them."""
+        with self._changed:
+            return sum(len(self._planes[instance]) for instance in self._failed)
 
     def prepare(self) -> None:
         """Make the file, so that it can be mapped; VolumeStorageError if the disk is full."""
@@ -81,13 +91,13 @@ class Arrival:
                 self._queue.look_at(k)
             if self._closed is not None or all(self._arrived):
                 return
-            self._in_background, self._stopped_by = True, None
+            self._background_until, self._stopped_by = time.monotonic() + BACKGROUND_SECONDS, None
         self._pool.serve(self)
 
     def stop(self) -> None:
         """Fetch nothing more in the background; what somebody waits for is still fetched."""
         with self._changed:
-            self._in_background = False
+            self._background_until = 0.0
 
     def close(self, reason: RequestError | None = None) -> None:
         """End for good and remove what has arrived, unless it is complete; those who wait get an error."""
@@ -129,11 +139,17 @@ class Arrival:
         with self._changed:
             if self._closed is not None or self._stopped_by is not None:
                 return None
-            instance = self._queue.take(urgent=urgent or not self._in_background)
+            instance = self._queue.take(urgent=urgent or not self._is_in_background)
         return None if instance is None else partial(self._receive, instance)
+
+    @property
+    def _is_in_background(self) -> bool:
+        return time.monotonic() < self._background_until
 
     def _retry(self, planes: Sequence[int]) -> None:
         self._stopped_by = None
+        if self._is_in_background:
+            self._background_until = time.monotonic() + BACKGROUND_SECONDS
         for instance in {self._instances[plane] for plane in planes} & self._failed.keys():
             del self._failed[instance]
             self._queue.put_back(instance)
@@ -154,6 +170,7 @@ class Arrival:
                 self._stopped_by = error
                 if not self._arrived[self._planes[instance][0]]:
                     self._queue.put_back(instance)
+                    self._queue.want(self._planes[instance])  # somebody may begin again before all who wait have heard
         except Exception as error:
             logger.warning("Series %s: %s", self._series.uid, error, exc_info=not isinstance(error, RequestError))
             self._fail(instance, error)

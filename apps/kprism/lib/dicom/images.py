@@ -42,8 +42,9 @@ VOLUME_BYTES = 8 << 30
 class DicomImages(GuardedDatastore):
     """MONAI Label's datastore over the images of a server; `folder` holds the copies and an index of them.
 
-    A series is known by its headers; its voxels arrive in the background when it is opened. `volume_bytes` is what the
-    volumes may take on the disk, None for no limit: those that were not used for longest are removed, never one in use.
+    A series is known by its headers; its voxels arrive when somebody waits for them, and in the background while it is
+    worked on. `volume_bytes` is what the volumes may take on the disk, None for no limit: those that were not used for
+    longest are removed, never one in use.
 
     Locks are taken in this order: that of a series (`SeriesCache`), that of the listing, that of the index (`_lock`).
     """
@@ -116,19 +117,20 @@ class DicomImages(GuardedDatastore):
         """
         return str(self.volume(image_id).complete())
 
-    def opened_image(self, image_id: str) -> str:
-        """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
-        return str(self.volume(image_id).path)
+    def opened_image(self, image_id: str, *, begin: bool = False) -> str:
+        """Where the local volume of a series is when it is complete; with `begin` its voxels arrive from now on."""
+        volume = self.volume(image_id)
+        if begin:
+            volume.begin()
+        return str(volume.path)
 
     def volume(self, image_id: str) -> SeriesVolume:
-        """A series as a volume whose voxels arrive from now on; returns when the headers are known.
+        """A series as a volume whose voxels can arrive; returns when the headers are known.
 
         Errors as for `get_image_uri`, except for those about pixels.
         """
         self.open_series(image_id)
-        volume = self._series_cache.volume(image_id)
-        volume.begin()
-        return volume
+        return self._series_cache.volume(image_id)
 
     def local_volume(self, path: Path) -> SeriesVolume | None:
         """The opened series whose local volume `path` is, for `Engine.opener`; None for other files."""
