@@ -142,7 +142,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         image = request.get("image")
         if isinstance(image, Source):
             return task, image
-        return task, Source(opened_path(datastore, image), f"image {image!r}", image)
+        return task, Source(opened_path(datastore, image, begin=True), f"image {image!r}", image)
 
     def infer_wsi(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Whole-slide images are not supported; MONAI Label's own method would open any file of the server."""

@@ -8,8 +8,9 @@ import errno
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from pydicom.dataset import Dataset, FileDataset
 from lib.dicom import volume_file
 from lib.dicom.arrival import ClosedError
 from lib.dicom.fetch_pool import FetchPool
+from lib.dicom.pixels import decode
 from lib.dicom.plane_queue import PlaneQueue, range_planes
 from lib.dicom.series_volume import SeriesVolume
 from lib.dicom.volume_file import VolumeStorageError, remove_abandoned
 from lib.dicom.web import StoreDownError, StoreError
-from lib.errors import RequestError
+from lib.errors import OutOfMemoryError, RequestError
 from tests.unit import dicom_files
 from tests.unit.dicom_arrivals import MemoryStore, arriving
 
@@ -46,6 +48,20 @@ def ended(pool: FetchPool) -> bool:
     while pool.running and time.monotonic() < deadline:
         time.sleep(0.01)
     return pool.running == 0
+
+
+def answer(wait: Callable[[], None]) -> Future[None]:
+    """What a call comes to; one that never returns hinders no other test."""
+    future: Future[None] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(wait())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
 
 
 def names(folder: Path) -> list[str]:
@@ -215,6 +231,99 @@ def test_pixels_of_another_size_are_said(tmp_path: Path) -> None:
     volume.wait([3, 5])
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (zlib.error("Error -3"), RequestError, "image {} cannot be read: error: Error -3"),
+        (ValueError("no boundary"), RequestError, "image {} cannot be read: ValueError: no boundary"),
+        (MemoryError(), OutOfMemoryError, "too little memory to read image {}"),
+    ],
+)
+def test_any_failure_of_an_image_names_it(
+    error: Exception, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = arriving(MemoryStore(dicom_files.volume("CT", SHAPE)), tmp_path)
+    image = volume.series.frames[4].instance
+    unreadable: list[RequestError] = []
+    assert volume.arrival is not None
+    volume.arrival.on_unreadable = unreadable.append
+
+    def decoded(content: bytes, instance: str) -> Any:
+        if instance == image:
+            raise error
+        return decode(content, instance)
+
+    monkeypatch.setattr("lib.dicom.arrival.decode", decoded)
+    with pytest.raises(kind, match=message.format(image)):
+        volume.complete()
+    volume.wait([*range(4), *range(5, 40)])
+    assert len(unreadable) == (kind is RequestError)
+    monkeypatch.undo()
+    assert volume.complete().is_file()
+
+
+@pytest.mark.parametrize("listener", ["on_unreadable", "on_complete", "on_too_wide"])
+def test_those_who_wait_are_told_whatever_a_listener_does(listener: str, tmp_path: Path) -> None:
+    instances = dicom_files.volume("CT", SHAPE)
+    store, pool = MemoryStore(instances), FetchPool(1)
+    volume = arriving(store, tmp_path, pool)
+
+    def fail(*arguments: Any) -> bool:
+        raise KeyError("a listener")
+
+    assert volume.arrival is not None
+    setattr(volume.arrival, listener, fail)
+    if listener == "on_complete":
+        assert volume.complete().is_file()
+    else:
+        image = volume.series.frames[4].instance
+        if listener == "on_unreadable":
+            store.files[image] = b"no DICOM"
+        else:
+            volume.arrival._kind = volume.kind._replace(dtype=np.dtype(np.uint8))
+        with pytest.raises(RequestError, match=f"image {image}"):
+            answer(lambda: volume.wait([4])).result(timeout=20)
+    assert ended(pool)
+
+
+def test_a_job_that_fails_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    pool, done = FetchPool(1), threading.Event()
+
+    def fail() -> None:
+        raise ValueError("a job")
+
+    class Source:
+        def __init__(self, *jobs: Callable[[], None]) -> None:
+            self.jobs = list(jobs)
+
+        def take(self, *, urgent: bool) -> Callable[[], None] | None:
+            return self.jobs.pop(0) if self.jobs and not urgent else None
+
+    class Broken:
+        def take(self, *, urgent: bool) -> Callable[[], None] | None:
+            raise KeyError("a source")
+
+    pool.serve(Source(fail, fail, done.set))
+    assert done.wait(20) and ended(pool)
+    pool.serve(Broken())
+    assert ended(pool)
+    done.clear()
+    pool.serve(Source(done.set))
+    assert done.wait(20) and ended(pool)
+    assert "ValueError: a job" in caplog.text and "KeyError: 'a source'" in caplog.text
+
+
+def test_threads_that_do_not_start_are_not_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pool = FetchPool()
+    volume = arriving(MemoryStore(dicom_files.volume("CT", SHAPE)), tmp_path, pool)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda thread: full())
+        with pytest.raises(OSError, match="No space"):
+            volume.begin()
+    assert pool.running == 0
+    assert volume.complete().is_file()
+
+
 def moved(instance: Dataset, number: int) -> Dataset:
     """The image so many millimetres away."""
     image = FileDataset("", Dataset(instance), file_meta=copy.copy(instance.file_meta), preamble=b"\0" * 128)
@@ -295,6 +404,9 @@ def test_a_complete_volume_is_known_at_the_next_start_and_a_damaged_one_arrives_
     damaged = arriving(store, tmp_path)
     assert not damaged.is_complete
     assert damaged.complete().read_bytes() == content
+    again.path.write_bytes(content[:-5])
+    with pytest.raises(VolumeStorageError, match="cannot be read"):
+        again.image("the series")
 
 
 def test_the_digest_names_the_content(tmp_path: Path) -> None:

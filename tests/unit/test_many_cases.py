@@ -159,12 +159,13 @@ def test_where_the_system_does_not_tell_the_folder_is_polled(folder: Path) -> No
     assert not any(".kprism" in path for path in changed)
 
 
-def test_an_error_does_not_end_the_watching(folder: Path) -> None:
+@pytest.mark.parametrize("error", [OSError("no space left on device"), ValueError("damaged"), KeyError("objects")])
+def test_an_error_does_not_end_the_watching(folder: Path, error: Exception) -> None:
     seen: list[str] = []
 
     def fail(path: str) -> None:
         seen.append(path)
-        raise OSError("no space left on device")
+        raise error
 
     FolderWatch({str(folder): False}, fail, poll=False)
     (folder / "x.png").write_bytes(b"image")

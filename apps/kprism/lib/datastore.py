@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
@@ -166,8 +166,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
             write_bytes(path, text)
             self._config_ts = path.stat().st_mtime
 
-    def opened_image(self, image_id: str) -> str:
-        """The file of an image for `Engine`, which can read one that still arrives; else as `get_image_uri`."""
+    def opened_image(self, image_id: str, *, begin: bool = False) -> str:
+        """The file of an image for `Engine`, which can read one that still arrives; else as `get_image_uri`.
+
+        Only what is read of it is fetched, or all of it with `begin`.
+        """
         return str(self.get_image_uri(image_id) or "")
 
     def state_file(self, image_id: str) -> str:
@@ -213,9 +216,10 @@ def image_path(datastore: Datastore, image_id: Any) -> Path:
     return _image_path(datastore.get_image_uri, image_id)
 
 
-def opened_path(datastore: Datastore, image_id: Any) -> Path:
-    """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive."""
-    opened = datastore.opened_image if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri
+def opened_path(datastore: Datastore, image_id: Any, *, begin: bool = False) -> Path:
+    """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive, with `begin` all of it."""
+    is_guarded = isinstance(datastore, GuardedDatastore)
+    opened = partial(datastore.opened_image, begin=begin) if is_guarded else datastore.get_image_uri
     return _image_path(opened, image_id)
 
 

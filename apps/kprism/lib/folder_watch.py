@@ -43,8 +43,9 @@ class FolderWatch(FileSystemEventHandler):
             if path:
                 try:
                     self._changed(os.fsdecode(path))
-                except OSError as error:  # the observer's thread must go on
-                    logger.warning("The change of %s could not be taken over: %s", path, error)
+                except Exception as error:  # the observer's thread must go on
+                    known = isinstance(error, OSError)
+                    logger.warning("The change of %s could not be taken over: %s", path, error, exc_info=not known)
 
 
 _CHANGES: Collection[str] = ("created", "deleted", "moved", "modified")

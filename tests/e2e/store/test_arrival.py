@@ -95,6 +95,7 @@ def test_a_store_that_ends_half_way(site: Site, tmp_path: Path, monkeypatch: pyt
     store = opened(site, tmp_path)
     asked = Asked(store, monkeypatch, after=7)
     volume = store.volume(image)
+    volume.begin()
     wait(lambda: volume.progress[0] == 7, site.server)
     site.orthanc.stop()
     try:
@@ -191,7 +192,7 @@ def test_the_mode_sees_how_a_case_arrives(site: Site) -> None:
     opened_case = site.get(f"/kprism/api/case/{image}", k=4)
     assert opened_case.status_code == 200 and opened_case.json()["grid"] == list(SHAPE)
     address = f"/kprism/api/case/{image}/arrival"
-    wait(lambda: site.get(address).json() == {"arrived": 30, "total": 30}, site.server)
+    wait(lambda: site.get(address).json() == {"arrived": 30, "total": 30, "failed": 0}, site.server)
     assert site.get("/kprism/api/case/1.2.3.4/arrival").status_code == 404
     content = site.get("/datastore/image", image=image).content
     assert Mask.of_nifti(content).voxels.shape == SHAPE

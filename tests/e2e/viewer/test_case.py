@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from playwright.sync_api import expect
 from scipy import ndimage
 
 from tests.e2e.viewer.conftest import lungs
@@ -25,7 +26,7 @@ def deepest(mask: NDArray[np.bool_]) -> Voxel:
 def test_a_case_from_the_study_list_to_the_label_in_the_store(mode: Mode, site: Site) -> None:
     truth = lungs(1)
     mode.open_from_list("xray1")
-    assert mode.sentence().startswith("Connected to K-Prism, weights ")
+    expect(mode.page.locator(".kp-status")).to_contain_text("Connected to K-Prism, weights ")  # its image has arrived
 
     answer, labels = mode.answer(lambda: mode.button("Segment what the network knows"))
     expected = {name: labels == value for name, value in answer["label_names"].items() if name not in answer["absent"]}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Condition
@@ -19,10 +20,13 @@ from lib.dicom.plane_queue import PlaneQueue
 from lib.dicom.series import Series
 from lib.dicom.volume_file import VolumeFile, VolumeStorageError
 from lib.dicom.web import StoreDownError
-from lib.errors import RequestError
+from lib.errors import OutOfMemoryError, RequestError
 from lib.imaging.medical_image import describe
 
 logger = logging.getLogger(__name__)
+
+BACKGROUND_SECONDS = 60.0
+"""A series arrives in the background for so long after somebody has asked about it."""
 
 
 class ClosedError(RequestError):
@@ -36,7 +40,7 @@ class Arrival:
 
     A failure of the server or the disk stops everything until the next `wait` or `start`, which goes on where it
     stopped. A failure of one instance concerns those who wait for its planes; the others arrive. Nothing is fetched
-    before `wait` or `start`.
+    before `wait` or `start`. What arrives in the background ends if nobody calls either for `BACKGROUND_SECONDS`.
     """
 
     def __init__(
@@ -54,19 +58,25 @@ class Arrival:
         self._queue = PlaneQueue(self._instances, series.volumes)
         self._changed = Condition()
         self._arrived = bytearray(len(series.frames))
-        self._in_background = False
-        self._stopped_by: Exception | None = None
-        self._failed: dict[int, Exception] = {}
+        self._background_until = 0.0
+        self._stopped_by: RequestError | None = None
+        self._failed: dict[int, RequestError] = {}
         self._closed: RequestError | None = None
-        self.on_complete: Callable[[], None] = lambda: None
+        self.on_complete: Callable[[], object] = lambda: None
         self.on_too_wide: Callable[[], bool] = lambda: False
         """Whether the series is read with a larger type when it is opened again."""
-        self.on_unreadable: Callable[[RequestError], None] = lambda error: None
+        self.on_unreadable: Callable[[RequestError], object] = lambda error: None
 
     @property
     def progress(self) -> tuple[int, int]:
         """The number of planes that have arrived, and of all."""
         return sum(self._arrived), len(self._arrived)
+
+    @property
+    def failed(self) -> int:
+        """The number of planes that could not be fetched, and are not until somebody waits for them."""
+        with self._changed:
+            return sum(len(self._planes[instance]) for instance in self._failed)
 
     def prepare(self) -> None:
         """Make the file, so that it can be mapped; VolumeStorageError if the disk is full."""
@@ -81,13 +91,13 @@ class Arrival:
                 self._queue.look_at(k)
             if self._closed is not None or all(self._arrived):
                 return
-            self._in_background, self._stopped_by = True, None
+            self._background_until, self._stopped_by = time.monotonic() + BACKGROUND_SECONDS, None
         self._pool.serve(self)
 
     def stop(self) -> None:
         """Fetch nothing more in the background; what somebody waits for is still fetched."""
         with self._changed:
-            self._in_background = False
+            self._background_until = 0.0
 
     def close(self, reason: RequestError | None = None) -> None:
         """End for good and remove what has arrived, unless it is complete; those who wait get an error."""
@@ -121,17 +131,25 @@ class Arrival:
         if self._closed is not None:
             raise self._closed
         self._finish()
+        if self._file.is_lost:
+            raise VolumeStorageError(f"the local volume {self._file.path.name} was removed; open the series again")
 
     def take(self, *, urgent: bool) -> Job | None:
         """The next instance to fetch, see `JobSource`."""
         with self._changed:
             if self._closed is not None or self._stopped_by is not None:
                 return None
-            instance = self._queue.take(urgent=urgent or not self._in_background)
+            instance = self._queue.take(urgent=urgent or not self._is_in_background)
         return None if instance is None else partial(self._receive, instance)
+
+    @property
+    def _is_in_background(self) -> bool:
+        return time.monotonic() < self._background_until
 
     def _retry(self, planes: Sequence[int]) -> None:
         self._stopped_by = None
+        if self._is_in_background:
+            self._background_until = time.monotonic() + BACKGROUND_SECONDS
         for instance in {self._instances[plane] for plane in planes} & self._failed.keys():
             del self._failed[instance]
             self._queue.put_back(instance)
@@ -152,20 +170,36 @@ class Arrival:
                 self._stopped_by = error
                 if not self._arrived[self._planes[instance][0]]:
                     self._queue.put_back(instance)
+                    self._queue.want(self._planes[instance])  # somebody may begin again before all who wait have heard
         except Exception as error:
             logger.warning("Series %s: %s", self._series.uid, error, exc_info=not isinstance(error, RequestError))
-            if isinstance(error, TooWideError) and self.on_too_wide():
-                self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
-            elif isinstance(error, RequestError):
-                self.on_unreadable(error)
-            with self._changed:
-                self._failed[instance] = error
+            self._fail(instance, error)
         with self._changed:
             self._changed.notify_all()
 
+    def _fail(self, instance: int, error: Exception) -> None:
+        """Keep a failure of one image for those who wait, then tell of it."""
+        if isinstance(error, TooWideError) and self._tell(self.on_too_wide):
+            self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
+            return
+        failure = _explained(error, self._identifiers[instance])
+        with self._changed:
+            self._failed[instance] = failure
+            self._changed.notify_all()
+        if not isinstance(error, OSError | MemoryError):  # these say nothing of the image
+            self._tell(partial(self.on_unreadable, failure))
+
+    def _tell(self, listener: Callable[[], object]) -> bool:
+        """Whether a listener says yes. Its failure is logged: whatever it does, those who wait must hear."""
+        try:
+            return bool(listener())
+        except Exception:
+            logger.exception("Series %s: not everybody could be told how its images arrive", self._series.uid)
+            return False
+
     def _finish(self) -> None:
         if self._file.finish():
-            self.on_complete()
+            self._tell(self.on_complete)
 
     def _write(self, instance: int) -> None:
         identifier = self._identifiers[instance]
@@ -188,3 +222,14 @@ class Arrival:
                 f"expected {describe((*shape[::-1], needed))}"
             )
         return np.ascontiguousarray(planes)
+
+
+def _explained(error: Exception, image: str) -> RequestError:
+    """What those who wait for an image get: an error that has a message for them already, or one that names it."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(f"the server has too little memory to read image {image}")
+    failure = RequestError(f"image {image} cannot be read: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

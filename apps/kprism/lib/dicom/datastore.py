@@ -8,6 +8,7 @@ names are those of the segments. `sync` notices segmentations that anybody store
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections import Counter
@@ -30,6 +31,7 @@ from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentati
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
+from lib.dicom.series_cache import EARLIER_SUFFIX, SUFFIX
 from lib.dicom.volumes import read_labels, save_volume
 from lib.dicom.web import SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, RequestError
@@ -69,9 +71,9 @@ class DicomStore(DicomImages):
         auto_sync: bool = True,
         volume_bytes: int | None = VOLUME_BYTES,
     ) -> None:
+        self._auto_sync = auto_sync  # the index is read, and reconciled, by the next line
         super().__init__(client, folder, filters, volume_bytes=volume_bytes if auto_sync else None)
         self.on_label: Listener | None = None
-        self._auto_sync = auto_sync
         self._storing = RLock()
         self._syncing = Refresher(self._sync, LISTING_SECONDS, "dicom-sync")
         self._changed: list[str] = []  # not told to the listeners yet
@@ -102,13 +104,28 @@ class DicomStore(DicomImages):
         return {"total": len(listed), "completed": completed, "label_tags": dict(counts)}
 
     def _on_change(self, path: str) -> None:
-        """As for a folder, but for new volumes: only this process writes them, and lists them a moment later."""
-        file = Path(path)
-        if not (file.name.endswith(".nii.gz") and file.parent.samefile(self._datastore.image_path()) and file.exists()):
+        """As for a folder, but for volumes: a series stays while its volume comes and goes."""
+        folder, name = os.path.split(os.path.normpath(path))
+        is_volume = name.endswith((SUFFIX, EARLIER_SUFFIX)) and folder == os.path.normpath(self._datastore.image_path())
+        if not is_volume:
             super()._on_change(path)
 
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the index, which only the server does."""
+        if self._auto_sync:
+            super()._update_datastore_file(lock)
+
     def _forget(self, image_id: str) -> None:
-        """Remove the local copies of a series and of its label, which is on the grid of the series."""
+        """Remove the local copies of a series and of its label, which is on the grid of the series.
+
+        A process beside the server only does without the label.
+        """
+        if not self._auto_sync:
+            with self._lock:
+                known = self._datastore.objects.get(image_id)
+                if known is not None:
+                    known.labels.pop(FINAL, None)
+            return
         self._drop_label(image_id)
         super()._forget(image_id)
 

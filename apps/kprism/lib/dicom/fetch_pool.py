@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from threading import Lock, Thread
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 FETCH_THREADS = 4
 """Connections to the server at one time: with Orthanc, more are no faster."""
@@ -22,7 +25,10 @@ class JobSource(Protocol):
 
 
 class FetchPool:
-    """At most `threads` threads; they start when there is something to fetch and end when there is nothing left."""
+    """At most `threads` threads; they start when there is something to fetch and end when there is nothing left.
+
+    A job that fails is logged, and its thread goes on. A source that fails to give one is not asked again.
+    """
 
     def __init__(self, threads: int = FETCH_THREADS) -> None:
         self._threads = threads
@@ -40,14 +46,27 @@ class FetchPool:
         with self._lock:
             if source not in self._sources:
                 self._sources.append(source)
-            new = range(self._running, self._threads)
+            missing = self._threads - self._running
             self._running = self._threads
-        for _ in new:
-            Thread(target=self._work, name="dicom-fetch", daemon=True).start()
+        try:
+            while missing:
+                Thread(target=self._work, name="dicom-fetch", daemon=True).start()
+                missing -= 1
+        finally:
+            if missing:  # the system has no more threads
+                with self._lock:
+                    self._running -= missing
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            job()
+        is_over = False
+        while not is_over:
+            try:
+                job = self._next()
+                is_over = job is None
+                if job is not None:
+                    job()
+            except Exception:
+                logger.exception("A fetch thread goes on after a failure")
 
     def _next(self) -> Job | None:
         """A job of the next source that has one, an urgent one if any source has one."""

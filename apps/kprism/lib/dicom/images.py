@@ -46,8 +46,9 @@ VOLUME_BYTES = 8 << 30
 class DicomImages(GuardedDatastore):
     """MONAI Label's datastore over the images of a server; `folder` holds the copies and an index of them.
 
-    A series is known by its headers; its voxels arrive in the background when it is opened. `volume_bytes` is what the
-    volumes may take on the disk, None for no limit: those that were not used for longest are removed, never one in use.
+    A series is known by its headers; its voxels arrive when somebody waits for them, and in the background while it is
+    worked on. `volume_bytes` is what the volumes may take on the disk, None for no limit: those that were not used for
+    longest are removed, never one in use.
 
     Locks are taken in this order: that of a series (`SeriesCache`), that of the listing, that of the index (`_lock`).
     """
@@ -115,9 +116,12 @@ class DicomImages(GuardedDatastore):
         """
         return str(self.volume(image_id).complete())
 
-    def opened_image(self, image_id: str) -> str:
-        """Where the local volume of a series is when it is complete; its voxels arrive from now on."""
-        return str(self.volume(image_id).path)
+    def opened_image(self, image_id: str, *, begin: bool = False) -> str:
+        """Where the local volume of a series is when it is complete; with `begin` its voxels arrive from now on."""
+        volume = self.volume(image_id)
+        if begin:
+            volume.begin()
+        return str(volume.path)
 
     def state_file(self, image_id: str) -> str:
         """The headers of a series: its volume may be removed at any time, and arrives again as it was."""
@@ -130,14 +134,12 @@ class DicomImages(GuardedDatastore):
         return self._series_cache.grid_image(image_id, name)
 
     def volume(self, image_id: str) -> SeriesVolume:
-        """A series as a volume whose voxels arrive from now on; returns when the headers are known.
+        """A series as a volume whose voxels can arrive; returns when the headers are known.
 
         Errors as for `get_image_uri`, except for those about pixels.
         """
         self.open_series(image_id)
-        volume = self._series_cache.volume(image_id)
-        volume.begin()
-        return volume
+        return self._series_cache.volume(image_id)
 
     def local_volume(self, path: Path) -> SeriesVolume | None:
         """The opened series whose local volume `path` is, for `Engine.opener`; None for other files."""
@@ -166,7 +168,7 @@ class DicomImages(GuardedDatastore):
         """
         entry = self._entries().get(check_id(image_id)) or self._unlisted(image_id)
         with self._series_cache.lock(image_id):
-            if entry is not None and self._series_cache.is_outdated(entry):
+            if entry is not None and self._has_changed(entry):
                 logger.info("Series %s has another number of images now and is fetched again", image_id)
                 self._forget(image_id)
             elif self._layout(image_id) not in (None, *SAME_GRID) and self.series(image_id).volumes > 1:
@@ -194,6 +196,13 @@ class DicomImages(GuardedDatastore):
         if entry is None or not entry.holds_images:
             raise NotFoundError(f"image {image_id!r} is not in this datastore")
         return entry
+
+    def _has_changed(self, entry: SeriesEntry) -> bool:
+        """Whether a series has another number of images than was fetched; a listing may be older than what was."""
+        try:
+            return self._series_cache.is_outdated(entry) and self._series_cache.is_outdated(self._entry(entry.series))
+        except StoreDownError:
+            return False
 
     def _layout(self, image_id: str) -> Any:
         """How a series of the index is kept (1 if it does not say); None for others."""

@@ -82,7 +82,7 @@ class SeriesCache:
         """The volume of a series; nothing is fetched for it but the headers."""
         with self.lock(image_id):
             known = self._volumes.get(image_id)
-            if known is None or (known.is_complete and not known.path.is_file()):
+            if known is None or known.is_lost:
                 series, kind = self._described(image_id)
                 known = SeriesVolume(self.path(image_id), series, kind, self._reader(image_id, series), self._pool)
                 if known.arrival is not None:

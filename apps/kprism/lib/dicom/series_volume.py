@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,11 +42,12 @@ class SeriesVolume:
             self.arrival = Arrival(series, kind, self._file, fetch, pool)
         self._mapping = Lock()
         self._mapped: weakref.ref[np.memmap[Any, Any]] | None = None
-        self.used = time.monotonic()
 
     def begin(self, k: int = -1) -> None:
-        """Let the voxels arrive in the background, around the plane k first; does not block."""
-        self.used = time.monotonic()
+        """Let the voxels arrive in the background, around the plane k first; does not block.
+
+        They stop if nobody asks for a while, see `Arrival`.
+        """
         if self.arrival is not None:
             self.arrival.start(k)
 
@@ -67,13 +67,11 @@ class SeriesVolume:
         StoreDownError if the server does not answer; RequestError if an image is missing or cannot be read, and if the
         disk is full.
         """
-        self.used = time.monotonic()
         if self.arrival is not None:
             self.arrival.wait(planes)
 
     def complete(self) -> Path:
         """The path, when all planes have arrived; errors as for `wait`."""
-        self.used = time.monotonic()
         if self.arrival is not None:
             self.arrival.wait_for_all()
         return self.path
@@ -85,6 +83,11 @@ class SeriesVolume:
         return self.arrival.progress if self.arrival is not None else (count, count)
 
     @property
+    def failed(self) -> int:
+        """The number of planes that could not be fetched."""
+        return self.arrival.failed if self.arrival is not None else 0
+
+    @property
     def size(self) -> int:
         """Bytes of the file."""
         return self._file.size
@@ -94,6 +97,11 @@ class SeriesVolume:
         """Whether all planes have arrived."""
         arrived, total = self.progress
         return arrived == total
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file had its final name, and is gone or damaged: it has to arrive again."""
+        return self._file.is_lost if self.arrival is not None else not self._file.is_complete()
 
     @property
     def is_mapped(self) -> bool:

@@ -56,6 +56,11 @@ class VolumeFile:
         self._partial: Path | None = None
         self._is_over = False
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file was finished or given up, and is not there: nothing more is written to it."""
+        return self._is_over and not self.is_complete()
+
     def is_complete(self) -> bool:
         """Whether the file is there, with this header and all planes."""
         try:
@@ -90,12 +95,19 @@ class VolumeFile:
                 _write(self._descriptor, np.ascontiguousarray(plane).data.cast("B"), len(self._start) + k * self._plane)
 
     def finish(self) -> bool:
-        """Give the file its final name, unless it has it; arrays that are mapped stay so. True if this call did it."""
+        """Give the file its final name, unless it has it; arrays that are mapped stay so. True if this call did it.
+
+        After a failure it can be called again, unless somebody removed what was written.
+        """
         with self._lock, self._translated():
             if self._descriptor is None or self._partial is None:
                 return False
-            os.fsync(self._descriptor)
-            os.replace(self._partial, self.path)
+            try:
+                os.fsync(self._descriptor)
+                os.replace(self._partial, self.path)
+            except FileNotFoundError:
+                self._close()
+                raise
             self._close()
             return True
 
@@ -107,10 +119,9 @@ class VolumeFile:
             self._close()
 
     def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = self._partial = None
-        self._is_over = True
+        descriptor, self._descriptor, self._partial, self._is_over = self._descriptor, None, None, True
+        if descriptor is not None:
+            os.close(descriptor)
 
     def map(self) -> np.memmap[Any, Any]:
         """The voxels (i, j, k), or (channel, i, j, k) for colour, read-only; planes that have not arrived are 0."""
@@ -119,7 +130,7 @@ class VolumeFile:
             path = self._partial or self.path
             try:
                 return np.memmap(path, self._kind.dtype, "r", len(self._start), (*colour, *self._grid), "F")
-            except OSError as error:
+            except (OSError, ValueError) as error:  # it is gone, or shorter than its header says
                 raise VolumeStorageError(f"the local volume {self.path.name} cannot be read: {error}") from error
 
     @contextmanager

@@ -203,7 +203,10 @@ class DicomWeb:
             response = client._http_get(address, headers={"Accept": DICOM_FILE, "Accept-Encoding": "identity"})
             if response.headers.get("content-type", "").lower().startswith("application/dicom;"):
                 return bytes(response.content)
-            parts = [bytes(part) for part in client._decode_multipart_message(response, stream=False)]
+            try:
+                parts = [bytes(part) for part in client._decode_multipart_message(response, stream=False)]
+            except ValueError as error:
+                raise StoreError(f"{client.base_url} sent no DICOM file for image {instance}: {error}") from error
         if not parts:
             raise StoreError(f"the DICOMweb server {client.base_url} sent nothing for image {instance}")
         return parts[0]

@@ -88,9 +88,14 @@ def case(image_id: str, k: int = -1) -> dict[str, Any]:
 
 
 def arrival(image_id: str) -> dict[str, int]:
-    """How many slices of a case have arrived on the server, and of how many; they arrive while somebody asks."""
-    arrived, total = store().volume(check_id(image_id)).progress
-    return {"arrived": arrived, "total": total}
+    """How many slices of a case have arrived on the server, of how many, and how many could not be fetched.
+
+    They arrive while somebody asks; those that failed are fetched again when they are needed.
+    """
+    volume = store().volume(check_id(image_id))
+    volume.begin()
+    arrived, total = volume.progress
+    return {"arrived": arrived, "total": total, "failed": volume.failed}
 
 
 def planes_across(series: Series) -> list[str]:
