@@ -31,6 +31,12 @@ class ClosedError(RequestError):
     status = 409
 
 
+class WidenedError(TooWideError, ClosedError):
+    """A value does not fit, but it will when the series is opened again."""
+
+    status = ClosedError.status
+
+
 class Arrival:
     """Fetches the instances of a series with `fetch` (identifier -> DICOM file) and writes their planes to `file`.
 
@@ -155,7 +161,7 @@ class Arrival:
         except Exception as error:
             logger.warning("Series %s: %s", self._series.uid, error, exc_info=not isinstance(error, RequestError))
             if isinstance(error, TooWideError) and self.on_too_wide():
-                self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
+                self.close(WidenedError(f"{error}; open the series again, and it is read with a larger type"))
             elif isinstance(error, RequestError):
                 self.on_unreadable(error)
             with self._changed:
