@@ -35,6 +35,12 @@ class ClosedError(RequestError):
     status = 409
 
 
+class WidenedError(TooWideError, ClosedError):
+    """A value does not fit, but it will when the series is opened again."""
+
+    status = ClosedError.status
+
+
 class Arrival:
     """Fetches the instances of a series with `fetch` (identifier -> DICOM file) and writes their planes to `file`.
 
@@ -180,7 +186,7 @@ class Arrival:
     def _fail(self, instance: int, error: Exception) -> None:
         """Keep a failure of one image for those who wait, then tell of it."""
         if isinstance(error, TooWideError) and self._tell(self.on_too_wide):
-            self.close(TooWideError(f"{error}; open the series again, and it is read with a larger type"))
+            self.close(WidenedError(f"{error}; open the series again, and it is read with a larger type"))
             return
         failure = _explained(error, self._identifiers[instance])
         with self._changed:
