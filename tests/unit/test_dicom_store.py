@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from dicomweb_client import DICOMwebClient
 from monailabel.datastore.local import DataModel
 
@@ -19,7 +20,7 @@ from lib.api.ohif import cases
 from lib.datastore import opened_path
 from lib.dicom import volume_file
 from lib.dicom.datastore import FINAL, DicomStore
-from lib.dicom.web import SeriesEntry, StoreDownError
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from tests.unit import dicom_files
 from tests.unit.dicom_arrivals import MemoryStore
 
@@ -226,3 +227,13 @@ def test_the_mode_is_told_of_images_that_cannot_be_fetched(
     memory.missing = set()
     store.volume(image).wait([9])
     assert cases.arrival(image) == {"arrived": SHAPE[2], "total": SHAPE[2], "failed": 0}
+
+
+def test_an_answer_that_is_no_multipart_message_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = DICOMwebClient("http://127.0.0.1:9/dicom-web")
+    web = DicomWeb(client)
+    answer = requests.Response()
+    answer.status_code, answer.headers["content-type"], answer._content = 200, "text/html", b"<p>Sign in</p>"
+    monkeypatch.setattr(client, "_http_get", lambda address, **options: answer)
+    with pytest.raises(StoreError, match=r"sent no DICOM file for image 1\.2\.3: Unexpected media type"):
+        web.instance_file("1", "1.2", "1.2.3")

@@ -67,8 +67,8 @@ export const server = {
 
   case: id => json(`${API}/case/${at(id)}`),
 
-  /** `{ arrived, total }`: how many images of a case the server has fetched; null if it does not tell. */
-  arrival: id => json(`${API}/case/${at(id)}/arrival`).catch(() => null),
+  /** `{ arrived, total, failed }`: how many images of a case the server has fetched, and how many it could not. */
+  arrival: id => json(`${API}/case/${at(id)}/arrival`),
 
   /** `{ header: { names, version }, planes }`, or null if the case has no submitted label. */
   async label(id) {

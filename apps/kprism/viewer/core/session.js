@@ -30,7 +30,7 @@ export class Session extends Turns {
       radius: 10, // of brush and eraser, in millimetres
       reach: Object.keys(REACHES)[0],
       away: false, // in the study list
-      arrival: null, // `{ arrived, total }`: images of the case, while the server fetches them from the store
+      arrival: null, // `{ arrived, total, failed }`: images of the case, while the server fetches them from the store
       awaited: null, // what watches them
     });
   }

@@ -50,8 +50,9 @@ function shown(session) {
 /** What is being done; null if nothing is. */
 function work({ busy, progress, arrival, case: open }) {
   if (arrival && (!busy || !open)) {
-    const { arrived, total } = arrival;
-    return { text: 'Fetching images', more: `: ${arrived} of ${total}`, part: [arrived, total] };
+    const { arrived, total, failed } = arrival;
+    const without = failed ? `, ${failed} could not be fetched` : '';
+    return { text: 'Fetching images', more: `: ${arrived} of ${total}${without}`, part: [arrived, total] };
   }
   if (busy && progress) {
     const { done, total } = progress;
