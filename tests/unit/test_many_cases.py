@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +220,34 @@ def test_a_random_case_asks_about_a_few_images() -> None:
 def test_a_random_case_is_the_one_that_was_not_assigned_lately() -> None:
     store = Many({str(number) for number in range(10_000) if number != 7})
     assert RandomCase()({}, store) == {"id": "7"}
+
+
+def test_a_system_without_a_watch_left_is_polled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_watch() -> Any:
+        raise OSError(24, "inotify instance limit reached")
+
+    monkeypatch.setattr("lib.folder_watch.Observer", no_watch)
+    heard: list[str] = []
+    FolderWatch({str(tmp_path): False}, heard.append, poll=False)
+    (tmp_path / "new.png").write_bytes(b"picture")
+    deadline = time.monotonic() + 30
+    while not heard and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert heard and heard[0].endswith("new.png")
+
+
+def test_the_watching_ends_with_the_datastore(tmp_path: Path) -> None:
+    class Store:
+        def changed(self, path: str) -> None:
+            """Nothing to do."""
+
+    before = threading.active_count()
+    store = Store()
+    FolderWatch({str(tmp_path): False}, store.changed, poll=True)
+    assert threading.active_count() > before
+    del store
+    gc.collect()
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == before

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from weakref import WeakMethod
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 logger = logging.getLogger(__name__)
@@ -20,29 +24,44 @@ _POLLED_FILES_PER_SECOND = 2000  # takes about three hundredths of a core
 class FolderWatch(FileSystemEventHandler):
     """Calls `changed` with the path of each file that changed, in a thread of its own.
 
-    `folders`: path -> whether its subfolders are watched too. Where the system does not tell of changes (`poll`), the
-    folders are listed every second, or less often the more files they hold.
+    If `changed` is a method, the thread ends with the object that it belongs to.
+
+    `folders`: path -> whether its subfolders are watched too. Where the system does not tell of changes (`poll`), or
+    has no watch left, the folders are listed every second, or less often the more files they hold.
     """
 
     def __init__(self, folders: Mapping[str, bool], changed: Callable[[str], None], *, poll: bool) -> None:
-        self._changed = changed
-        self._observer = PollingObserver(timeout=_poll_seconds(folders)) if poll else Observer()
+        is_method = inspect.ismethod(changed)
+        self._changed: Callable[[], Callable[[str], None] | None] = (
+            WeakMethod(changed) if is_method else lambda: changed
+        )
+        self._owner = weakref.ref(changed.__self__) if is_method else None  # type: ignore[attr-defined]
+        if poll or not self._watch(folders, Observer):
+            self._watch(folders, lambda: PollingObserver(timeout=_poll_seconds(folders)))
+
+    def _watch(self, folders: Mapping[str, bool], make: Callable[[], BaseObserver]) -> bool:
+        """Begin to watch; whether the system can: one user may have only some hundred watches."""
         try:
+            observer = make()
             for folder, recursive in folders.items():
-                self._observer.schedule(self, folder, recursive=recursive)
-            self._observer.start()
+                observer.schedule(self, folder, recursive=recursive)
+            observer.start()
+            if self._owner is not None and (owner := self._owner()) is not None:
+                weakref.finalize(owner, observer.stop)
         except OSError as error:
-            logger.error("%s cannot be watched; files that others put there are seen after a restart: %s",
-                         " and ".join(folders), error)  # fmt: skip
+            logger.warning("%s cannot be watched in the best way: %s", " and ".join(folders), error)
+            return False
+        return True
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Handle an event of the observer."""
         if event.is_directory or event.event_type not in _CHANGES:
             return
+        changed = self._changed()
         for path in (event.src_path, event.dest_path):
-            if path:
+            if path and changed is not None:
                 try:
-                    self._changed(os.fsdecode(path))
+                    changed(os.fsdecode(path))
                 except Exception as error:  # the observer's thread must go on
                     known = isinstance(error, OSError)
                     logger.warning("The change of %s could not be taken over: %s", path, error, exc_info=not known)

@@ -51,7 +51,7 @@ async function ask(id, known) {
 
 /** How many images are to come; undefined if nobody has answered yet. */
 function left(found) {
-  return found && found.total - found.arrived - found.failed;
+  return found && found.total - found.arrived - (found.failed ?? 0);
 }
 
 function failedSentence({ failed, total }) {
