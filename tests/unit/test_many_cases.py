@@ -241,13 +241,13 @@ def test_the_watching_ends_with_the_datastore(tmp_path: Path) -> None:
         def changed(self, path: str) -> None:
             """Nothing to do."""
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     store = Store()
     FolderWatch({str(tmp_path): False}, store.changed, poll=True)
-    assert threading.active_count() > before
+    watching = set(threading.enumerate()) - before
+    assert watching
     del store
     gc.collect()
-    deadline = time.monotonic() + 30
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert threading.active_count() == before
+    for thread in watching:
+        thread.join(30)
+        assert not thread.is_alive()
