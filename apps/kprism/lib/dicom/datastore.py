@@ -207,10 +207,11 @@ class DicomStore(DicomImages):
         """Wait until all segmentations on the server are adopted, minutes at the first start with thousands."""
         self.sync(force=True)
 
-    def sync_image(self, image_id: str) -> None:
+    def sync_image(self, image_id: str, *, tell: bool = True) -> None:
         """Adopt the newest segmentation of one image now; nothing waits for labels of other studies, and for `_sync`.
 
-        Segmentations in other studies than the image's count from the next `_sync` on.
+        Segmentations in other studies than the image's count from the next `_sync` on. So long the listeners wait if
+        they are not to be told here.
         """
         entry = (self._entries().get(image_id) or self.web.find(image_id)) if self._auto_sync else None
         if entry is None:
@@ -220,13 +221,13 @@ class DicomStore(DicomImages):
             segmentation for segmentation in found if segmentation.study == entry.study
         ]  # filters may be ignored
         stored = self._index.newest_of(image_id, entry.study, entries)
-        if self._update_label(image_id, stored, {segmentation.series for segmentation in entries}):
+        if self._update_label(image_id, stored, {segmentation.series for segmentation in entries}) and tell:
             self._notify([image_id])
 
     def see_label(self, image_id: str) -> None:
         """Adopt the newest segmentation of an image that is opened; while the server is down, what is known counts."""
         try:
-            self.sync_image(image_id)
+            self.sync_image(image_id, tell=False)  # whoever opens it does not wait until it is learned from
         except StoreDownError as error:
             logger.warning("The label of %s is as it was known: %s", image_id, error)
 
