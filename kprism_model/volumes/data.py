@@ -40,11 +40,6 @@ class ScaledPixels:
         """Rows, columns, and 3 for colour."""
         return self.stored.shape
 
-    @property
-    def ndim(self) -> int:
-        """2, or 3 for colour."""
-        return self.stored.ndim
-
     def __getitem__(self, rows: slice) -> NDArray[np.float32]:
         return self.intensities.scale(self.stored[rows], self.rescale)
 
@@ -69,11 +64,6 @@ class StoredSlices:
     def shape(self) -> tuple[int, ...]:
         """The shape of all slices together."""
         return self.stored.shape
-
-    @property
-    def ndim(self) -> int:
-        """3, or 4 for colour."""
-        return self.stored.ndim
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -115,11 +105,6 @@ class JoinedSlices:
     def shape(self) -> tuple[int, ...]:
         """The shape of all slices together."""
         return (len(self), *self.parts[0].shape[1:])
-
-    @property
-    def ndim(self) -> int:
-        """3, or 4 for colour."""
-        return self.parts[0].ndim
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

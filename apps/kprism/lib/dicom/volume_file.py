@@ -27,16 +27,15 @@ from kprism_model.files import PART
 from lib.dicom.pixel_type import PixelType
 from lib.dicom.series import Series
 from lib.dicom.volumes import RGB, volume_header
-from lib.errors import RequestError
+from lib.errors import StorageError
+from lib.files import is_disk_full
 from lib.imaging.medical_image import describe
 
 logger = logging.getLogger(__name__)
 
 
-class VolumeStorageError(RequestError):
+class VolumeStorageError(StorageError):
     """The server cannot write a volume; no file is left of it."""
-
-    status = 507
 
 
 class VolumeFile:
@@ -138,8 +137,8 @@ class VolumeFile:
         try:
             yield
         except OSError as error:
-            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            reason = "the disk of the server is full" if is_full else f"the server cannot write it ({error.strerror})"
+            full = is_disk_full(error)
+            reason = "the disk of the server is full" if full else f"the server cannot write it ({error.strerror})"
             size = f"{describe(self._grid)} voxels, {self.size / 2**20:,.0f} MiB"
             raise VolumeStorageError(f"the volume {self.path.name} ({size}) is not stored: {reason}") from error
 

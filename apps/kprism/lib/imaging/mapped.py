@@ -7,7 +7,6 @@ the process that made it, however that ends, and nobody else can shorten it whil
 
 from __future__ import annotations
 
-import errno
 import math
 import mmap
 import os
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from lib.errors import StorageError
+from lib.files import is_disk_full
 
 Allocate = Callable[[tuple[int, ...], DTypeLike], NDArray[Any]]
 """Makes an array of a shape and a type, the first axis the fastest in memory; its content is arbitrary."""
@@ -56,6 +56,7 @@ def mapped_in(folder: Path) -> Allocate:
 
 
 def _storage_error(size: int, error: OSError) -> StorageError:
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk of the server is full" if is_full else f"the server cannot write to its disk ({error})"
+    reason = (
+        "the disk of the server is full" if is_disk_full(error) else f"the server cannot write to its disk ({error})"
+    )
     return StorageError(f"needs {size / 2**20:,.0f} MiB while it is in use, and {reason}")

@@ -9,7 +9,6 @@ datastore in another way (a DICOM SEG, a file put there by hand).
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import time
@@ -26,7 +25,7 @@ from kprism_model.files import write_bytes
 from kprism_model.volumes.slice_map import SliceMap
 from lib.datastore import GuardedDatastore, labelled_cases, state_path
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
-from lib.files import sha256
+from lib.files import is_disk_full, sha256
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, suffix_of
@@ -279,6 +278,5 @@ class SubmissionService:
 
 
 def _storage_error(image_id: str, error: OSError) -> StorageError:
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    reason = "the disk of the server is full" if is_full else f"the server cannot write it ({error})"
+    reason = "the disk of the server is full" if is_disk_full(error) else f"the server cannot write it ({error})"
     return StorageError(f"the label of image {image_id!r} is not stored: {reason}")
