@@ -72,9 +72,9 @@ def test_names_are_kept_as_they_are(name: str) -> None:
         (listed(("c", 3), ("b", 2), ("a", 1)), [1, 2, 3], {3: "c", 2: "b", 1: "a"}),
         (listed(("c", 3), ("b", 2), ("a", 1), key="idx"), [1, 2, 3], {3: "c", 2: "b", 1: "a"}),
         (listed(("c", 3), ("b", 2), ("a", 1), key="labelID"), [3], {3: "c", 2: "b", 1: "a"}),
-        (listed(*BRATS), [1, 2, 4], dict((number, name) for name, number in BRATS)),
-        (listed(*BRATS, key="idx"), [1, 2, 4], dict((number, name) for name, number in BRATS)),
-        (listed(*BRATS, key="idx"), [1, 2], dict((number, name) for name, number in BRATS)),  # both readings agree
+        (listed(*BRATS), [1, 2, 4], {number: name for name, number in BRATS}),
+        (listed(*BRATS, key="idx"), [1, 2, 4], {number: name for name, number in BRATS}),
+        (listed(*BRATS, key="idx"), [1, 2], {number: name for name, number in BRATS}),  # both readings agree
         (listed(("cortex", 1001), ("white", 1002)), [1001, 1002], {1001: "cortex", 1002: "white"}),
         (listed(("b", "2"), ("a", "1")), [1, 2], {2: "b", 1: "a"}),
         (listed(("b", 2.0), ("a", 1.0)), [1, 2], {2: "b", 1: "a"}),
@@ -161,14 +161,15 @@ def test_names_in_the_file_count_and_those_beside_it_must_agree() -> None:
     assert value_names({}, {1: "by hand"}, [1, 4], file) == {4: "other", 1: "ball"}
     assert value_names(listed(("Ball", 1), ("OTHER", 4)), {}, [1, 4], file) == {4: "other", 1: "ball"}
     for wrong in (listed(("other", 1), ("ball", 4)), {"label_names": {"other": 1, "ball": 4}}):
-        with pytest.raises(RequestError, match="the file itself names the value 1 'ball'.*'other'; expected the same"):
+        with pytest.raises(RequestError, match=r"the file itself names the value 1 'ball'.*'other'; expected the same"):
             value_names(wrong, {}, [1, 4], file)
 
 
 def test_one_value_for_each_structure() -> None:
     names = {1: "lesion", 2: "background", 3: "Lesion ", 5: "liver", 7: "lesion"}
-    assert structures(names, str.strip) == {"lesion": (1, 7), "Lesion": (3,), "liver": (5,)}
-    table, values = one_value_each({**names, 3: "lesion"})
+    assert structures(names) == {"lesion": (1, 3, 7), "liver": (5,)}
+    assert structures(names, LabelRegistry(["LESION"]).canonical) == {"LESION": (1, 3, 7), "liver": (5,)}
+    table, values = one_value_each(names)
     assert values == {"lesion": 1, "liver": 5}
     assert table[[0, 1, 2, 3, 4, 5, 7]].tolist() == [0, 1, 0, 1, 4, 5, 1]
     assert table.dtype == np.uint8
@@ -205,7 +206,7 @@ def test_labels_json(tmp_path: Path) -> None:
 )
 def test_two_values_of_one_structure(tmp_path: Path, labels: str) -> None:
     names = read(tmp_path, f'{{"labels": {labels}}}').of("case")
-    assert structures(names, str.lower) == {"lesion": (1, 3), "liver": (2,)}
+    assert structures(names) == {"lesion": (1, 3), "liver": (2,)}
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,13 @@ def value_names(
 
 
 def structures(names: Mapping[int, str], canonical: Callable[[str], str] = clean_name) -> dict[str, tuple[int, ...]]:
-    """Name -> its values, without the background; names are spelled by `canonical`."""
+    """Name -> its values, without the background; the first spelling of a name counts, as `canonical` has it."""
+    spelled: dict[str, str] = {}
     values: dict[str, tuple[int, ...]] = {}
     for value, name in names.items():
         if not is_background(name) and clean_name(name):
-            values[canonical(name)] = (*values.get(canonical(name), ()), value)
+            known = spelled.setdefault(name_key(name), canonical(name))
+            values[known] = (*values.get(known, ()), value)
     return values
 
 

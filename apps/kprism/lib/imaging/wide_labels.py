@@ -13,6 +13,9 @@ from lib.errors import RequestError
 from lib.imaging.label_maps import MAX_LABELS
 from lib.imaging.mapped import Allocate
 
+MAX_VALUE = 2**32
+"""More than any table of labels has."""
+
 
 def numbered(
     array: NDArray[Any], rescale: tuple[float, float], allocate: Allocate
@@ -26,7 +29,7 @@ def numbered(
         found.update(np.unique(rescaled(array[:, :, k], rescale)).tolist())
         if len(found) > MAX_LABELS + 1:
             raise RequestError(f"holds more than {MAX_LABELS} different values; a label holds {MAX_LABELS} structures")
-    wrong = [value for value in found if not (value >= 0 and float(value).is_integer())]
+    wrong = [value for value in found if not (0 <= value < MAX_VALUE and float(value).is_integer())]
     if wrong:
         raise RequestError(
             f"is not a label map: it holds the value {wrong[0]:g}; expected one integer from 0 for each voxel"

@@ -131,6 +131,8 @@ class SubmissionService:
         is_known = before is not None and before.sha256 == digest
         if before is not None and is_known and before.inputs in (inputs, "" if listed_names(info) else inputs):
             self.store.accept(image_id)
+            if not before.inputs:  # of an earlier version of the app, which could only lose names in `labels.json`
+                self.store.note_inputs(before, inputs)
             return None
         try:
             label = self._reader.read(image_id, file, info)

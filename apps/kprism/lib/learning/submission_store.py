@@ -132,14 +132,19 @@ class SubmissionStore:
             if before is not None and before.patient == submission.patient:
                 fold = before.fold
             revision = 1 if before is None else before.revision + int(before.content != submission.content)
-            replaced = before is not None and before.image and submission.image and before.image != submission.image
-            images = 0 if before is None else before.image_revision + int(bool(replaced))
+            images = 0 if before is None else before.image_revision + int(_is_image_new(before, submission))
             entry = replace(submission, fold=fold, revision=revision, image_revision=images)
             write_json(self._entry(entry.image_id), entry.to_json())
             if before is not None and before.label != entry.label:
                 (self.folder / before.label).unlink(missing_ok=True)
             self._remove_rejection(entry.image_id)
         return entry
+
+    def note_inputs(self, submission: Submission, inputs: str) -> None:
+        """Note what a label that counts was read by, unless another one counts since."""
+        with locked(self.folder):
+            if self.get(submission.image_id) == submission:
+                write_json(self._entry(submission.image_id), replace(submission, inputs=inputs).to_json())
 
     def withdraw(self, image_id: str) -> None:
         """Remove the label of a case. The files that were sent stay."""
@@ -198,6 +203,11 @@ def choose_fold(patient: str, folds: Mapping[str, int]) -> int:
     if patient in folds:
         return folds[patient]
     return min(range(FOLDS), key=list(folds.values()).count)
+
+
+def _is_image_new(before: Submission, after: Submission) -> bool:
+    """Whether an image was replaced between two labels of it; files of earlier versions of the app do not know it."""
+    return bool(before.image or before.inputs) and bool(after.image) and before.image != after.image
 
 
 def _hashed_fold(patient: str) -> int:

@@ -163,7 +163,7 @@ class LabelReader:
         nameless = file.in_file(value for value in present if value not in names)
         if nameless:
             raise RequestError(
-                f"{title}: nothing names the value{'s' if len(nameless) > 1 else ''} {shown(nameless)}; "
+                f"{title}: nothing names the value{'s' if len(nameless) > 1 else ''} {shown(nameless)[1:-1]}; "
                 'expected params like {"label_info": [{"name": "liver"}, ...]} or labels.json in the folder of studies'
             )
         values = structures(
