@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,9 +206,10 @@ def refused(server: LiveServer) -> dict[str, str]:
     return {entry["title"]: entry["reason"] for entry in answer.json()["cases"]["refused"]}
 
 
-def references(server: LiveServer, structure: str) -> set[str]:
-    """The labelled cases that show a structure to the network."""
-    answer = server.infer("in_context", "a", {"structures": structure, "presence": 0}, output="json")
+def references(server: LiveServer, structure: str, asked: list[str] | None = None) -> set[str]:
+    """The labelled cases that show a structure to the network, which may be `asked` for in another spelling."""
+    params = {"structures": asked or [structure], "presence": 0}
+    answer = server.infer("in_context", "a", params, output="json")
     if answer.status_code != 200:
         return set()
     return {use["image"] for use in answer.json()["references"].get(structure, [])}
@@ -261,3 +263,28 @@ def test_names_of_a_stored_label_can_be_changed(server: LiveServer, tmp_path: Pa
 def test_text_that_is_not_unicode_is_refused(server: LiveServer, tmp_path: Path) -> None:
     answer = submit(server, "d", nifti(tmp_path, blocks(1)), label_info=[{"name": "half \ud800", "id": 1}])
     assert answer.status_code == 400 and "params holds text that is not Unicode" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"label_names": {"lesion": 1, "lesion": 2}}', '{"client_id": "a", "client_id": "b"}']
+)
+def test_keys_that_are_sent_twice_are_refused(server: LiveServer, tmp_path: Path, text: str) -> None:
+    answer = requests.put(
+        f"{server.url}/datastore/label",
+        params={"image": "d", "tag": "final"},
+        data={"params": text},
+        files={"label": ("label.nii.gz", nifti(tmp_path, blocks(1, 2)).read_bytes())},
+        timeout=60,
+    )
+    assert answer.status_code == 400 and "twice; expected it once" in answer.json()["detail"], answer.text
+
+
+@pytest.mark.parametrize("name", ["肝臓", "a, b", 'the "left" one', "x" * 215, "tab\tand\nline", "Kno\u0308chel"])
+def test_unusual_names_come_back_as_structures(server: LiveServer, tmp_path: Path, name: str) -> None:
+    voxels = blocks(1)
+    sent = submit(server, "d", nifti(tmp_path, voxels), label_info=[{"name": f" {name} ", "id": 1}])
+    assert sent.status_code == 200, sent.text
+    shown = " ".join(unicodedata.normalize("NFC", name).split())
+    assert is_same(kept(server, "d"), {shown: voxels == 1})
+    assert shown in server.info()["labels"]
+    assert eventually(lambda: references(server, shown, asked=[name.upper() if name.isascii() else name]) == {"d"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,30 @@ def test_more_than_255_values_are_refused(site: Site, count: int) -> None:
     file = write(site.folder.parent / "many.nii.gz", voxels)
     with pytest.raises(ValueError, match="the label of image 'a' holds more than 255 different values"):
         site.submissions.submit("a", file, {})
+
+
+def test_names_that_a_client_sends_twice_must_agree(site: Site) -> None:
+    exchanged = [{"name": "spleen", "id": 1}, {"name": "liver", "id": 2}]
+    both = {"label_names": {"liver": 1, "spleen": 2}, "label_info": exchanged}
+    with pytest.raises(ValueError, match="the label of image 'a': label_names calls the value 1 'liver'"):
+        site.submissions.submit("a", site.label(1, 2), both)
+    assert site.store.submissions() == []
+    site.submissions.submit("a", site.label(1, 2), {**both, **LIVER_AND_SPLEEN})
+    check(site, {"liver": 0, "spleen": 1})
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("other", ["NFC", "NFD"])
+def test_patterns_and_names_are_the_same_however_they_are_composed(site: Site, form: Any, other: Any) -> None:
+    image = unicodedata.normalize(form, "Schädel1")
+    write(site.folder / f"{image}.nii.gz", np.random.default_rng(0).normal(100, 30, SHAPE).astype(np.float32))
+    pattern, name_ = unicodedata.normalize(other, "Schä*"), unicodedata.normalize(other, "Knöchel")
+    name(site, json.dumps({"cases": {pattern: {"1": name_}}}))
+    site.datastore.refresh()
+    put_by_hand(site, 1, image=image)
+    site.submissions.submit("a", site.label(1), {"label_names": {unicodedata.normalize(form, "KNÖCHEL"): 1}})
+    site.submissions.reconcile()
+    assert {entry.image_id: dict(entry.structures) for entry in site.store.submissions()} == {
+        "a": {"KNÖCHEL": 1},
+        image: {"KNÖCHEL": 1},
+    }

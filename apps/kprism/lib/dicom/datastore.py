@@ -144,7 +144,7 @@ class DicomStore(DicomImages):
     ) -> str:
         """Keep a label; with the tag `final` it is stored on the server as a SEG first, and kept only if that succeeds.
 
-        `.bin` files are raw voxels (uint8, column fastest). The names are those of `label_info` in the order of values.
+        `.bin` files are raw voxels (uint8, column fastest). The names are read as for every label file (`label_names`).
         """
         series = self.open_series(image_id)
         labels, file = read_labels(Path(label_filename), series)

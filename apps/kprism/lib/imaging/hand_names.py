@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from kprism_model.classes import clean_name
 from lib.errors import RequestError
@@ -52,7 +53,9 @@ class HandNames:
 
     def of(self, image_id: str) -> Mapping[int, str]:
         """Value -> name in the label of an image, by the first pattern that matches."""
-        return next((names for pattern, names in self.cases.items() if fnmatchcase(image_id, pattern)), self.labels)
+        image_id = normalize("NFC", image_id)  # macOS decomposes umlauts in names of files, and editors do not
+        fitting = (names for pattern, names in self.cases.items() if fnmatchcase(image_id, normalize("NFC", pattern)))
+        return next(fitting, self.labels)
 
 
 class _Object(list[tuple[str, Any]]):

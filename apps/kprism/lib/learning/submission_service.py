@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
+from kprism_model.classes import clean_name
 from kprism_model.data.partial import AnnotatedCase
 from lib.datastore import GuardedDatastore, labelled_ids, state_path
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
@@ -86,7 +87,7 @@ class SubmissionService:
         if tag != DefaultLabelTag.FINAL:
             self.datastore.save_label(image_id, str(file), tag, dict(info))
             return None
-        label, patient = self._reader.read(image_id, file, info), self.patient(image_id)
+        label, patient = self._reader.read(image_id, file, info, is_sent=True), self.patient(image_id)
         try:
             pending = self._keep(image_id, file, info, by)
         except OSError as error:
@@ -129,9 +130,9 @@ class SubmissionService:
         if rejected.get("sha256") == digest and rejected.get("inputs") == inputs:
             return None
         is_known = before is not None and before.sha256 == digest
-        if before is not None and is_known and before.inputs in (inputs, "" if listed_names(info) else inputs):
+        if before is not None and is_known and (before.inputs == inputs or _is_safe(before, info)):
             self.store.accept(image_id)
-            if not before.inputs:  # of an earlier version of the app, which could only lose names in `labels.json`
+            if not before.inputs:
                 self.store.note_inputs(before, inputs)
             return None
         try:
@@ -304,6 +305,13 @@ class SubmissionService:
         if before is not None and label.image.volumes == 1:
             prompts = merged(before.prompts, prompts)
         return {name: slices for name, slices in prompts.items() if name in label.structures and slices}
+
+
+def _is_safe(before: Submission, info: Mapping[str, Any]) -> bool:
+    """Whether a label of an earlier version of the app, which did not note the inputs, can have lost no name."""
+    return (
+        not before.inputs and bool(listed_names(info)) and all(clean_name(name) == name for name in before.structures)
+    )
 
 
 def _storage_error(image_id: str, error: OSError) -> StorageError:

@@ -83,9 +83,10 @@ class LabelReader:
         self._datastore, self._label_registry, self._unknown = datastore, label_registry, unknown
         self._read_image = read
 
-    def read(self, image_id: str, file: Path, info: Mapping[str, Any]) -> SubmittedLabel:
+    def read(self, image_id: str, file: Path, info: Mapping[str, Any], *, is_sent: bool = False) -> SubmittedLabel:
         """Read a label file whose values `info` names; RequestError says why it cannot be used.
 
+        With `is_sent`, `info` is what a client says, so all its names must agree; a store may have added others.
         Of a DICOM series no voxel is needed: submitting a label does not wait for its image.
         """
         image = grid_image(self._datastore, image_id, f"image {image_id!r}", self._read_image)
@@ -96,6 +97,11 @@ class LabelReader:
         present = sorted(values_in(values))
         if not present:
             raise RequestError(f"{title} is empty: no voxel is labelled, so there is nothing to learn from it")
+        if is_sent:
+            try:
+                check_both(info, present, file_labels)
+            except RequestError as error:
+                raise RequestError(f"{title}: {error}") from error
         named = self._named_values(image_id, title, info, present, file_labels)
         if not named:
             raise RequestError(f"{title} is empty: all its voxels are background")
@@ -156,7 +162,6 @@ class LabelReader:
         if isinstance(by_hand, str):
             raise RequestError(f"{title}: {by_hand}")
         try:
-            check_both(info, present, file)
             names = value_names(info, by_hand, present, file)
         except RequestError as error:
             raise RequestError(f"{title}: {error}") from error
