@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from kprism_model.classes import clean_name, name_key
 from lib.errors import RequestError
 from lib.imaging.file_labels import FileLabels
 from lib.imaging.hand_names import HandNames
@@ -124,7 +127,7 @@ def test_values_of_a_saved_label(info: dict[str, Any], present: list[int], expec
         (listed(("a", -1)), [1], "the id -1"),
         (listed(("a", 1.5)), [1], "the id 1.5"),
         (listed(("a", True)), [1], "the id True"),
-        ({"label_info": "nonsense"}, [1], "label_info is nonsense; expected a list"),
+        ({"label_info": "nonsense"}, [1], "label_info is 'nonsense'; expected a list"),
         ({"label_info": [{"id": 1}]}, [1], r"label_info is \[\{'id': 1\}\]; expected a list"),
         ({"label_info": [{"name": "liver"}, {"name": "spleen"}]}, [1, 2, 3], r"2 structures \(liver, spleen\)"),
         ({"label_names": {"a": 1, "b": 1}}, [1], "label_names gives the value 1 two names, 'a' and 'b'"),
@@ -230,3 +233,39 @@ def test_two_values_of_one_structure(tmp_path: Path, labels: str) -> None:
 def test_bad_labels_json(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(RequestError, match=r"labels\.json.*" + sentence):
         read(tmp_path, text).of("case")
+
+
+SEGMENTS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8)
+"""Of each segment in 3D Slicer, whether it is saved and whether it is empty."""
+
+
+@given(SEGMENTS)
+def test_a_submission_of_slicer_is_read_right_or_refused(segments: list[tuple[bool, bool]]) -> None:
+    """`idx` counts all segments, the values are 1, 2, ... of those that are saved, also of the empty ones."""
+    saved = [number for number, (is_saved, _) in enumerate(segments, 1) if is_saved]
+    drawn = {value for value, number in enumerate(saved, 1) if not segments[number - 1][1]}
+    info = listed(*((f"segment {number}", number) for number in saved), key="idx")
+    expected = {value: f"segment {number}" for value, number in enumerate(saved, 1) if value in drawn}
+    try:
+        names = value_names(info, {}, drawn)
+    except RequestError:
+        assert len(drawn) < len(saved) < len(segments)  # never without an empty segment and one that is not saved
+        return
+    assert {value: name for value, name in names.items() if value in drawn} == expected
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=8, unique=True), st.data())
+def test_ids_that_are_the_values_are_read_right_in_any_order(values: list[int], data: st.DataObject) -> None:
+    drawn = data.draw(st.sets(st.sampled_from(values)))
+    for key in ("id", "labelID"):
+        names = value_names(listed(*((f"segment {value}", value) for value in values), key=key), {}, drawn)
+        assert names == {value: f"segment {value}" for value in values}
+    every = value_names(listed(*((f"segment {value}", value) for value in values), key="idx"), {}, values)
+    assert every == {value: f"segment {value}" for value in values}
+
+
+@given(st.text(max_size=60))
+def test_a_name_is_cleaned_once_and_compared_as_it_is_shown(name: str) -> None:
+    assert clean_name(clean_name(name)) == clean_name(name)
+    assert name_key(clean_name(name)) == name_key(name) == name_key(name_key(name))
+    clean_name(name).encode()

@@ -11,6 +11,7 @@ An entry may also be name -> value, or name -> list of values. Several values ma
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +25,8 @@ from lib.imaging.label_names import MAX_DIGITS, add_name
 
 LABEL_FILE = "labels.json"
 
+_TIME_RESOLUTION_NS = 2_000_000_000  # two changes within this time may give a file the same time
+
 _WHERE = f"{LABEL_FILE} of the datastore"
 
 
@@ -36,12 +39,26 @@ class HandNames:
 
     @classmethod
     def read(cls, folder: Path) -> HandNames:
-        """Read the folder's file, if it exists; RequestError names the file and the entry that cannot be used."""
+        """Read the folder's file, if it exists; RequestError names the file and the entry that cannot be used.
+
+        A file that has not changed is not read again: all cases of a folder ask for it.
+        """
+        path = folder / LABEL_FILE
         try:
-            text = (folder / LABEL_FILE).read_text(encoding="utf-8-sig")  # Windows editors put a mark before the text
-            content = json.loads(text, object_pairs_hook=_Object)
-        except FileNotFoundError:
+            status = path.stat()
+        except OSError:
             return cls()
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = _known.get(path)
+        if known is None or known[0] != stamp or time.time_ns() - status.st_mtime_ns < _TIME_RESOLUTION_NS:
+            known = _known[path] = stamp, cls._read(path)
+        return known[1]
+
+    @classmethod
+    def _read(cls, path: Path) -> HandNames:
+        try:
+            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the text
+            content = json.loads(text, object_pairs_hook=_Object)
         except (ValueError, RecursionError, OSError) as error:
             raise RequestError(f"{_WHERE} is not JSON: {error}") from error
         parts = content.once(("labels", "cases")) if isinstance(content, _Object) else {}
@@ -56,6 +73,9 @@ class HandNames:
         image_id = normalize("NFC", image_id)  # macOS decomposes umlauts in names of files, and editors do not
         fitting = (names for pattern, names in self.cases.items() if fnmatchcase(image_id, normalize("NFC", pattern)))
         return next(fitting, self.labels)
+
+
+_known: dict[Path, tuple[tuple[int, int, int], HandNames]] = {}
 
 
 class _Object(list[tuple[str, Any]]):

@@ -172,7 +172,7 @@ def _listed(listed: Any, present: Sequence[int], partial: bool) -> dict[int, str
     else 1, 2, ... (a segment may be empty).
     """
     if not isinstance(listed, list) or not all(isinstance(entry, Mapping) for entry in listed):
-        raise RequestError(f"label_info is {str(listed)[:200]}; {_EXPECTED}")
+        raise RequestError(f"label_info is {listed!r:.200}; {_EXPECTED}")
     entries = [_entry(entry, listed) for entry in listed]
     entries = [entry for entry in entries if not (is_background(entry.name) and not entry.number)]
     numbered = [entry for entry in entries if entry.number is not None]
@@ -221,7 +221,7 @@ def _in_order(names: Sequence[str], present: Sequence[int]) -> dict[int, str]:
 def _entry(entry: Mapping[str, Any], listed: Sequence[Any]) -> _Entry:
     name = _name_in(entry)
     if name is None or not clean_name(name):
-        raise RequestError(f"label_info is {str(listed)[:200]}; {_EXPECTED}")
+        raise RequestError(f"label_info is {listed!r:.200}; {_EXPECTED}")
     found: dict[str, int] = {}
     for key in NUMBERS:
         value = entry.get(key)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from lib.imaging.medical_image import MedicalImage, describe, planes_of
 from lib.infers.request import DrawnPlanes, Source
 from lib.request_statistics import RequestStatistics
 
+logger = logging.getLogger(__name__)
+
 
 class Labelmap(NamedTuple):
     """The values of a labelmap in the slices of an image, and what its file says about them."""
@@ -39,6 +42,8 @@ def read_uploaded(upload: Source | DrawnPlanes, image: MedicalImage, engine: Eng
         return Labelmap(_drawn(upload, image))
     if upload.path.suffix != ".bin":
         mask = engine.uploaded_mask(upload.path, upload.name)
+        for warning in mask.file_labels.warnings if mask.file_labels else ():
+            logger.warning("In %s %s", upload.name, warning)
         return Labelmap(SliceMap.of(image.on_grid(mask, upload.name), image.orientation), mask.file_labels)
     values, grid = np.fromfile(upload.path, np.uint8), (image.whole or image).grid
     if values.size != np.prod(grid):
