@@ -3,12 +3,29 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 
+def clean_name(name: str) -> str:
+    """A name as it is written: composed letters (NFC), no control characters, no surplus white space.
+
+    macOS decomposes an umlaut in names of files (NFD). Half of a surrogate pair, which JSON can hold and no file can,
+    becomes the replacement character.
+    """
+    if name.isascii() and name.isprintable():
+        return " ".join(name.split())
+    shown = "".join(_SHOWN.get(unicodedata.category(letter), letter) for letter in name)
+    return " ".join(unicodedata.normalize("NFC", shown).split())
+
+
+_SHOWN = {"Cc": " ", "Cs": "\ufffd"}
+"""What stands for letters of these Unicode categories: control characters, surrogates."""
+
+
 def name_key(name: str) -> str:
-    """The form in which names are compared: letter case and repeated white space do not matter."""
-    return " ".join(name.split()).casefold()
+    """The form in which names are compared: letter case, white space and how letters are composed do not matter."""
+    return unicodedata.normalize("NFC", clean_name(name).casefold())
 
 
 def _refuse_single_string(names: Iterable[str]) -> None:
@@ -20,8 +37,8 @@ def _refuse_single_string(names: Iterable[str]) -> None:
 class ClassRegistry:
     """An immutable, ordered set of class names; a name's position is its row in the network's class table.
 
-    Names keep their first spelling, without surrounding and repeated white space; look-ups ignore letter case and
-    spacing. Raises ValueError for a name that is empty, not a string, or present twice.
+    Names keep their first spelling, cleaned by `clean_name`; look-ups ignore what `name_key` does.
+    Raises ValueError for a name that is empty, not a string, or present twice.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -29,12 +46,12 @@ class ClassRegistry:
         cleaned: list[str] = []
         rows: dict[str, int] = {}
         for name in names:
-            if not isinstance(name, str) or not name.strip():
+            if not isinstance(name, str) or not clean_name(name):
                 raise ValueError(f"a class name must be a non-empty string, got {name!r}")
             if (key := name_key(name)) in rows:
                 raise ValueError(f"class {name!r} is listed twice; the first entry is {cleaned[rows[key]]!r}")
             rows[key] = len(cleaned)
-            cleaned.append(" ".join(name.split()))
+            cleaned.append(clean_name(name))
         self._names = tuple(cleaned)
         self._rows = rows
 

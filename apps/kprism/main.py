@@ -187,6 +187,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         datastore = self.datastore()
         if isinstance(datastore, GuardedDatastore | DicomStore):
             datastore.on_removed = self.learning_loop.withdraw
+            datastore.on_names = self.learning_loop.names_changed
         if isinstance(datastore, DicomStore):
             datastore.on_label = self.on_save_label
             StoreWatcher(datastore).start()

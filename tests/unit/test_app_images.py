@@ -310,8 +310,8 @@ def test_a_mask_at_another_place_is_refused(tmp_path: Path, change: np.ndarray, 
         image.on_grid(mask, "the mask")
 
 
-@pytest.mark.parametrize("value", [-1, 300, 0.5])
-def test_masks_hold_small_integers(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [-1, 0.5, 1e20])
+def test_masks_hold_integers(tmp_path: Path, value: float) -> None:
     array = np.zeros((5, 4, 3), np.float32)
     array[0, 0, 0] = value
     with pytest.raises(RequestError, match="the label is not a label map"):

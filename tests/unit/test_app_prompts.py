@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
 from lib.imaging.label_registry import LabelRegistry
-from lib.imaging.medical_image import MedicalImage
+from lib.imaging.medical_image import MedicalImage, planes_of
 from lib.infers.clicks import read_clicks
-from lib.infers.existing_masks import uploaded_values
+from lib.infers.existing_masks import Labelmap, uploaded_values
 from lib.infers.interactive import clicks_for
 from lib.infers.request import Clicks
 from lib.infers.resolve import read_structures
@@ -230,7 +231,10 @@ def test_structures_by_name_or_by_number(label_registry: LabelRegistry) -> None:
 
 
 def scribble_values(params: dict[str, Any], label_registry: LabelRegistry) -> ScribbleValues:
-    return read_scribble_values(params, uploaded_values(params, label_registry), label_registry)
+    drawn = np.array([[0, 1, 2, 3, 4]], np.uint8)
+    planes = SliceMap(planes_of((5, 1, 1)), drawn.dtype, {0: drawn})
+    values = uploaded_values(params, Labelmap(planes), label_registry)
+    return read_scribble_values(params, values, label_registry)
 
 
 def test_slicer_scribbles(label_registry: LabelRegistry) -> None:
@@ -241,7 +245,7 @@ def test_slicer_scribbles(label_registry: LabelRegistry) -> None:
         {"name": "cube", "id": 4},
     ]
     values = scribble_values({"label_info": info, "selected_label_name": "Cube", "roi": []}, label_registry)
-    assert (values.label, values.value, values.foreground, values.background) == ("cube", 4, 3, 2)
+    assert (values.label, values.label_values, values.foreground, values.background) == ("cube", (4,), (3,), (2,))
 
 
 @pytest.mark.parametrize(

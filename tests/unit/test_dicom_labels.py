@@ -6,9 +6,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from threading import Event, current_thread
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from kprism_model.data.partial import AnnotatedCase
@@ -22,11 +26,13 @@ from lib.dicom.volumes import save_volume
 from lib.dicom.web import StoreDownError
 from lib.errors import NotFoundError
 from lib.imaging.label_registry import LabelRegistry
+from lib.imaging.reading import read_mask
 from lib.learning.submission_service import SubmissionService
 from lib.learning.submission_store import Submission, SubmissionStore
 from lib.trainers.case_cache import CaseCache
 from tests.unit import dicom_files
 from tests.unit.dicom_server import MemoryServer, refusal
+from tests.unit.seg_nrrd_files import write_seg_nrrd
 
 
 class Clinic:
@@ -227,3 +233,91 @@ def test_a_reduced_case_needs_no_volume(clinic: Clinic) -> None:
     clinic.store._forget(image)  # its images have changed
     cases.get(entry)
     assert loads == [image, image]
+
+
+REVERSED = {"label_info": [{"name": "c", "id": 3}, {"name": "b", "id": 2}, {"name": "a", "id": 1}]}
+OF_SLICER = {"label_info": [{"name": "a", "idx": 2}, {"name": "b", "idx": 3}, {"name": "c", "idx": 5}]}
+
+
+def drawn(clinic: Clinic, *values: int) -> NDArray[np.int32]:
+    """A row of voxels of each value on the grid of the first series."""
+    labels = np.zeros(clinic.store.open_series(clinic.images[0]).grid, np.int32)
+    for row, value in enumerate(values):
+        labels[2:6, 2 + row, 1:3] = value
+    return labels
+
+
+def check_stored(clinic: Clinic, service: SubmissionService, masks: dict[str, NDArray[np.bool_]]) -> None:
+    """The segmentation on the server, the submission, and what another server adopts have these masks."""
+    series = clinic.store.open_series(clinic.images[0])
+    segmentation = clinic.server.instances[-1]
+    seg = read_seg(segmentation, series)
+    assert {name: int(np.count_nonzero(mask)) for name, mask in masks.items()} == {
+        name: int(np.count_nonzero(seg.labels == value)) for name, value in seg.names.items()
+    }
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(seg.labels == seg.names[name], mask)
+    [entry] = service.store.submissions()
+    kept = read_mask(service.store.folder / entry.label, "kept").array
+    assert set(entry.structures) == set(masks)
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(kept == entry.structures[name], mask)
+    service.adopt(clinic.images[0])
+    assert service.store.rejected() == {}
+    assert service.store.submissions()[0].content == entry.content
+
+
+@pytest.mark.parametrize(
+    ("info", "values", "expected"),
+    [
+        (REVERSED, (1, 2, 3), {"a": (1,), "b": (2,), "c": (3,)}),
+        (OF_SLICER, (1, 2, 3), {"a": (1,), "b": (2,), "c": (3,)}),
+        ({"label_info": [{"name": "b", "id": 1001}, {"name": "a", "id": 7}]}, (7, 1001), {"a": (7,), "b": (1001,)}),
+        ({"label_names": {"a": [1, 3], "b": 2}}, (1, 2, 3), {"a": (1, 3), "b": (2,)}),
+        ({"label_info": [{"name": "background", "id": 1}, {"name": "b", "id": 2}]}, (1, 2), {"b": (2,)}),
+    ],
+)
+def test_names_reach_the_store_as_they_are_meant(
+    clinic: Clinic, info: dict[str, Any], values: tuple[int, ...], expected: dict[str, tuple[int, ...]]
+) -> None:
+    [image, _] = clinic.images
+    labels = drawn(clinic, *values)
+    path = clinic.folder / "label.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(labels, clinic.store.open_series(image).affine), path)
+    submissions = service(clinic)
+    assert submissions.submit(image, path, info) is not None
+    check_stored(clinic, submissions, {name: np.isin(labels, own) for name, own in expected.items()})
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "RAI", "PSL", "SAR"])
+def test_a_label_in_another_orientation_is_stored_where_it_is(clinic: Clinic, axes: str) -> None:
+    [image, _] = clinic.images
+    labels = drawn(clinic, 1, 2, 3)
+    label = nibabel.Nifti1Image(labels.astype(np.uint8), clinic.store.open_series(image).affine)
+    change = ornt_transform(io_orientation(label.affine), axcodes2ornt(tuple(axes)))
+    path = clinic.folder / "label.nii.gz"
+    nibabel.save(label.as_reoriented(change), path)
+    submissions = service(clinic)
+    assert submissions.submit(image, path, REVERSED) is not None
+    check_stored(clinic, submissions, {"a": labels == 1, "b": labels == 2, "c": labels == 3})
+
+
+@pytest.mark.parametrize("offset", [(0, 0, 0), (1, 2, 1), (2, 1, 0)])
+@pytest.mark.parametrize("tag", [FINAL, "original"])
+def test_a_cropped_file_of_segments_is_stored(clinic: Clinic, offset: tuple[int, int, int], tag: str) -> None:
+    [image, _] = clinic.images
+    labels = drawn(clinic, 2, 1)
+    crop = labels[offset[0] :, offset[1] : 7, offset[2] : 3].astype(np.uint8)
+    rows = [("first", 2, 0), ("second", 1, 0)]
+    affine = clinic.store.open_series(image).affine
+    file = write_seg_nrrd(clinic.folder / "label.seg.nrrd", crop, affine, rows, offset=offset)
+    submissions = service(clinic)
+    if tag == FINAL:
+        assert submissions.submit(image, file, {}) is not None
+        check_stored(clinic, submissions, {"first": labels == 2, "second": labels == 1})
+        return
+    clinic.store.save_label(image, str(file), tag, {})
+    kept = read_mask(Path(clinic.store.get_label_uri(image, tag)), "kept").array
+    names = clinic.store.get_label_info(image, tag)["label_names"]
+    np.testing.assert_array_equal(kept == names["first"], labels == 2)
+    np.testing.assert_array_equal(kept == names["second"], labels == 1)

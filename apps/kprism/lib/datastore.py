@@ -24,8 +24,11 @@ from kprism_model.files import write_bytes
 from lib.errors import NotFoundError, RequestError
 from lib.folder_contents import as_text, is_stale, reconcile
 from lib.folder_watch import FolderWatch
-from lib.imaging.label_registry import HandNames, stored_names
+from lib.imaging.hand_names import LABEL_FILE, HandNames
+from lib.imaging.label_names import listed_names, structures
 from lib.imaging.medical_image import MedicalImage
+from lib.imaging.nrrd_files import segment_names
+from lib.imaging.reading import NRRD
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -92,12 +95,13 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     """MONAI Label's folder of images, for many threads; ids and tags from clients cannot lead out of the folder.
 
     Labels and the index are written to a new file and renamed, so a kill leaves no partial file. `on_removed` is called
-    with the id of an image whose submitted label was removed.
+    with the id of an image whose submitted label was removed, `on_names` when somebody changed `labels.json`.
     """
 
     def __init__(self, *arguments: Any, auto_reload: bool = False, **named: Any) -> None:
         self._lock = RLock()
         self.on_removed: Callable[[str], object] | None = None
+        self.on_names: Callable[[], object] = lambda: None
         super().__init__(*arguments, auto_reload=False, **named)
         self._auto_reload = auto_reload
         if auto_reload:
@@ -110,6 +114,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """Take over what another process, or a user, has changed. Changes of this process are in the index already."""
         if os.path.normpath(path) == os.path.normpath(self._datastore_config_path):
             self._init_from_datastore_file()
+            return
+        if os.path.normpath(path) == os.path.normpath(Path(self._datastore_path) / LABEL_FILE):
+            self.on_names()
             return
         with self._lock:
             if is_stale(self._datastore, path, self._extensions, self._to_id):
@@ -176,6 +183,14 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def state_file(self, image_id: str) -> str:
         """A file that changes whenever the image does; by default the image itself."""
         return self.opened_image(image_id)
+
+    def stamp(self, image_id: str) -> str:
+        """Changes whenever the image is replaced, without a look into its file; empty if there is none."""
+        try:
+            status = Path(self.get_image_uri(image_id)).stat()
+        except OSError:
+            return ""
+        return f"{status.st_mtime_ns} {status.st_size}"
 
     def grid_image(self, image_id: str, name: str) -> MedicalImage | None:
         """An image without its voxels, called `name`, if its grid is known without its file; None if it is not."""
@@ -261,14 +276,19 @@ class LabelledCase:
     datastore: Datastore
 
     @property
-    def by_hand(self) -> Mapping[str, int]:
-        """Name -> value in `labels.json`, for a label that does not name its values."""
+    def by_hand(self) -> Mapping[int, str]:
+        """Value -> name in `labels.json`, for a label that does not name its values."""
         return self.hand_names.of(self.image_id)
 
     @property
     def names(self) -> list[str]:
         """Names of the structures that the label may contain; empty if nothing names its values."""
-        return list(stored_names(self.info) or self.by_hand)
+        return listed_names(self.info) or list(structures(self._in_file() or self.by_hand))
+
+    def _in_file(self) -> Mapping[int, str]:
+        """The names in the label file itself; only NRRD files have any."""
+        is_nrrd = str(self.info.get("name", "")).lower().endswith(NRRD)
+        return segment_names(self.label) if is_nrrd else {}
 
     @property
     def image(self) -> Path:
@@ -285,15 +305,21 @@ class LabelledCase:
 def hand_names(datastore: Datastore) -> HandNames:
     """The content of `labels.json` in the datastore's folder; empty for other datastores."""
     local = isinstance(datastore, LocalDatastore)
-    return HandNames.read(Path(datastore._datastore_path)) if local else HandNames({}, {})
+    return HandNames.read(Path(datastore._datastore_path)) if local else HandNames()
 
 
 def labelled_cases(datastore: Datastore) -> list[LabelledCase]:
     """All cases with a label of tag final, sorted by id."""
     by_hand = hand_names(datastore)
+    infos = _label_infos(datastore, images := labelled_ids(datastore))
+    return [LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in images if image_id in infos]
+
+
+def labelled_ids(datastore: Datastore) -> list[str]:
+    """The ids of all cases with a label of tag final, sorted."""
     images = sorted(datastore.get_labeled_images())
     infos = _label_infos(datastore, images)
-    return [LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in images if image_id in infos]
+    return [image_id for image_id in images if image_id in infos]
 
 
 def labelled_case(datastore: Datastore, image_id: str) -> LabelledCase | None:

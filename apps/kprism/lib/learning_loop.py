@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 TRAINER = "kprism"
 """Name of the train task."""
+
+SETTLING_SECONDS = 0.2
+"""Editors write a file in several steps."""
 
 STOP_TIMEOUT_SECONDS = 10.0
 """Seconds that `stop` waits for a thread that is still starting."""
@@ -83,6 +86,7 @@ class LearningLoop:
         self._starting: Thread | None = None
         self._found: list[str] | None = []  # keys of labels that came while the server was off, until all are known
         self._stopping = Event()
+        self._names_changed, self._reconciling = Event(), Lock()
 
     def _create_trainer(self) -> ActiveLearner:
         return ActiveLearner(
@@ -137,7 +141,8 @@ class LearningLoop:
         """Warm up, submit the labels that came while the server was off, then start the other threads."""
         try:
             self.engine.warm_up()
-            new = [entry.key for entry in self.submissions.reconcile().submissions]
+            with self._reconciling:
+                new = [entry.key for entry in self.submissions.reconcile().submissions]
             found, self._found = [*new, *(self._found or ())], None
             if found:  # a folder that is served for the first time must not start a training
                 self.trainer.log.mark_as_seen(found)
@@ -148,12 +153,31 @@ class LearningLoop:
 
     def submit(
         self, image_id: str, file: Path, info: Mapping[str, Any], *, tag: str = DefaultLabelTag.FINAL, by: str = ""
-    ) -> None:
+    ) -> Submission | None:
         """Store a label of an image; one with the tag `final` becomes a reference and training data.
 
         `info` is the label's metadata, `by` the user who submits it. RequestError as in `SubmissionService.submit`.
         """
-        self.submissions.submit(image_id, file, info, tag=tag, by=by)
+        submission = self.submissions.submit(image_id, file, info, tag=tag, by=by)
+        self.submitted()
+        return submission
+
+    def names_changed(self) -> None:
+        """Read the labels again soon that somebody has given other names in the datastore; in a thread of its own."""
+        if not self._names_changed.is_set():  # else one that is about to begin sees this change too
+            self._names_changed.set()
+            Thread(target=self._read_again, name="names", daemon=True).start()
+
+    def _read_again(self) -> None:
+        with self._reconciling:
+            self._stopping.wait(SETTLING_SECONDS)
+            self._names_changed.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self.submissions.reconcile()
+            except Exception:  # a store that is down, a full disk: the labels stay as they were read
+                logger.exception("The labels could not be read again")
         self.submitted()
 
     def submitted(self) -> None:

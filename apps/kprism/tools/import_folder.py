@@ -21,7 +21,9 @@ from lib.dicom.series import describe_series
 from lib.dicom.series_writer import SOP_CLASSES, dicom_series, guess_modality
 from lib.dicom.web import DicomWeb, as_bytes
 from lib.errors import RequestError
-from lib.imaging.label_registry import HandNames, label_values
+from lib.imaging.hand_names import HandNames
+from lib.imaging.label_maps import values_in
+from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import SUFFIXES, read_image, read_mask, suffix_of
 
@@ -79,12 +81,12 @@ def label_of(path: Path, name: str, image: MedicalImage, instances: list[Dataset
         return []
     mask = read_mask(file, f"the label of {path.name}")
     values = image.on_grid(mask, mask.name)
-    present = [int(value) for value in np.unique(values) if value]
     try:
-        names = label_values(info, HandNames.read(path.parent).of(name), present)
-    except ValueError as error:
+        named = value_names(info, HandNames.read(path.parent).of(name), values_in(values), mask.file_labels)
+    except RequestError as error:
         raise RequestError(f"{mask.name}: {error}") from error
-    labels = image.to_slices(values).transpose(2, 1, 0)
+    table, names = one_value_each(named)
+    labels = image.to_slices(table[values]).transpose(2, 1, 0)
     series = describe_series(instances)
     numbers = {str(instance.SOPInstanceUID): row for row, instance in enumerate(instances)}
     rows = [numbers[frame.instance] for frame in series.frames]

@@ -7,6 +7,7 @@ of a client as an error of the server.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from lib.api.uploads import read_object, store_upload
 from lib.datastore import check_id, check_tag
+from lib.errors import RequestError
 from lib.imaging.reading import suffix_of
 
 Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
@@ -54,13 +56,19 @@ def save_label(
     params: Annotated[str, Form()] = "{}",
     tag: str = DefaultLabelTag.FINAL.value,
 ) -> dict[str, Any]:
-    """Store a label of an image; one with the tag `final` is a submission, and the app learns from it."""
+    """Store a label of an image; one with the tag `final` is a submission, and the app learns from it.
+
+    `warnings` in the answer say what of the file is not in the label, such as segments that overlap.
+    """
     info = _metadata(params, "params", user)
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path = store_upload(label, Path(folder) / "label")
         tag = check_tag(tag or DefaultLabelTag.FINAL.value)
-        app_instance().learning_loop.submit(check_id(image), path, info, tag=tag, by=_submitter(info, user))
-    return {"image": image, "label": image}
+        submission = app_instance().learning_loop.submit(
+            check_id(image), path, info, tag=tag, by=_submitter(info, user)
+        )
+    warnings = {"warnings": list(submission.warnings)} if submission is not None and submission.warnings else {}
+    return {"image": image, "label": image, **warnings}
 
 
 def update_image_info(user: Annotator, image: str, info: Annotated[str, Form()] = "{}") -> None:
@@ -69,8 +77,10 @@ def update_image_info(user: Annotator, image: str, info: Annotated[str, Form()] 
 
 
 def update_label_info(user: Annotator, label: str, tag: str, info: Annotated[str, Form()] = "{}") -> None:
-    """Add to the metadata of a label."""
+    """Add to the metadata of a label; one that is submitted is read again, because it may have other names now."""
     app_instance().datastore().update_label_info(label, tag, _metadata(info, "info", user))
+    if tag == DefaultLabelTag.FINAL:
+        app_instance().learning_loop.adopt(label)
 
 
 def _submitter(info: dict[str, Any], user: User) -> str:
@@ -81,4 +91,8 @@ def _submitter(info: dict[str, Any], user: User) -> str:
 
 def _metadata(text: str, what: str, user: User) -> dict[str, Any]:
     info = read_object(text, what)
+    try:
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{what} holds text that is not Unicode: {error}") from error
     return {**info, "user": user.username} if user.username else info

@@ -181,11 +181,12 @@ def _check_dicom(datastore: Any, image: str, session_id: str, file: UploadFile |
 def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Response:
     """The answer as DICOM SEG; `label_info` of the request may rename the structures, in their order."""
     series = datastore.series(image)
-    labels = read_labels(Path(result["file"]), series)
+    labels, _ = read_labels(Path(result["file"]), series)
     if not labels.any():
         raise RequestError(f"the mask of image {image!r} is empty, and DICOM SEG cannot hold an empty mask")
     info = request if request.get("label_info") else result["params"]
     model = str(request["model"])
-    segmentation = write_seg(labels, names_of(labels, info), series, f"K-Prism {model}", model)
+    labels, names = names_of(labels, info)
+    segmentation = write_seg(labels, names, series, f"K-Prism {model}", model)
     headers = {"Content-Disposition": f'attachment; filename="{segmentation.SOPInstanceUID}.dcm"'}
     return Response(as_bytes(segmentation), headers=headers, media_type="application/dicom")

@@ -32,11 +32,25 @@ def store_upload(upload: UploadFile, stem: Path) -> Path:
 def read_object(text: str, what: str) -> dict[str, Any]:
     """A form's JSON object; empty text is an empty object. RequestError, which calls it `what`, for anything else."""
     try:
-        content = json.loads(text) if text.strip() else {}
+        content = json.loads(text, object_pairs_hook=_once) if text.strip() else {}
+    except _RepeatedKeyError as error:
+        raise RequestError(f"{what} holds {error.args[0]!r} twice; expected it once") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{what} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise RequestError(f"{what} is {text[:80]!r}; expected a JSON object")
+    return content
+
+
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice: readers would drop the first, such as a structure's first value."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
     return content
 
 

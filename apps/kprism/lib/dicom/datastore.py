@@ -35,8 +35,9 @@ from lib.dicom.series_cache import EARLIER_SUFFIX, SUFFIX
 from lib.dicom.volumes import read_labels, save_volume
 from lib.dicom.web import SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, RequestError
+from lib.imaging.file_labels import FileLabels
 from lib.imaging.label_maps import values_in
-from lib.imaging.label_registry import label_values
+from lib.imaging.label_names import one_value_each, value_names
 
 logger = logging.getLogger(__name__)
 
@@ -143,14 +144,16 @@ class DicomStore(DicomImages):
     ) -> str:
         """Keep a label; with the tag `final` it is stored on the server as a SEG first, and kept only if that succeeds.
 
-        `.bin` files are raw voxels (uint8, column fastest). The names are those of `label_info` in the order of values.
+        `.bin` files are raw voxels (uint8, column fastest). The names are read as for every label file (`label_names`).
         """
         series = self.open_series(image_id)
-        labels = read_labels(Path(label_filename), series)
+        labels, file = read_labels(Path(label_filename), series)
         info = dict(label_info)
-        if label_tag != FINAL:
+        if label_tag != FINAL and file is None:
             return self._keep(image_id, labels, series, label_tag, info)
-        names = names_of(labels, info)
+        labels, names = names_of(labels, info, file)
+        if label_tag != FINAL:  # what is kept has no header that names the values, nor values above 255
+            return self._keep(image_id, labels, series, label_tag, {**info, "label_names": names})
         title = str(info.get("description") or "K-Prism")
         segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
         with self._storing:
@@ -158,6 +161,10 @@ class DicomStore(DicomImages):
             self._index.add(segmentation)
             info |= {"label_names": names, **_identity(segmentation)}
             return self._keep(image_id, labels, series, label_tag, info)
+
+    def stamp(self, image_id: str) -> str:
+        """Always the same: a series that changes on the server is forgotten with its label."""
+        return ""
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """The local label map."""
@@ -340,16 +347,20 @@ class DicomStore(DicomImages):
             return str(super().save_label(image_id, str(path), tag, info))
 
 
-def names_of(labels: NDArray[np.uint8], info: Mapping[str, Any]) -> dict[str, int]:
-    """Name -> value of a label map whose information is `info`; RequestError if names and values do not fit.
+def names_of(
+    labels: NDArray[np.uint8], info: Mapping[str, Any], file: FileLabels | None = None
+) -> tuple[NDArray[np.uint8], dict[str, int]]:
+    """A label map with one value for each structure, and name -> value, from its information and what its file says.
 
-    Without any names, the names are "segment 1", "segment 2" and so on, by the values.
+    Without any names, the names are "segment 1", "segment 2" and so on, by the values. RequestError if names and values
+    do not fit.
     """
-    present = sorted(values_in(labels))
-    try:
-        return label_values(info, {}, present) or {f"segment {value}": value for value in present}
-    except ValueError as error:
-        raise RequestError(str(error)) from error
+    present = values_in(labels)
+    names = value_names(info, {}, present, file) or {value: f"segment {value}" for value in sorted(present)}
+    table, values = one_value_each(names)
+    if any(table[value] != value for value in present):
+        labels = table[labels]
+    return labels, values
 
 
 def _identity(segmentation: Dataset) -> dict[str, str]:

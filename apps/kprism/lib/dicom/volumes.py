@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from lib.dicom.series import Series
 from lib.errors import RequestError
-from lib.imaging.medical_image import describe
+from lib.imaging.file_labels import FileLabels
+from lib.imaging.medical_image import MedicalImage, describe
 from lib.imaging.nifti import note_volumes
 from lib.imaging.reading import read_mask
 
@@ -69,14 +70,13 @@ def _note_slices(header: nibabel.Nifti1Header, volumes: int) -> None:
         note_volumes(header, volumes)
 
 
-def read_labels(path: Path, series: Series) -> NDArray[np.uint8]:
-    """A label file on the grid of its series; RequestError if it has another size."""
+def read_labels(path: Path, series: Series) -> tuple[NDArray[np.uint8], FileLabels | None]:
+    """A label file on the grid of its series, and what it says of its values; RequestError if it does not fit."""
     if path.suffix == ".bin":
         raw = np.fromfile(path, np.uint8)
         if raw.size != np.prod(series.grid):
             raise RequestError(f"the label has {raw.size} voxels, series {series.uid} {describe(series.grid)}")
-        return raw.reshape(series.grid, order="F")
-    mask = read_mask(path, "the label").array
-    if mask.shape != series.grid:
-        raise RequestError(f"the label has {describe(mask.shape)} voxels, series {series.uid} {describe(series.grid)}")
-    return mask
+        return raw.reshape(series.grid, order="F"), None
+    mask = read_mask(path, "the label")
+    grid = MedicalImage(f"series {series.uid}", np.broadcast_to(np.uint8(0), series.grid), series.affine, 3, ".nii", "")
+    return grid.on_grid(mask, "the label"), mask.file_labels

@@ -40,7 +40,9 @@ def renumbered(labels: SliceMap[np.uint8], table: NDArray[np.uint8]) -> SliceMap
     return labels.mapped(lambda values: table[values], np.uint8)
 
 
-def mask_of(labels: SliceMap[np.uint8], value: int) -> SliceMap[np.bool_]:
-    """Where an index map has a value, on the slices that have it."""
+def mask_of(labels: SliceMap[np.uint8], value: int, *more: int) -> SliceMap[np.bool_]:
+    """Where an index map has a value, or one of `more`, on the slices that have it."""
     masks = {number: values == value for number, values in labels.slices.items()}
+    if more:
+        masks = {number: mask | np.isin(labels.slices[number], more) for number, mask in masks.items()}
     return SliceMap(labels.orientation, np.dtype(bool), {k: mask for k, mask in masks.items() if mask.any()})

@@ -24,6 +24,8 @@ from kprism_model.orientation import SliceOrientation
 from kprism_model.volumes.data import JoinedSlices, StoredSlices, Volume
 from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
+from lib.imaging.cropped import moved, offset_between, pasted
+from lib.imaging.file_labels import FileLabels
 
 Voxel = tuple[int, int, int]
 """(i, j, k) of a voxel of the stored image."""
@@ -56,6 +58,8 @@ class MedicalImage:
     A DICOM series of several phases, echoes or b-values holds that many `volumes`, one after the other along k. One of
     them is an image too (`part`), with the `whole` and its own `first` slice in that.
 
+    `file_labels`: what a label file says about its values.
+
     `arrival` is set while voxels are being fetched. What reads `array` itself waits for all of them (`values`).
     """
 
@@ -74,6 +78,7 @@ class MedicalImage:
     first: int = 0
     rescale: tuple[float, float] = (1.0, 0.0)
     arrival: Arrival | None = field(default=None, repr=False, compare=False)
+    file_labels: FileLabels | None = field(default=None, repr=False)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -254,6 +259,8 @@ class MedicalImage:
         """
         if self.whole is not None:
             return self.of_whole(self.whole.on_grid(mask, what))
+        if mask.file_labels is not None and mask.file_labels.offset is not None:
+            mask = _uncropped(mask, self, what)
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
             raise RequestError(
                 f"{what} has {describe(mask.array.shape)} voxels, but {self.name} has {describe(self.grid)}"
@@ -270,6 +277,24 @@ class MedicalImage:
                 f"{_rounded(self.affine)}; resample it to the image's grid"
             )
         return reordered.array
+
+
+def _uncropped(mask: MedicalImage, image: MedicalImage, what: str) -> MedicalImage:
+    """A `.seg.nrrd`, whose voxels may be a part of the image that was segmented, on the grid of that image.
+
+    A file without a place says itself where its first voxel is. RequestError, which calls it `what`, for labelled
+    voxels outside of the image.
+    """
+    array, affine, offset = mask.array, mask.affine, mask.file_labels.offset if mask.file_labels else None
+    if mask.placed and image.placed:
+        array, affine = _reordered(mask, image.affine)
+        offset = offset_between(affine, image.affine)
+    if offset is None or (array.shape == image.grid and not any(offset)):
+        return mask
+    whole = pasted(array, offset, image.grid)
+    if whole is None:
+        raise RequestError(f"{what} holds labelled voxels outside of {image.name} of {describe(image.grid)} voxels")
+    return replace(mask, array=whole, affine=moved(affine, offset))
 
 
 def planes_of(grid: tuple[int, int, int]) -> SliceOrientation:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
+from lib.imaging.segments import index_map, segments_in
 from lib.imaging.stored import Room, Stored, opened
 
 DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
@@ -29,7 +31,7 @@ _TYPES = nrrd.reader._TYPEMAP_NRRD2NUMPY
 def read_nrrd(path: Path, room: Room) -> Stored:
     """The voxels of a NRRD file; RequestError, or what pynrrd raises, for a file that cannot be read."""
     with path.open("rb") as stream:
-        header = nrrd.read_header(stream)
+        header = read_header(stream)
         for key in DETACHED:
             if header.get(key):
                 raise RequestError(
@@ -48,12 +50,47 @@ def read_nrrd(path: Path, room: Room) -> Stored:
     elif "spacings" in header:
         spacings = np.asarray(header["spacings"], float)[spatial][:3]
         affine[range(len(spacings)), range(len(spacings))] = spacings
+    segments = segments_in(header)
     others = np.flatnonzero(~spatial)
     array = np.moveaxis(array, others, range(array.ndim - len(others), array.ndim))  # colour or time behind space
-    colour = len(others) == 1 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
+    file_labels = None
+    if segments:
+        array, file_labels = index_map(array, segments, header, room.allocate)
+    colour = not segments and len(others) == 1 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
     space = str(header.get("space", "left-posterior-superior")).lower()
     placed = "space directions" in header
-    return Stored(array, affine if space in RAS else LPS_TO_RAS @ affine, None, colour, placed)
+    ras = affine if space in RAS else LPS_TO_RAS @ affine
+    return Stored(array, ras, None, colour, placed, file_labels=file_labels)
+
+
+def segment_names(path: Path) -> dict[int, str]:
+    """The names of the segments in a NRRD file, numbered from 1; empty if it names none or cannot be read."""
+    try:
+        status = path.stat()
+        return dict(enumerate(_segment_names(path, status.st_mtime_ns, status.st_size), 1))
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=10_000)
+def _segment_names(path: Path, changed: int, size: int) -> tuple[str, ...]:
+    try:
+        with path.open("rb") as stream:
+            return tuple(segment.name for segment in segments_in(read_header(stream)))
+    except (nrrd.NRRDError, ValueError, LookupError, StopIteration):
+        return ()
+
+
+def read_header(stream: IO[bytes]) -> dict[str, Any]:
+    """The header of a NRRD file, and `stream` behind it. Names are UTF-8, of which pynrrd itself keeps ASCII alone."""
+    return dict(nrrd.read_header(map(_decoded, iter(stream.readline, b""))))
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def _voxels(header: dict[str, Any], stream: IO[bytes], room: Room) -> NDArray[Any]:

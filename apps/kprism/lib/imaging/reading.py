@@ -26,12 +26,14 @@ from numpy.typing import NDArray
 from kprism_model.intensity import rescaled
 from kprism_model.orientation import stored_slice_axis
 from lib.errors import NotFoundError, RequestError
+from lib.imaging.file_labels import FileLabels
 from lib.imaging.mapped import Allocate, in_memory
 from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage, describe
 from lib.imaging.nifti import noted_volumes, read_nifti
 from lib.imaging.nrrd_files import read_nrrd
 from lib.imaging.pictures import read_picture
 from lib.imaging.stored import CHUNK, Room, Stored
+from lib.imaging.wide_labels import numbered
 
 NIFTI = (".nii.gz", ".nii")
 NRRD = (".nrrd",)
@@ -85,11 +87,13 @@ def read_image(
 def read_mask(
     path: Path, name: str, limit: int = LIMIT, allocate: Allocate = in_memory, memory: int = LIMIT
 ) -> MedicalImage:
-    """Read a mask or index map; RequestError as in `read_image`, and if a value is not an integer from 0 to 255."""
+    """Read a mask or index map; RequestError as in `read_image`, and if a value is not an integer from 0.
+
+    Where values are above 255, the voxels are numbered 1, 2, ... and `file_labels` has the values.
+    """
     image = _read(path, name, Room(allocate, limit, memory))
-    refused = RequestError(f"{name} is not a label map; expected one integer from 0 to 255 for each voxel")
     if image.is_colour:
-        raise refused
+        raise RequestError(f"{name} is not a label map: it has colours; expected one integer from 0 for each voxel")
     if image.array.dtype == np.uint8 and image.rescale == (1.0, 0.0):
         return image
     labels = allocate(image.grid, np.uint8)
@@ -98,8 +102,17 @@ def read_mask(
         with np.errstate(invalid="ignore"):  # values that are none of uint8 are found by the comparison
             labels[:, :, k] = plane
         if not np.array_equal(labels[:, :, k], plane):
-            raise refused
+            return _numbered(image, name, allocate)
     return replace(image, array=labels, rescale=(1.0, 0.0))
+
+
+def _numbered(image: MedicalImage, name: str, allocate: Allocate) -> MedicalImage:
+    try:
+        labels, values = numbered(image.array, image.rescale, allocate)
+    except RequestError as error:
+        raise RequestError(f"{name} {error}") from error
+    file_labels = replace(image.file_labels or FileLabels(), values=values)
+    return replace(image, array=labels, rescale=(1.0, 0.0), file_labels=file_labels)
 
 
 def _read(path: Path, name: str, room: Room) -> MedicalImage:
@@ -140,6 +153,7 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         slice_axis=None if stored.header is None else stored_slice_axis(stored.header),
         volumes=1 if stored.header is None else noted_volumes(stored.header, array.shape),
         rescale=stored.rescale,
+        file_labels=stored.file_labels,
     )
 
 

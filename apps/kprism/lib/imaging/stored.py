@@ -17,6 +17,7 @@ from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
 from lib.errors import RequestError, TooLargeError
+from lib.imaging.file_labels import FileLabels
 from lib.imaging.mapped import Allocate
 from lib.imaging.medical_image import describe
 
@@ -28,7 +29,8 @@ CHUNK = 4 << 20
 class Stored:
     """Voxels (i, j[, k][, ...]), affine (RAS+), NIfTI header, whether colours are on the last axis, and `placed`.
 
-    `rescale` is the slope and the intercept that make values of the voxels.
+    `rescale` is the slope and the intercept that make values of the voxels. `file_labels`: what a label file says about
+    its values.
     """
 
     array: NDArray[Any]
@@ -37,6 +39,7 @@ class Stored:
     colour: bool = False
     placed: bool = True
     rescale: tuple[float, float] = (1.0, 0.0)
+    file_labels: FileLabels | None = None
 
 
 @dataclass(frozen=True)

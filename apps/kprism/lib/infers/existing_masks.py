@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from monailabel.interfaces.datastore import Datastore
@@ -14,27 +15,40 @@ from kprism_model.volumes.slice_map import SliceMap
 from lib.datastore import hand_names
 from lib.engine import Engine
 from lib.errors import RequestError
+from lib.imaging.file_labels import FileLabels
 from lib.imaging.label_maps import mask_of, values_in
-from lib.imaging.label_registry import LabelRegistry, label_values
+from lib.imaging.label_names import structures, value_names
+from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage, describe, planes_of
 from lib.infers.request import DrawnPlanes, Source
 from lib.request_statistics import RequestStatistics
 
+logger = logging.getLogger(__name__)
 
-def read_uploaded(upload: Source | DrawnPlanes, image: MedicalImage, engine: Engine) -> SliceMap[np.uint8]:
+
+class Labelmap(NamedTuple):
+    """The values of a labelmap in the slices of an image, and what its file says about them."""
+
+    labels: SliceMap[np.uint8]
+    file: FileLabels | None = None
+
+
+def read_uploaded(upload: Source | DrawnPlanes, image: MedicalImage, engine: Engine) -> Labelmap:
     """The values of an uploaded labelmap; RequestError if it is not on the image's grid.
 
     Raw voxels (`.bin`, 8 bits each, i the fastest) have no header.
     """
     if isinstance(upload, DrawnPlanes):
-        return _drawn(upload, image)
+        return Labelmap(_drawn(upload, image))
     if upload.path.suffix != ".bin":
         mask = engine.uploaded_mask(upload.path, upload.name)
-        return SliceMap.of(image.on_grid(mask, upload.name), image.orientation)
+        for warning in mask.file_labels.warnings if mask.file_labels else ():
+            logger.warning("In %s %s", upload.name, warning)
+        return Labelmap(SliceMap.of(image.on_grid(mask, upload.name), image.orientation), mask.file_labels)
     values, grid = np.fromfile(upload.path, np.uint8), (image.whole or image).grid
     if values.size != np.prod(grid):
         raise RequestError(f"{upload.name} holds {values.size} bytes, but {image.name} has {describe(grid)} voxels")
-    return SliceMap.of(image.of_whole(values.reshape(grid, order="F")), image.orientation)
+    return Labelmap(SliceMap.of(image.of_whole(values.reshape(grid, order="F")), image.orientation))
 
 
 def _drawn(upload: DrawnPlanes, image: MedicalImage) -> SliceMap[np.uint8]:
@@ -47,20 +61,16 @@ def _drawn(upload: DrawnPlanes, image: MedicalImage) -> SliceMap[np.uint8]:
     return planes.turned(image.orientation)
 
 
-def uploaded_values(params: Mapping[str, Any], label_registry: LabelRegistry) -> dict[str, int]:
-    """Name -> value in an uploaded labelmap: `label_info`, [{"name", "id"}] as 3D Slicer sends it; may be missing."""
-    info = params.get("label_info")
-    if info is None:
-        return {}
-    if not isinstance(info, list) or not all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in info):
-        raise RequestError(f'label_info is {info!r}; expected a list of {{"name": ..., "id": ...}}, one a segment')
-    values: dict[str, int] = {}
-    for position, entry in enumerate(info, 1):
-        number = entry.get("id", position)
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 255:
-            raise RequestError(f"label_info gives segment {entry['name']!r} the id {number!r}; expected 1 to 255")
-        values[label_registry.canonical(entry["name"])] = number
-    return values
+def uploaded_values(
+    params: Mapping[str, Any], uploaded: Labelmap, label_registry: LabelRegistry
+) -> dict[str, tuple[int, ...]]:
+    """Name -> values in an uploaded labelmap, by its own header or the request's `label_info`; empty without names.
+
+    RequestError for names that contradict each other or the labelmap, see `value_names`.
+    """
+    info = {"label_info": params["label_info"]} if params.get("label_info") is not None else {}
+    present = values_in(uploaded.labels)
+    return structures(value_names(info, {}, present, uploaded.file, partial=True), label_registry.canonical)
 
 
 def stored_masks(
@@ -71,18 +81,22 @@ def stored_masks(
     if not label_id:
         return {}
     what = f"the label of image {image_id!r} with tag {tag!r}"
-    labels = labels_on(engine, Path(datastore.get_label_uri(label_id, tag)), what, image)
+    labels, file = labels_on(engine, Path(datastore.get_label_uri(label_id, tag)), what, image)
     info = datastore.get_label_info(label_id, tag) or {}
     present = values_in(labels)
-    values = label_values(info, hand_names(datastore).of(image_id), sorted(present))
-    shown = {name: value for name, value in values.items() if value in present}
-    return {label_registry.canonical(name): mask_of(labels, value) for name, value in shown.items()}
+    try:
+        names = value_names(info, hand_names(datastore).of(image_id), present, file)
+    except RequestError as error:
+        raise RequestError(f"{what}: {error}") from error
+    shown = {value: name for value, name in names.items() if value in present}
+    return {name: mask_of(labels, *values) for name, values in structures(shown, label_registry.canonical).items()}
 
 
 def labels_on(
     engine: Engine, path: Path, what: str, image: MedicalImage, statistics: RequestStatistics | None = None
-) -> SliceMap[np.uint8]:
+) -> Labelmap:
     """The values of a label file in the slices of its image, kept in the engine's cache."""
     label = engine.mask(path, what, statistics)
     key = ("labels", label.digest, image.digest, image.orientation)
-    return engine.cached(key, lambda: SliceMap.of(image.on_grid(label, what), image.orientation))
+    labels = engine.cached(key, lambda: SliceMap.of(image.on_grid(label, what), image.orientation))
+    return Labelmap(labels, label.file_labels)

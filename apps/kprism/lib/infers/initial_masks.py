@@ -3,8 +3,8 @@
 
 In this order:
 
-1. a labelmap uploaded with the request as `label`. `label_info` names its values; without it, every voxel that is not 0
-   belongs to the clicked label;
+1. a labelmap uploaded with the request as `label`. Its own header or `label_info` names its values; without names,
+   every voxel that is not 0 belongs to the clicked label;
 2. the option `start_from`: the label that the datastore holds for the image, submitted (tag final) or a draft (tag
    original), or the answer of `semantic`, which then includes clicked structures that only an earlier network knew;
 3. none.
@@ -66,11 +66,11 @@ def read_initial_masks(
 def _uploaded(context: AppContext, request: InferRequest, params: Mapping[str, Any], clicked: Sequence[str]) -> Masks:
     upload = params["label_file"]
     with request.statistics.step("read"):
-        labels = read_uploaded(upload, request.image, context.engine)
-    values = uploaded_values(params, context.label_registry)
+        uploaded = read_uploaded(upload, request.image, context.engine)
+    values = uploaded_values(params, uploaded, context.label_registry)
     if values:
-        return {name: mask_of(labels, value) for name, value in values.items()}
-    drawn = labels.mapped(lambda values: values > 0, np.bool_)
+        return {name: mask_of(uploaded.labels, *own) for name, own in values.items()}
+    drawn = uploaded.labels.mapped(lambda values: values > 0, np.bool_)
     return {_only_label(params, context.label_registry, clicked, upload.name): drawn}
 
 

@@ -16,7 +16,8 @@ from lib.datastore import LabelledCase, labelled_cases, stored_at
 from lib.engine import Engine
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_maps import mask_of, values_in
-from lib.imaging.label_registry import LabelRegistry, label_values
+from lib.imaging.label_names import structures, value_names
+from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import PICTURES, suffix_of
 from lib.infers.existing_masks import labels_on
@@ -121,18 +122,18 @@ class ReferenceFinder:
         image = self._engine.image(case.image, f"image {case.image_id!r}", self._statistics)
         if self._query.plane is not None:
             image = image.in_plane(self._query.plane)
-        labels = labels_on(self._engine, case.label, what, image, self._statistics)
+        labels, file = labels_on(self._engine, case.label, what, image, self._statistics)
         if image.digest == self._query.digest:
             raise RequestError(f"reference {case.image_id!r} is the same picture as the image itself")
-        present = sorted(values_in(labels))
+        present = values_in(labels)
         try:
-            values = label_values(case.info, case.by_hand, present)
+            names = value_names(case.info, case.by_hand, present, file)
         except RequestError as error:
             raise RequestError(f"{what}: {error}") from error
-        value = {self._label_registry.canonical(name): value for name, value in values.items()}.get(structure)
-        if value is None or value not in present:
+        values = structures(names, self._label_registry.canonical).get(structure, ())
+        if not present.intersection(values):
             raise RequestError(f"{what} holds no voxel of {structure!r}")
-        return Loaded(case, image, mask_of(labels, value))
+        return Loaded(case, image, mask_of(labels, *values))
 
     def _unlikeness(self, image: MedicalImage) -> tuple[bool, bool, float, str]:
         """Orders cases: same number of channels, same kind of image, similar size of the slices."""

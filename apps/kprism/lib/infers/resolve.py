@@ -118,7 +118,7 @@ def _drawn_image(context: AppContext, params: Mapping[str, Any], image: MedicalI
         return 0
     if upload is None:
         return in_view(params, image)
-    labels = read_uploaded(upload, image, context.engine)
+    labels, _ = read_uploaded(upload, image, context.engine)
     found = prompted([image.index_of(number) for number in labels.filled], image)
     return in_view(params, image) if found is None else found
 

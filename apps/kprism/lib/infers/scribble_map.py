@@ -12,7 +12,7 @@ import numpy as np
 from kprism_model.volumes.slice_map import SliceMap
 from lib.engine import Engine
 from lib.errors import RequestError
-from lib.imaging.label_maps import mask_of
+from lib.imaging.label_maps import MAX_LABELS, mask_of
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.infers.existing_masks import read_uploaded, uploaded_values
@@ -35,12 +35,12 @@ class Scribbled(NamedTuple):
 
 @dataclass(frozen=True)
 class ScribbleValues:
-    """Values in the uploaded labelmap: of the edited label (0 if it has none yet) and of the two scribble segments."""
+    """Values in the uploaded labelmap: of the edited label (none without a mask) and of the scribble segments."""
 
     label: str
-    value: int
-    foreground: int
-    background: int
+    label_values: tuple[int, ...]
+    foreground: tuple[int, ...]
+    background: tuple[int, ...]
 
 
 def read_scribbles(
@@ -53,21 +53,21 @@ def read_scribbles(
     upload = params.get("label_file")
     if upload is None:
         raise RequestError("the request has no file 'label'; expected a labelmap with the scribbles")
-    values = read_scribble_values(params, uploaded_values(params, label_registry), label_registry)
     labelmap = read_uploaded(upload, image, engine)
+    values = read_scribble_values(params, uploaded_values(params, labelmap, label_registry), label_registry)
     table = np.zeros(256, np.int8)
-    table[[values.foreground, values.background]] = 1, -1
-    table[0] = 0  # also the number of a segment that is missing
-    scribbles = labelmap.mapped(lambda drawn: table[drawn], np.int8)
+    table[[value for value in values.foreground if value <= MAX_LABELS]] = 1
+    table[[value for value in values.background if value <= MAX_LABELS]] = -1
+    scribbles = labelmap.labels.mapped(lambda drawn: table[drawn], np.int8)
     if not scribbles.filled:
         raise RequestError(
             f"the uploaded labelmap holds no scribbles for {values.label!r}; draw on the structure and on background"
         )
-    return Scribbled(values.label, scribbles, mask_of(labelmap, values.value or NO_VALUE))
+    return Scribbled(values.label, scribbles, mask_of(labelmap.labels, *(values.label_values or (NO_VALUE,))))
 
 
 def read_scribble_values(
-    params: Mapping[str, Any], values: Mapping[str, int], label_registry: LabelRegistry
+    params: Mapping[str, Any], values: Mapping[str, tuple[int, ...]], label_registry: LabelRegistry
 ) -> ScribbleValues:
     """From the values of the labelmap's segments, and Slicer's `selected_label_name`; RequestError if not usable."""
     label = label_registry.canonical(as_text("selected_label_name", params.get("selected_label_name") or ""))
@@ -79,5 +79,5 @@ def read_scribble_values(
             f"expected {FOREGROUND_SCRIBBLES!r} or {BACKGROUND_SCRIBBLES!r} too"
         )
     return ScribbleValues(
-        label, values.get(label, 0), values.get(FOREGROUND_SCRIBBLES, 0), values.get(BACKGROUND_SCRIBBLES, 0)
+        label, values.get(label, ()), values.get(FOREGROUND_SCRIBBLES, ()), values.get(BACKGROUND_SCRIBBLES, ())
     )

@@ -75,6 +75,15 @@ def merged(earlier: Prompts, later: Prompts) -> Prompts:
     return {name: {**earlier.get(name, {}), **later.get(name, {})} for name in {**earlier, **later}}
 
 
+def renamed(prompts: Prompts, names: Mapping[str, str]) -> Prompts:
+    """The prompts of the structures in `names` (old name -> new name), under their new names."""
+    found: Prompts = {}
+    for name, slices in prompts.items():
+        if name in names:
+            found = merged(found, {names[name]: slices})
+    return found
+
+
 def prompts_from_json(content: Any) -> Prompts:
     """Prompts as they are in a JSON file, whose keys are strings; ValueError for anything else."""
     try:

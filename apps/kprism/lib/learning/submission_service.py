@@ -20,22 +20,24 @@ from typing import Any, NamedTuple
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
+from kprism_model.classes import clean_name
 from kprism_model.data.partial import AnnotatedCase
-from kprism_model.files import write_bytes
-from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import GuardedDatastore, labelled_cases, state_path
+from lib.datastore import GuardedDatastore, labelled_ids, state_path
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
 from lib.files import is_disk_full, sha256
+from lib.imaging.label_names import listed_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, suffix_of
-from lib.imaging.writing import ResultFormat, write_mask
 from lib.learning.annotation_notes import AnnotationNotes, Prompts, merged
 from lib.learning.pending_submission import PendingSubmission
+from lib.learning.read_again import read_again, write_label
 from lib.learning.submission_store import Submission, SubmissionStore, patient_of
 from lib.learning.submitted_label import ADD, LabelReader, SubmittedLabel
 
 logger = logging.getLogger(__name__)
+
+_FOUND = "was found in the datastore"
 
 
 class Reconciliation(NamedTuple):
@@ -85,7 +87,7 @@ class SubmissionService:
         if tag != DefaultLabelTag.FINAL:
             self.datastore.save_label(image_id, str(file), tag, dict(info))
             return None
-        label, patient = self._reader.read(image_id, file, info), self.patient(image_id)
+        label, patient = self._reader.read(image_id, file, info, is_sent=True), self.patient(image_id)
         try:
             pending = self._keep(image_id, file, info, by)
         except OSError as error:
@@ -98,6 +100,8 @@ class SubmissionService:
 
     def adopt(self, image_id: str) -> Submission | None:
         """Submit the label that the datastore holds for an image, unless the store has it already.
+
+        One that the store has, or has rejected, is read again if what names its values, its image or a setting changed.
 
         RequestError as in `submit`; the reason is recorded, and an earlier label of the case still counts. After an
         error that may pass the label is `postponed` instead: nothing says that it cannot be used.
@@ -120,17 +124,26 @@ class SubmissionService:
         label_id = self.datastore.get_label_by_image_id(image_id, DefaultLabelTag.FINAL)
         file = Path(self.datastore.get_label_uri(label_id, DefaultLabelTag.FINAL))
         info = self.datastore.get_label_info(label_id, DefaultLabelTag.FINAL) or {}
-        digest = sha256(file) if file.is_file() else ""
-        before = self.store.get(image_id)
-        if (before and before.sha256 == digest) or self.store.rejected().get(image_id, {}).get("sha256") == digest:
+        digest, patient = sha256(file) if file.is_file() else "", self.patient(image_id)
+        inputs = self._reader.inputs(image_id, file, digest, info, patient)
+        before, rejected = self.store.get(image_id), self.store.rejected().get(image_id, {})
+        if rejected.get("sha256") == digest and rejected.get("inputs") == inputs:
+            return None
+        is_known = before is not None and before.sha256 == digest
+        if before is not None and is_known and (before.inputs == inputs or _is_safe(before, info)):
+            self.store.accept(image_id)
+            if not before.inputs:
+                self.store.note_inputs(before, inputs)
             return None
         try:
-            label, patient = self._reader.read(image_id, file, info), self.patient(image_id)
+            label = self._reader.read(image_id, file, info)
         except RequestError as error:
             if not error.is_passing:
                 self._postponed.pop(image_id, None)
-                self.store.reject(image_id, digest, str(error))
+                self.store.reject(image_id, digest, str(error), inputs)
             raise
+        if before is not None and is_known:
+            return self._read_again(before, label, patient, inputs)
         pending = self._keep(image_id, file, info, str(info.get("client_id") or ""))
         with self._storing:
             if self.store.get(image_id) != before:  # another label was submitted in the meantime
@@ -141,6 +154,18 @@ class SubmissionService:
             except OSError:  # the datastore has the label, which is adopted again
                 pending.remove()
                 raise
+
+    def _read_again(self, before: Submission, label: SubmittedLabel, patient: str, inputs: str) -> Submission | None:
+        """Record what a label that counts says now that its names, its image or settings have changed.
+
+        None if it says the same.
+        """
+        with self._storing:
+            if self.store.get(before.image_id) != before:  # another label was submitted in the meantime
+                return None
+            self._label_registry.add(label.structures)
+            entry = self.store.record(read_again(self.store.folder, before, label, patient, inputs))
+        return entry if entry.key != before.key or patient != before.patient else None
 
     def recover(self) -> list[str]:
         """Finish the submissions that a kill interrupted; returns a message for each."""
@@ -181,18 +206,21 @@ class SubmissionService:
         if isinstance(self.datastore, GuardedDatastore):
             self.datastore.settle()
         images = set(self.datastore.list_images())
-        cases = labelled_cases(self.datastore)
-        for case in cases:
+        labelled = labelled_ids(self.datastore)
+        known = {entry.image_id: entry.sha256 for entry in before}
+        for image_id in labelled:
             try:
-                if (submission := self.adopt(case.image_id)) is not None:
+                if (submission := self.adopt(image_id)) is not None:
                     submissions.append(submission)
-                    messages.append(f"the label of image {case.image_id!r} was found in the datastore")
+                    is_same = known.get(image_id) == submission.sha256
+                    how = "was read again, because its names, image or settings changed" if is_same else _FOUND
+                    messages.append(f"the label of image {image_id!r} {how}")
             except RequestError as error:
                 messages.append(str(error))
             except OSError as error:  # of one label; the others are not lost for it
-                messages.append(f"the label of image {case.image_id!r} cannot be adopted yet: {error}")
+                messages.append(f"the label of image {image_id!r} cannot be adopted yet: {error}")
         if isinstance(self.datastore, LocalDatastore):  # a folder lists all its labels, a server may fail to
-            removed = images.intersection(self.datastore.list_images()) - {case.image_id for case in cases}
+            removed = images.intersection(self.datastore.list_images()) - set(labelled)
             messages += self._withdraw([entry for entry in before if entry.image_id in removed])
         for message in messages:
             logger.info("%s", message)
@@ -236,13 +264,10 @@ class SubmissionService:
         """Write the label as it is used and record the submission."""
         raw = Path(pending.raw)
         path = f"labels/{raw.name.removesuffix(suffix_of(raw))}.nii.gz"
-        labels = SliceMap.of(label.labels, label.image.orientation)
-        written = write_mask(labels, label.image, ResultFormat(".nii.gz"))
-        try:
-            write_bytes(self.store.folder / path, written.read_bytes())
-        finally:
-            written.unlink()
+        write_label(self.store.folder / path, label)
         self._label_registry.add(label.structures)
+        for warning in label.warnings:
+            logger.warning("The label of image %r: %s", pending.image_id, warning)
         submission = self.store.record(
             Submission(
                 image_id=pending.image_id,
@@ -258,6 +283,11 @@ class SubmissionService:
                 initial_mask_version=pending.note.initial_mask_version,
                 initial_mask_origin=pending.note.initial_mask_origin,
                 prompts=self._prompts(pending, label),
+                inputs=self._reader.inputs(
+                    pending.image_id, self.store.folder / raw, pending.sha256, pending.info, patient
+                ),
+                image=label.image.digest,
+                warnings=label.warnings,
             )
         )
         pending.remove()
@@ -275,6 +305,13 @@ class SubmissionService:
         if before is not None and label.image.volumes == 1:
             prompts = merged(before.prompts, prompts)
         return {name: slices for name, slices in prompts.items() if name in label.structures and slices}
+
+
+def _is_safe(before: Submission, info: Mapping[str, Any]) -> bool:
+    """Whether a label of an earlier version of the app, which did not note the inputs, can have lost no name."""
+    return (
+        not before.inputs and bool(listed_names(info)) and all(clean_name(name) == name for name in before.structures)
+    )
 
 
 def _storage_error(image_id: str, error: OSError) -> StorageError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _PARTIAL_FILE_SECONDS = 3600.0  # a partial file that is older than this was lef
 _JSON_KEYS = {"initial_mask_version": "first_mask", "initial_mask_origin": "first_mask_origin"}
 """Fields of `Submission` that have another name in the JSON files: files of all versions of the app are alike."""
 
-_LATER_KEYS = {"first_mask_origin", "prompts"}
+_LATER_KEYS = {"first_mask_origin", "prompts", "inputs", "image", "image_revision", "warnings"}
 """Keys that files of earlier versions of the app lack."""
 
 
@@ -45,7 +45,9 @@ class Submission:
     the annotator corrected, None if it is not known. `initial_mask_origin`: the `model` that made it, its
     `structures`, and `answered_by` if the answer said it. `prompts`: the clicks and scribbles of each structure, by
     the slices of the case as it is read (`AnnotatedCase`). `revision` counts the different labels of this case from
-    1.
+    1. `inputs` is a digest of all that the label was read by (see `LabelReader.inputs`), `image` that of its image;
+    both are empty in old files. `image_revision` counts how often the image was replaced. `warnings` say what of the
+    file is not in the label.
     """
 
     image_id: str
@@ -62,11 +64,16 @@ class Submission:
     revision: int = 1
     initial_mask_origin: Mapping[str, Any] | None = None
     prompts: Prompts = field(default_factory=dict)
+    inputs: str = ""
+    image: str = ""
+    image_revision: int = 0
+    warnings: Sequence[str] = ()
 
     @property
     def key(self) -> str:
-        """Changes whenever the case has another label."""
-        return f"{self.image_id}:{self.content[:16]}"
+        """Changes whenever the case has another label or another image."""
+        replaced = f":{self.image_revision}" if self.image_revision else ""
+        return f"{self.image_id}:{self.content[:16]}{replaced}"
 
     def to_json(self) -> dict[str, Any]:
         """The object in the case's JSON file."""
@@ -89,6 +96,7 @@ class Submission:
             raise ValueError(f"expected a fold from 0 to {FOLDS - 1}, got {found['fold']!r}")
         if "prompts" in found:
             found["prompts"] = prompts_from_json(found["prompts"])
+        found["warnings"] = tuple(found.get("warnings", ()))
         return cls(**{keys[key]: value for key, value in found.items()})
 
 
@@ -116,7 +124,7 @@ class SubmissionStore:
         return self._read(path) if path.exists() else None
 
     def record(self, submission: Submission) -> Submission:
-        """Make `submission` the label that counts. Its fold and revision are set here; the fold never changes."""
+        """Make `submission` the label that counts. Its fold and revisions are set here; the fold never changes."""
         with locked(self.folder):
             before = self.get(submission.image_id)
             others = [entry for entry in self.submissions() if entry.image_id != submission.image_id]
@@ -124,12 +132,19 @@ class SubmissionStore:
             if before is not None and before.patient == submission.patient:
                 fold = before.fold
             revision = 1 if before is None else before.revision + int(before.content != submission.content)
-            entry = replace(submission, fold=fold, revision=revision)
+            images = 0 if before is None else before.image_revision + int(_is_image_new(before, submission))
+            entry = replace(submission, fold=fold, revision=revision, image_revision=images)
             write_json(self._entry(entry.image_id), entry.to_json())
             if before is not None and before.label != entry.label:
                 (self.folder / before.label).unlink(missing_ok=True)
             self._remove_rejection(entry.image_id)
         return entry
+
+    def note_inputs(self, submission: Submission, inputs: str) -> None:
+        """Note what a label that counts was read by, unless another one counts since."""
+        with locked(self.folder):
+            if self.get(submission.image_id) == submission:
+                write_json(self._entry(submission.image_id), replace(submission, inputs=inputs).to_json())
 
     def withdraw(self, image_id: str) -> None:
         """Remove the label of a case. The files that were sent stay."""
@@ -140,15 +155,20 @@ class SubmissionStore:
                 (self.folder / before.label).unlink(missing_ok=True)
             self._remove_rejection(image_id)
 
-    def reject(self, image_id: str, sha256: str, reason: str) -> None:
-        """Record that a stored label cannot be used. An earlier label of the case still counts."""
+    def reject(self, image_id: str, sha256: str, reason: str, inputs: str = "") -> None:
+        """Record that a stored label cannot be used, read by `inputs`. An earlier label of the case still counts."""
+        entry = {"sha256": sha256, "reason": reason, "inputs": inputs}
         with locked(self.folder):
-            write_json(
-                self.folder / "rejected.json", {**self.rejected(), image_id: {"sha256": sha256, "reason": reason}}
-            )
+            write_json(self.folder / "rejected.json", {**self.rejected(), image_id: entry})
+
+    def accept(self, image_id: str) -> None:
+        """Forget that the stored label of an image could not be used: what counts is read from it."""
+        if image_id in self.rejected():
+            with locked(self.folder):
+                self._remove_rejection(image_id)
 
     def rejected(self) -> dict[str, dict[str, str]]:
-        """Image id -> SHA-256 of the stored label, and why it cannot be used."""
+        """Image id -> SHA-256 of the stored label, why it cannot be used, and what it was read by."""
         return dict(self._rejected.content())
 
     def _remove_rejection(self, image_id: str) -> None:
@@ -183,6 +203,11 @@ def choose_fold(patient: str, folds: Mapping[str, int]) -> int:
     if patient in folds:
         return folds[patient]
     return min(range(FOLDS), key=list(folds.values()).count)
+
+
+def _is_image_new(before: Submission, after: Submission) -> bool:
+    """Whether an image was replaced between two labels of it; files of earlier versions of the app do not know it."""
+    return bool(before.image or before.inputs) and bool(after.image) and before.image != after.image
 
 
 def _hashed_fold(patient: str) -> int:

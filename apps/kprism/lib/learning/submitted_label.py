@@ -16,29 +16,36 @@ from numpy.typing import NDArray
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import grid_image, hand_names, image_path
+from lib.datastore import GuardedDatastore, grid_image, hand_names, image_path
 from lib.errors import RequestError
+from lib.imaging.file_labels import FileLabels
 from lib.imaging.label_maps import renumbered, values_in
-from lib.imaging.label_registry import LabelRegistry, label_values
+from lib.imaging.label_names import check_both, listed_names, shown, sources, structures, value_names
+from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
-from lib.imaging.reading import read_image, read_mask
+from lib.imaging.nrrd_files import segment_names
+from lib.imaging.reading import NRRD, read_image, read_mask, suffix_of
 from lib.learning.annotation_notes import Prompts
 from lib.learning.submission_store import Submission
 
 ADD, REFUSE = "add", "refuse"
 """What happens when a label names a structure that is not known yet."""
 
+_RULES = 1
+"""Counts the changes of how labels are read: what was read by other rules is read again."""
+
 
 @dataclass(frozen=True)
 class SubmittedLabel:
     """A label that can be used: an index map (i, j, k) of 1, 2, ... on its image's grid, and their names.
 
-    Only the grid of `image` counts; its voxels may be missing.
+    Only the grid of `image` counts; its voxels may be missing. `warnings` say what of the file is not in the label.
     """
 
     image: MedicalImage
     labels: NDArray[np.uint8]
     structures: dict[str, int]
+    warnings: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """SHA-256 of the labelled voxels and their names."""
@@ -76,25 +83,59 @@ class LabelReader:
         self._datastore, self._label_registry, self._unknown = datastore, label_registry, unknown
         self._read_image = read
 
-    def read(self, image_id: str, file: Path, info: Mapping[str, Any]) -> SubmittedLabel:
+    def read(self, image_id: str, file: Path, info: Mapping[str, Any], *, is_sent: bool = False) -> SubmittedLabel:
         """Read a label file whose values `info` names; RequestError says why it cannot be used.
 
+        With `is_sent`, `info` is what a client says, so all its names must agree; a store may have added others.
         Of a DICOM series no voxel is needed: submitting a label does not wait for its image.
         """
         image = grid_image(self._datastore, image_id, f"image {image_id!r}", self._read_image)
         title = f"the label of image {image_id!r}"
-        values = image.on_grid(read_mask(file, title), title)
+        mask = read_mask(file, title)
+        file_labels = mask.file_labels or FileLabels()
+        values = image.on_grid(mask, title)
         present = sorted(values_in(values))
         if not present:
             raise RequestError(f"{title} is empty: no voxel is labelled, so there is nothing to learn from it")
+        if is_sent:
+            try:
+                check_both(info, present, file_labels)
+            except RequestError as error:
+                raise RequestError(f"{title}: {error}") from error
+        named = self._named_values(image_id, title, info, present, file_labels)
+        if not named:
+            raise RequestError(f"{title} is empty: all its voxels are background")
         table = np.zeros(256, np.uint8)
-        structures: dict[str, int] = {}
-        for name, value in self._named_values(image_id, title, info, present).items():
-            table[value] = structures.setdefault(self._label_registry.canonical(name), len(structures) + 1)
+        for number, own in enumerate(named.values(), 1):
+            table[list(own)] = number
         is_numbered = all(table[value] == value for value in present)
         if not is_numbered:
             values = renumbered(SliceMap.of(values, image.orientation), table).volume()
-        return SubmittedLabel(image, values, structures)
+        numbers = {name: number for number, name in enumerate(named, 1)}
+        return SubmittedLabel(image, values, numbers, file_labels.warnings)
+
+    def inputs(self, image_id: str, file: Path, sha256: str, info: Mapping[str, Any], patient: str) -> str:
+        """A digest of all that `read` depends on: the label file, what names its values, its image, and settings."""
+        names, unknown = self._names_beside(image_id, info), []
+        if self._unknown == REFUSE:
+            known = self._label_registry.indices()
+            listed = listed_names(info) or list(structures(segment_names(file) if suffix_of(file) in NRRD else {}))
+            listed = listed or (list(structures(names)) if isinstance(names, Mapping) else [])
+            unknown = sorted(name for name in listed if self._label_registry.canonical(name) not in known)
+        stamp = self._datastore.stamp(image_id) if isinstance(self._datastore, GuardedDatastore) else ""
+        sent = [{key: source.get(key) for key in ("label_names", "label_info")} for source in sources(info)]
+        beside = sorted(names.items()) if isinstance(names, Mapping) else names
+        content = [_RULES, sha256, sent, beside, unknown, stamp, patient]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _names_beside(self, image_id: str, info: Mapping[str, Any]) -> Mapping[int, str] | str:
+        """Value -> name in `labels.json`, which counts if no client named the values; why it cannot be read."""
+        if listed_names(info):
+            return {}
+        try:
+            return hand_names(self._datastore).of(image_id)
+        except RequestError as error:
+            return str(error)
 
     def read_case(self, submission: Submission, label: Path) -> AnnotatedCase:
         """The image of a submission with the stored label file; RequestError if one of them cannot be read.
@@ -113,21 +154,28 @@ class LabelReader:
             labels = labels[labelled]
         return AnnotatedCase(image_id, submission.patient, images, labels, submission.structures)
 
-    def _named_values(self, image_id: str, title: str, info: Mapping[str, Any], present: list[int]) -> dict[str, int]:
-        """Name -> value of the structures in the label. Every value needs a name; new names may be refused."""
+    def _named_values(
+        self, image_id: str, title: str, info: Mapping[str, Any], present: list[int], file: FileLabels
+    ) -> dict[str, tuple[int, ...]]:
+        """Name -> values of the structures in the label. Every value needs a name; new names may be refused."""
+        by_hand = {} if file.names is not None else self._names_beside(image_id, info)
+        if isinstance(by_hand, str):
+            raise RequestError(f"{title}: {by_hand}")
         try:
-            named = label_values(info, hand_names(self._datastore).of(image_id), present)
-        except ValueError as error:
+            names = value_names(info, by_hand, present, file)
+        except RequestError as error:
             raise RequestError(f"{title}: {error}") from error
-        values = {name: value for name, value in named.items() if value in present}
-        nameless = sorted(set(present) - set(values.values()))
+        nameless = file.in_file(value for value in present if value not in names)
         if nameless:
             raise RequestError(
-                f"{title}: nothing names the value{'s' if len(nameless) > 1 else ''} {', '.join(map(str, nameless))}; "
+                f"{title}: nothing names the value{'s' if len(nameless) > 1 else ''} {shown(nameless)[1:-1]}; "
                 'expected params like {"label_info": [{"name": "liver"}, ...]} or labels.json in the folder of studies'
             )
+        values = structures(
+            {value: name for value, name in names.items() if value in present}, self._label_registry.canonical
+        )
         known = self._label_registry.indices()
-        unknown = [name for name in values if self._label_registry.canonical(name) not in known]
+        unknown = [name for name in values if name not in known]
         if unknown and self._unknown == REFUSE:
             raise RequestError(
                 f"{title} names {', '.join(map(repr, unknown))}; this server accepts only its own labels: "

@@ -32,8 +32,8 @@ from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
-from lib.imaging.label_maps import values_in
-from lib.imaging.label_registry import label_values
+from lib.imaging.label_maps import renumbered, values_in
+from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage, planes_of
 from lib.learning.strategies import NO_CASE_LEFT
 
@@ -224,9 +224,11 @@ def _read_label(entry: LabelledCase, orientation: SliceOrientation) -> tuple[Sli
     key = ("labels", label.digest, orientation)
     labels: SliceMap[np.uint8] = engine.cached(key, lambda: SliceMap.of(label.array, orientation))
     try:
-        return labels, label_values(entry.info, entry.by_hand, sorted(values_in(labels)))
+        names = value_names(entry.info, entry.by_hand, values_in(labels), label.file_labels)
     except ValueError as error:
         raise RequestError(f"the label of {entry.image_id!r}: {error}") from error
+    table, values = one_value_each(names)
+    return renumbered(labels, table), values
 
 
 async def next_case(strategy: str, request: Request) -> dict[str, Any]:
