@@ -175,7 +175,12 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             from lib.api.app import install  # imports MONAI Label's endpoints, which only the server has
             from lib.api.ohif import routes
 
-            install(server.app, self.config.request_bytes)
+            install(
+                server.app,
+                self.config.request_bytes,
+                root_path=self.config.root_path,
+                allow_origin=self.config.allow_origin,
+            )
             routes.install(server.app)
             self.learning_loop.start()
             self._watch_store()

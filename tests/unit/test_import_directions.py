@@ -42,6 +42,7 @@ BASICS = {"classes", "components", "files", "intensity", "metrics", "orientation
 PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predictor", "window", "windowed"}
 
 MODEL_RULES: Mapping[str, set[str]] = {
+    "addresses": set(),
     "classes": set(),
     "components": set(),
     "files": set(),
