@@ -24,6 +24,7 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
+from lib.dicom.access import StoreAccess  # noqa: E402
 from lib.dicom.datastore import DicomStore  # noqa: E402
 from lib.dicom.open_store import open_dicom_store  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
@@ -65,7 +66,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     def init_datastore(self) -> Datastore:
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
-            return open_dicom_store(self.studies, self.config.image_mb << 20)
+            return open_dicom_store(self.studies, self.config.image_mb << 20, StoreAccess.parse(self.conf))
         return GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,

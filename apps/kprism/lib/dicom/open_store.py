@@ -10,24 +10,18 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.utils.others.generic import md5_digest
 
+from lib.dicom.access import StoreAccess
 from lib.dicom.datastore import DicomStore
 
 
-def open_dicom_store(url: str, volume_bytes: int) -> DicomStore:
-    """The store at an address, with MONAI Label's settings for prefixes, credentials, cache folder and filter.
+def open_dicom_store(url: str, volume_bytes: int, access: StoreAccess) -> DicomStore:
+    """The store at an address, with MONAI Label's settings for prefixes, password, cache folder and filter.
 
     `volume_bytes` is what local copies of its series may take on the disk.
     """
-    session = None
-    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
-        from dicomweb_client.session_utils import create_session_from_user_pass
-
-        session = create_session_from_user_pass(
-            settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-        )
     client = DICOMwebClientX(
         url=url.rstrip("/").strip(),
-        session=session,
+        session=access.session(),
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,

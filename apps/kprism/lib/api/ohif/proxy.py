@@ -16,6 +16,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 from monailabel.config import settings
 
+from lib.api.ohif.cases import store
+from lib.dicom.access import TokenFileError, refusal, tls_refusal
+from lib.dicom.web import StoreAccessError
 from lib.errors import NotFoundError
 
 TIMEOUT = (5, 300)
@@ -25,11 +28,12 @@ FORWARDED = ("accept", "content-type", "range")
 RETURNED = ("content-type", "content-range", "content-location", "warning", "etag")
 PIECE = 1 << 18
 
-_session = requests.Session()
-
 
 async def dicom_web(request: Request, path: str) -> Any:
-    """Forward GET and POST to the store; the browser gets 503 and a message if it does not answer."""
+    """Forward GET and POST to the store; the browser gets 503 and a message if it does not answer.
+
+    A store that does not let this server in is an error of the server, 502: the browser has no password for it.
+    """
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
     if not studies.startswith(("http://", "https://")):
         raise NotFoundError("this server's studies are a folder; OHIF needs a DICOMweb server (./kprism viewer)")
@@ -54,23 +58,30 @@ def _prefix(method: str, path: str) -> str:
 
 
 def _forward(request: Request, address: str, body: bytes | None) -> Any:
-    name, word = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     headers = {key: request.headers[key] for key in FORWARDED if key in request.headers}
     try:
-        answer = _session.request(
+        answer = store().web.session.request(
             request.method,
             address,
             params=list(request.query_params.multi_items()),
             data=body,
             headers=headers,
-            auth=(name, word) if name and word else None,
             timeout=TIMEOUT,
             stream=True,
         )
-    except requests.RequestException:
+    except requests.RequestException as error:
+        if what := str(error) if isinstance(error, TokenFileError) else tls_refusal(error):
+            return _refused(what)
         return JSONResponse({"detail": "the DICOMweb server does not answer; is it running?"}, 503)
+    if what := refusal(answer):
+        answer.close()
+        return _refused(what)
     kept = {key: answer.headers[key] for key in RETURNED if key in answer.headers}
     return StreamingResponse(_pieces(answer), answer.status_code, kept)
+
+
+def _refused(what: str) -> JSONResponse:
+    return JSONResponse({"detail": f"the DICOMweb server {what}"}, StoreAccessError.status)
 
 
 def _pieces(answer: requests.Response) -> Iterator[bytes]:
