@@ -35,6 +35,8 @@ async function refresh() {
   const status = await ask(`${API}/status`);
   showUpgrade(status);
   showCases(status.cases);
+  at('worklist').hidden = !status.worklist;
+  at('worklist').textContent = `Only those of the work list are served: ${status.worklist}`;
   showTraining(status);
   showVersions(status);
   showServed(status.served);

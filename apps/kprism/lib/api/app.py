@@ -26,6 +26,7 @@ from starlette.middleware import Middleware
 
 from lib.api import datastore, hosting, inference, task_log, training
 from lib.api.inference import read_params
+from lib.api.served import ServedOnly
 from lib.api.uploads import UploadLimit
 from lib.errors import ForbiddenError, OutOfMemoryError, RequestError
 
@@ -37,10 +38,18 @@ MAX_MESSAGE = 1000
 """Characters of an error message; a client's value in it may be of any length."""
 
 
-def install(application: FastAPI, upload_limit: int, *, root_path: str = "", allow_origin: Sequence[str] = ()) -> None:
+def install(
+    application: FastAPI,
+    upload_limit: int,
+    *,
+    root_path: str = "",
+    allow_origin: Sequence[str] = (),
+    worklist: bool = False,
+) -> None:
     """Put our routes before MONAI Label's and answer errors with messages; `upload_limit` is in bytes.
 
     `root_path` and `allow_origin` are the path of a reverse proxy and the origins whose pages may ask, see `hosting`.
+    With a `worklist`, images outside are refused.
     """
     router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     router.add_api_route("/", api_page, methods=["GET"], include_in_schema=False)
@@ -64,6 +73,7 @@ def install(application: FastAPI, upload_limit: int, *, root_path: str = "", all
         Middleware(hosting.RootPath, root_path=root_path),
         *hosting.cross_origin(allow_origin),
         Middleware(UploadLimit, limit=upload_limit),
+        *([Middleware(ServedOnly)] if worklist else []),
         *kept,
     ]
     application.middleware_stack = None  # built again, with these handlers, at the next request

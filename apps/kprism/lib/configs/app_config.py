@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from lib.options import names_in
 from lib.trainers.active_learner import TRAINING_MINUTES
 from lib.trainers.processes import ONE_PER_GPU
 from lib.trainers.tracking import check_tracking
+from lib.worklist import Worklist
 
 Value = TypeVar("Value")
 
@@ -63,6 +65,7 @@ class AppConfig:
     - `patients`: pattern that finds the patient in an image id.
     - `strategy`: the strategy behind the name "random", the only one that OHIF asks for.
     - `keep_versions`: versions of the weights that are kept.
+    - `worklist`: what is served of the studies (None: all).
     - `root_path`: path under which a reverse proxy has the server, such as /monai ("": none).
     - `allow_origin`: origins of pages elsewhere that may ask the server, or "*".
     """
@@ -81,6 +84,7 @@ class AppConfig:
     patients: re.Pattern[str] | None
     strategy: str
     keep_versions: int
+    worklist: Worklist | None
     root_path: str
     allow_origin: tuple[str, ...]
 
@@ -118,6 +122,7 @@ class AppConfig:
             patients=_pattern(conf.get("patients", "")),
             strategy=conf.get("strategy", "random"),
             keep_versions=_count(conf, "keep_versions", KEPT_VERSIONS, "a whole number of versions"),
+            worklist=_checked(conf, "worklist", partial(_worklist, studies)),
             root_path=_checked(conf, "root_path", check_root_path),
             allow_origin=_checked(conf, "allow_origin", check_origins),
         )
@@ -136,6 +141,15 @@ def _checked(conf: Mapping[str, str], key: str, check: Callable[[str], Value]) -
         return check(conf.get(key, ""))
     except ValueError as error:
         raise ValueError(f"--conf {key}: {error}") from error
+
+
+def _worklist(studies: str, text: str) -> Worklist | None:
+    found = Worklist.parse(text)
+    if found is not None and found.query and not studies.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{text} is a query, which needs a DICOMweb server; expected a file with an image in each line"
+        )
+    return found
 
 
 def _minutes(conf: Mapping[str, str]) -> float:

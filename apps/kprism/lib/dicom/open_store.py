@@ -12,12 +12,13 @@ from monailabel.utils.others.generic import md5_digest
 
 from lib.dicom.access import StoreAccess
 from lib.dicom.datastore import DicomStore
+from lib.worklist import Worklist
 
 
-def open_dicom_store(url: str, volume_bytes: int, access: StoreAccess) -> DicomStore:
+def open_dicom_store(url: str, volume_bytes: int, access: StoreAccess, worklist: Worklist | None) -> DicomStore:
     """The store at an address, with MONAI Label's settings for prefixes, password, cache folder and filter.
 
-    `volume_bytes` is what local copies of its series may take on the disk.
+    `volume_bytes` is what local copies of its series may take on the disk, `worklist` what is served of it.
     """
     client = DICOMwebClientX(
         url=url.rstrip("/").strip(),
@@ -31,6 +32,7 @@ def open_dicom_store(url: str, volume_bytes: int, access: StoreAccess) -> DicomS
     is_server = "monailabel.app" in sys.modules  # a training is another process
     filters = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
     store = DicomStore(client, folder, filters, auto_sync=is_server, volume_bytes=volume_bytes)
+    store.worklist = worklist
     if is_server:
         store.list_soon()
     return store

@@ -164,6 +164,25 @@ class DicomWeb:
         entries = map(SeriesEntry.of, self._search({**filters, "SeriesInstanceUID": series}))
         return next((entry for entry in entries if entry.series == series), None)
 
+    def studies(self, filters: Mapping[str, str]) -> frozenset[str]:
+        """The studies that match all filters of a search for studies, such as ModalitiesInStudy="CT".
+
+        Servers may give fewer at once than there are, and some of those ignore `offset` or refuse it.
+        """
+        known: set[str] = set()
+        while True:
+            try:
+                with self._translated_errors():
+                    found = self.client.search_for_studies(search_filters=dict(filters), offset=len(known) or None)
+            except StoreError as error:
+                if known and type(error) is StoreError:
+                    return frozenset(known)
+                raise
+            new = {_text(item, "0020000D") for item in found} - known
+            if not new:
+                return frozenset(known)
+            known |= new
+
     def _search(
         self, filters: Mapping[str, str], *, limit: int | None = None, offset: int | None = None
     ) -> list[dict[str, Any]]:
