@@ -15,6 +15,7 @@ LONGEST = (
     "e2e/viewer",
     "e2e/store",
     "contract",
+    "e2e/hosting",
     "e2e/test_faults.py",
     "e2e/test_upgrade.py",
     "e2e/test_loop.py",
@@ -23,7 +24,7 @@ LONGEST = (
 )
 """Folders and files of tests that take longest: workers begin with them, so that none ends long after the others."""
 
-FOLDERS = ("contract", "e2e/viewer", "e2e/store")
+FOLDERS = ("contract", "e2e/viewer", "e2e/store", "e2e/hosting")
 """Folders whose tests share one server: one worker takes all tests of a folder, in their order."""
 
 SLOW_FILES = (

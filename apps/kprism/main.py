@@ -24,6 +24,7 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
+from lib.dicom.access import StoreAccess  # noqa: E402
 from lib.dicom.datastore import DicomStore  # noqa: E402
 from lib.dicom.open_store import open_dicom_store  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
@@ -65,13 +66,16 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     def init_datastore(self) -> Datastore:
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
-            return open_dicom_store(self.studies, self.config.image_mb << 20)
-        return GuardedDatastore(
+            volume_bytes, access = self.config.image_mb << 20, StoreAccess.parse(self.conf)
+            return open_dicom_store(self.studies, volume_bytes, access, self.config.worklist)
+        datastore = GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+        datastore.worklist = self.config.worklist
+        return datastore
 
     def init_infers(self) -> dict[str, InferTask]:
         """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
@@ -175,7 +179,13 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             from lib.api.app import install  # imports MONAI Label's endpoints, which only the server has
             from lib.api.ohif import routes
 
-            install(server.app, self.config.request_bytes)
+            install(
+                server.app,
+                self.config.request_bytes,
+                root_path=self.config.root_path,
+                allow_origin=self.config.allow_origin,
+                worklist=self.config.worklist is not None,
+            )
             routes.install(server.app)
             self.learning_loop.start()
             self._watch_store()

@@ -7,15 +7,18 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
+from kprism_model.addresses import check_origins, check_root_path, check_store, own_address
 from kprism_model.cli.processes import become
 from kprism_model.cli.usage import UsageError, usage
 from kprism_model.locations import app_folder, checkout, data_folder
+
+Value = TypeVar("Value")
 
 DICOMWEB_CACHE_SECONDS = "5"
 """How long lists of a DICOMweb server are kept, in seconds (MONAI Label: two hours); read before the app can set it."""
@@ -29,6 +32,11 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     conf: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def root_path(self) -> str:
+        """The path under which a reverse proxy has the server; "" for none."""
+        return dict(self.conf).get("root_path", "")
 
     @property
     def only_this_machine(self) -> bool:
@@ -52,8 +60,10 @@ def start(options: ServeOptions, studies: str) -> NoReturn:
     """Become the server."""
     if not options.only_this_machine:
         _say(f"kprism: anyone who reaches {options.host} port {options.port} can read and change these studies.")
-    address = f"http://{options.host}:{options.port}"
+    address = own_address(options.host, options.port)
     _say(f"K-Prism serves {studies} on {address} (viewer: {address}/ohif/)")
+    if options.root_path:
+        _say(f"kprism: a reverse proxy has it under {options.root_path}/, as {options.root_path}/ohif/")
     os.environ.setdefault("MONAI_LABEL_DICOMWEB_CACHE_EXPIRY", DICOMWEB_CACHE_SECONDS)
     os.chdir(checkout() or Path.cwd())
     listen = ["--host", options.host, "--port", str(options.port)]
@@ -65,6 +75,7 @@ def parse(words: Sequence[str]) -> ServeOptions | None:
     """The options, or None where help is asked for; `UsageError` names the first that cannot be used."""
     left = list(words)
     studies, host, port, conf = None, ServeOptions.host, ServeOptions.port, []
+    origins: list[str] = []
     while left:
         option = left.pop(0)
         if option in ("-h", "--help"):
@@ -74,7 +85,7 @@ def parse(words: Sequence[str]) -> ServeOptions | None:
                 raise UsageError("--conf needs a key and a value.")
             conf.append((left.pop(0), left.pop(0)))
             continue
-        if option not in ("--studies", "--port", "--host"):
+        if option not in ("--studies", "--port", "--host", "--root-path", "--allow-origin"):
             raise UsageError(f"serve: unknown option {option!r} (see ./kprism help).")
         if not left:
             raise UsageError(f"{option} needs a value.")
@@ -83,18 +94,32 @@ def parse(words: Sequence[str]) -> ServeOptions | None:
             studies = check_studies(value)
         elif option == "--port":
             port = check_port(value)
+        elif option == "--root-path":
+            conf.append(("root_path", _checked(option, check_root_path, value)))
+        elif option == "--allow-origin":
+            origins.append(value)
         else:
-            host = value
+            host = value.removeprefix("[").removesuffix("]")
+    if origins:
+        conf.append(("allow_origin", " ".join(_checked("--allow-origin", check_origins, " ".join(origins)))))
     return ServeOptions(studies, host, port, tuple(conf))
 
 
 def check_studies(text: str) -> str:
     """The absolute path of a folder, or an address as it is."""
     if text.startswith(("http://", "https://")):
-        return text
+        return _checked("--studies", check_store, text)
     if not Path(text).is_dir():
         raise UsageError(f"--studies: there is no folder {text!r}.")
     return str(Path(text).resolve())
+
+
+def _checked(option: str, check: Callable[[str], Value], text: str) -> Value:
+    """The value of an option as `check` reads it."""
+    try:
+        return check(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}.") from error
 
 
 def check_port(text: str) -> int:

@@ -23,16 +23,17 @@ APP_RULES: Mapping[str, set[str]] = {
     "imaging": {"errors", "options", "files"},
     "folder_contents": set(),
     "folder_watch": set(),
-    "datastore": {"errors", "files", "imaging", "folder_contents", "folder_watch"},
+    "worklist": set(),
+    "datastore": {"errors", "files", "imaging", "folder_contents", "folder_watch", "worklist"},
     "routes": set(),
     "turns": set(),
     "networks": {"routes"},
     "engine": GROUND | {"networks", "turns"},
-    "dicom": {"errors", "files", "imaging", "datastore"},
+    "dicom": {"errors", "files", "imaging", "datastore", "worklist"},
     "learning": SERVICES,
     "infers": SERVICES | {"learning"},
     "trainers": SERVICES | {"learning"},
-    "configs": GROUND | {"learning", "trainers"},
+    "configs": GROUND | {"learning", "trainers", "worklist"},
     "learning_loop": SERVICES | {"learning", "trainers", "configs"},
     "api": SERVICES | {"dicom", "learning", "infers", "trainers"},
 }
@@ -42,6 +43,7 @@ BASICS = {"classes", "components", "files", "intensity", "metrics", "orientation
 PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predictor", "window", "windowed"}
 
 MODEL_RULES: Mapping[str, set[str]] = {
+    "addresses": set(),
     "classes": set(),
     "components": set(),
     "files": set(),

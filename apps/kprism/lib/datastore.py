@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -21,7 +21,7 @@ from monailabel.datastore.local import DataModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.files import write_bytes
-from lib.errors import NotFoundError, RequestError
+from lib.errors import ForbiddenError, NotFoundError, RequestError
 from lib.folder_contents import as_text, is_stale, reconcile
 from lib.folder_watch import FolderWatch
 from lib.imaging.hand_names import LABEL_FILE, HandNames
@@ -29,6 +29,7 @@ from lib.imaging.label_names import listed_names, structures
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.nrrd_files import segment_names
 from lib.imaging.reading import NRRD
+from lib.worklist import Worklist
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -102,6 +103,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         self._lock = RLock()
         self.on_removed: Callable[[str], object] | None = None
         self.on_names: Callable[[], object] = lambda: None
+        self.worklist: Worklist | None = None
         super().__init__(*arguments, auto_reload=False, **named)
         self._auto_reload = auto_reload
         if auto_reload:
@@ -134,6 +136,30 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
 
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""
+
+    def _named(self, images: Iterable[str]) -> list[str]:
+        """Those of the images that the work list names; all of them without one."""
+        if self.worklist is None:
+            return list(images)
+        names = self.worklist.names()
+        return [image for image in images if image in names]
+
+    def check_served(self, image_id: str) -> None:
+        """ForbiddenError for an image that is not on the work list."""
+        if self.worklist is not None and not self._named([image_id]):
+            raise ForbiddenError(f"image {image_id!r} is not on the work list of this server ({self.worklist.source})")
+
+    def list_images(self) -> list[str]:
+        """Ids of the images that are served."""
+        return self._named(super().list_images())
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Those of them with a submitted label."""
+        return self._named(super().get_labeled_images(label_tag, labels))
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Those of them without."""
+        return self._named(super().get_unlabeled_images(label_tag, labels))
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Store an image under a checked id."""

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The status page: asks the server every few seconds and writes down what it says.
-import { addressOf } from '/kprism/viewer/core/address.js';
+import { addressOf, ROOT } from './viewer/core/address.js';
 import { drawCurve } from './curve.js';
 
-const API = '/kprism/api';
+const API = `${ROOT}kprism/api`;
 const POLL = 3000;
 const at = id => document.getElementById(id);
 
@@ -35,6 +35,8 @@ async function refresh() {
   const status = await ask(`${API}/status`);
   showUpgrade(status);
   showCases(status.cases);
+  at('worklist').hidden = !status.worklist;
+  at('worklist').textContent = `Only those of the work list are served: ${status.worklist}`;
   showTraining(status);
   showVersions(status);
   showServed(status.served);
@@ -52,7 +54,7 @@ function showUpgrade({ upgrade, training, trainers }) {
 }
 
 function startTraining(trainer) {
-  return act(`/train/${encodeURIComponent(trainer)}`, { method: 'POST' });
+  return act(`${ROOT}train/${encodeURIComponent(trainer)}`, { method: 'POST' });
 }
 
 function showCases({ all, labelled, waiting, refused }) {
@@ -84,7 +86,7 @@ function showTraining({ training, trainers }) {
   at('train').hidden = training.running || !trainers.length;
   at('stop').hidden = !training.running;
   at('train').onclick = () => startTraining(trainers[0]);
-  at('stop').onclick = () => act('/train/', { method: 'DELETE' });
+  at('stop').onclick = () => act(`${ROOT}train/`, { method: 'DELETE' });
   at('log').textContent = training.log.join('\n');
   at('curve').toggleAttribute('hidden', training.curve.length < 2);
   drawCurve(at('curve'), training.curve);

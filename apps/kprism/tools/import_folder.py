@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import requests
 from pydicom.dataset import Dataset
 from tqdm import tqdm
 
+from kprism_model.addresses import check_store
+from lib.dicom.access import StoreAccess
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import describe_series
 from lib.dicom.series_writer import SOP_CLASSES, dicom_series, guess_modality
-from lib.dicom.web import DicomWeb, as_bytes
+from lib.dicom.web import DicomWeb, StoreAccessError, StoreDownError, as_bytes
 from lib.errors import RequestError
 from lib.imaging.hand_names import HandNames
 from lib.imaging.label_maps import values_in
@@ -133,9 +135,16 @@ def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Pa
             try:
                 import_file(file, chosen, store)
             except RequestError as error:
-                if getattr(error, "status", 400) == 503:
+                if isinstance(error, StoreDownError | StoreAccessError):
                     raise
                 yield str(error)
+
+
+def _place(to: str, conf: Mapping[str, str]) -> DicomWeb | Path:
+    """Where the images go; ValueError for an address or a setting that cannot be used."""
+    if not to.startswith(("http://", "https://")):
+        return Path(to)
+    return DicomWeb.at(check_store(to), StoreAccess.parse(conf))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,13 +160,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="modality of the images; by default that of a dataset.json, else CT or MR for volumes by their values, "
         "XC for colour and OT (secondary capture) for grey pictures",
     )
+    parser.add_argument(
+        "--conf",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        help="how the server is asked, as for serve: dicomweb_token_file, dicomweb_client_certificate, dicomweb_ca",
+    )
     options = parser.parse_args(arguments)
-    address = options.to.startswith(("http://", "https://"))
-    store = DicomWeb.at(options.to) if address else Path(options.to)
     try:
+        store = _place(options.to, dict(options.conf))
         count = sum(len(files_in(path)) for path in options.paths)
         problems = list(import_all(options.paths, options.modality, store))
-    except (RequestError, OSError, requests.RequestException) as error:
+    except (ValueError, OSError, requests.RequestException) as error:
         print(f"kprism: {error}", file=sys.stderr)
         return 1
     for problem in problems:

@@ -17,7 +17,9 @@ from types import FrameType
 
 import requests
 
+from kprism_model.addresses import check_store
 from kprism_model.locations import checkout, data_folder
+from lib.dicom.access import StoreAccess
 from lib.dicom.web import DicomWeb
 from lib.errors import RequestError
 from tools.import_folder import import_all
@@ -34,19 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        check_store(options.store or "")
         viewer = ensure_ohif(VIEWERS)
         options.folder.mkdir(parents=True, exist_ok=True)
         store = nullcontext() if options.store else Orthanc(options.folder / "orthanc", _free_port(options.store_port))
         with store as own:
             url = options.store if own is None else own.url
             if options.studies is not None:
-                _fill(url, options.studies)
+                _fill(DicomWeb.at(url, StoreAccess.parse(dict(options.conf))), options.studies)
             with _server(url, viewer, options) as server:
                 _announce(options.port, url)
                 _watch(server, own)
     except KeyboardInterrupt:
         print("\nStopped; the studies and labels are kept.", file=sys.stderr)
-    except RequestError as error:
+    except ValueError as error:  # a RequestError, or a setting that cannot be used
         print(f"kprism: {error}", file=sys.stderr)
         return 1
     return 0
@@ -89,9 +92,8 @@ def _free_port(wanted: int) -> int:
     raise RequestError("this machine has no free port for the DICOMweb store")
 
 
-def _fill(url: str, studies: Path) -> None:
+def _fill(store: DicomWeb, studies: Path) -> None:
     """Import the studies into a store that is empty."""
-    store = DicomWeb.at(url)
     if store.search():
         return
     print(f"Importing {studies} into the store ...", file=sys.stderr)

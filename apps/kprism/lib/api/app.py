@@ -8,11 +8,13 @@ Everything else is a mistake of the server: a 500 with a message that points to 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 from monailabel.config import settings
 from monailabel.interfaces.exception import (
     ImageNotFoundException,
@@ -22,8 +24,9 @@ from monailabel.interfaces.exception import (
 )
 from starlette.middleware import Middleware
 
-from lib.api import datastore, inference, task_log, training
+from lib.api import datastore, hosting, inference, task_log, training
 from lib.api.inference import read_params
+from lib.api.served import ServedOnly
 from lib.api.uploads import UploadLimit
 from lib.errors import ForbiddenError, OutOfMemoryError, RequestError
 
@@ -35,9 +38,22 @@ MAX_MESSAGE = 1000
 """Characters of an error message; a client's value in it may be of any length."""
 
 
-def install(application: FastAPI, upload_limit: int) -> None:
-    """Put our routes before MONAI Label's and answer errors with messages; `upload_limit` is in bytes."""
+def install(
+    application: FastAPI,
+    upload_limit: int,
+    *,
+    root_path: str = "",
+    allow_origin: Sequence[str] = (),
+    worklist: bool = False,
+) -> None:
+    """Put our routes before MONAI Label's and answer errors with messages; `upload_limit` is in bytes.
+
+    `root_path` and `allow_origin` are the path of a reverse proxy and the origins whose pages may ask, see `hosting`.
+    With a `worklist`, images outside are refused.
+    """
     router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
+    router.add_api_route("/", api_page, methods=["GET"], include_in_schema=False)
+    router.add_api_route("/docs", reference_page, methods=["GET"], include_in_schema=False)
     inference.add_routes(router)
     datastore.add_routes(router)
     training.add_routes(router)
@@ -51,10 +67,26 @@ def install(application: FastAPI, upload_limit: int) -> None:
         application.add_exception_handler(error, _answer_out_of_memory)
     application.add_exception_handler(Exception, _answer_internal_error)
     # MONAI Label lets pages of any origin call the server, and its setting against that crashes at the start (0.8.5).
-    # The viewer has the server's own origin and 3D Slicer is not a browser, so nobody needs CORS.
+    # Our viewer has the server's own origin and 3D Slicer is not a browser; other pages are allowed by name.
     kept = [layer for layer in application.user_middleware if getattr(layer, "cls", None) is not CORSMiddleware]
-    application.user_middleware = [Middleware(UploadLimit, limit=upload_limit), *kept]
+    application.user_middleware = [
+        Middleware(hosting.RootPath, root_path=root_path),
+        *hosting.cross_origin(allow_origin),
+        Middleware(UploadLimit, limit=upload_limit),
+        *([Middleware(ServedOnly)] if worklist else []),
+        *kept,
+    ]
     application.middleware_stack = None  # built again, with these handlers, at the next request
+
+
+def api_page() -> HTMLResponse:
+    """The addresses of the server, to try; MONAI Label's own page finds their description only without a proxy."""
+    return get_swagger_ui_html(openapi_url="openapi.json", title="K-Prism - APIs")
+
+
+def reference_page() -> HTMLResponse:
+    """The same, to read."""
+    return get_redoc_html(openapi_url="openapi.json", title="K-Prism - APIs")
 
 
 def refuse_to_change_weights(model: str) -> None:

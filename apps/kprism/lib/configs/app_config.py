@@ -7,14 +7,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from monailabel.config import settings
 
+from kprism_model.addresses import check_origins, check_root_path
 from lib.errors import RequestError
 from lib.imaging.reading import NIFTI, NRRD, PICTURES
 from lib.learning.submitted_label import ADD, REFUSE
@@ -24,6 +26,9 @@ from lib.options import names_in
 from lib.trainers.active_learner import TRAINING_MINUTES
 from lib.trainers.processes import ONE_PER_GPU
 from lib.trainers.tracking import check_tracking
+from lib.worklist import Worklist
+
+Value = TypeVar("Value")
 
 WEIGHTS = "kprism_small.safetensors"
 
@@ -60,6 +65,9 @@ class AppConfig:
     - `patients`: pattern that finds the patient in an image id.
     - `strategy`: the strategy behind the name "random", the only one that OHIF asks for.
     - `keep_versions`: versions of the weights that are kept.
+    - `worklist`: what is served of the studies (None: all).
+    - `root_path`: path under which a reverse proxy has the server, such as /monai ("": none).
+    - `allow_origin`: origins of pages elsewhere that may ask the server, or "*".
     """
 
     model_path: Path
@@ -76,6 +84,9 @@ class AppConfig:
     patients: re.Pattern[str] | None
     strategy: str
     keep_versions: int
+    worklist: Worklist | None
+    root_path: str
+    allow_origin: tuple[str, ...]
 
     @property
     def request_bytes(self) -> int:
@@ -111,6 +122,9 @@ class AppConfig:
             patients=_pattern(conf.get("patients", "")),
             strategy=conf.get("strategy", "random"),
             keep_versions=_count(conf, "keep_versions", KEPT_VERSIONS, "a whole number of versions"),
+            worklist=_checked(conf, "worklist", partial(_worklist, studies)),
+            root_path=_checked(conf, "root_path", check_root_path),
+            allow_origin=_checked(conf, "allow_origin", check_origins),
         )
 
 
@@ -119,6 +133,23 @@ def _count(conf: Mapping[str, str], key: str, default: int, expected: str) -> in
     if not text.isdecimal():
         raise ValueError(f"--conf {key} {text}: expected {expected}")
     return int(text)
+
+
+def _checked(conf: Mapping[str, str], key: str, check: Callable[[str], Value]) -> Value:
+    """A setting as `check` reads it; "" where it is not set."""
+    try:
+        return check(conf.get(key, ""))
+    except ValueError as error:
+        raise ValueError(f"--conf {key}: {error}") from error
+
+
+def _worklist(studies: str, text: str) -> Worklist | None:
+    found = Worklist.parse(text)
+    if found is not None and found.query and not studies.startswith(("http://", "https://")):
+        raise ValueError(
+            f"{text} is a query, which needs a DICOMweb server; expected a file with an image in each line"
+        )
+    return found
 
 
 def _minutes(conf: Mapping[str, str]) -> float:

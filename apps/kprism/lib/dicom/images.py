@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -68,7 +68,8 @@ class DicomImages(GuardedDatastore):
         auto_reload = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
         super().__init__(str(folder), extensions=("*.nii.gz", "*.nii"), auto_reload=auto_reload)
         self._series_cache = SeriesCache(self.web, folder, self._entry, volume_bytes, self._note_unusable)
-        self._listing = SeriesListing(lambda: self.web.pages(**self._filters), self._stored_entries())
+        self._studies: frozenset[str] = frozenset()  # that match the query of the work list
+        self._listing = SeriesListing(self._pages, self._stored_entries())
 
     def name(self) -> str:
         """The server's address."""
@@ -76,7 +77,30 @@ class DicomImages(GuardedDatastore):
 
     def list_images(self) -> list[str]:
         """Ids of all series with images; while the server is down, those of the last listing or of the local copies."""
-        return sorted(self._entries())
+        return sorted(self.served(self._entries()))
+
+    def served(self, entries: Mapping[str, SeriesEntry]) -> dict[str, SeriesEntry]:
+        """Those of the series that the work list names, by their study or themselves; all of them without one."""
+        if self.worklist is None:
+            return dict(entries)
+        names = self._studies if self.worklist.query else self.worklist.names()
+        return {image: entry for image, entry in entries.items() if image in names or entry.study in names}
+
+    def check_served(self, image_id: str) -> None:
+        """ForbiddenError for a series that is not on the work list."""
+        if self.worklist is None:
+            return
+        entry = self._entries().get(check_id(image_id)) or self._unlisted(image_id)
+        if entry is None or not self.served({image_id: entry}):
+            raise ForbiddenError(f"image {image_id!r} is not on the work list of this server ({self.worklist.source})")
+
+    def _named(self, images: Iterable[str]) -> list[str]:
+        """All of them: they are under the lock of the index here, and `list_images` is not."""
+        return list(images)
+
+    def served_studies(self) -> frozenset[str]:
+        """The studies of the images that are served."""
+        return frozenset(entry.study for entry in self.served(self._entries()).values())
 
     def list_soon(self) -> None:
         """Begin to list the images, while the server starts."""
@@ -85,6 +109,12 @@ class DicomImages(GuardedDatastore):
     def _entries(self, *, refresh: bool = False, complete: bool = False) -> Mapping[str, SeriesEntry]:
         """Series -> entry, see `SeriesListing.entries`."""
         return self._listing.entries(refresh=refresh, complete=complete)
+
+    def _pages(self) -> Iterator[list[SeriesEntry]]:
+        """The series of the server, after the studies that are served of them."""
+        if self.worklist is not None and self.worklist.query:
+            self._studies = self.web.studies(self.worklist.query)
+        yield from self.web.pages(**self._filters)
 
     def _stored_entries(self) -> dict[str, SeriesEntry]:
         """The series that were fetched, from the index of local copies."""

@@ -10,24 +10,19 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.utils.others.generic import md5_digest
 
+from lib.dicom.access import StoreAccess
 from lib.dicom.datastore import DicomStore
+from lib.worklist import Worklist
 
 
-def open_dicom_store(url: str, volume_bytes: int) -> DicomStore:
-    """The store at an address, with MONAI Label's settings for prefixes, credentials, cache folder and filter.
+def open_dicom_store(url: str, volume_bytes: int, access: StoreAccess, worklist: Worklist | None) -> DicomStore:
+    """The store at an address, with MONAI Label's settings for prefixes, password, cache folder and filter.
 
-    `volume_bytes` is what local copies of its series may take on the disk.
+    `volume_bytes` is what local copies of its series may take on the disk, `worklist` what is served of it.
     """
-    session = None
-    if settings.MONAI_LABEL_DICOMWEB_USERNAME and settings.MONAI_LABEL_DICOMWEB_PASSWORD:
-        from dicomweb_client.session_utils import create_session_from_user_pass
-
-        session = create_session_from_user_pass(
-            settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-        )
     client = DICOMwebClientX(
         url=url.rstrip("/").strip(),
-        session=session,
+        session=access.session(),
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
@@ -37,6 +32,7 @@ def open_dicom_store(url: str, volume_bytes: int) -> DicomStore:
     is_server = "monailabel.app" in sys.modules  # a training is another process
     filters = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
     store = DicomStore(client, folder, filters, auto_sync=is_server, volume_bytes=volume_bytes)
+    store.worklist = worklist
     if is_server:
         store.list_soon()
     return store

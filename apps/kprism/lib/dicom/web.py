@@ -16,8 +16,8 @@ from dicomweb_client import DICOMwebClient
 from dicomweb_client.web import _Transaction
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from requests.adapters import HTTPAdapter
 
+from lib.dicom.access import StoreAccess, TokenFileError, refusal, tls_refusal
 from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,10 @@ class StoreError(RequestError):
     status = 502
 
 
+class StoreAccessError(StoreError):
+    """The DICOMweb server wants to know who asks, or is not the one that is believed; the message says what helps."""
+
+
 class StoreDownError(StoreError):
     """The DICOMweb server does not answer or fails at the moment; the request is correct."""
 
@@ -48,17 +52,6 @@ class StoreDownError(StoreError):
 
 DICOM_FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """What is asked for: DICOM files in the transfer syntax that the server has them in."""
-
-TIMEOUT_SECONDS = (5, 120)
-"""Seconds to connect, and between two parts of an answer."""
-
-
-class _TimeoutAdapter(HTTPAdapter):
-    """Adds `TIMEOUT_SECONDS` to every request: the client has no timeout, so a hanging server would block requests."""
-
-    def send(self, request: requests.PreparedRequest, *arguments: Any, **named: Any) -> requests.Response:
-        """Send a request with the timeout."""
-        return super().send(request, *arguments, **{**named, "timeout": named.get("timeout") or TIMEOUT_SECONDS})
 
 
 @dataclass(frozen=True)
@@ -97,18 +90,23 @@ def _text(answer: Mapping[str, Any], tag: str) -> str:
 
 
 class DicomWeb:
-    """A DICOMweb server through `client`."""
+    """A DICOMweb server through `client`, whose session should be one of `StoreAccess`, which has a timeout."""
 
     def __init__(self, client: DICOMwebClient) -> None:
         client.set_http_retry_params(retry=False)  # it would retry for half a minute; the user can retry
-        for scheme in ("http://", "https://"):
-            client._session.mount(scheme, _TimeoutAdapter())
         self.client = client
 
     @classmethod
-    def at(cls, url: str) -> DicomWeb:
+    def at(cls, url: str, access: StoreAccess | None = None) -> DicomWeb:
         """The server at an address such as http://127.0.0.1:8042/dicom-web."""
-        return cls(DICOMwebClient(url=url.rstrip("/")))
+        session = (access or StoreAccess.parse({})).session()
+        return cls(DICOMwebClient(url=url.rstrip("/"), session=session))
+
+    @property
+    def session(self) -> requests.Session:
+        """The session of all requests, for those that this class does not know."""
+        session: requests.Session = self.client._session
+        return session
 
     def search(self, **filters: str) -> list[SeriesEntry]:
         """Series that match all filters, such as Modality="SEG"."""
@@ -156,7 +154,7 @@ class DicomWeb:
             return self._search(filters, limit=FIRST_PAGE)
         try:
             return self._search(filters, limit=PAGE, offset=offset)
-        except StoreDownError:
+        except (StoreDownError, StoreAccessError):
             raise
         except StoreError:
             return None
@@ -165,6 +163,25 @@ class DicomWeb:
         """The entry of a series, if the server has it and it matches. Some servers match parts of an identifier."""
         entries = map(SeriesEntry.of, self._search({**filters, "SeriesInstanceUID": series}))
         return next((entry for entry in entries if entry.series == series), None)
+
+    def studies(self, filters: Mapping[str, str]) -> frozenset[str]:
+        """The studies that match all filters of a search for studies, such as ModalitiesInStudy="CT".
+
+        Servers may give fewer at once than there are, and some of those ignore `offset` or refuse it.
+        """
+        known: set[str] = set()
+        while True:
+            try:
+                with self._translated_errors():
+                    found = self.client.search_for_studies(search_filters=dict(filters), offset=len(known) or None)
+            except StoreError as error:
+                if known and type(error) is StoreError:
+                    return frozenset(known)
+                raise
+            new = {_text(item, "0020000D") for item in found} - known
+            if not new:
+                return frozenset(known)
+            known |= new
 
     def _search(
         self, filters: Mapping[str, str], *, limit: int | None = None, offset: int | None = None
@@ -228,13 +245,20 @@ class DicomWeb:
             yield
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 500
+            if error.response is not None and (what := refusal(error.response)):
+                raise StoreAccessError(f"{server} {what}") from error
             if missing and status in (404, 410):
                 raise StoreError(f"{server} {missing}") from error
             kind = StoreDownError if status >= 500 else StoreError
             raise kind(f"{server} answered with status {status}; nothing was changed") from error
         except requests.JSONDecodeError as error:
             raise StoreError(f"{server} did not answer with DICOM JSON; is the address right?") from error
-        except requests.RequestException as error:  # it is off, hangs, or ended during the answer
+        except TokenFileError as error:
+            raise StoreAccessError(str(error)) from error
+        except requests.RequestException as error:
+            if what := tls_refusal(error):
+                raise StoreAccessError(f"{server} {what}") from error
+            # it is off, hangs, or ended during the answer
             raise StoreDownError(f"{server} does not answer; nothing was changed") from error
 
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The K-Prism server, from which this very file came: every request, and every failure as a sentence for the user.
+import { ROOT } from './address.js';
 import { BROKEN_OFF, messages } from './frames.js';
 import { pack, unpack } from './planes.js';
 
-const API = '/kprism/api';
+const API = `${ROOT}kprism/api`;
 
 /** A request that failed; the message is a sentence to show, `status` is 0 where no answer came. */
 export class ServerError extends Error {
@@ -119,9 +120,9 @@ export const server = {
 
   next: (strategy, body) => json(`${API}/next/${at(strategy)}`, sending('POST', body)),
 
-  train: trainer => json(`/train/${at(trainer)}`, sending('POST', {})),
+  train: trainer => json(`${ROOT}train/${at(trainer)}`, sending('POST', {})),
 
-  stopTraining: () => json('/train/', { method: 'DELETE' }),
+  stopTraining: () => json(`${ROOT}train/`, { method: 'DELETE' }),
 
   rollback: version => json(`${API}/versions/${at(version)}/current`, sending('POST', {})),
 };

@@ -293,7 +293,7 @@ export class Session extends Turns {
       }
       this.dirty = false;
       this.drafts.clear();
-      window.location.assign(addressOf(study, id));
+      window.location.assign(addressOf(study, id, window.location.pathname));
     });
   }
 }

@@ -7,7 +7,8 @@ The defects in the bundle of MONAI Label 0.8.5 (OHIF 3.10 beta), and their repai
    without a data source. It gets the active one.
 2. The same export puts masks on mirrored slices if the viewer orders images differently from its DICOM library, which
    sorts them by falling distance along the slices' normal. The masks get that order.
-3. The MONAI Label panel always calls port 8000 of the host. It calls the server that it was loaded from.
+3. The MONAI Label panel always calls port 8000 of the host. It calls the server that it was loaded from. So do its
+   configuration's ways to the studies, below any path (`relocation`).
 4. Requests for files in sub-folders (icons) get the start page, because the server joins paths with ":".
 
 An upgrade of MONAI Label may bring another bundle. If a repair then does not apply, the server logs it at the start and
@@ -24,10 +25,14 @@ import monailabel.endpoints.ohif
 from fastapi.responses import Response
 
 from lib.api.ohif.files import SHORT, serve
+from lib.api.ohif.relocation import relocated
 
 logger = logging.getLogger(__name__)
 
 FOLDER = Path(monailabel.endpoints.ohif.__file__).with_name("static") / "ohif"
+
+BASE = "/ohif/"
+"""The path for which it was built."""
 
 SORTED = """const segImages = imageIds.map(imageId => esm.cache.getImage(imageId));
       const distance = ({ referencedImageId }) => {
@@ -47,9 +52,19 @@ REPAIRS = (
         "      await dataSource.store.dicom(naturalizedReport);",
     ),
     (SORTED.partition("\n")[0], SORTED),
-    ("'http://' + window.location.host.split(':')[0] + ':8000/'", "window.location.origin + '/'"),
+    (
+        "'http://' + window.location.host.split(':')[0] + ':8000/'",
+        "new URL('..', new URL(window.PUBLIC_URL, window.location.href)).href",
+    ),
 )
 """(text in the bundle, its replacement)."""
+
+
+CONFIGURATION = (
+    ("routerBasename: '/ohif/'", "routerBasename: window.PUBLIC_URL"),
+    ("'/proxy/dicom/", "new URL('..', new URL(window.PUBLIC_URL, window.location.href)).pathname + 'proxy/dicom/"),
+)
+"""The same of app-config.js."""
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +78,10 @@ def repaired_files() -> dict[str, bytes]:
         for path in hits:
             text = changed.get(path.name, path.read_bytes()).decode()
             changed[path.name] = text.replace(old, new).encode()
-    return changed
+    text = (FOLDER / "app-config.js").read_text()
+    for old, new in CONFIGURATION:
+        text = text.replace(old, new)
+    return {**changed, "app-config.js": text.encode()}
 
 
 def stock_viewer(path: str = "") -> Response:
@@ -71,4 +89,4 @@ def stock_viewer(path: str = "") -> Response:
     repaired = repaired_files().get(path)
     if repaired is not None:
         return Response(repaired, media_type="text/javascript", headers={"Cache-Control": SHORT})
-    return serve(FOLDER, path, "index.html")
+    return relocated(serve(FOLDER, path, "index.html"), BASE, path)

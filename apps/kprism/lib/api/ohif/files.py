@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of files for browsers: the viewer that `./kprism viewer` fetches, our mode, the status page."""
+"""Folders of files for browsers: our mode, the status page."""
 
 from __future__ import annotations
 
 import mimetypes
-import os
 from pathlib import Path
 
 from fastapi import HTTPException
 from fastapi.responses import FileResponse
 
-from kprism_model.locations import data_folder
-
 APP = Path(__file__).resolve().parents[3]
 """apps/kprism."""
-
-VIEWER = Path(os.environ.get("KPRISM_VIEWER", data_folder() / "viewer" / "ohif-3.13.2"))
-"""The unpacked viewer (tools/ohif.py)."""
 
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".woff2": "font/woff2"}
 LONG = "public, max-age=31536000, immutable"
@@ -37,15 +31,6 @@ def serve(folder: Path, path: str, fallback: str | None = None) -> FileResponse:
     kind = TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     keep = LONG if ".bundle." in file.name and file.name.count(".") > 2 else SHORT
     return FileResponse(file, media_type=kind, headers={"Cache-Control": keep})
-
-
-def viewer(path: str = "") -> FileResponse:
-    """OHIF with our configuration; if it is not installed, 404 with the command that fetches it."""
-    if path == "app-config.js":
-        return serve(APP / "viewer", path)
-    if not (VIEWER / "index.html").is_file():
-        raise HTTPException(404, "the viewer is not installed; './kprism viewer' fetches it once")
-    return serve(VIEWER, path, "index.html")
 
 
 def mode(path: str) -> FileResponse:

@@ -7,16 +7,19 @@ whole server while the store answers, and holds every answer in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import requests
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from monailabel.config import settings
 
-from lib.errors import NotFoundError
+from lib.api.ohif.cases import store
+from lib.dicom.access import TokenFileError, refusal, tls_refusal
+from lib.dicom.web import SeriesEntry, StoreAccessError
+from lib.errors import ForbiddenError, NotFoundError
 
 TIMEOUT = (5, 300)
 """Seconds to connect, and between two pieces of an answer."""
@@ -25,14 +28,17 @@ FORWARDED = ("accept", "content-type", "range")
 RETURNED = ("content-type", "content-range", "content-location", "warning", "etag")
 PIECE = 1 << 18
 
-_session = requests.Session()
-
 
 async def dicom_web(request: Request, path: str) -> Any:
-    """Forward GET and POST to the store; the browser gets 503 and a message if it does not answer."""
+    """Forward GET and POST to the store; the browser gets 503 and a message if it does not answer.
+
+    A store that does not let this server in is an error of the server, 502: the browser has no password for it.
+    """
     studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
     if not studies.startswith(("http://", "https://")):
         raise NotFoundError("this server's studies are a folder; OHIF needs a DICOMweb server (./kprism viewer)")
+    if request.method == "GET" and store().worklist is not None:
+        return await run_in_threadpool(_limited, request, path)
     body = await request.body() if request.method == "POST" else None
     return await run_in_threadpool(_forward, request, f"{studies}/{_prefix(request.method, path)}{path}", body)
 
@@ -53,24 +59,73 @@ def _prefix(method: str, path: str) -> str:
     return f"{prefix}/" if prefix else ""
 
 
+def _limited(request: Request, path: str) -> Any:
+    """What `_forward` answers, for studies on the work list only; a search leaves out the others."""
+    datastore, studies = store(), settings.MONAI_LABEL_STUDIES.rstrip("/")
+    address = f"{studies}/{_prefix(request.method, path)}{path}"
+    first, _, rest = path.strip("/").partition("/")
+    study = rest.partition("/")[0]
+    served = datastore.served_studies()
+    if study and study not in served and first == "studies":
+        source = datastore.worklist.source if datastore.worklist else ""
+        raise ForbiddenError(f"study {study} is not on the work list of this server ({source})")
+    if study:
+        return _forward(request, address, None)
+    return _search(request, address, served)
+
+
+def _search(request: Request, address: str, served: Container[str]) -> Any:
+    """A search whose answer holds served studies only, and of those as many as the browser asks for."""
+    asked = request.query_params
+    answer = _asked(
+        request, address, None, [item for item in asked.multi_items() if item[0] not in ("limit", "offset")]
+    )
+    if isinstance(answer, Response):
+        return answer
+    with answer:
+        if answer.status_code != 200:
+            return Response(answer.content, answer.status_code)
+        found = [item for item in answer.json() if SeriesEntry.of(item).study in served]
+    start = int(asked.get("offset") or 0)
+    end = start + int(asked["limit"]) if "limit" in asked else None
+    return JSONResponse(found[start:end], media_type="application/dicom+json")
+
+
 def _forward(request: Request, address: str, body: bytes | None) -> Any:
-    name, word = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    answer = _asked(request, address, body, list(request.query_params.multi_items()))
+    if isinstance(answer, Response):
+        return answer
+    kept = {key: answer.headers[key] for key in RETURNED if key in answer.headers}
+    return StreamingResponse(_pieces(answer), answer.status_code, kept)
+
+
+def _asked(
+    request: Request, address: str, body: bytes | None, params: list[tuple[str, str]]
+) -> requests.Response | JSONResponse:
+    """The answer of the store, or of the server where the store has none for it."""
     headers = {key: request.headers[key] for key in FORWARDED if key in request.headers}
     try:
-        answer = _session.request(
+        answer = store().web.session.request(
             request.method,
             address,
-            params=list(request.query_params.multi_items()),
+            params=params,
             data=body,
             headers=headers,
-            auth=(name, word) if name and word else None,
             timeout=TIMEOUT,
             stream=True,
         )
-    except requests.RequestException:
+    except requests.RequestException as error:
+        if what := str(error) if isinstance(error, TokenFileError) else tls_refusal(error):
+            return _refused(what)
         return JSONResponse({"detail": "the DICOMweb server does not answer; is it running?"}, 503)
-    kept = {key: answer.headers[key] for key in RETURNED if key in answer.headers}
-    return StreamingResponse(_pieces(answer), answer.status_code, kept)
+    if what := refusal(answer):
+        answer.close()
+        return _refused(what)
+    return answer
+
+
+def _refused(what: str) -> JSONResponse:
+    return JSONResponse({"detail": f"the DICOMweb server {what}"}, StoreAccessError.status)
 
 
 def _pieces(answer: requests.Response) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes for browsers; they come before MONAI Label's own.
 
-/viewer/                 OHIF with the K-Prism mode              files.viewer
+/viewer/                 OHIF with the K-Prism mode              viewer.viewer
 /kprism/                 the status page                         files.page
 /kprism/viewer/          the mode's modules                      files.mode
 /kprism/dicom-web/       the DICOMweb store                      proxy.dicom_web
@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from monailabel.config import settings
 
-from lib.api.ohif import bundled_viewer, cases, files, inference, proxy, status, versions
+from lib.api.ohif import bundled_viewer, cases, files, inference, proxy, status, versions, viewer
 
 READ, BOTH = ["GET"], ["GET", "POST"]
 
@@ -40,7 +40,7 @@ def install(application: FastAPI) -> None:
     add("/kprism/api/versions/{number}/current", versions.roll_back, methods=["POST"])
     add("/kprism/{path:path}", files.page, methods=READ)
     add("/viewer", to_viewer, methods=READ)
-    add("/viewer/{path:path}", files.viewer, methods=READ)
+    add("/viewer/{path:path}", viewer.viewer, methods=READ)
     add("/ohif/{path:path}", bundled_viewer.stock_viewer, methods=READ)
     add("/proxy/dicom/{op}/{path:path}", proxy.stock_dicom_web, methods=BOTH, response_model=None)
     application.router.routes[:0] = router.routes
@@ -48,9 +48,9 @@ def install(application: FastAPI) -> None:
 
 def to_page() -> RedirectResponse:
     """The status page's address ends with a slash."""
-    return RedirectResponse("/kprism/")
+    return RedirectResponse("./kprism/")
 
 
 def to_viewer() -> RedirectResponse:
     """The viewer's address ends with a slash."""
-    return RedirectResponse("/viewer/")
+    return RedirectResponse("./viewer/")

@@ -28,7 +28,7 @@ def status() -> dict[str, Any]:
     `warning` says why the published weights do not serve; null if they do. `served` lists what answers each structure
     in each mode, see `versions.served`. `upgrade` is what remains to do after an
     upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
-    report in seconds since 1970; null without a report.
+    report in seconds since 1970; null without a report. `worklist` is the setting that limits the cases, or null.
     """
     app = app_instance()
     info = app.info()
@@ -46,6 +46,7 @@ def status() -> dict[str, Any]:
         "strategies": {name: entry["description"] for name, entry in info["strategies"].items()},
         "trainers": list(info["trainers"]),
         "cases": _cases(app),
+        "worklist": app.config.worklist.source if app.config.worklist else None,
         "training": _training(info.get("train_stats") or {}),
         "versions": versions.listed(app),
         "served": versions.served(app),

@@ -64,7 +64,8 @@ def streamed(work: Callable[[QueueListener], bytes]) -> StreamingResponse:
     first = listener.messages.get()
     if isinstance(first, Exception):
         raise first
-    return StreamingResponse(_frames(listener, first), media_type="application/octet-stream")
+    headers = {"X-Accel-Buffering": "no"}  # a reverse proxy would keep the parts until its buffers are full
+    return StreamingResponse(_frames(listener, first), headers=headers, media_type="application/octet-stream")
 
 
 def _run(work: Callable[[QueueListener], bytes], listener: QueueListener) -> None:
