@@ -32,13 +32,29 @@ class NiftiPlaces(NamedTuple):
 
 
 def nifti_places(header: Nifti1Header) -> NiftiPlaces:
-    """The places of a header. They are stated in its unit too: many tools read all numbers as millimetres."""
+    """The places of a header. They are stated in its unit too: many tools read all numbers as millimetres.
+
+    What has two axes lies in the plane z = 0 too: readers of pictures know no other.
+    """
     unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     forms = [form for form in (_sform(header), _qform(header)) if form is not None]
     itk = _as_itk(header)
-    in_mm = np.diag([unit, unit, unit, 1.0])
-    stated = [in_mm @ form for form in forms] + ([] if unit == 1 else forms)
-    return NiftiPlaces(tuple(stated), None if itk is None else in_mm @ itk)
+    if header["dim"][0] == 2:
+        forms += [_in_plane(form) for form in forms]
+        itk = forms[-1] if itk is None and forms else itk
+    stated = [_scaled(form, unit) for form in forms] + ([] if unit == 1 else forms)
+    return NiftiPlaces(tuple(stated), None if itk is None else _scaled(itk, unit))
+
+
+def _scaled(form: Affine, unit: float) -> Affine:
+    return np.vstack([form[:3] * unit, form[3:]])
+
+
+def _in_plane(form: Affine) -> Affine:
+    """The affine of a picture without what leads out of the plane z = 0."""
+    affine = np.eye(4)
+    affine[:2, :2], affine[:2, 3] = form[:2, :2], form[:2, 3]
+    return affine
 
 
 def _sform(header: Nifti1Header) -> Affine | None:
@@ -63,7 +79,8 @@ def _as_itk(header: Nifti1Header) -> Affine | None:
     sform, qform = _sform(header), _qform(header)
     spacing = np.array(header["pixdim"][1:4], np.float64)
     spacing[dimensions:] = 1
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+    spacing[~np.isfinite(spacing) | (spacing == 0)] = 1
+    if not (spacing > 0).all():
         return None
     if sform is not None and not _has_right_angles(sform):
         sform = None

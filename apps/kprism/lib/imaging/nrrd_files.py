@@ -69,7 +69,9 @@ def _place(header: dict[str, Any], axes: int) -> tuple[NDArray[np.float64], NDAr
     elif "spacings" in header:
         spacings = np.asarray(header["spacings"], float)[spatial][:3]
         affine[range(len(spacings)), range(len(spacings))] = spacings
-    return to_ras @ affine, spatial, "space directions" in header
+    if "space directions" not in header:  # then a space says nothing about the axes of the array
+        return LPS_TO_RAS @ affine, spatial, False
+    return to_ras @ affine, spatial, True
 
 
 def _to_ras(space: str) -> NDArray[np.float64]:

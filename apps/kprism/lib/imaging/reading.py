@@ -52,6 +52,12 @@ ROUNDING = 1e-3
 MAX_ROUNDING = 0.05
 """A label map in integers with a slope may differ by half a step of its slope, but by no more than this."""
 
+SPACINGS = (1e-6, 1e6)
+"""Least and greatest distance of voxels, in millimetres, that counts as a place."""
+
+MAX_ORIGIN = 1e6
+"""Coordinates of the first voxel, in millimetres, beyond which 32 bits cannot tell one voxel from the next."""
+
 MIN_DETERMINANT = 1e-6
 """Axes lie in a plane if the determinant of their directions is smaller."""
 
@@ -231,11 +237,13 @@ def _as_volume(stored: Stored, name: str) -> tuple[NDArray[Any], int]:
 
 
 def _usable(affine: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
-    """The affine and True; if it cannot be inverted, an affine of 1 mm voxels and False."""
+    """The affine and True; if no voxels can lie like that, an affine of 1 mm voxels and False."""
     affine = np.asarray(affine, np.float64)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.isfinite(affine).all() and spacing.all() and abs(np.linalg.det(affine[:3, :3] / spacing)) > MIN_DETERMINANT:
-        return affine, True
+    if np.isfinite(affine).all() and np.abs(affine[:3, 3]).max() < MAX_ORIGIN:
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        is_length = SPACINGS[0] < spacing.min() and spacing.max() < SPACINGS[1]
+        if is_length and abs(np.linalg.det(affine[:3, :3] / spacing)) > MIN_DETERMINANT:
+            return affine, True
     return LPS_TO_RAS.copy(), False
 
 

@@ -162,17 +162,16 @@ def _write_nrrd(path: Path, values: SliceMap[Any], image: MedicalImage, compress
     """Write NRRD with i as the fastest axis: OHIF copies the bytes after the header unchanged."""
     header: dict[str, Any] = {"encoding": "gzip" if compress else "raw"}
     axes, lps = image.dimensions, LPS_TO_RAS @ image.affine_in_itk
-    if axes == 2 and not image.placed:
-        header["spacings"] = np.array(image.spacing[:2])
-    else:
-        is_flat = axes == 2 and not lps[2, [0, 1, 3]].any()  # ITK puts a picture into a space of two axes
-        space = 2 if is_flat else 3
+    space = 2 if axes == 2 and image.suffix != ".nrrd" else 3  # ITK reads pictures in spaces of two axes only
+    if axes == 3 or (image.placed and np.linalg.det(lps[:space, :space])):
         header |= {
-            **({"space dimension": 2} if is_flat else {"space": "left-posterior-superior"}),
+            **({"space": "left-posterior-superior"} if space == 3 else {"space dimension": space}),
             "space directions": lps[:space, :axes].T,
             "space origin": lps[:space, 3],
             "kinds": ["domain"] * axes,
         }
+    else:
+        header["spacings"] = np.array(image.spacing[:axes])
     with path.open("wb") as stream:
         stream.write(_nrrd_header(header, image.grid[: image.dimensions], values.dtype))
         if compress:
