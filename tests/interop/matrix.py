@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import nibabel
 import nrrd
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 
 from benchmarks.places import ROOT
 
@@ -28,11 +28,14 @@ from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image, read_mask
 from lib.imaging.writing import ResultFormat, write_mask
 from tests.interop import small_files
-from tests.interop.other_readers import LPS, Read, by_nibabel, by_simpleitk, readers_of
+from tests.interop.other_readers import Read, by_nibabel, by_simpleitk, readers_of
 from tests.interop.small_files import AFFINE, DTYPES, ORIENTATIONS, SHAPE
 
 MARK = 111
 """The value of the voxel that is clicked on and marked."""
+
+ANSWERS = (".nii.gz", ".nrrd", ".mha")
+"""The formats of our masks."""
 
 CLOSE = 2e-3
 """Millimetres by which positions may differ: NIfTI stores affines in 32 bits."""
@@ -90,7 +93,7 @@ def check_against(image: MedicalImage, path: Path, folder: Path, scale: tuple[fl
         np.testing.assert_array_equal(image.values, other.array, err_msg=f"voxels of {name}")
     labels = np.zeros(image.grid, np.uint8)
     labels[tuple(voxel)] = 1
-    for extension in (".nii.gz", ".nrrd", ".mha"):
+    for extension in ANSWERS if path.suffix == ".nii" else (".nrrd", ".mha"):
         mask = written(image, labels, extension, folder)
         for name, reader in readers_of(mask).items():
             other = reader(mask)
@@ -140,7 +143,7 @@ def check_foreign_labels(path: Path, folder: Path) -> None:
     for name, label in foreign_labels(path, labels, folder):
         np.testing.assert_array_equal(image.on_grid(read_mask(label, "the label"), "the label"), labels, err_msg=name)
     only = (np.asarray(image.values) == MARK).astype(np.uint8)
-    for extension in (".nii.gz", ".nrrd", ".mha"):
+    for extension in ANSWERS:
         mask = written(image, only, extension, folder)
         for name, reader in {
             "SimpleITK": by_simpleitk,
@@ -172,19 +175,19 @@ def foreign_labels(path: Path, labels: np.ndarray, folder: Path) -> Iterator[tup
     header.set_data_dtype(np.uint8)
     yield "nibabel, header", _saved(nibabel.Nifti1Image(on_file, None, header), folder / "header.nii.gz")
     if is_readable(path, by_simpleitk):
-        source = sitk.ReadImage(str(path))
-        mask = sitk.GetImageFromArray(
+        source = SimpleITK.ReadImage(str(path))
+        mask = SimpleITK.GetImageFromArray(
             np.ascontiguousarray(
                 np.squeeze(labels[..., None], -1).T if source.GetDimension() == 3 else labels[..., 0].T
             )
         )
         mask.CopyInformation(source)
-        for extension in (".nii.gz", ".nrrd", ".mha"):
-            sitk.WriteImage(mask, str(folder / f"itk{extension}"))
+        for extension in ANSWERS:
+            SimpleITK.WriteImage(mask, str(folder / f"itk{extension}"))
             yield f"ITK, {extension}", folder / f"itk{extension}"
         if source.GetDimension() == 2:  # 3D Slicer has volumes only
-            volume = sitk.JoinSeries(mask)
-            sitk.WriteImage(volume, str(folder / "volume.nii.gz"))
+            volume = SimpleITK.JoinSeries(mask)
+            SimpleITK.WriteImage(volume, str(folder / "volume.nii.gz"))
             yield "ITK, one slice", folder / "volume.nii.gz"
 
 
@@ -257,7 +260,7 @@ def _space_check(fields: dict[str, Any], signs: np.ndarray, is_known: bool) -> C
             other = by_simpleitk(path)
             np.testing.assert_allclose(other.affine, AFFINE, atol=1e-9)
         labels = (np.asarray(image.values) == MARK).astype(np.uint8)
-        for extension in (".nrrd", ".nii.gz", ".mha"):
+        for extension in ANSWERS:
             mask = by_simpleitk(written(image, labels, extension, folder))
             away = np.linalg.norm(mask.point_of(1) - (AFFINE @ [*np.argwhere(labels)[0], 1])[:3])
             assert away < CLOSE, f"{extension}: {away} mm beside the image"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import nibabel
 import nrrd
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -28,8 +28,8 @@ class Read(NamedTuple):
 
 def by_simpleitk(path: Path) -> Read:
     """As ITK reads a file, and 3D Slicer with it; RuntimeError if it refuses the file."""
-    image = sitk.ReadImage(str(path))
-    array = sitk.GetArrayFromImage(image).transpose()
+    image = SimpleITK.ReadImage(str(path))
+    array = SimpleITK.GetArrayFromImage(image).transpose()
     return Read(array.reshape(*array.shape, *[1] * (3 - array.ndim)), LPS @ lps_of(image))
 
 

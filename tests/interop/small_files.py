@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import nrrd
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from tests.interop.other_readers import LPS
@@ -67,10 +67,10 @@ def save_nrrd(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     nrrd.write(str(path), array, header, index_order="F")
 
 
-def in_simpleitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+def in_simpleitk(array: np.ndarray, affine: np.ndarray) -> SimpleITK.Image:
     """The volume as ITK holds it."""
     lps, spacing = LPS @ affine, np.linalg.norm(affine[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetSpacing(spacing.tolist())
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
@@ -78,7 +78,7 @@ def in_simpleitk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
 
 
 def save_metaimage(path: Path, array: np.ndarray, affine: np.ndarray, compress: bool = False) -> None:
-    sitk.WriteImage(in_simpleitk(array, affine), str(path), compress)
+    SimpleITK.WriteImage(in_simpleitk(array, affine), str(path), compress)
 
 
 def forms(kind: str) -> np.ndarray:
