@@ -55,7 +55,7 @@ def orientation_cells() -> Iterator[Combination]:
             *((".nii.gz", scale) for scale in ((1.0, 0.0), (0.5, -10.0))),
             (".nrrd", (1.0, 0.0)),
             (".mha", (1.0, 0.0)),
-            (".mhd", (1.0, 0.0)),
+            *([(".mhd", (1.0, 0.0))] if dtype == "int16" else []),  # which differs from .mha by a file alone
         ):
             name = f"{suffix} {dtype} orientation {row} scale {scale}"
             yield Combination(name, _orientation_check(suffix, dtype, orientation, scale, row))
@@ -88,8 +88,8 @@ def check_against(image: MedicalImage, path: Path, folder: Path, scale: tuple[fl
     [voxel] = np.argwhere(np.asarray(image.values) == value)
     place = image.locate(tuple(voxel.tolist()))
     assert np.asarray(image.to_slices(image.values))[place] == value, "the click lands on another voxel"
-    for name, reader in readers_of(path).items():
-        other = reader(path)
+    theirs = {name: reader(path) for name, reader in readers_of(path).items()}
+    for name, other in theirs.items():
         np.testing.assert_array_equal(image.values, other.array, err_msg=f"voxels of {name}")
     labels = np.zeros(image.grid, np.uint8)
     labels[tuple(voxel)] = 1
@@ -98,17 +98,10 @@ def check_against(image: MedicalImage, path: Path, folder: Path, scale: tuple[fl
         for name, reader in readers_of(mask).items():
             other = reader(mask)
             np.testing.assert_array_equal(other.array, labels, err_msg=f"{extension} as {name} reads it")
-            assert_same_point(other, value, path, name, extension)
+            away = np.linalg.norm(other.point_of(1) - theirs.get(name, theirs["SimpleITK"]).point_of(value))
+            assert away < CLOSE, f"{extension}: {name} reads the mask {away:.4f} mm beside the image"
         own = read_mask(mask, "the mask")
         np.testing.assert_array_equal(image.on_grid(own, "the mask"), labels)
-
-
-def assert_same_point(mask: Read, value: float, path: Path, name: str, extension: str) -> None:
-    """The marked voxel lies where the same program puts the image's; pynrrd reads no image but NRRD."""
-    readers = readers_of(path)
-    image = readers.get(name, readers["SimpleITK"])(path)
-    away = np.linalg.norm(mask.point_of(1) - image.point_of(value))
-    assert away < CLOSE, f"{extension}: {name} reads the mask {away:.4f} mm beside the image"
 
 
 def written(image: MedicalImage, labels: np.ndarray, extension: str, folder: Path) -> Path:
@@ -143,18 +136,20 @@ def check_foreign_labels(path: Path, folder: Path) -> None:
     for name, label in foreign_labels(path, labels, folder):
         np.testing.assert_array_equal(image.on_grid(read_mask(label, "the label"), "the label"), labels, err_msg=name)
     only = (np.asarray(image.values) == MARK).astype(np.uint8)
+    readers = {name: reader for name, reader in READERS.items() if is_readable(path, reader)}
+    theirs = {name: reader(path) for name, reader in readers.items()}
     for extension in ANSWERS:
         mask = written(image, only, extension, folder)
-        for name, reader in {
-            "SimpleITK": by_simpleitk,
-            **({"nibabel": by_nibabel} if "nii" in extension else {}),
-        }.items():
-            if is_readable(path, reader):
-                other = reader(mask)
-                np.testing.assert_array_equal(other.array, only)
-                away = np.linalg.norm(other.point_of(1) - reader(path).point_of(MARK))
-                scale = np.linalg.norm(reader(path).affine[:3, :3], axis=0).max()
-                assert away < CLOSE * max(1.0, scale), f"{extension}: {name} reads the mask {away} mm beside the image"
+        for name in readers if "nii" in extension else readers.keys() - {"nibabel"}:
+            other = readers[name](mask)
+            np.testing.assert_array_equal(other.array, only)
+            away = np.linalg.norm(other.point_of(1) - theirs[name].point_of(MARK))
+            voxel = np.linalg.norm(theirs[name].affine[:3, :3], axis=0).max()
+            assert away < CLOSE * max(1.0, voxel), f"{extension}: {name} reads the mask {away} mm beside the image"
+
+
+READERS: dict[str, Callable[[Path], Read]] = {"SimpleITK": by_simpleitk, "nibabel": by_nibabel}
+"""Those of NIfTI."""
 
 
 def is_readable(path: Path, reader: Callable[[Path], Read]) -> bool:

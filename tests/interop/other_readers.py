@@ -11,6 +11,8 @@ import nrrd
 import numpy as np
 import SimpleITK
 
+SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # starting threads takes longer than these files do
+
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

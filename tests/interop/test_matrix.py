@@ -8,7 +8,7 @@ import pytest
 from tests.interop import matrix
 
 SIZES = {
-    "orientations, data types, slopes": 960,
+    "orientations, data types, slopes": 816,
     "two places in a NIfTI header": 196,
     "NIfTI of other than three axes": 80,
     "NRRD spaces": 53,

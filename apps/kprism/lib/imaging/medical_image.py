@@ -267,13 +267,12 @@ class MedicalImage:
         """
         if self.whole is not None:
             return self.of_whole(self.whole.on_grid(mask, what))
+        expected = f"{self.name} has {describe(self.grid)}{self._turned}"
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
-            raise RequestError(
-                f"{what} has {describe(mask.array.shape)} voxels, but {self.name} has {describe(self.grid)}"
-            )
+            raise RequestError(f"{what} has {describe(mask.array.shape)} voxels, but {expected}")
         if not (mask.placed and self.placed):
             if mask.grid != self.grid:
-                raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {self.name} {describe(self.grid)}")
+                raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {expected}")
             return mask.array
         array = on_places(mask.array, mask.places, self.places, self.grid)
         if array is None:
@@ -282,6 +281,15 @@ class MedicalImage:
                 f"{_rounded(self.affine)}; resample it to the image's grid"
             )
         return array
+
+    @property
+    def _turned(self) -> str:
+        """The end of a sentence about the grid of a picture that is not upright in its file."""
+        return (
+            ""
+            if self.exif_orientation == 1
+            else f" (upright: its file states EXIF orientation {self.exif_orientation})"
+        )
 
 
 def planes_of(grid: tuple[int, int, int]) -> SliceOrientation:
