@@ -15,6 +15,8 @@ LONGEST = (
     "e2e/viewer",
     "e2e/store",
     "contract",
+    "interop/test_matrix.py",
+    "interop",
     "e2e/test_faults.py",
     "e2e/test_upgrade.py",
     "e2e/test_loop.py",
@@ -35,6 +37,7 @@ SLOW_FILES = (
     "unit/test_finetune.py",
     "unit/test_pretraining.py",
     "contract/test_batch.py",
+    "interop/test_matrix.py",
 )
 """Tests that `--fast` leaves out beside all of `e2e`."""
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +32,17 @@ class Read(NamedTuple):
 
 def by_simpleitk(path: Path) -> Read:
     """As ITK reads a file, and 3D Slicer with it; RuntimeError if it refuses the file."""
-    image = SimpleITK.ReadImage(str(path))
+    image = in_itk(path)
     array = SimpleITK.GetArrayFromImage(image).transpose()
     return Read(array.reshape(*array.shape, *[1] * (3 - array.ndim)), LPS @ lps_of(image))
+
+
+def in_itk(path: Path) -> SimpleITK.Image:
+    """A file as ITK holds it; it knows the extensions of MetaImages in lower case only."""
+    if path.suffix.lower() != ".mha" or path.suffix == ".mha":
+        return SimpleITK.ReadImage(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        return SimpleITK.ReadImage(str(shutil.copy(path, Path(folder) / "image.mha")))
 
 
 def lps_of(image: Any) -> np.ndarray:

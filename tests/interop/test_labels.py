@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import nibabel
 import nrrd
 import numpy as np
 import pytest
-
-from benchmarks.places import ROOT
-
-sys.path.insert(0, str(ROOT / "apps" / "kprism"))
 
 from lib.errors import RequestError
 from lib.imaging.reading import read_image, read_mask

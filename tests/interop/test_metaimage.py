@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
-
-from benchmarks.places import ROOT
-
-sys.path.insert(0, str(ROOT / "apps" / "kprism"))
 
 from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError, TooLargeError

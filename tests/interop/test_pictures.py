@@ -3,16 +3,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-
-from benchmarks.places import ROOT
-
-sys.path.insert(0, str(ROOT / "apps" / "kprism"))
 
 from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
