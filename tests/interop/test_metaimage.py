@@ -13,6 +13,7 @@ import SimpleITK
 from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError, TooLargeError
 from lib.imaging.mapped import SMALL, mapped_in
+from lib.imaging.metaimage import as_one_file
 from lib.imaging.reading import files_of, read_image, read_mask
 from lib.imaging.writing import ResultFormat, write_mask
 from tests.interop import small_files
@@ -134,6 +135,17 @@ def test_the_voxels_make_the_digest(tmp_path: Path) -> None:
         (tmp_path / "v.raw").write_bytes(body)
         digests.add(read_image(path, "v").digest)
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize(("skipped", "before"), [("0", b""), ("5", b"12345"), ("-1", b"123")])
+def test_two_files_as_one(tmp_path: Path, skipped: str, before: bytes) -> None:
+    (tmp_path / "v.raw").write_bytes(before + BODY)
+    path = save(tmp_path / "v.mhd", {"HeaderSize": skipped, "Offset": "1 2 3"}, b"", "v.raw")
+    (tmp_path / "one.mha").write_bytes(b"".join(as_one_file(path)))
+    one, two = read_image(tmp_path / "one.mha", "one"), read_image(path, "two")
+    np.testing.assert_array_equal(one.array, small_files.voxels("int16"))
+    np.testing.assert_array_equal(two.array, small_files.voxels("int16"))
+    np.testing.assert_array_equal(one.affine, two.affine)
 
 
 SHORT: dict[str, tuple[Callable[[bytes], bytes], str]] = {

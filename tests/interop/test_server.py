@@ -106,6 +106,19 @@ def test_other_files_of_the_server_stay_its_own(server: LiveServer) -> None:
     assert "root:" not in answer.text
 
 
+@pytest.mark.parametrize("name", [file for file in FILES if file.endswith((".mhd", ".mha", ".nrrd"))])
+def test_what_is_downloaded_is_a_whole_image(server: LiveServer, tmp_path: Path, name: str) -> None:
+    """As 3D Slicer does with a server on another machine; an image of two files comes as one."""
+    answer = requests.get(f"{server.url}/datastore/image", params={"image": image_id(name)}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    sent_as = answer.headers["content-disposition"].partition("filename=")[2].strip('"')
+    assert sent_as == name.replace(".mhd", ".mha")
+    (tmp_path / sent_as).write_bytes(answer.content)
+    sent, stored = by_simpleitk(tmp_path / sent_as), by_simpleitk(Path(server.studies) / name)
+    np.testing.assert_array_equal(sent.array, stored.array)
+    np.testing.assert_allclose(sent.affine, stored.affine, atol=1e-9)
+
+
 def test_new_voxels_beside_the_same_header_are_read(server: LiveServer) -> None:
     """The click's answer is made from the file that holds the voxels, not from an image that is remembered."""
     studies = Path(server.studies)

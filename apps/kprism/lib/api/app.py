@@ -22,7 +22,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.middleware import Middleware
 
-from lib.api import datastore, inference, task_log, training
+from lib.api import datastore, downloads, inference, task_log, training
 from lib.api.inference import read_params
 from lib.api.uploads import UploadLimit
 from lib.errors import ForbiddenError, OutOfMemoryError, RequestError
@@ -40,6 +40,7 @@ def install(application: FastAPI, upload_limit: int) -> None:
     router = APIRouter(prefix=settings.MONAI_LABEL_API_STR)
     inference.add_routes(router)
     datastore.add_routes(router)
+    downloads.add_routes(router)
     training.add_routes(router)
     task_log.install()
     for method in ("PUT", "DELETE"):

@@ -7,7 +7,7 @@ leaves aside (AnatomicalOrientation, CenterOfRotation, ElementToIntensityFunctio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
-from lib.imaging.stored import Room, Stored, opened
+from lib.imaging.stored import CHUNK, Room, Stored, opened
 
 MAX_HEADER = 64 << 10
 """Bytes of the longest header; those that ITK writes have a few hundred."""
@@ -46,6 +46,7 @@ TYPES = {
 ORIGIN = ("Offset", "Position", "Origin")
 AXES = ("TransformMatrix", "Rotation", "Orientation")
 SPACING = ("ElementSpacing", "ElementSize")
+HEADER_SIZE = "HeaderSize"
 COMPRESSED = "CompressedData"
 MOST_SIGNIFICANT_FIRST = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 
@@ -75,6 +76,23 @@ def data_file(path: Path) -> Path | None:
             return _beside(path, _header(stream))
     except (RequestError, OSError):
         return None
+
+
+def as_one_file(path: Path) -> Iterator[bytes]:
+    """The content of an `.mha` file that holds what a header and the file beside it hold, piece by piece."""
+    with path.open("rb") as stream:
+        header = _header(stream)
+    data = _beside(path, header)
+    if data is None:
+        raise RequestError(f"{path.name} holds its own voxels")
+    skipped = _whole(header, HEADER_SIZE, 0)
+    kept = {key: value for key, value in header.items() if skipped == -1 or key != HEADER_SIZE}
+    lines = (f"{key} = {value}\n" for key, value in {**kept, LAST_KEY: LOCAL}.items())
+    yield "".join(lines).encode("latin-1")
+    with data.open("rb") as voxels:
+        voxels.seek(max(0, skipped))
+        while piece := voxels.read(CHUNK):
+            yield piece
 
 
 def _header(stream: IO[bytes]) -> dict[str, str]:
@@ -126,7 +144,7 @@ def _voxels(header: Mapping[str, str], stream: IO[bytes], room: Room) -> NDArray
     shape = tuple(int(side) for side in _numbers(header, ("DimSize",), dimensions, None))
     shape = shape if channels == 1 else (channels, *shape)
     room.check(shape, dtype)
-    skipped = _whole(header, "HeaderSize", 0)
+    skipped = _whole(header, HEADER_SIZE, 0)
     if skipped == -1:
         stream.seek(-int(np.prod(shape, dtype=object)) * dtype.itemsize, 2)
     elif skipped > 0:
