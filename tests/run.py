@@ -33,7 +33,7 @@ CAMPAIGNS = {
 }
 """Name -> file; the first line of its docstring says what it is about."""
 
-FAST = ["-m", "not slow", "tests/unit", "tests/contract"]
+FAST = ["-m", "not slow", "tests/unit", "tests/contract", "tests/interop"]
 
 CAMPAIGN_MINUTES = 40.0
 

@@ -16,6 +16,8 @@ LONGEST = (
     "e2e/store",
     "contract",
     "e2e/hosting",
+    "interop/test_matrix.py",
+    "interop",
     "e2e/test_faults.py",
     "e2e/test_upgrade.py",
     "e2e/test_loop.py",
@@ -36,6 +38,7 @@ SLOW_FILES = (
     "unit/test_finetune.py",
     "unit/test_pretraining.py",
     "contract/test_batch.py",
+    "interop/test_matrix.py",
 )
 """Tests that `--fast` leaves out beside all of `e2e`."""
 

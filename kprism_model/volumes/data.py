@@ -161,9 +161,9 @@ def _range_of_all(slices: StoredSlices, rules: Mapping[str, Any]) -> IntensityRa
     bottom, top, samples = np.inf, -np.inf, []
     for number in range(len(slices)):
         [values] = slices.values([number])
-        finite = np.isfinite(values)
-        bottom = min(bottom, float(values.min(where=finite, initial=np.inf)) if finite.any() else np.inf)
-        top = max(top, float(values.max(where=finite, initial=-np.inf)) if finite.any() else -np.inf)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            bottom, top = min(bottom, float(finite.min())), max(top, float(finite.max()))
         samples.append(values[::step, ::step])
     found = IntensityRange.of(np.stack(samples), **rules)
     low, high = (bottom, top) if found.low == found.high else (found.low, found.high)

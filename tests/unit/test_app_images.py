@@ -63,6 +63,18 @@ def test_a_voxel_is_found_in_its_slice_whatever_the_orientation(tmp_path: Path, 
     np.testing.assert_array_equal(image.scaled, reference.scaled)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "float32"])
+@pytest.mark.parametrize("count", [17, 40, 131])
+def test_a_volume_that_is_empty_but_for_one_slice(tmp_path: Path, count: int, dtype: str) -> None:
+    """The slices that the range of intensities is taken from hold one value only."""
+    array = marked((6, 7, count), (1, 2, count - 2)).astype(dtype)
+    image = read_image(save_nifti(tmp_path / "v.nii.gz", array), "v")
+    assert (image.intensities.bottom, image.intensities.top) == (0, 100)
+    np.testing.assert_array_equal(np.argwhere(np.asarray(image.scaled)), [image.locate((1, 2, count - 2))])
+    with pytest.raises(RequestError, match="v is constant: every voxel is 0"):
+        read_image(save_nifti(tmp_path / "c.nii.gz", np.zeros_like(array)), "v")
+
+
 @pytest.mark.parametrize("shape", [(1, 30, 20), (30, 1, 20), (30, 20, 1)])
 def test_a_volume_of_one_slice_is_that_slice(tmp_path: Path, shape: tuple[int, ...]) -> None:
     image = read_image(save_nifti(tmp_path / "v.nii.gz", marked(shape, (0, 0, 0)), np.eye(4)), "v")

@@ -24,7 +24,7 @@ from kprism_model.volumes.predictor import VolumePredictor
 from lib.errors import OutOfMemoryError, TooLargeError
 from lib.imaging.mapped import SMALL, Allocate, in_memory
 from lib.imaging.medical_image import MedicalImage
-from lib.imaging.reading import check_contrast, read_image, read_mask
+from lib.imaging.reading import check_contrast, files_of, read_image, read_mask
 from lib.imaging.stored import too_large
 from lib.networks import Network, Networks
 from lib.request_statistics import RequestStatistics
@@ -136,8 +136,8 @@ class Engine:
         limit = self.images.budget
         if not path.is_file():
             return read(path, name, limit)  # raises an error that names the file
-        state = path.stat()
-        key = (read.__name__, str(path), name, state.st_mtime_ns, state.st_size)
+        states = [file.stat() for file in files_of(path)]
+        key = (read.__name__, str(path), name, *((state.st_mtime_ns, state.st_size) for state in states))
         with self._reading[hash(key) % READERS]:
             kept: MedicalImage | None = self.images.get(key) or self.cache.get(key)
             if kept is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./kprism import FOLDER`: NIfTI, NRRD, PNG and JPEG files as DICOM, into a DICOMweb server or a folder."""
+"""`./kprism import FOLDER`: NIfTI, NRRD, MetaImage, PNG and JPEG files as DICOM, into a DICOMweb server or a folder."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from monailabel.config import settings
 
 from kprism_model.addresses import check_origins, check_root_path
 from lib.errors import RequestError
-from lib.imaging.reading import NIFTI, NRRD, PICTURES
+from lib.imaging.reading import SUFFIXES
 from lib.learning.submitted_label import ADD, REFUSE
 from lib.learning.training_schedule import NEW_LABELS_PER_TRAINING
 from lib.learning.versions import KEPT_VERSIONS
@@ -40,8 +40,8 @@ MONAI_LABEL_SETTINGS: dict[str, Any] = {
     "MONAI_LABEL_AUTO_UPDATE_SCORING": False,  # there are no scoring methods
     "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": {},  # every modality, not CT alone
     "MONAI_LABEL_DATASTORE_FILE_EXT": [
-        *(f"*{suffix}" for suffix in (*NIFTI, *NRRD, *PICTURES)),
-        *(f"*{suffix.upper()}" for suffix in PICTURES),
+        *(f"*{suffix}" for suffix in SUFFIXES),
+        *(f"*{suffix.upper()}" for suffix in SUFFIXES),
     ],
 }
 

@@ -11,12 +11,10 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from kprism_model.intensity import IntensityRange, Slices, rescaled
@@ -26,15 +24,13 @@ from kprism_model.volumes.slice_map import SliceMap
 from lib.errors import RequestError
 from lib.imaging.cropped import moved, offset_between, pasted
 from lib.imaging.file_labels import FileLabels
+from lib.imaging.places import on_places, reordered
 
 Voxel = tuple[int, int, int]
 """(i, j, k) of a voxel of the stored image."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """The axes of NRRD and DICOM run to left and posterior, those of NIfTI to right and anterior."""
-
-MAX_OFFSET = 0.1
-"""A mask may lie this fraction of a voxel beside its image, because files round their affines."""
 
 
 class Arrival(Protocol):
@@ -54,6 +50,10 @@ class MedicalImage:
     messages; `placed` says whether `affine` comes from the file. Pictures, and volumes whose file has no usable affine,
     are compared by their number of voxels alone. `slice_axis` and `plane` as in `SliceOrientation.of`: the axis that
     images were stacked along if the file states it, and the plane to cut in.
+
+    Readers of a file may choose different places of those that it states: `also_at` are the affines of the others, and
+    `itk_affine` is the one that ITK reads, and with it 3D Slicer, if it is another than `affine`. `exif_orientation` is
+    that of the picture in the file (1 to 8); `array` is upright.
 
     A DICOM series of several phases, echoes or b-values holds that many `volumes`, one after the other along k. One of
     them is an image too (`part`), with the `whole` and its own `first` slice in that.
@@ -77,6 +77,9 @@ class MedicalImage:
     whole: MedicalImage | None = field(default=None, repr=False)
     first: int = 0
     rescale: tuple[float, float] = (1.0, 0.0)
+    also_at: tuple[NDArray[np.float64], ...] = field(default=(), repr=False)
+    itk_affine: NDArray[np.float64] | None = field(default=None, repr=False)
+    exif_orientation: int = 1
     arrival: Arrival | None = field(default=None, repr=False, compare=False)
     file_labels: FileLabels | None = field(default=None, repr=False)
 
@@ -89,6 +92,16 @@ class MedicalImage:
     def is_colour(self) -> bool:
         """Whether voxels have the channels red, green and blue."""
         return self.array.ndim == 4
+
+    @property
+    def places(self) -> tuple[NDArray[np.float64], ...]:
+        """All affines that the file states."""
+        return (self.affine, *self.also_at)
+
+    @property
+    def affine_in_itk(self) -> NDArray[np.float64]:
+        """Where ITK puts the voxels: the place to write in files that state one only."""
+        return self.affine if self.itk_affine is None else self.itk_affine
 
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
@@ -261,22 +274,29 @@ class MedicalImage:
             return self.of_whole(self.whole.on_grid(mask, what))
         if mask.file_labels is not None and mask.file_labels.offset is not None:
             mask = _uncropped(mask, self, what)
+        expected = f"{self.name} has {describe(self.grid)}{self._turned}"
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
-            raise RequestError(
-                f"{what} has {describe(mask.array.shape)} voxels, but {self.name} has {describe(self.grid)}"
-            )
+            raise RequestError(f"{what} has {describe(mask.array.shape)} voxels, but {expected}")
         if not (mask.placed and self.placed):
             if mask.grid != self.grid:
-                raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {self.name} {describe(self.grid)}")
+                raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {expected}")
             return mask.array
-        reordered = _reordered(mask, self.affine)
-        away = np.inf if reordered.array.shape != self.grid else _distance(reordered.affine, self.affine, self.grid)
-        if away > MAX_OFFSET * min(self.spacing):
+        array = on_places(mask.array, mask.places, self.places, self.grid)
+        if array is None:
             raise RequestError(
                 f"{what} lies elsewhere than {self.name}: their affines are {_rounded(mask.affine)} and "
                 f"{_rounded(self.affine)}; resample it to the image's grid"
             )
-        return reordered.array
+        return array
+
+    @property
+    def _turned(self) -> str:
+        """The end of a sentence about the grid of a picture that is not upright in its file."""
+        return (
+            ""
+            if self.exif_orientation == 1
+            else f" (upright: its file states EXIF orientation {self.exif_orientation})"
+        )
 
 
 def _uncropped(mask: MedicalImage, image: MedicalImage, what: str) -> MedicalImage:
@@ -287,8 +307,10 @@ def _uncropped(mask: MedicalImage, image: MedicalImage, what: str) -> MedicalIma
     """
     array, affine, offset = mask.array, mask.affine, mask.file_labels.offset if mask.file_labels else None
     if mask.placed and image.placed:
-        array, affine = _reordered(mask, image.affine)
-        offset = offset_between(affine, image.affine)
+        if on_places(array, mask.places, image.places, image.grid) is not None:
+            return mask
+        array, affine = reordered(array, affine, image.affine_in_itk)
+        offset = offset_between(affine, image.affine_in_itk)
     if offset is None or (array.shape == image.grid and not any(offset)):
         return mask
     whole = pasted(array, offset, image.grid)
@@ -300,23 +322,6 @@ def _uncropped(mask: MedicalImage, image: MedicalImage, what: str) -> MedicalIma
 def planes_of(grid: tuple[int, int, int]) -> SliceOrientation:
     """The orientation of the planes k of a grid as they are stored: rows are j, columns i."""
     return SliceOrientation((2, 1, 0), (False, False, False), grid, (1.0, 1.0, 1.0), "as stored")
-
-
-class _Reordered(NamedTuple):
-    array: NDArray[Any]
-    affine: NDArray[np.float64]
-
-
-def _reordered(mask: MedicalImage, affine: NDArray[np.float64]) -> _Reordered:
-    """The mask with its axes in the order and direction of the axes of `affine`."""
-    change = ornt_transform(io_orientation(mask.affine), io_orientation(affine))
-    return _Reordered(apply_orientation(mask.array, change), mask.affine @ inv_ornt_aff(change, mask.grid))
-
-
-def _distance(one: NDArray[np.float64], other: NDArray[np.float64], grid: tuple[int, ...]) -> float:
-    """Largest distance in mm between the positions that two affines give to a corner of the grid."""
-    corners = np.array(list(product(*((0, side - 1) for side in grid), (1,))), np.float64)
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
 
 def _rounded(affine: NDArray[np.float64]) -> list[list[float]]:

@@ -13,6 +13,7 @@ from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from lib.errors import RequestError
+from lib.imaging.nifti_places import nifti_places
 from lib.imaging.stored import Room, Stored, opened
 
 MAX_HEADER = 16 << 20
@@ -33,7 +34,7 @@ def read_nifti(path: Path, room: Room) -> Stored:
     if not isinstance(image, nibabel.Nifti1Image):  # includes NIfTI-2, but not CIFTI
         raise RequestError(f"is {type(image).__name__}; expected a NIfTI volume")
     voxels: Any = image.dataobj
-    placed = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
+    places = nifti_places(image.header)
     shape, dtype = tuple(int(side) for side in image.shape), voxels.dtype
     colour = bool(dtype.fields) and tuple(dtype.fields)[:3] == _CHANNELS
     rescale = (1.0, 0.0) if colour else (float(voxels.slope), float(voxels.inter))
@@ -45,7 +46,17 @@ def read_nifti(path: Path, room: Room) -> Stored:
         else:
             array = room.filled(stream, shape, dtype)
         stream.read(1)  # at the end of a compressed file is its checksum
-    return Stored(array, image.affine, image.header, colour, placed, rescale)
+    affine, *others = places.stated or (image.affine,)
+    return Stored(
+        array,
+        affine,
+        image.header,
+        colour,
+        bool(places.stated),
+        rescale,
+        also_at=tuple(others),
+        itk_affine=places.itk,
+    )
 
 
 def note_volumes(header: Nifti1Header, volumes: int) -> None:

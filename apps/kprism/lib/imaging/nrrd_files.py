@@ -22,8 +22,14 @@ DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byte
 TEXT = ("ascii", "text", "txt")
 """NRRD encodings whose voxels are numbers as text."""
 
-RAS = ("right-anterior-superior", "ras")
-"""Names of NIfTI's axes in NRRD headers."""
+ANATOMICAL = {"left": "L", "right": "R", "anterior": "A", "posterior": "P", "superior": "S", "inferior": "I"}
+"""Words in the names of anatomical spaces, and their letters."""
+
+TOWARDS_RAS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
+"""The letter that an axis of a space runs to -> the axis of NIfTI's coordinates, and the sign in these."""
+
+UNNAMED = ("scanner-xyz", "3d-right-handed", "3d-left-handed")
+"""Spaces that do not say how the patient lies in them; 3D Slicer and ITK take their axes as those of DICOM (LPS)."""
 
 _TYPES = nrrd.reader._TYPEMAP_NRRD2NUMPY
 
@@ -38,18 +44,7 @@ def read_nrrd(path: Path, room: Room) -> Stored:
                     f"names data outside of the file ({key}: {header[key]}); expected voxels in the file itself"
                 )
         array = _voxels(header, stream, room)
-    spatial = np.array([kind in ("domain", "space") for kind in header.get("kinds", ["domain"] * array.ndim)])
-    affine = np.eye(4)
-    if "space directions" in header:
-        directions = np.asarray(header["space directions"], float)
-        spatial = np.isfinite(directions).all(axis=1)
-        directions = directions[spatial][:3]
-        origin = np.asarray(header.get("space origin", np.zeros(directions.shape[1])), float)
-        affine[: directions.shape[1], : len(directions)] = directions.T
-        affine[: len(origin), 3] = origin
-    elif "spacings" in header:
-        spacings = np.asarray(header["spacings"], float)[spatial][:3]
-        affine[range(len(spacings)), range(len(spacings))] = spacings
+    affine, spatial, placed = _place(header, array.ndim)
     segments = segments_in(header)
     others = np.flatnonzero(~spatial)
     array = np.moveaxis(array, others, range(array.ndim - len(others), array.ndim))  # colour or time behind space
@@ -57,10 +52,54 @@ def read_nrrd(path: Path, room: Room) -> Stored:
     if segments:
         array, file_labels = index_map(array, segments, header, room.allocate)
     colour = not segments and len(others) == 1 and array.shape[-1] in (3, 4) and array.dtype == np.uint8
-    space = str(header.get("space", "left-posterior-superior")).lower()
-    placed = "space directions" in header
-    ras = affine if space in RAS else LPS_TO_RAS @ affine
-    return Stored(array, ras, None, colour, placed, file_labels=file_labels)
+    return Stored(array, affine, None, colour, placed, file_labels=file_labels)
+
+
+def _place(header: dict[str, Any], axes: int) -> tuple[NDArray[np.float64], NDArray[np.bool_], bool]:
+    """The affine (RAS+), which axes of the array are spatial, and whether the header says where the image lies."""
+    to_ras = _to_ras(str(header.get("space", "left-posterior-superior")))
+    spatial = np.array([kind in ("domain", "space") for kind in header.get("kinds", ["domain"] * axes)])
+    affine = np.eye(4)
+    if "space directions" in header:
+        directions = np.asarray(header["space directions"], float)
+        if directions.ndim != 2 or len(directions) != axes or not 1 <= directions.shape[1] <= 4:
+            raise RequestError(
+                f"has space directions of shape {directions.shape}; expected one for each of {axes} axes"
+            )
+        directions = directions[:, :3]  # the fourth coordinate is time
+        spatial = np.isfinite(directions).all(axis=1)
+        directions = directions[spatial][:3]
+        origin = np.asarray(header.get("space origin", np.zeros(3)), float).ravel()[:3]
+        affine[: directions.shape[1], : len(directions)] = directions.T
+        affine[: len(origin), 3] = origin
+    elif "spacings" in header:
+        spacings = np.asarray(header["spacings"], float)[spatial][:3]
+        affine[range(len(spacings)), range(len(spacings))] = spacings
+    if "space directions" not in header:  # then a space says nothing about the axes of the array
+        return LPS_TO_RAS @ affine, spatial, False
+    return to_ras @ affine, spatial, True
+
+
+def _to_ras(space: str) -> NDArray[np.float64]:
+    """The matrix from a space's coordinates to NIfTI's; RequestError for a space that is not known."""
+    name = space.strip().lower().removesuffix("-time")
+    if name in UNNAMED:
+        return LPS_TO_RAS
+    words = name.split("-")
+    letters = [ANATOMICAL.get(word, "?") for word in words] if len(words) == 3 else list(name.upper())
+    if len(letters) == 4 and letters[-1] == "T":
+        letters.pop()
+    matrix = np.zeros((4, 4))
+    matrix[3, 3] = 1
+    for axis, letter in enumerate(letters[:3]):
+        row, sign = TOWARDS_RAS.get(letter, (3, 0.0))
+        matrix[row, axis] = sign
+    if len(letters) != 3 or abs(np.linalg.det(matrix)) != 1:
+        raise RequestError(
+            f"has the space {space!r}; expected an anatomical one such as left-posterior-superior or LPS, "
+            "scanner-xyz, 3D-right-handed or 3D-left-handed"
+        )
+    return matrix
 
 
 def segment_names(path: Path) -> dict[int, str]:

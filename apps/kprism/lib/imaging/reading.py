@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads NIfTI, NRRD and pictures as `MedicalImage`; RequestError says why a file cannot be segmented.
+"""Reads NIfTI, NRRD, MetaImage and pictures as `MedicalImage`; RequestError says why a file cannot be segmented.
 
 The header of a file says how much room its voxels take. A file that needs more than the limit is refused before its
 voxels are read, and compressed data are decompressed only up to the size in the header.
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -29,20 +31,34 @@ from lib.errors import NotFoundError, RequestError
 from lib.imaging.file_labels import FileLabels
 from lib.imaging.mapped import Allocate, in_memory
 from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage, describe
+from lib.imaging.metaimage import data_file, read_metaimage
 from lib.imaging.nifti import noted_volumes, read_nifti
 from lib.imaging.nrrd_files import read_nrrd
 from lib.imaging.pictures import read_picture
 from lib.imaging.stored import CHUNK, Room, Stored
-from lib.imaging.wide_labels import numbered
+from lib.imaging.wide_labels import MAX_VALUE, numbered
 
 NIFTI = (".nii.gz", ".nii")
 NRRD = (".nrrd",)
+METAIMAGE = (".mha", ".mhd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-SUFFIXES = NIFTI + NRRD + PICTURES
+SUFFIXES = NIFTI + NRRD + METAIMAGE + PICTURES
 """Extensions of the files that can be read."""
 
 LIMIT = 4 << 30
 """Bytes that the voxels of one file may take, by default."""
+
+ROUNDING = 1e-3
+"""A value of a label map may differ by this much from a whole number, because files with a slope round."""
+
+MAX_ROUNDING = 0.05
+"""A label map in integers with a slope may differ by half a step of its slope, but by no more than this."""
+
+SPACINGS = (1e-6, 1e6)
+"""Least and greatest distance of voxels, in millimetres, that counts as a place."""
+
+MAX_ORIGIN = 1e6
+"""Coordinates of the first voxel, in millimetres, beyond which 32 bits cannot tell one voxel from the next."""
 
 MIN_DETERMINANT = 1e-6
 """Axes lie in a plane if the determinant of their directions is smaller."""
@@ -89,33 +105,74 @@ def read_mask(
 ) -> MedicalImage:
     """Read a mask or index map; RequestError as in `read_image`, and if a value is not an integer from 0.
 
-    Where values are above 255, the voxels are numbered 1, 2, ... and `file_labels` has the values.
+    Pixels of a palette are its indices; a colour image whose channels are equal is a grey one. Where values are above
+    255, the voxels are numbered 1, 2, ... and `file_labels` has the values.
     """
-    image = _read(path, name, Room(allocate, limit, memory))
-    if image.is_colour:
-        raise RequestError(f"{name} is not a label map: it has colours; expected one integer from 0 for each voxel")
-    if image.array.dtype == np.uint8 and image.rescale == (1.0, 0.0):
+    image = _read(path, name, Room(allocate, limit, memory), is_mask=True)
+    is_plain = image.array.dtype == np.uint8 and image.rescale == (1.0, 0.0)
+    if is_plain and not image.is_colour:
         return image
     labels = allocate(image.grid, np.uint8)
     for k in range(image.grid[2]):
-        plane = rescaled(image.array[:, :, k], image.rescale)
-        with np.errstate(invalid="ignore"):  # values that are none of uint8 are found by the comparison
-            labels[:, :, k] = plane
-        if not np.array_equal(labels[:, :, k], plane):
-            return _numbered(image, name, allocate)
+        plane = _label_plane(image, k)
+        if plane.max(initial=0) > np.iinfo(np.uint8).max:
+            return _numbered(image, allocate)
+        labels[:, :, k] = plane
     return replace(image, array=labels, rescale=(1.0, 0.0))
 
 
-def _numbered(image: MedicalImage, name: str, allocate: Allocate) -> MedicalImage:
+def _numbered(image: MedicalImage, allocate: Allocate) -> MedicalImage:
     try:
-        labels, values = numbered(image.array, image.rescale, allocate)
+        labels, values = numbered(lambda k: _label_plane(image, k), image.grid, allocate)
     except RequestError as error:
-        raise RequestError(f"{name} {error}") from error
+        raise RequestError(f"{image.name} {error}") from error
     file_labels = replace(image.file_labels or FileLabels(), values=values)
     return replace(image, array=labels, rescale=(1.0, 0.0), file_labels=file_labels)
 
 
-def _read(path: Path, name: str, room: Room) -> MedicalImage:
+def _label_plane(image: MedicalImage, k: int) -> NDArray[Any]:
+    """The values (i, j) of the plane k of a label map, whole numbers from 0; RequestError if they are not."""
+    plane = _grey(image, k) if image.is_colour else image.array[:, :, k]
+    is_plain = image.array.dtype == np.uint8 and image.rescale == (1.0, 0.0)
+    return plane if is_plain else _whole(rescaled(plane, image.rescale), image, k)
+
+
+def _grey(image: MedicalImage, k: int) -> NDArray[Any]:
+    """The plane k of a label map that is stored in colour; RequestError where its channels differ."""
+    plane = image.array[:, :, k]
+    places = np.argwhere((plane[..., 1:] != plane[..., :1]).any(axis=-1))
+    if len(places):
+        i, j = places[0].tolist()
+        raise RequestError(
+            f"{image.name} is in colour: it is {plane[i, j].tolist()} at {[i, j, k]}; expected one integer "
+            "from 0 for each voxel, as grey values or as the indices of a palette"
+        )
+    return plane[..., 0]
+
+
+def _whole(plane: NDArray[Any], image: MedicalImage, k: int) -> NDArray[Any]:
+    """The values (i, j) of the plane k, rounded; RequestError names one that is no integer from 0."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        labels = np.rint(plane)
+        step = abs(image.rescale[0]) / 2 if image.array.dtype.kind in "ui" else 0.0
+        is_whole = np.abs(plane - labels) <= max(ROUNDING, min(step, MAX_ROUNDING))
+        usable = is_whole & (labels >= 0) & (labels < MAX_VALUE)
+    if not usable.all():
+        i, j = np.argwhere(~usable)[0].tolist()
+        raise RequestError(
+            f"{image.name} is not a label map: it is {plane[i, j]:.7g} at {[i, j, k]}; expected one integer from 0 for "
+            "each voxel"
+        )
+    return np.asarray(labels)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold an image: the one at `path`, and for some headers one beside it."""
+    data = data_file(path) if suffix_of(path) in METAIMAGE else None
+    return [path] if data is None else [path, data]
+
+
+def _read(path: Path, name: str, room: Room, is_mask: bool = False) -> MedicalImage:
     if not path.exists():
         raise NotFoundError(f"{name}: the file does not exist")
     if path.is_dir():
@@ -125,7 +182,7 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         raise RequestError(f"{name} is of type {suffix!r}; expected one of {', '.join(SUFFIXES)}")
     if path.stat().st_size == 0:
         raise RequestError(f"{name} is an empty file")
-    reader = read_nifti if suffix in NIFTI else read_nrrd if suffix in NRRD else read_picture
+    reader = _reader(suffix, is_mask)
     try:
         with ThreadPoolExecutor(1) as other_core:
             refused = Event()
@@ -141,6 +198,10 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         raise RequestError(f"{name} is not a readable {suffix} file: {reason}") from error
     array, dimensions = _as_volume(stored, name)
     affine, usable = _usable(stored.affine)
+    places = [place for place, is_usable in map(_usable, stored.also_at) if is_usable]
+    if places and not usable:
+        (affine, *places), usable = places, True
+    itk, is_read = (affine, False) if stored.itk_affine is None else _usable(stored.itk_affine)
     return MedicalImage(
         name,
         array,
@@ -150,6 +211,9 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
         content,
         stored.header,
         placed=stored.placed and usable,
+        also_at=(*places, itk) if is_read else tuple(places),
+        itk_affine=itk if is_read else None,
+        exif_orientation=stored.exif_orientation,
         slice_axis=None if stored.header is None else stored_slice_axis(stored.header),
         volumes=1 if stored.header is None else noted_volumes(stored.header, array.shape),
         rescale=stored.rescale,
@@ -157,12 +221,22 @@ def _read(path: Path, name: str, room: Room) -> MedicalImage:
     )
 
 
+def _reader(suffix: str, is_mask: bool) -> Callable[[Path, Room], Stored]:
+    """What reads files of an extension."""
+    if suffix in NIFTI:
+        return read_nifti
+    if suffix in NRRD:
+        return read_nrrd
+    return read_metaimage if suffix in METAIMAGE else partial(read_picture, indices=is_mask)
+
+
 def content_digest(path: Path, stop: Event) -> str:
-    """A short digest of a file's bytes; of some of them if `stop` is set before the end."""
+    """A short digest of the bytes of an image's files; of some of them if `stop` is set before the end."""
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as stream:
-        while not stop.is_set() and (piece := stream.read(CHUNK)):
-            digest.update(piece)
+    for file in files_of(path):
+        with file.open("rb") as stream:
+            while not stop.is_set() and (piece := stream.read(CHUNK)):
+                digest.update(piece)
     return digest.hexdigest()
 
 
@@ -185,11 +259,13 @@ def _as_volume(stored: Stored, name: str) -> tuple[NDArray[Any], int]:
 
 
 def _usable(affine: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
-    """The affine and True; if it cannot be inverted, an affine of 1 mm voxels and False."""
+    """The affine and True; if no voxels can lie like that, an affine of 1 mm voxels and False."""
     affine = np.asarray(affine, np.float64)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.isfinite(affine).all() and spacing.all() and abs(np.linalg.det(affine[:3, :3] / spacing)) > MIN_DETERMINANT:
-        return affine, True
+    if np.isfinite(affine).all() and np.abs(affine[:3, 3]).max() < MAX_ORIGIN:
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        is_length = SPACINGS[0] < spacing.min() and spacing.max() < SPACINGS[1]
+        if is_length and abs(np.linalg.det(affine[:3, :3] / spacing)) > MIN_DETERMINANT:
+            return affine, True
     return LPS_TO_RAS.copy(), False
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bz2
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
@@ -29,8 +30,9 @@ CHUNK = 4 << 20
 class Stored:
     """Voxels (i, j[, k][, ...]), affine (RAS+), NIfTI header, whether colours are on the last axis, and `placed`.
 
-    `rescale` is the slope and the intercept that make values of the voxels. `file_labels`: what a label file says about
-    its values.
+    `rescale` is the slope and the intercept that make values of the voxels. `also_at`, `itk_affine` and
+    `exif_orientation` as in `MedicalImage`; affines may be unusable. `file_labels`: what a label file says about its
+    values.
     """
 
     array: NDArray[Any]
@@ -39,6 +41,9 @@ class Stored:
     colour: bool = False
     placed: bool = True
     rescale: tuple[float, float] = (1.0, 0.0)
+    also_at: tuple[NDArray[Any], ...] = ()
+    itk_affine: NDArray[Any] | None = None
+    exif_orientation: int = 1
     file_labels: FileLabels | None = None
 
 
@@ -94,10 +99,36 @@ def kept_as(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def opened(file: Path | IO[bytes], compression: str = "", mode: str = "rb") -> IO[bytes]:
-    """The content of a file as a stream to read or write; `compression` is "gzip" (fast, little), "bzip2" or none."""
+    """The content of a file as a stream to read or write; `compression` is "gzip" (fast, little), "bzip2" or none.
+
+    "zlib" is for reading an open stream.
+    """
+    if compression == "zlib":
+        return io.BufferedReader(_Inflated(file), CHUNK)  # type: ignore[arg-type]
     openers: dict[str, Callable[..., Any]] = {"gzip": partial(igzip.open, compresslevel=1), "bzip2": bz2.open}
     stream: IO[bytes] = openers.get(compression, open)(file, mode)
     return stream
+
+
+class _Inflated(io.RawIOBase):
+    """The content of a stream of zlib or gzip data, as far as it is read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._inflater = isal_zlib.decompressobj(wbits=47)  # either header
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        view = memoryview(target).cast("B")
+        while not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail or self._stream.read(CHUNK >> 4)
+            part = self._inflater.decompress(packed, len(view))
+            if part or not packed:
+                view[: len(part)] = part
+                return len(part)
+        return 0
 
 
 def _fill(stream: IO[bytes], target: memoryview) -> None:

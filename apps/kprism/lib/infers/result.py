@@ -83,6 +83,7 @@ class Answer:
             **self.metadata,
             "model": self.model,
             "plane": request.image.orientation.plane,
+            **_turned(request.image.exif_orientation),
             "weights_version": request.networks.version,
             "device": request.networks.device,
             "files_read": statistics.files_read,
@@ -90,6 +91,14 @@ class Answer:
             "decoder_passes": statistics.decoder_passes,
             "latencies": statistics.latencies(),
         }
+
+
+def _turned(orientation: int) -> dict[str, Any]:
+    """Says that the picture in the file was turned, so that its columns and rows are others than those of the file."""
+    if orientation == 1:
+        return {}
+    note = f"The file states EXIF orientation {orientation}; clicks and mask are on the upright picture."
+    return {"exif_orientation": orientation, "notice": note}
 
 
 def wants_registry_numbers(params: Mapping[str, Any]) -> bool:

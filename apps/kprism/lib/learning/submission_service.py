@@ -28,7 +28,7 @@ from lib.files import is_disk_full, sha256
 from lib.imaging.label_names import listed_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
-from lib.imaging.reading import read_image, suffix_of
+from lib.imaging.reading import files_of, read_image, suffix_of
 from lib.learning.annotation_notes import AnnotationNotes, Prompts, merged
 from lib.learning.pending_submission import PendingSubmission
 from lib.learning.read_again import read_again, write_label
@@ -244,7 +244,7 @@ class SubmissionService:
 
     def files(self, submission: Submission) -> list[Path]:
         """Files that change whenever what `load` reads does; RequestError if the image is gone."""
-        return [state_path(self.datastore, submission.image_id), self.store.folder / submission.label]
+        return [*files_of(state_path(self.datastore, submission.image_id)), self.store.folder / submission.label]
 
     def _keep(self, image_id: str, file: Path, info: Mapping[str, Any], by: str) -> PendingSubmission:
         return PendingSubmission.create(self.store.folder, image_id, file, info, by, self.notes.of(image_id))
