@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from lib.dicom.frames import Frame, functional
+from lib.dicom.placing import pixel_spacing
 from lib.dicom.seg_frames import Plane, SegFrames
-from lib.dicom.series import Series, pixel_spacing
+from lib.dicom.series import Series
+from lib.dicom.text import declares_set, read_text, whole
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
 
@@ -67,12 +69,17 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
 
 
 def segment_names(segmentation: Dataset) -> dict[int, str]:
-    """Segment number -> name, in the order of numbers."""
+    """Segment number -> name, in the order of numbers; a name that is too long for a label is the description."""
+    declared = declares_set(segmentation)
     names = {}
     for item in segmentation.get("SegmentSequence") or []:
         number = int(item.SegmentNumber)
         if number > 0:
-            names[number] = " ".join(str(item.get("SegmentLabel", "")).split()) or f"segment {number}"
+            short, description = (
+                read_text(item, keyword, declared=declared or declares_set(item))
+                for keyword in ("SegmentLabel", "SegmentDescription")
+            )
+            names[number] = " ".join(whole(short, description).split()) or f"segment {number}"
     return {number: name for number, name in sorted(names.items()) if name.casefold() != "background"}
 
 

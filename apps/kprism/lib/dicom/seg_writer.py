@@ -24,11 +24,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DA, TM, DSfloat
 
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.synthetic_positions import add_synthetic_positions, remove_synthetic_positions
+from lib.dicom.text import TEXT_LENGTH, UTF_8, label, to_utf_8
 from lib.errors import RequestError
 from lib.imaging.label_maps import values_by_plane
 from lib.imaging.medical_image import describe
@@ -78,12 +79,14 @@ def write_seg(
         software_versions="1",
         device_serial_number="0",
         content_label="SEGMENTATION",
-        content_description=description[:64],
-        series_description=description[:64],
+        content_description=label(description),
+        series_description=label(description),
     )
+    segmentation.SpecificCharacterSet = UTF_8
     _put_masks(segmentation, labels, numbers, series)
     for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
+        item.SegmentDescription = name
     if not is_positioned:
         remove_synthetic_positions(segmentation)
     now = datetime.now()
@@ -113,6 +116,11 @@ def _kept(present: set[int], names: Mapping[str, int]) -> list[str]:
     if unnamed:
         raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
     kept = [name for name, value in names.items() if value in present]
+    for name in kept:
+        if not label(name) or len(name) > TEXT_LENGTH:
+            raise RequestError(
+                f"structure {name!r:.80} has a name of {len(name)} characters; DICOM SEG can hold 1 to {TEXT_LENGTH}"
+            )
     if not kept:
         raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
     return kept
@@ -165,16 +173,16 @@ def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
     identification = None
     if algorithm:
         family = Code("123109", "DCM", "Manual Processing")
-        identification = AlgorithmIdentificationSequence(algorithm[:64], family, version="1")
+        identification = AlgorithmIdentificationSequence(label(algorithm), family, version="1")
     return SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=label(name),
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type="SEMIAUTOMATIC" if algorithm else "MANUAL",
         algorithm_identification=identification,
         tracking_uid=highdicom.UID(),
-        tracking_id=name[:64],
+        tracking_id=name,
     )
 
 
@@ -207,9 +215,10 @@ def _sources(series: Series, order: list[int], is_positioned: bool, columns: int
     for instance in dict.fromkeys(series.frames[row].instance for row in order):
         # Copies of the elements: pydicom would write a new value into the header's own.
         source = Dataset({element.tag: copy(element) for element in by_instance[instance]})
+        to_utf_8(source)
         source.Rows, source.Columns = 1, columns
         for name in REQUIRED_ATTRIBUTES:
-            if name not in source:
+            if name not in source or not _is_valid(name, source[name].value):
                 setattr(source, name, "")
         if source.get("LossyImageCompression") == "01":
             for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
@@ -244,6 +253,18 @@ def _complete_geometry(source: Dataset, series: Series) -> None:
     if "PlaneOrientationSequence" not in shared:
         shared.PlaneOrientationSequence = DicomSequence([orientation])
     source.SharedFunctionalGroupsSequence = DicomSequence([shared])
+
+
+def _is_valid(keyword: str, value: object) -> bool:
+    """Whether highdicom takes a value of an image: it refuses dates, times and sexes that DICOM does not know."""
+    try:
+        if keyword.endswith("Date"):
+            DA(value)  # type: ignore[arg-type]
+        elif keyword.endswith("Time"):
+            TM(value)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return False
+    return keyword != "PatientSex" or value in ("M", "F", "O")
 
 
 def _decimal(value: float) -> DSfloat:
