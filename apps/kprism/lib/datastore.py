@@ -130,6 +130,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """What is in the studies but cannot be segmented, with the reasons, sorted by name."""
         return []
 
+    def can_be_served(self, image_id: str) -> bool:
+        """Whether an image can be handed out to be labelled, as far as a look at it tells that takes a moment."""
+        return True
+
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""
 

@@ -90,9 +90,8 @@ class DicomStore(DicomImages):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of series without a segmentation that can be segmented."""
-        left_out = {image for image in list(self._unusable) if not self.is_usable(image)}
-        left_out.update(self.get_labeled_images())
-        return [image for image in self.list_images() if image not in left_out]
+        labelled = set(self.get_labeled_images())
+        return [image for image in self.list_images() if image not in labelled]
 
     def status(self) -> dict[str, Any]:
         """The numbers of images and of labels, as far as known now."""

@@ -56,7 +56,7 @@ def frame_count(header: Dataset) -> int:
 def numbers(dataset: Dataset, name: str, count: int) -> Any:
     """An attribute of `count` numbers; None if it is missing or anything else."""
     try:
-        values = tuple(float(value) for value in dataset.get(name))  # type: ignore[union-attr]
+        values = tuple(float(value) for value in dataset.get(name))
     except (TypeError, ValueError, OverflowError):  # empty, one value, or no number
         return None
     return values if len(values) == count and all(map(math.isfinite, values)) else None
@@ -65,7 +65,7 @@ def numbers(dataset: Dataset, name: str, count: int) -> Any:
 def number(dataset: Dataset, name: str) -> float | None:
     """An attribute that is one number; None if it is missing or anything else."""
     try:
-        value = float(dataset.get(name))  # type: ignore[arg-type]
+        value = float(dataset.get(name))
     except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None

@@ -258,9 +258,9 @@ def _is_valid(keyword: str, value: object) -> bool:
     """Whether highdicom takes a value of an image: it refuses dates, times and sexes that DICOM does not know."""
     try:
         if keyword.endswith("Date"):
-            DA(value)  # type: ignore[arg-type]
+            DA(value)
         elif keyword.endswith("Time"):
-            TM(value)  # type: ignore[arg-type]
+            TM(value)
     except (ValueError, TypeError):
         return False
     return keyword != "PatientSex" or value in ("M", "F", "O")

@@ -93,7 +93,12 @@ class SeriesHeaders:
     def describe(self, folder: Path) -> tuple[Series, PixelType]:
         """The series whose headers are kept in `folder`, and how its voxels are stored; RequestError if it is none."""
         series = describe_series(needed_headers(self.items))
-        kind = pixel_type(series.headers, wide=self.wide)
+        try:
+            kind = pixel_type(series.headers, wide=self.wide)
+        except RequestError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"series {series.uid} does not say how its pixels are stored: {error}") from error
         instances = frozenset(frame.instance for frame in series.frames)
         return replace(series, headers=KeptHeaders(folder, instances)), kind
 
