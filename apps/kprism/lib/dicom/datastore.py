@@ -323,6 +323,9 @@ class DicomStore(DicomImages):
                 raise StoreError(f"the DICOMweb server does not send instance {stored.instance} of it")
             seg = read_seg(instance, series)
             info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
+            if seg.notes:
+                info["notes"] = list(seg.notes)
+                logger.warning("Segmentation %s: %s", stored.entry.series, " ".join(seg.notes))
             self._keep(image_id, seg.labels, series, FINAL, info)
         except StoreDownError:
             raise
