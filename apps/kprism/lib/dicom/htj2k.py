@@ -7,8 +7,8 @@ import io
 from typing import Any
 
 import numpy as np
-from openjpeg.utils import decode
 from numpy.typing import NDArray
+from openjpeg.utils import decode
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_pixel_data_frame
 
@@ -26,7 +26,7 @@ def stored_values(dataset: Dataset) -> NDArray[Any]:
     """The stored values (frame, row, column[, 3]) of an image; ValueError if they cannot be decoded."""
     streams = generate_pixel_data_frame(dataset.PixelData, frame_count(dataset))
     try:
-        planes = np.stack([decode(io.BytesIO(stream)) for stream in streams])
+        planes: NDArray[Any] = np.stack([decode(io.BytesIO(stream)) for stream in streams])
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     if int(dataset.get("PixelRepresentation") or 0) == 1 and planes.dtype.kind == "u":
