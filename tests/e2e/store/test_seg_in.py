@@ -231,8 +231,8 @@ def test_a_segmentation_that_fits_two_series_is_told_and_found_when_one_is_left(
         lambda: f"Segmentation {series} names no images, and 2 series of its study fit" in site.server.log(),
         site.server,
     )
-    told = [entry["reason"] for entry in refused(site) if entry["study"] == images[0].StudyInstanceUID]
-    assert any("2 series of its study fit its frame of reference" in reason for reason in told)
+    reasons = [entry["reason"] for entry in refused(site) if entry["study"] == images[0].StudyInstanceUID]
+    assert any("2 series of its study fit its frame of reference" in reason for reason in reasons)
     site.delete(second)
     wait(lambda: submitted(site, image, series), site.server)
     assert_counts(site, image, images, drawn)
