@@ -317,7 +317,7 @@ def _image_info(entry: SeriesEntry, series: Series, url: str) -> dict[str, Any]:
         "SeriesInstanceUID": entry.series,
         "StudyInstanceUID": entry.study,
         "Modality": entry.modality,
-        "PatientID": entry.patient,
+        "PatientID": str(first.get("PatientID") or entry.patient),  # Orthanc's listing lacks letters beyond Latin-1
         "StudyDate": str(first.get("StudyDate") or "UNK"),
         "StudyTime": str(first.get("StudyTime") or "UNK"),
         "RetrieveURL": f"{url}/studies/{entry.study}/series/{entry.series}",

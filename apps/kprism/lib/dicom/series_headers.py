@@ -39,13 +39,13 @@ KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "InstanceNumber"),
     *("StudyDate", "StudyTime", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "ImagerPixelSpacing", "SpacingBetweenSlices", "SliceThickness", "SequenceOfUltrasoundRegions"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID"),
     *("TemporalPositionIdentifier", "TriggerTime", "EchoNumbers", "EchoTime", "DiffusionBValue", "AcquisitionNumber"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation"),
     *("RescaleSlope", "RescaleIntercept"),
 )
 NEEDED = frozenset(f"{tag_for_keyword(keyword):08X}" for keyword in KEYWORDS)
-"""The attributes that `describe_series` and `pixel_type` read."""
+"""The attributes that `describe_series` and `pixel_type` read, and those that an image is listed with."""
 
 
 @dataclass(frozen=True)
