@@ -67,7 +67,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
             volume_bytes, access = self.config.image_mb << 20, StoreAccess.parse(self.conf)
-            return open_dicom_store(self.studies, volume_bytes, access, self.config.worklist)
+            store = open_dicom_store(self.studies, volume_bytes, access, self.config.worklist)
+            store.seg_type = self.config.seg_type
+            return store
         datastore = GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,

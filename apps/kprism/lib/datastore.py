@@ -29,6 +29,7 @@ from lib.imaging.label_names import listed_names, structures
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.nrrd_files import segment_names
 from lib.imaging.reading import NRRD
+from lib.not_served import NotServed
 from lib.worklist import Worklist
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
@@ -133,6 +134,14 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def _stays_without_file(self, image_id: str) -> bool:
         """Whether an image stays in the index while its file is missing."""
         return False
+
+    def not_served(self) -> list[NotServed]:
+        """What is in the studies but cannot be segmented, with the reasons, sorted by name."""
+        return []
+
+    def can_be_served(self, image_id: str) -> bool:
+        """Whether an image can be handed out to be labelled, as far as a look at it tells that takes a moment."""
+        return True
 
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""

@@ -187,6 +187,7 @@ def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], req
     info = request if request.get("label_info") else result["params"]
     model = str(request["model"])
     labels, names = names_of(labels, info)
-    segmentation = write_seg(labels, names, series, f"K-Prism {model}", model)
+    title = f"K-Prism {model}"
+    segmentation = write_seg(labels, names, series, title, model, seg_type=datastore.seg_type)
     headers = {"Content-Disposition": f'attachment; filename="{segmentation.SOPInstanceUID}.dcm"'}
     return Response(as_bytes(segmentation), headers=headers, media_type="application/dicom")

@@ -17,6 +17,7 @@ import torch
 from monailabel.config import settings
 
 from kprism_model.addresses import check_origins, check_root_path
+from lib.dicom.seg_labelmap import BINARY, SEG_TYPES
 from lib.errors import RequestError
 from lib.imaging.reading import SUFFIXES
 from lib.learning.submitted_label import ADD, REFUSE
@@ -68,6 +69,7 @@ class AppConfig:
     - `worklist`: what is served of the studies (None: all).
     - `root_path`: path under which a reverse proxy has the server, such as /monai ("": none).
     - `allow_origin`: origins of pages elsewhere that may ask the server, or "*".
+    - `seg_type`: how segmentations are stored in a DICOMweb store, "binary" or "labelmap".
     """
 
     model_path: Path
@@ -87,6 +89,7 @@ class AppConfig:
     worklist: Worklist | None
     root_path: str
     allow_origin: tuple[str, ...]
+    seg_type: str
 
     @property
     def request_bytes(self) -> int:
@@ -121,6 +124,7 @@ class AppConfig:
             unknown_structures=unknown,
             patients=_pattern(conf.get("patients", "")),
             strategy=conf.get("strategy", "random"),
+            seg_type=_seg_type(conf),
             keep_versions=_count(conf, "keep_versions", KEPT_VERSIONS, "a whole number of versions"),
             worklist=_checked(conf, "worklist", partial(_worklist, studies)),
             root_path=_checked(conf, "root_path", check_root_path),
@@ -150,6 +154,13 @@ def _worklist(studies: str, text: str) -> Worklist | None:
             f"{text} is a query, which needs a DICOMweb server; expected a file with an image in each line"
         )
     return found
+
+
+def _seg_type(conf: Mapping[str, str]) -> str:
+    text = conf.get("seg_type", BINARY)
+    if text not in SEG_TYPES:
+        raise ValueError(f"--conf seg_type {text}: expected {' or '.join(SEG_TYPES)}")
+    return text
 
 
 def _minutes(conf: Mapping[str, str]) -> float:

@@ -28,6 +28,7 @@ from lib.dicom.images import VOLUME_BYTES, DicomImages
 from lib.dicom.listing import LISTING_SECONDS
 from lib.dicom.refresher import Refresher
 from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
+from lib.dicom.seg_labelmap import BINARY
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
@@ -75,6 +76,8 @@ class DicomStore(DicomImages):
         self._auto_sync = auto_sync  # the index is read, and reconciled, by the next line
         super().__init__(client, folder, filters, volume_bytes=volume_bytes if auto_sync else None)
         self.on_label: Listener | None = None
+        self.seg_type = BINARY
+        """How segmentations are stored, one of `SEG_TYPES`."""
         self._storing = RLock()
         self._syncing = Refresher(self._sync, LISTING_SECONDS, "dicom-sync")
         self._changed: list[str] = []  # not told to the listeners yet
@@ -91,9 +94,8 @@ class DicomStore(DicomImages):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of series without a segmentation that can be segmented."""
-        left_out = {image for image in list(self._unusable) if not self.is_usable(image)}
-        left_out.update(self.get_labeled_images())
-        return [image for image in self.list_images() if image not in left_out]
+        labelled = set(self.get_labeled_images())
+        return [image for image in self.list_images() if image not in labelled]
 
     def status(self) -> dict[str, Any]:
         """The numbers of images and of labels, as far as known now."""
@@ -155,7 +157,8 @@ class DicomStore(DicomImages):
         if label_tag != FINAL:  # what is kept has no header that names the values, nor values above 255
             return self._keep(image_id, labels, series, label_tag, {**info, "label_names": names})
         title = str(info.get("description") or "K-Prism")
-        segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
+        model = str(info.get("model") or "")
+        segmentation = write_seg(labels, names, series, title, model, seg_type=self.seg_type)
         with self._storing:
             self.web.store([segmentation])
             self._index.add(segmentation)
@@ -331,6 +334,9 @@ class DicomStore(DicomImages):
                 raise StoreError(f"the DICOMweb server does not send instance {stored.instance} of it")
             seg = read_seg(instance, series)
             info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
+            if seg.notes:
+                info["notes"] = list(seg.notes)
+                logger.warning("Segmentation %s: %s", stored.entry.series, " ".join(seg.notes))
             self._keep(image_id, seg.labels, series, FINAL, info)
         except StoreDownError:
             raise

@@ -21,14 +21,16 @@ from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DA, TM, DSfloat
 
+from lib.dicom.frames import number, numbers
+from lib.dicom.seg_labelmap import BINARY, LABELMAP, to_label_map
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
-from lib.dicom.synthetic_positions import add_synthetic_positions, remove_synthetic_positions
+from lib.dicom.stand_ins import order_by_slice, put_positions, put_references, remove_positions, stand_ins
+from lib.dicom.text import TEXT_LENGTH, UTF_8, label, to_utf_8
 from lib.errors import RequestError
 from lib.imaging.label_maps import values_by_plane
 from lib.imaging.medical_image import describe
@@ -47,13 +49,19 @@ REQUIRED_ATTRIBUTES = (
 
 
 def write_seg(
-    labels: NDArray[np.uint8], names: Mapping[str, int], series: Series, description: str, algorithm: str = ""
+    labels: NDArray[np.uint8],
+    names: Mapping[str, int],
+    series: Series,
+    description: str,
+    algorithm: str = "",
+    *,
+    seg_type: str = BINARY,
 ) -> Dataset:
     """A SEG of `labels` (column, row, slice) with the values `names`; segments are numbered in the order of names.
 
     `description` becomes the series description. `algorithm`, if given, is the name of the algorithm, and the segments
-    are marked as semi-automatic. Names without a voxel are left out. RequestError if no voxel is labelled, a value has
-    no name, or the labels are not on the series' grid.
+    are marked as semi-automatic. `seg_type` is one of `SEG_TYPES`. Names without a voxel are left out. RequestError if
+    no voxel is labelled, a value or a segment has no name that fits, or the labels are not on the series' grid.
     """
     if labels.shape != series.grid:
         raise RequestError(
@@ -62,11 +70,12 @@ def write_seg(
     labels, series = _labelled_volume(labels, series)
     shown = values_by_plane(labels)
     kept = _kept(set().union(*shown), names)
-    order, is_positioned = _order(series), _has_positions(series)
+    is_simple = _is_simple(series)
     numbers = {names[name]: number for number, name in enumerate(kept, 1)}
+    sources = _sources(series, len(kept)) if is_simple else stand_ins(_first_source(series, len(kept)), len(shown))
     segmentation = Segmentation(
-        source_images=_sources(series, order, is_positioned, len(kept)),
-        pixel_array=_pictures([shown[row] for row in order], numbers, len(kept)),
+        source_images=sources,
+        pixel_array=_pictures(shown, numbers, len(kept)),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(kept, 1)],
         series_instance_uid=generate_uid(),
@@ -78,14 +87,16 @@ def write_seg(
         software_versions="1",
         device_serial_number="0",
         content_label="SEGMENTATION",
-        content_description=description[:64],
-        series_description=description[:64],
+        content_description=label(description),
+        series_description=label(description),
     )
-    _put_masks(segmentation, labels, numbers, series)
+    segmentation.SpecificCharacterSet = UTF_8
+    if not is_simple:
+        _put_origins(segmentation, sources, series)
+    _put_pixels(segmentation, labels, numbers, series, seg_type)
     for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
-    if not is_positioned:
-        remove_synthetic_positions(segmentation)
+        item.SegmentDescription = name
     now = datetime.now()
     segmentation.SeriesDate, segmentation.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
     return segmentation
@@ -94,12 +105,11 @@ def write_seg(
 def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
     """The labels of one volume and the series of its images alone, if only one of several (phases, ...) is labelled.
 
-    It then refers to these images, and its frames have positions. A multi-frame image can only be referred to whole.
+    It then refers to these images, and no two frames have the same position.
     """
     count = len(series.frames) // series.volumes
     labelled = {int(k) // count for k in np.flatnonzero(labels.any(axis=(0, 1)))}
-    instances = {frame.instance for frame in series.frames}
-    if series.volumes == 1 or len(labelled) != 1 or len(instances) != len(series.frames):
+    if series.volumes == 1 or len(labelled) != 1:
         return labels, series
     start = labelled.pop() * count
     frames = series.frames[start : start + count]
@@ -113,6 +123,11 @@ def _kept(present: set[int], names: Mapping[str, int]) -> list[str]:
     if unnamed:
         raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
     kept = [name for name, value in names.items() if value in present]
+    for name in kept:
+        if not label(name) or len(name) > TEXT_LENGTH:
+            raise RequestError(
+                f"structure {name!r:.80} has a name of {len(name)} characters; DICOM SEG can hold 1 to {TEXT_LENGTH}"
+            )
     if not kept:
         raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
     return kept
@@ -130,19 +145,23 @@ def _pictures(shown: Sequence[set[int]], numbers: Mapping[int, int], columns: in
     return pictures
 
 
-def _put_masks(
-    segmentation: Segmentation, labels: NDArray[np.uint8], numbers: Mapping[int, int], series: Series
+def _put_pixels(
+    segmentation: Segmentation, labels: NDArray[np.uint8], numbers: Mapping[int, int], series: Series, seg_type: str
 ) -> None:
-    """Give each frame the mask of its segment on the slice that it refers to, and so the size of that."""
+    """Give each frame the mask of its segment on the slice that it refers to, or all that is on it, and its size."""
     segmentation.Columns, segmentation.Rows = series.grid[:2]
-    values, slices = {number: value for value, number in numbers.items()}, series.index()
-
-    def masks() -> Iterator[NDArray[np.bool_]]:
-        for group in segmentation.PerFrameFunctionalGroupsSequence:
-            segment, source = _origin(group)
-            yield np.equal(labels[:, :, slices[source]].T, values[segment])
-
-    data = b"".join(_packed(masks()))
+    index = series.index()
+    origins = [_origin(group) for group in segmentation.PerFrameFunctionalGroupsSequence]
+    slices = [index[source] for _, source in origins]
+    if seg_type == LABELMAP:
+        table = np.zeros(256, np.uint8)
+        for value, number in numbers.items():
+            table[value] = number
+        to_label_map(segmentation, {k: table[labels[:, :, k].T] for k in slices}, slices)
+        return
+    values = {number: value for value, number in numbers.items()}
+    masks = (np.equal(labels[:, :, k].T, values[segment]) for k, (segment, _) in zip(slices, origins, strict=True))
+    data = b"".join(_packed(masks))
     segmentation.PixelData = data + b"\0" * (len(data) % 2)
 
 
@@ -165,85 +184,100 @@ def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
     identification = None
     if algorithm:
         family = Code("123109", "DCM", "Manual Processing")
-        identification = AlgorithmIdentificationSequence(algorithm[:64], family, version="1")
+        identification = AlgorithmIdentificationSequence(label(algorithm), family, version="1")
     return SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=label(name),
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type="SEMIAUTOMATIC" if algorithm else "MANUAL",
         algorithm_identification=identification,
         tracking_uid=highdicom.UID(),
-        tracking_id=name[:64],
+        tracking_id=name,
     )
 
 
-def _order(series: Series) -> list[int]:
-    """The slices in the order of the images' frames, instance by instance, as highdicom expects them."""
-    instances = list(dict.fromkeys(frame.instance for frame in series.frames))
-    if len(instances) > 1 and len(instances) != len(series.frames):
-        raise RequestError(
-            f"series {series.uid} has {len(instances)} images of several frames each; "
-            "DICOM SEG can refer to one of them only"
-        )
-    place = {instance: number for number, instance in enumerate(instances)}
-    return sorted(
-        range(len(series.frames)), key=lambda row: (place[series.frames[row].instance], series.frames[row].number)
-    )
+def _is_simple(series: Series) -> bool:
+    """Whether highdicom can refer to the images: each is of one frame and has a position of its own."""
+    positions = {frame.position for frame in series.frames}
+    instances = {frame.instance for frame in series.frames}
+    is_single = all("NumberOfFrames" not in item for item in series.headers if str(item.SOPInstanceUID) in instances)
+    return series.positioned and is_single and len(positions) == len(instances) == len(series.frames)
 
 
-def _has_positions(series: Series) -> bool:
-    """Whether every frame has its own position; frames at one position at several times are distinguished by number."""
-    return series.positioned and len({frame.position for frame in series.frames}) == len(series.frames)
-
-
-def _sources(series: Series, order: list[int], is_positioned: bool, columns: int) -> list[Dataset]:
-    """The images in that order, completed, with the size of `_pictures`.
-
-    Those without own positions get synthetic ones, see `synthetic_positions`.
-    """
+def _sources(series: Series, columns: int) -> list[Dataset]:
+    """The images in the order of slices, completed, with the size of `_pictures`."""
     by_instance = {str(header.SOPInstanceUID): header for header in series.headers}
-    sources = []
-    for instance in dict.fromkeys(series.frames[row].instance for row in order):
-        # Copies of the elements: pydicom would write a new value into the header's own.
-        source = Dataset({element.tag: copy(element) for element in by_instance[instance]})
-        source.Rows, source.Columns = 1, columns
-        for name in REQUIRED_ATTRIBUTES:
-            if name not in source:
-                setattr(source, name, "")
-        if source.get("LossyImageCompression") == "01":
-            for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-                setattr(source, name, source.get(name))
-        if int(source.get("NumberOfFrames") or 1) == 1 and "PerFrameFunctionalGroupsSequence" not in source:
-            source.pop("NumberOfFrames", None)  # highdicom would look for functional groups
-        if is_positioned:
-            _complete_geometry(source, series)
-        sources.append(source)
-    if not is_positioned:
-        add_synthetic_positions(sources)
+    sources = [_source(by_instance[frame.instance], columns) for frame in series.frames]
+    reference = _frame_of_reference(series, sources[0])
+    for source in sources:
+        source.FrameOfReferenceUID = reference  # highdicom takes images of one only
+        measures = _measures(series)
+        if min(numbers(source, "PixelSpacing", 2) or (0.0,)) <= 0:
+            source.PixelSpacing = measures.PixelSpacing
+        if (number(source, "SliceThickness") or 0.0) <= 0:
+            source.SliceThickness = measures.SliceThickness
     return sources
 
 
-def _complete_geometry(source: Dataset, series: Series) -> None:
-    """Put spacing and orientation where highdicom expects them; a missing spacing is 1 mm."""
-    if "FrameOfReferenceUID" not in source:
-        source.FrameOfReferenceUID = generate_uid(entropy_srcs=[series.uid, "frame of reference"])
+def _first_source(series: Series, columns: int) -> Dataset:
+    """The image of the first slice, completed, with the size of `_pictures`."""
+    header = next(header for header in series.headers if header.SOPInstanceUID == series.frames[0].instance)
+    source = _source(header, columns)
+    if series.positioned:
+        source.FrameOfReferenceUID = _frame_of_reference(series, source)
+    return source
+
+
+def _source(header: Dataset, columns: int) -> Dataset:
+    # Copies of the elements: pydicom would write a new value into the header's own.
+    source = Dataset({element.tag: copy(element) for element in header})
+    to_utf_8(source)
+    source.Rows, source.Columns = 1, columns
+    for name in REQUIRED_ATTRIBUTES:
+        if name not in source or not _is_valid(name, source[name].value):
+            setattr(source, name, "")
+    if source.get("LossyImageCompression") == "01":
+        for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            setattr(source, name, source.get(name))
+    return source
+
+
+def _frame_of_reference(series: Series, image: Dataset) -> str:
+    return str(image.get("FrameOfReferenceUID") or generate_uid(entropy_srcs=[series.uid, "frame of reference"]))
+
+
+def _measures(series: Series) -> Dataset:
+    """The size of a pixel and the thickness of a slice; where the images do not say it, it is 1 mm."""
     column, row, depth = (float(step) for step in np.linalg.norm(series.affine[:3, :3], axis=0))
-    measures, orientation = Dataset(), Dataset()
+    measures = Dataset()
     measures.PixelSpacing, measures.SliceThickness = [_decimal(row), _decimal(column)], _decimal(depth)
-    orientation.ImageOrientationPatient = list(series.frames[0].orientation or ())
-    if "NumberOfFrames" not in source:
-        for name in ("PixelSpacing", "SliceThickness"):
-            if not source.get(name):
-                setattr(source, name, measures[name].value)
-        return
-    shared = Dataset()
-    shared.update(next(iter(source.get("SharedFunctionalGroupsSequence") or []), Dataset()))
-    if "PixelMeasuresSequence" not in shared:
-        shared.PixelMeasuresSequence = DicomSequence([measures])
-    if "PlaneOrientationSequence" not in shared:
-        shared.PlaneOrientationSequence = DicomSequence([orientation])
-    source.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    return measures
+
+
+def _put_origins(segmentation: Segmentation, images: Sequence[Dataset], series: Series) -> None:
+    """References to the series' images, and their positions, instead of those of their stand-ins."""
+    headers = {str(header.SOPInstanceUID): header for header in series.headers}
+    origins = put_references(segmentation, images, series.frames, headers)
+    if series.positioned:
+        put_positions(segmentation, origins, _measures(series))
+    else:
+        remove_positions(segmentation)
+    if not series.positioned or len({frame.position for frame in series.frames}) < len(series.frames):
+        slices = series.index()
+        order_by_slice(segmentation, [slices[frame.instance, frame.number] for frame in origins])
+
+
+def _is_valid(keyword: str, value: object) -> bool:
+    """Whether highdicom takes a value of an image: it refuses dates, times and sexes that DICOM does not know."""
+    try:
+        if keyword.endswith("Date"):
+            DA(value)
+        elif keyword.endswith("Time"):
+            TM(value)
+    except (ValueError, TypeError):
+        return False
+    return keyword != "PatientSex" or value in ("M", "F", "O")
 
 
 def _decimal(value: float) -> DSfloat:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -83,8 +84,14 @@ def case(image_id: str, k: int = -1) -> dict[str, Any]:
         "volumes": series.volumes,
         "frames": [[frame.instance, frame.number] for frame in series.frames],
         "warnings": list(series.warnings),
-        "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
+        "label": _described(info) if info else None,
     }
+
+
+def _described(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The version, the names and the notes of a label: sentences about what is not as it was drawn."""
+    names, notes = list(info.get("label_names") or {}), list(info.get("notes") or ())
+    return {"version": _version(info), "names": names, "notes": notes}
 
 
 def arrival(image_id: str) -> dict[str, int]:
