@@ -29,10 +29,14 @@ GRID_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class SegLabels:
-    """Label map (column, row, slice) and the value of every name, 1, 2, ... in the order of segment numbers."""
+    """Label map (column, row, slice), the value of every name, and notes on what was left out.
+
+    The values are 1, 2, ... in the order of segment numbers.
+    """
 
     labels: NDArray[np.uint8]
     names: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def referenced_series(header: Dataset) -> list[str]:
@@ -63,7 +67,7 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
     for number, planes in stray.items():
         mask = _resampled(frames, planes, series, grid.spacing, _depth(segmentation))
         np.maximum(labels, values[number], out=labels, where=mask)
-    return SegLabels(labels, _unique(names))
+    return SegLabels(labels, unique_names(names))
 
 
 def segment_names(segmentation: Dataset) -> dict[int, str]:
@@ -76,7 +80,7 @@ def segment_names(segmentation: Dataset) -> dict[int, str]:
     return {number: name for number, name in sorted(names.items()) if name.casefold() != "background"}
 
 
-def _unique(names: dict[int, str]) -> dict[str, int]:
+def unique_names(names: dict[int, str]) -> dict[str, int]:
     """Name -> value; the segment number is appended to a repeated name."""
     values: dict[str, int] = {}
     for row, (number, name) in enumerate(names.items(), 1):

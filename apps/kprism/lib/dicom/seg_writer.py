@@ -59,9 +59,9 @@ def write_seg(
         raise RequestError(
             f"the label has {describe(labels.shape)} voxels, series {series.uid} {describe(series.grid)}"
         )
-    labels, series = _labelled_volume(labels, series)
+    labels, series = labelled_volume(labels, series)
     shown = values_by_plane(labels)
-    kept = _kept(set().union(*shown), names)
+    kept = kept_names(set().union(*shown), names)
     order, is_positioned = _order(series), _has_positions(series)
     numbers = {names[name]: number for number, name in enumerate(kept, 1)}
     segmentation = Segmentation(
@@ -91,7 +91,7 @@ def write_seg(
     return segmentation
 
 
-def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
+def labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
     """The labels of one volume and the series of its images alone, if only one of several (phases, ...) is labelled.
 
     It then refers to these images, and its frames have positions. A multi-frame image can only be referred to whole.
@@ -107,7 +107,7 @@ def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray
     return labels[:, :, start : start + count], replace(series, frames=frames, grid=grid, volumes=1)
 
 
-def _kept(present: set[int], names: Mapping[str, int]) -> list[str]:
+def kept_names(present: set[int], names: Mapping[str, int]) -> list[str]:
     """The names whose values are present, in the order of `names`."""
     unnamed = present - set(names.values())
     if unnamed:
