@@ -103,7 +103,7 @@ def test_a_malformed_segmentation_concerns_nobody_else(
             raise kind("cannot reshape")
         return read_seg(instance, series)
 
-    monkeypatch.setattr("lib.dicom.datastore.read_seg", read)
+    monkeypatch.setattr("lib.dicom.label_objects.read_seg", read)
     clinic.store.settle()
     assert clinic.store.get_labeled_images() == [clinic.images[1]]
     [unusable] = clinic.store.unusable()

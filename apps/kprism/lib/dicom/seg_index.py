@@ -22,10 +22,16 @@ from lib.errors import RETRY_SECONDS, is_passing
 
 logger = logging.getLogger(__name__)
 
-TIMES = (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime"))
+TIMES = (
+    *(("ContentDate", "ContentTime"), ("StructureSetDate", "StructureSetTime")),
+    *(("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")),
+)
 """Attributes for the time of a segmentation's content, the best first."""
 
-HEADER = ("SOPInstanceUID", "ReferencedSeriesSequence", *(name for names in TIMES for name in names))
+HEADER = (
+    *("SOPInstanceUID", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence"),
+    *(name for names in TIMES for name in names),
+)
 """Attributes that are read: the frames of a large segmentation take a second to parse."""
 
 
@@ -139,7 +145,7 @@ class SegIndex:
         """Note a segmentation that was just stored on the server, so that it need not be read from there."""
         study, series = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
         description, patient = (str(segmentation.get(name, "")) for name in ("SeriesDescription", "PatientID"))
-        entry = SeriesEntry(study, series, "SEG", description, patient, 1)
+        entry = SeriesEntry(study, series, str(segmentation.Modality), description, patient, 1)
         key = _entry_key(entry)
         self._arrival_times.note([key])
         self._seen[key] = self._stored(key, entry, _said(segmentation))

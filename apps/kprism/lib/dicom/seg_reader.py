@@ -40,9 +40,13 @@ class SegLabels:
 
 
 def referenced_series(header: Dataset) -> list[str]:
-    """The series that a segmentation says it refers to."""
-    named = [str(item.get("SeriesInstanceUID", "")) for item in header.get("ReferencedSeriesSequence") or []]
-    return [series for series in named if series]
+    """The series that a segmentation, or a structure set, says it refers to."""
+    items = list(header.get("ReferencedSeriesSequence") or [])
+    for place in header.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in place.get("RTReferencedStudySequence") or []:
+            items += study.get("RTReferencedSeriesSequence") or []
+    named = (str(item.get("SeriesInstanceUID", "")) for item in items)
+    return [series for series in dict.fromkeys(named) if series]
 
 
 def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
