@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from kprism_model.files import write_bytes
 from lib.dicom.arrival_times import ArrivalTimes
+from lib.dicom.rtstruct_images import rtstruct_images
 from lib.dicom.seg_reader import referenced_series
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError
 from lib.errors import RETRY_SECONDS, is_passing
@@ -175,7 +176,10 @@ class SegIndex:
         """The segmentation in a series; None if it cannot be read."""
         try:
             headers = self._web.headers(entry.study, entry.series, HEADER)
-            return self._stored(key, entry, _said(max(headers, key=content_time)))
+            said = _said(max(headers, key=content_time))
+            if not said.images and entry.modality == "RTSTRUCT":
+                said = said._replace(images=rtstruct_images(self._web, entry))
+            return self._stored(key, entry, said)
         except StoreDownError:
             raise
         except Exception as error:  # whatever pydicom raises for a malformed one; it must not end the others
@@ -194,7 +198,9 @@ class SegIndex:
         What an earlier run has read stays, unless a listing of all segmentations, `there`, does not name it any more.
         """
         seen = {key: stored for key, stored in list(self._seen.items()) if stored is not None}
-        read = {key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items()}
+        read = {
+            key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items() if stored.images
+        }
         with self._keeping:
             kept = {key: said for key, said in {**self._kept, **read}.items() if there is None or key in there}
             if kept != self._kept:
