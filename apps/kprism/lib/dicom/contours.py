@@ -78,8 +78,9 @@ class _Loop:
         for corner, _, mouth, _, hole in self.holes:
             result += self.corners[done : corner + 1]
             done = corner + 1
-            inner = hole.corners
-            result += [mouth, *inner, inner[0], mouth]
+            start, *others = hole.corners
+            inner = [start, *(others if self.is_hole else others[::-1])]  # the other way round: areas have signs
+            result += [mouth, *inner, start, mouth]
         result += self.corners[done:]
         return [point for place, point in enumerate(result) if point != result[place - 1]]
 

@@ -121,17 +121,17 @@ def _patches(
     """The masks of a ROI by slice; what is left out of it is added to the notes."""
     contours, unusable = closed_contours(items)
     placed, told = planes.placed(contours, frame_of_reference)
-    counts = {"points, open or damaged contours are left out": unusable, **told}
-    notes += [f"{name}: {count} {what}" for what, count in counts.items() if count]
+    counts = {"left out (a point, open or damaged)": unusable, **told}
+    notes += [f"{name}: {count} contour{'s' if count > 1 else ''} {what}" for what, count in counts.items() if count]
     patches = {}
     for k, group in placed.items():
         patch = _combined([(planes.pixels(contour, k), contour.kind) for contour in group], planes.size)
         if patch is not None:
             patches[k] = patch
     slices = sorted(patches)
-    if len(slices) > 2 and np.median(np.diff(slices)) > 1:
+    if len(slices) > 3 and np.median(np.diff(slices)) > 1:
         spanned = slices[-1] - slices[0] + 1
-        notes.append(f"{name}: drawn on {len(slices)} of the {spanned} images that it spans, as it has contours there")
+        notes.append(f"{name}: drawn on {len(slices)} of the {spanned} images that it spans, where it has contours")
     return patches
 
 
