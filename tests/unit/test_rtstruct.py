@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,8 +13,6 @@ from matplotlib.path import Path as MatplotlibPath
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
-from pydicom.uid import generate_uid
 
 from lib.dicom.label_objects import read_label_object
 from lib.dicom.rtstruct_reader import read_rtstruct
@@ -26,6 +24,7 @@ from lib.dicom.series_writer import dicom_series
 from lib.dicom.web import as_bytes
 from lib.errors import RequestError
 from tests.unit import dicom_files
+from tests.unit.rtstructs import Drawn, box, foreign
 
 NAMES = {"肝臓": 3, "Tumor, außen": 1, "печень": 7}
 SHAPE = (14, 11, 7)
@@ -182,53 +181,6 @@ def test_labels_that_cannot_be_written_are_refused() -> None:
     ):
         with pytest.raises(RequestError, match=sentence):
             write_rtstruct(labels, names, series, "K-Prism")
-
-
-# What other tools write: contours in pixels of a slice, and what they are.
-
-Corners = Iterable[tuple[float, float]]
-Drawn = tuple[Corners, float] | tuple[Corners, float, str]
-
-
-def box(left: float, top: float, right: float, bottom: float) -> list[tuple[float, float]]:
-    """The corners of a rectangle."""
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
-
-
-def foreign(series: Series, rois: dict[str, list[Drawn]], *, references: bool = False) -> Dataset:
-    """A structure set of contours: corners (column, row), the place along the slices, and the type of contour.
-
-    Without `references` only the frame of reference says what it belongs to.
-    """
-    structures = Dataset()
-    structures.SOPClassUID, structures.SOPInstanceUID = RTSTRUCT_SOP_CLASS, generate_uid()
-    structures.SpecificCharacterSet = "ISO_IR 192"
-    names, contours = [], []
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine
-    for number, (name, drawn) in enumerate(rois.items(), 1):
-        roi, item = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName = number, name
-        roi.ReferencedFrameOfReferenceUID = series.headers[0].FrameOfReferenceUID
-        item.ReferencedROINumber = number
-        items = []
-        for corners, k, *kind in drawn:
-            contour = Dataset()
-            contour.ContourGeometricType = kind[0] if kind else "CLOSED_PLANAR"
-            points = np.array([(column, row, k, 1) for column, row in corners]) @ affine.T
-            contour.NumberOfContourPoints = len(points)
-            contour.ContourData = [f"{value:.4f}" for value in points[:, :3].ravel()]
-            if references:
-                image = Dataset()
-                image.ReferencedSOPClassUID = series.headers[0].SOPClassUID
-                image.ReferencedSOPInstanceUID = series.frames[round(k)].instance
-                contour.ContourImageSequence = Sequence([image])
-            items.append(contour)
-        if items:
-            item.ContourSequence = Sequence(items)
-        names.append(roi)
-        contours.append(item)
-    structures.StructureSetROISequence, structures.ROIContourSequence = Sequence(names), Sequence(contours)
-    return structures
 
 
 def expected(series: Series, boxes: dict[int, list[tuple[slice, slice]]]) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from lib.dicom.rtstruct_reader import read_rtstruct
 from lib.dicom.rtstruct_writer import RTSTRUCT_SOP_CLASS
@@ -33,7 +32,7 @@ def read_label_file(path: Path, name: str, series: Series) -> SegLabels:
     """The same for a file, which is called `name` in messages."""
     try:
         instance = dcmread(path)
-    except (InvalidDicomError, OSError, ValueError) as error:
+    except Exception as error:  # whatever pydicom raises for a damaged one
         raise RequestError(f"{name} is not a readable DICOM file: {error}") from error
     if instance.get("SOPClassUID") not in (*SEG_SOP_CLASSES, RTSTRUCT_SOP_CLASS):
         kind = getattr(instance.get("SOPClassUID"), "name", "") or instance.get("Modality") or "unknown"
@@ -42,6 +41,8 @@ def read_label_file(path: Path, name: str, series: Series) -> SegLabels:
         return read_label_object(instance, series)
     except RequestError as error:
         raise type(error)(f"{name}: {error}") from error
+    except Exception as error:
+        raise RequestError(f"{name} is a damaged DICOM file: {error or type(error).__name__}") from error
 
 
 def summary(notes: tuple[str, ...] | list[str]) -> str:
