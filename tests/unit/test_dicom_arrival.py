@@ -326,7 +326,8 @@ def test_threads_that_do_not_start_are_not_counted(monkeypatch: pytest.MonkeyPat
 
 def moved(instance: Dataset, number: int) -> Dataset:
     """The image so many millimetres away."""
-    image = FileDataset("", Dataset(instance), file_meta=copy.copy(instance.file_meta), preamble=b"\0" * 128)
+    image = FileDataset("", {}, file_meta=copy.copy(instance.file_meta), preamble=b"\0" * 128)
+    image.update(instance)
     image.is_little_endian, image.is_implicit_VR = True, False
     for name in ("SOPInstanceUID", "ImagePositionPatient"):
         del image[name]

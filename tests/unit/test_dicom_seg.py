@@ -177,8 +177,11 @@ def test_segments_that_overlap_are_drawn_in_their_order() -> None:
     first.PixelData = np.packbits(both.ravel(), bitorder="little").tobytes()
     first._pixel_id = None
     read = read_seg(first, series)
-    assert read.names == {"liver": 1, "tumour": 2}
+    assert read.names == {"tumour": 2}  # of equal ones the higher number is kept, and the other is not listed
     assert set(np.unique(read.labels)) == {0, 2}
+    assert read.notes == (
+        "'liver' is left out: all of it is also in 'tumour', and a voxel can have one structure only.",
+    )
 
 
 def test_a_segmentation_of_another_place_is_refused_with_a_sentence() -> None:

@@ -64,10 +64,20 @@ def test_images_at_one_place_are_told_apart(attribute: str) -> None:
     assert warning.startswith("The series shows 3 places 4 times (phases, echoes or b-values)")
 
 
-def test_a_series_with_a_missing_image_stays_one_volume_and_says_so() -> None:
-    series = describe_series(cine("TriggerTime")[1:])
-    assert (series.volumes, series.grid[2]) == (1, PHASES * PLACES - 1)
-    assert "same position as others" in series.warnings[0]
+@pytest.mark.parametrize("attribute", ["TriggerTime", "EchoTime", "AcquisitionNumber"])
+def test_a_phase_that_misses_an_image_is_set_aside_and_said(attribute: str) -> None:
+    instances = cine(attribute)
+    missing, instances = instances[0], instances[1:]
+    series = describe_series(instances)
+    assert (series.volumes, series.grid[2]) == (PHASES - 1, (PHASES - 1) * PLACES)
+    kept = {frame.instance for frame in series.frames}
+    left_out = [image for image in instances if image.SOPInstanceUID not in kept]
+    assert [image[attribute].value for image in left_out] == [missing[attribute].value] * (PLACES - 1)
+    assert {entry.instance for entry in series.aside} == {str(image.SOPInstanceUID) for image in left_out}
+    assert any(warning.startswith(f"{PLACES - 1} images are set aside") for warning in series.warnings)
+    grouped = [series.frames[start : start + PLACES] for start in range(0, len(series.frames), PLACES)]
+    values = {str(image.SOPInstanceUID): image[attribute].value for image in instances}
+    assert all(len({values[frame.instance] for frame in volume}) == 1 for volume in grouped)
 
 
 def test_images_of_a_single_place_are_a_film() -> None:

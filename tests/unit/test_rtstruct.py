@@ -195,7 +195,7 @@ def expected(series: Series, boxes: dict[int, list[tuple[slice, slice]]]) -> NDA
 def read(series: Series, rois: dict[str, list[Drawn]], **options: bool) -> tuple[dict[str, NDArray[np.bool_]], str]:
     """The masks by name, and the notes."""
     back = read_rtstruct(foreign(series, rois, **options), series)
-    return {name: back.labels == value for name, value in back.names.items()}, "; ".join(back.notes)
+    return {name: back.labels == value for name, value in back.names.items()}, " ".join(back.notes)
 
 
 @pytest.mark.parametrize("turn", [*TURNS][:4])
@@ -235,14 +235,14 @@ def test_contours_between_images_are_drawn_on_the_nearest_and_told(turn: str) ->
     here = (slice(2, 7), slice(2, 6))
     masks, notes = read(series, {"a": [(square, 1.3), (square, 3.7), (square, 5)]})
     np.testing.assert_array_equal(masks["a"], expected(series, {1: [here], 4: [here], 5: [here]}))
-    assert notes == "a: 2 contours drawn on the nearest image (between images)"
+    assert notes == "Of 'a', 2 contours are between images, and drawn on the nearest."
     masks, notes = read(series, {"every second": [(square, k) for k in (0, 2, 4, 6)]})
     np.testing.assert_array_equal(masks["every second"], expected(series, {k: [here] for k in (0, 2, 4, 6)}))
-    assert notes == "every second: drawn on 4 of the 7 images that it spans, where it has contours"
+    assert notes == "'every second' is on 4 of the 7 images that it spans: it has contours there only."
     dense: list[Drawn] = [(box(1.5, 1.5, 6.5 + (k % 1 > 0), 5.5), k) for k in np.arange(1, 3.1, 0.25)]
     masks, notes = read(series, {"dense": dense})
     np.testing.assert_array_equal(masks["dense"], expected(series, {1: [here], 2: [here], 3: [here]}))
-    assert notes == "dense: 6 contours left out (others are nearer to the same image)"
+    assert notes == "Of 'dense', 6 contours are left out: others are nearer to the same image."
 
 
 def test_what_encloses_nothing_is_told_and_left_out() -> None:
@@ -260,8 +260,9 @@ def test_what_encloses_nothing_is_told_and_left_out() -> None:
     assert list(masks) == ["with points", "臓器"]
     np.testing.assert_array_equal(masks["with points"], expected(series, {2: [(slice(2, 7), slice(2, 6))]}))
     assert notes == (
-        "with points: 3 contours left out (a point, open or damaged); "
-        "isocentre: 1 contour left out (a point, open or damaged); without contours: nothing"
+        "Of 'with points', 3 contours are left out: a point, open or damaged. "
+        "Of 'isocentre', 1 contour is left out: a point, open or damaged. "
+        "Left out, as they have no contours: 'nothing'."
     )
 
 
@@ -270,7 +271,8 @@ def test_contours_beside_the_images_are_cut_and_told() -> None:
     wide, far = box(9.5, 6.5, 40.5, 30.5), box(50, 50, 60, 60)
     masks, notes = read(series, {"a": [(wide, 2), (far, 3), (box(0.5, 0.5, 3.5, 3.5), 19)]})
     np.testing.assert_array_equal(masks["a"], expected(series, {2: [(slice(10, 14), slice(7, 11))]}))
-    assert notes == "a: 1 contour left out (on none of the images); a: 2 contours cut at the border of the images"
+    left_out, cut = "1 contour is left out: on none of the images", "2 contours are cut at the border of the images"
+    assert notes == f"Of 'a', {left_out}. Of 'a', {cut}."
     with pytest.raises(RequestError, match=r"no closed contour on the images.*border of the images"):
         read(series, {"far": [(far, 3)]})
 
@@ -280,7 +282,7 @@ def test_contours_across_the_images_are_told() -> None:
     structures = foreign(other, {"across": [(box(0.5, 0.5, 5.5, 4.5), 3)]})
     for item in structures.StructureSetROISequence:
         item.ReferencedFrameOfReferenceUID = series.headers[0].FrameOfReferenceUID
-    with pytest.raises(RequestError, match=r"1 contour left out .not parallel to the images"):
+    with pytest.raises(RequestError, match=r"1 contour is left out: not parallel to the images"):
         read_rtstruct(structures, series)
 
 
@@ -296,10 +298,11 @@ def test_of_structures_that_overlap_the_smaller_counts() -> None:
         np.testing.assert_array_equal(masks["liver"], whole["liver"] & ~whole["lesion"])
         np.testing.assert_array_equal(masks["body"], whole["body"] & ~whole["liver"])
         assert list(masks) == order
-        assert notes == (
-            "liver overlaps body (112 voxels), and counts there as the smaller one; "
-            "lesion overlaps liver (8 voxels), and counts there as the smaller one"
-        )
+        for sentence in (
+            "'body' is without 112 voxels that are also in 'liver': the smaller structure has them.",
+            "'liver' is without 8 voxels that are also in 'lesion': the smaller structure has them.",
+        ):
+            assert sentence in notes
 
 
 PARTS = {
@@ -318,7 +321,10 @@ def test_a_structure_that_others_cover_is_told_and_equal_names_are_numbered() ->
     structures.StructureSetROISequence[2].ROIName = "left"
     back = read_rtstruct(structures, series)
     assert list(back.names) == ["left", "left 3", "y"]
-    assert back.notes[-1] == "covered by smaller structures, nothing is left of: whole"
+    assert (
+        back.notes[-1]
+        == "'whole' is left out: all of it is also in 'left', 'left 3', and a voxel can have one structure only."
+    )
     np.testing.assert_array_equal(
         back.labels == back.names["left 3"], expected(series, {2: [(slice(4, 7), slice(1, 7))]})
     )
@@ -331,7 +337,7 @@ def test_contours_in_another_frame_of_reference_are_not_drawn() -> None:
     structures.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
     back = read_rtstruct(structures, series)
     assert list(back.names) == ["here"]
-    assert back.notes == ("there: 1 contour left out (in another frame of reference)",)
+    assert back.notes == ("Of 'there', 1 contour is left out: in another frame of reference.",)
     structures = foreign(series, rois, references=True)  # they name the images, which counts more
     structures.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
     assert list(read_rtstruct(structures, series).names) == ["here", "there"]
@@ -346,7 +352,7 @@ def test_damaged_contours_do_not_take_the_others_with_them() -> None:
     del contours[2].ContourData
     back = read_rtstruct(sent_without_meta(structures), series)
     np.testing.assert_array_equal(back.labels == 1, expected(series, {3: [(slice(1, 4), slice(1, 4))]}))
-    assert back.notes == ("a: 2 contours left out (a point, open or damaged)",)
+    assert back.notes == ("Of 'a', 2 contours are left out: a point, open or damaged.",)
 
 
 def sent_without_meta(structures: Dataset) -> Dataset:

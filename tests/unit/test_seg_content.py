@@ -71,10 +71,9 @@ def by_highdicom(
 
     def whole(source_images: list[Dataset], pixel_array: NDArray[np.uint8], **others: Any) -> Segmentation:
         order = []
-        for image in source_images:
+        for number, image in enumerate(source_images):  # one for each slice, also those that stand in for frames
             image.Columns, image.Rows = series.grid[:2]
-            numbers = range(1, int(image.get("NumberOfFrames") or 1) + 1)
-            order += [index[str(image.SOPInstanceUID), number] for number in numbers]
+            order.append(index.get((str(image.SOPInstanceUID), 1), number))
         pixels = table[labels[:, :, order].transpose(2, 1, 0)]
         return Segmentation(source_images=source_images, pixel_array=pixels, **others)
 

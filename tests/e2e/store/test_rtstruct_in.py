@@ -91,9 +91,10 @@ def test_a_structure_set_counts_within_seconds(way: str, site: Site, stored: dic
 def test_what_is_left_out_is_told_when_the_case_is_opened(site: Site, stored: dict[str, Placed]) -> None:
     case = stored["series"]
     wait(lambda: site.submission(case.image) is not None, site.server)
-    warnings = site.get(f"/kprism/api/case/{case.image}").json()["warnings"]
-    voxels = 2 * 4 * 4
-    assert f"Of the label '': 腫瘍 overlaps 肝臓 ({voxels} voxels), and counts there as the smaller one." in warnings
+    label = site.get(f"/kprism/api/case/{case.image}").json()["label"]
+    assert label["notes"] == [
+        f"'肝臓' is without {2 * 4 * 4} voxels that are also in '腫瘍': the smaller structure has them."
+    ]
 
 
 def test_the_newest_of_both_kinds_counts(site: Site) -> None:
@@ -128,7 +129,7 @@ def test_one_that_cannot_be_used_is_told_on_the_panel(site: Site) -> None:
     [reason] = [reason for reason in told() if "Plan 7" in reason]
     assert reason == (
         f"structure set 'Plan 7' cannot be used: the structure set has no closed contour on the images of series "
-        f"{image}: far: 1 contour cut at the border of the images"
+        f"{image}. Of 'far', 1 contour is cut at the border of the images."
     )
     assert site.submission(image) is None
 
@@ -150,7 +151,7 @@ def test_a_dicom_file_is_uploaded_as_a_label(kind: str, site: Site) -> None:
     mask, names = site.label(image)
     assert_same(expected_planes(mask, names, images), expected)
     [submitted] = site.segmentations(image)  # as any label that is submitted here
-    assert len(submitted.SegmentSequence) == len(PARTS)
+    assert [str(item.SegmentLabel) for item in submitted.SegmentSequence] == list(PARTS)
 
 
 def test_dicom_files_that_are_no_labels_of_the_case_are_refused(site: Site) -> None:

@@ -147,9 +147,9 @@ class ContourPlanes:
         return bool((points < -BEYOND).any() or (points > np.array(self.size) - 1 + BEYOND).any())
 
 
-OTHER_FRAME = "left out (in another frame of reference)"
-ACROSS = "left out (not parallel to the images)"
-OUTSIDE = "left out (on none of the images)"
-DENSER = "left out (others are nearer to the same image)"
-MOVED = "drawn on the nearest image (between images)"
+OTHER_FRAME = "left out: in another frame of reference"
+ACROSS = "left out: not parallel to the images"
+OUTSIDE = "left out: on none of the images"
+DENSER = "left out: others are nearer to the same image"
+MOVED = "between images, and drawn on the nearest"
 CUT = "cut at the border of the images"

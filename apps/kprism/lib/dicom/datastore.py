@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.images import VOLUME_BYTES, DicomImages
-from lib.dicom.label_objects import MODALITIES, read_label_object, summary
+from lib.dicom.label_objects import MODALITIES, read_label_object
 from lib.dicom.listing import LISTING_SECONDS
 from lib.dicom.refresher import Refresher
 from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
@@ -90,9 +90,8 @@ class DicomStore(DicomImages):
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of series without a segmentation that can be segmented."""
-        left_out = {image for image in list(self._unusable) if not self.is_usable(image)}
-        left_out.update(self.get_labeled_images())
-        return [image for image in self.list_images() if image not in left_out]
+        labelled = set(self.get_labeled_images())
+        return [image for image in self.list_images() if image not in labelled]
 
     def status(self) -> dict[str, Any]:
         """The numbers of images and of labels, as far as known now."""
@@ -241,14 +240,21 @@ class DicomStore(DicomImages):
         self._last_changed = []
         begun, busy = time.monotonic(), 0.0
         try:
-            found = {entry.series: entry for name in MODALITIES for entry in self.web.search(Modality=name)}
-            entries = [entry for entry in found.values() if entry.modality in MODALITIES]
+            entries = self._listed_labels()
             busy = time.monotonic() - begun
             self._update_labels(entries)
         except StoreDownError as error:
             logger.warning("%s", error)
         self._notify()
         return busy
+
+    def _listed_labels(self) -> list[SeriesEntry]:
+        """All segmentations and structure sets on the server; one that ignores filters is asked once."""
+        found: dict[str, SeriesEntry] = {}
+        for modality in MODALITIES:
+            if all(entry.modality in MODALITIES for entry in found.values()):
+                found |= {entry.series: entry for entry in self.web.search(Modality=modality)}
+        return [entry for entry in found.values() if entry.modality in MODALITIES]
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""
@@ -327,7 +333,7 @@ class DicomStore(DicomImages):
             info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
             if seg.notes:
                 info["notes"] = list(seg.notes)
-                logger.info("Of the label %s of %s: %s", stored.entry.series, image_id, summary(seg.notes))
+                logger.warning("Segmentation %s: %s", stored.entry.series, " ".join(seg.notes))
             self._keep(image_id, seg.labels, series, FINAL, info)
         except StoreDownError:
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
@@ -25,16 +26,19 @@ from lib.dicom.series_volume import SeriesVolume
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 from lib.imaging.medical_image import MedicalImage
+from lib.not_served import NotServed
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 3
-"""Number of the way in which series are kept: headers as JSON, a volume that is not compressed and arrives by planes.
+LAYOUT = 4
+"""Number of the way in which series are kept: headers as JSON, a volume that is not compressed and arrives by planes,
+odd images set aside.
 
-In 2, the instances were kept, and a compressed volume with the slice axis in its header, phases one after the other. A
-series that was kept in another way is kept anew, and its label is read from the server again if it moves."""
+In 3, odd images were among the others, or the series could not be opened. In 2, the instances were kept, and a
+compressed volume with the slice axis in its header, phases one after the other. A series that was kept in another way
+is kept anew, and its label is read from the server again if it moves."""
 
-SAME_GRID = (2, LAYOUT)
+SAME_ORDER = (2, 3, LAYOUT)
 """Ways that put the slices in the same order."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -63,7 +67,7 @@ class DicomImages(GuardedDatastore):
     ) -> None:
         self.web = DicomWeb(client)
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
-        self._unusable: dict[str, int] = {}  # series that cannot be a volume, with their numbers of instances
+        self._unusable: dict[str, tuple[int, str]] = {}  # series that are no volume: number of instances, reason
         self._prefetched: set[str] = set()
         auto_reload = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
         super().__init__(str(folder), extensions=("*.nii.gz", "*.nii"), auto_reload=auto_reload)
@@ -75,8 +79,36 @@ class DicomImages(GuardedDatastore):
         return str(self.web.client.base_url)
 
     def list_images(self) -> list[str]:
-        """Ids of all series with images; while the server is down, those of the last listing or of the local copies."""
-        return sorted(self._entries())
+        """Ids of the series that can be segmented, as far as is known.
+
+        While the server is down, those of the last listing or of the local copies.
+        """
+        entries = self._entries()
+        return sorted(image_id for image_id in entries if self._reason(image_id, entries) is None)
+
+    def not_served(self) -> list[NotServed]:
+        """Series that cannot be segmented, and images of opened ones that are set aside, with the reasons."""
+        entries = self._entries()
+        found = []
+        for image_id, entry in entries.items():
+            name = f"series {image_id} of patient {entry.patient or 'unknown'}"
+            reason = self._reason(image_id, entries)
+            if reason is not None:
+                found.append(NotServed(name, reason))
+            known = self._datastore.objects.get(image_id)
+            for count, why in known.image.info.get("set_aside") or () if known is not None and reason is None else ():
+                found.append(NotServed(f"{count} of the images of {name}", why))
+        return sorted(found)
+
+    def can_be_served(self, image_id: str) -> bool:
+        """Whether a series can be read as a volume; True as well if that cannot be told now."""
+        try:
+            self.get_image_uri(image_id)  # whoever gets it as the next case gets its file too
+        except StoreDownError:
+            return True
+        except RequestError as error:
+            return error.is_passing and not isinstance(error, StoreError)
+        return True
 
     def list_soon(self) -> None:
         """Begin to list the images, while the server starts."""
@@ -171,8 +203,8 @@ class DicomImages(GuardedDatastore):
             if entry is not None and self._has_changed(entry):
                 logger.info("Series %s has another number of images now and is fetched again", image_id)
                 self._forget(image_id)
-            elif self._layout(image_id) not in (None, *SAME_GRID) and self.series(image_id).volumes > 1:
-                self._forget(image_id)  # its label is in the earlier order of the slices
+            elif self._has_moved(image_id):
+                self._forget(image_id)  # its label is on the earlier grid
             if self._layout(image_id) == LAYOUT and self._series_cache.holds(image_id):
                 return self.series(image_id)
             entry = entry or self._entry(image_id)
@@ -204,6 +236,17 @@ class DicomImages(GuardedDatastore):
         except StoreDownError:
             return False
 
+    def _has_moved(self, image_id: str) -> bool:
+        """Whether an earlier version kept a series with the slices on another grid."""
+        layout = self._layout(image_id)
+        if layout in (None, LAYOUT):
+            return False
+        try:
+            series = self.series(image_id)
+        except RequestError:
+            return False
+        return bool(series.aside) or (series.volumes > 1 and layout not in SAME_ORDER)
+
     def _layout(self, image_id: str) -> Any:
         """How a series of the index is kept (1 if it does not say); None for others."""
         known = self._datastore.objects.get(image_id)
@@ -212,13 +255,15 @@ class DicomImages(GuardedDatastore):
     def _note_unusable(self, image_id: str, error: RequestError) -> None:
         """Offer a series that cannot be a volume to nobody, until its number of images changes."""
         entry = self._entries().get(image_id)
-        if entry is not None and not isinstance(error, StoreError):
-            self._unusable[image_id] = entry.instances
+        if entry is not None and not error.is_passing:
+            if self._unusable.get(image_id) != (entry.instances, str(error)):
+                logger.warning("Series %s is not served: %s", image_id, error)
+            self._unusable[image_id] = entry.instances, str(error)
 
-    def is_usable(self, image_id: str) -> bool:
-        """False for a series that could not be read as a volume, unless its number of images has changed since."""
-        entry = self._entries().get(image_id)
-        return image_id not in self._unusable or entry is None or self._unusable[image_id] != entry.instances
+    def _reason(self, image_id: str, entries: Mapping[str, SeriesEntry]) -> str | None:
+        """Why a listed series cannot be a volume; None if it can, or its number of images has changed since."""
+        noted = self._unusable.get(image_id)
+        return noted[1] if noted is not None and noted[0] == entries[image_id].instances else None
 
     def series(self, image_id: str) -> Series:
         """The geometry of a series and the order of its slices; its headers are fetched on first use."""
@@ -228,6 +273,10 @@ class DicomImages(GuardedDatastore):
         """Add a series to the index; its labels stay."""
         info = {**_image_info(entry, series, self.name()), "ts": int(time.time()), "name": f"{entry.series}{SUFFIX}"}
         info["layout"] = LAYOUT
+        reasons = Counter(image.reason for image in series.aside)
+        info["set_aside"] = [[count, reason] for reason, count in reasons.items()]
+        for count, reason in info["set_aside"]:
+            logger.warning("Series %s: %d images are set aside, %s", entry.series, count, reason)
         with self._lock:
             known = self._datastore.objects.setdefault(entry.series, ImageLabelModel(image=DataModel()))
             known.image = DataModel(info=info, ext=SUFFIX)

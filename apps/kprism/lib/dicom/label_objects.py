@@ -20,8 +20,6 @@ MODALITIES = ("SEG", "RTSTRUCT")
 KINDS = {"SEG": "segmentation", "RTSTRUCT": "structure set"}
 """Modality -> what its objects are called in messages."""
 
-NOTES_SHOWN = 5
-
 
 def read_label_object(instance: Dataset, series: Series) -> SegLabels:
     """The label map of a SEG or RTSTRUCT; RequestError for other objects, and if it does not fit on the series."""
@@ -43,9 +41,3 @@ def read_label_file(path: Path, name: str, series: Series) -> SegLabels:
         raise type(error)(f"{name}: {error}") from error
     except Exception as error:
         raise RequestError(f"{name} is a damaged DICOM file: {error or type(error).__name__}") from error
-
-
-def summary(notes: tuple[str, ...] | list[str]) -> str:
-    """The notes on a label as one text; of many notes the first ones."""
-    more = f"; and {len(notes) - NOTES_SHOWN} more" if len(notes) > NOTES_SHOWN else ""
-    return "; ".join(notes[:NOTES_SHOWN]) + more

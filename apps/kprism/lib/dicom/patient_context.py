@@ -7,13 +7,8 @@ from copy import deepcopy
 
 from pydicom.dataset import Dataset
 
+from lib.dicom.seg_writer import REQUIRED_ATTRIBUTES, is_valid
 from lib.dicom.text import to_utf_8
-
-TYPE_2 = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-)
-"""Attributes that must be there and may be empty; some scanners and exporters omit them."""
 
 OPTIONAL = (
     *("SpecificCharacterSet", "StudyInstanceUID", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight"),
@@ -24,9 +19,11 @@ OPTIONAL = (
 
 def patient_context(image: Dataset) -> Dataset:
     """A new data set with the patient and study of an image."""
-    context = Dataset({image[name].tag: deepcopy(image[name]) for name in (*TYPE_2, *OPTIONAL) if name in image})
-    for name in TYPE_2:
-        if name not in context:
-            setattr(context, name, "")
+    context = Dataset(
+        {image[name].tag: deepcopy(image[name]) for name in (*REQUIRED_ATTRIBUTES, *OPTIONAL) if name in image}
+    )
     to_utf_8(context)
+    for name in REQUIRED_ATTRIBUTES:
+        if name not in context or not is_valid(name, context[name].value):
+            setattr(context, name, "")
     return context

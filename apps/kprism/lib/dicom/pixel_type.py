@@ -61,7 +61,7 @@ def pixel_type(headers: Sequence[Dataset], *, wide: bool = False) -> PixelType:
     is int16, as Hounsfield units fit into that in practice; `wide` is for a series where they do not. RequestError if
     some images are grey and others are in colour.
     """
-    channels = {_channels(header) for header in headers}
+    channels = {channels_of(header) for header in headers}
     if len(channels) > 1:
         uid = headers[0].get("SeriesInstanceUID")
         raise RequestError(f"series {uid} has grey and coloured images; it cannot be a volume")
@@ -78,7 +78,7 @@ def pixel_type(headers: Sequence[Dataset], *, wide: bool = False) -> PixelType:
     return PixelType(fitting[0] if fitting else np.dtype(np.float32))
 
 
-def _channels(header: Dataset) -> int:
+def channels_of(header: Dataset) -> int:
     """3 for colour, also by a palette."""
     palette = str(header.get("PhotometricInterpretation")) == "PALETTE COLOR"
     return 3 if palette or int(header.get("SamplesPerPixel") or 1) == 3 else 1

@@ -8,7 +8,8 @@ inside its organ. Whatever is left out is told in a note.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ from lib.dicom.seg_reader import SegLabels, unique_names
 from lib.dicom.series import Series
 from lib.dicom.text import declares_set, read_text, whole
 from lib.errors import RequestError
+from lib.imaging.label_maps import values_in
 
 MAX_ROIS = 255
 """An index map has eight bits a voxel."""
@@ -78,21 +80,17 @@ def read_rtstruct(structures: Dataset, series: Series) -> SegLabels:
         if roi.voxels:
             rois[number] = roi
     if empty:
-        notes.append(f"without contours: {', '.join(empty)}")
+        notes.append(f"Left out, as they have no contours: {', '.join(map(repr, empty))}.")
     if not rois:
-        told = f": {'; '.join(notes)}" if notes else ""
-        raise RequestError(f"the structure set has no closed contour on the images of series {series.uid}{told}")
+        reason = f"the structure set has no closed contour on the images of series {series.uid}"
+        raise RequestError(". ".join([reason, *notes]))
     if len(rois) > MAX_ROIS:
         raise RequestError(f"the structure set has {len(rois)} structures; a label map can have {MAX_ROIS}")
     names = unique_names({number: roi.name for number, roi in rois.items()})
-    labels = np.zeros(series.grid, np.uint8, order="F")
-    notes += _paint(labels, dict(zip(names, rois.values(), strict=True)), names)
-    drawn = zip(names.items(), rois.values(), strict=True)
-    left = {name: value for (name, value), roi in drawn if _shows(labels, roi, value)}
-    covered = [name for name in names if name not in left]
-    if covered:
-        notes.append(f"covered by smaller structures, nothing is left of: {', '.join(covered)}")
-    return SegLabels(labels, left, tuple(notes))
+    labels, told = _drawn(series.grid, list(zip(names.items(), rois.values(), strict=True)))
+    present = values_in(labels)
+    left = {name: value for name, value in names.items() if value in present}
+    return SegLabels(labels, left, (*notes, *told))
 
 
 def _roi_names(structures: Dataset) -> dict[int, tuple[str, str]]:
@@ -121,8 +119,12 @@ def _patches(
     """The masks of a ROI by slice; what is left out of it is added to the notes."""
     contours, unusable = closed_contours(items)
     placed, told = planes.placed(contours, frame_of_reference)
-    counts = {"left out (a point, open or damaged)": unusable, **told}
-    notes += [f"{name}: {count} contour{'s' if count > 1 else ''} {what}" for what, count in counts.items() if count]
+    counts = {"left out: a point, open or damaged": unusable, **told}
+    notes += [
+        f"Of {name!r}, {count} contour{'s are' if count > 1 else ' is'} {what}."
+        for what, count in counts.items()
+        if count
+    ]
     patches = {}
     for k, group in placed.items():
         patch = _combined([(planes.pixels(contour, k), contour.kind) for contour in group], planes.size)
@@ -131,7 +133,7 @@ def _patches(
     slices = sorted(patches)
     if len(slices) > 3 and np.median(np.diff(slices)) > 1:
         spanned = slices[-1] - slices[0] + 1
-        notes.append(f"{name}: drawn on {len(slices)} of the {spanned} images that it spans, where it has contours")
+        notes.append(f"{name!r} is on {len(slices)} of the {spanned} images that it spans: it has contours there only.")
     return patches
 
 
@@ -160,23 +162,33 @@ def _combined(contours: list[tuple[Points, str]], size: tuple[int, int]) -> _Pat
     return _Patch(int(low[1]), int(low[0]), mask) if mask.any() else None
 
 
-def _paint(labels: NDArray[np.uint8], rois: Mapping[str, _Roi], names: Mapping[str, int]) -> list[str]:
-    """Write the structures into the label map, the smallest last; a note for each that covers others."""
-    notes = []
-    by_value = {value: name for name, value in names.items()}
-    for name, roi in sorted(rois.items(), key=lambda entry: -entry[1].voxels):
-        below = np.zeros(256, np.int64)
+def _drawn(
+    grid: tuple[int, int, int], rois: list[tuple[tuple[str, int], _Roi]]
+) -> tuple[NDArray[np.uint8], Iterator[str]]:
+    """The label map of structures with their names and values, the smallest drawn last, and what they have lost."""
+    labels = np.zeros(grid, np.uint8, order="F")
+    sizes = {value: roi.voxels for (_, value), roi in rois}
+    titles = {value: name for (name, value), _ in rois}
+    lost: Counter[int] = Counter()
+    winners: dict[int, list[int]] = {}
+    for (_, value), roi in sorted(rois, key=lambda entry: -sizes[entry[0][1]]):
+        covered = np.zeros(256, np.int64)
         for k, patch in roi.patches.items():
             place = patch.place(labels, k)
-            below += np.bincount(place[patch.mask], minlength=256)
-            place[patch.mask] = names[name]
-        covered = {by_value[int(value)]: int(below[value]) for value in np.flatnonzero(below) if value}
-        if covered:
-            shown = ", ".join(f"{other} ({count} voxels)" for other, count in covered.items())
-            notes.append(f"{name} overlaps {shown}, and counts there as the smaller one")
-    return notes
+            covered += np.bincount(place[patch.mask], minlength=256)
+            place[patch.mask] = value
+        for other in np.flatnonzero(covered[1:]) + 1:
+            lost[int(other)] += int(covered[other])
+            winners.setdefault(int(other), []).append(value)
 
+    def notes() -> Iterator[str]:
+        for value in sorted(lost):
+            name = repr(titles[value])
+            others = ", ".join(repr(titles[winner]) for winner in sorted(winners[value]))
+            if lost[value] == sizes[value]:
+                yield f"{name} is left out: all of it is also in {others}, and a voxel can have one structure only."
+            else:
+                count = lost[value]
+                yield f"{name} is without {count} voxels that are also in {others}: the smaller structure has them."
 
-def _shows(labels: NDArray[np.uint8], roi: _Roi, value: int) -> bool:
-    """Whether a value is in the label map where a ROI was drawn."""
-    return any(bool((patch.place(labels, k) == value).any()) for k, patch in roi.patches.items())
+    return labels, notes()

@@ -22,7 +22,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, UID, ExplicitVRLittleEndian,
 from lib.dicom.contours import outlines
 from lib.dicom.frames import Frame
 from lib.dicom.patient_context import patient_context
-from lib.dicom.seg_writer import MANUFACTURER, kept_names, labelled_volume
+from lib.dicom.seg_writer import MANUFACTURER, frame_of_reference, kept_names, labelled_volume
 from lib.dicom.segments import codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.text import TEXT_LENGTH, label
@@ -65,15 +65,15 @@ def write_rtstruct(labels: NDArray[np.uint8], names: Mapping[str, int], series: 
     kept = kept_names(set().union(*shown), names)
     structures = patient_context(series.headers[0])
     _add_identity(structures, description)
-    frame_of_reference = _frame_of_reference(series)
+    place = frame_of_reference(series, series.headers[0])
     images = _image_references(series)
-    structures.FrameOfReferenceUID = frame_of_reference
+    structures.FrameOfReferenceUID = place
     structures.PositionReferenceIndicator = ""
-    structures.ReferencedFrameOfReferenceSequence = _references(frame_of_reference, series, list(images.values()))
+    structures.ReferencedFrameOfReferenceSequence = _references(place, series, list(images.values()))
     rois, contours, observations = [], [], []
     for number, name in enumerate(kept, 1):
         slices = [k for k, values in enumerate(shown) if names[name] in values]
-        rois.append(_roi(number, name, frame_of_reference))
+        rois.append(_roi(number, name, place))
         contours.append(_contours(number, name, labels, names[name], slices, series, images))
         observations.append(_observation(number, name))
     structures.StructureSetROISequence = Sequence(rois)
@@ -104,12 +104,6 @@ def _add_identity(structures: Dataset, description: str) -> None:
     structures.is_little_endian, structures.is_implicit_VR = True, False
 
 
-def _frame_of_reference(series: Series) -> str:
-    """That of the images; the same one always for a series whose images do not name any."""
-    named = str(series.headers[0].get("FrameOfReferenceUID") or "")
-    return named or str(generate_uid(entropy_srcs=[series.uid, "frame of reference"]))
-
-
 def _image_references(series: Series) -> dict[Frame, Dataset]:
     """For each frame a reference to its image, and to the frame of one that has several."""
     sop_class = str(series.headers[0].SOPClassUID)
@@ -124,7 +118,7 @@ def _image_references(series: Series) -> dict[Frame, Dataset]:
     return references
 
 
-def _references(frame_of_reference: str, series: Series, images: list[Dataset]) -> Sequence:
+def _references(frame: str, series: Series, images: list[Dataset]) -> Sequence:
     """The frame of reference with its study, series and images."""
     whole, study, place = Dataset(), Dataset(), Dataset()
     whole.SeriesInstanceUID = series.uid
@@ -132,17 +126,17 @@ def _references(frame_of_reference: str, series: Series, images: list[Dataset]) 
     study.ReferencedSOPClassUID = STUDY_SOP_CLASS
     study.ReferencedSOPInstanceUID = str(series.headers[0].StudyInstanceUID)
     study.RTReferencedSeriesSequence = Sequence([whole])
-    place.FrameOfReferenceUID = frame_of_reference
+    place.FrameOfReferenceUID = frame
     place.RTReferencedStudySequence = Sequence([study])
     return Sequence([place])
 
 
-def _roi(number: int, name: str, frame_of_reference: str) -> Dataset:
+def _roi(number: int, name: str, frame: str) -> Dataset:
     roi = Dataset()
     roi.ROINumber, roi.ROIName = number, label(name)
     if roi.ROIName != name:
         roi.ROIDescription = name[:TEXT_LENGTH]
-    roi.ReferencedFrameOfReferenceUID = frame_of_reference
+    roi.ReferencedFrameOfReferenceUID = frame
     roi.ROIGenerationAlgorithm = "SEMIAUTOMATIC"
     return roi
 

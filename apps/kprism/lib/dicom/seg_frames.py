@@ -34,8 +34,10 @@ class SegFrames:
     def __init__(self, segmentation: Dataset) -> None:
         self._segmentation = segmentation
         kind = str(segmentation.get("SegmentationType"))
-        self._is_label_map = kind == "LABELMAP"
-        maximum = float(segmentation.get("MaximumFractionalValue") or 255) if kind == "FRACTIONAL" else 1.0
+        self._is_label_map, self.is_fractional = kind == "LABELMAP", kind == "FRACTIONAL"
+        self.unnamed: set[int] = set()
+        """Values of a label map that were not wanted, and are not its background."""
+        maximum = float(segmentation.get("MaximumFractionalValue") or 255) if self.is_fractional else 1.0
         self._threshold = maximum / 2
         self._pixels = _Bits(segmentation) if _Bits.holds(segmentation) else _decoded(segmentation)
         self.shape: tuple[int, int] = (self._pixels.shape[1], self._pixels.shape[2])
@@ -43,7 +45,10 @@ class SegFrames:
     def planes(self, wanted: Collection[int]) -> Iterator[Plane]:
         """The segments `wanted` in each frame, frame by frame."""
         for number in range(self._pixels.shape[0]):
-            segments = [segment for segment in self._segments(number) if segment in wanted]
+            present = self._segments(number)
+            segments = [segment for segment in present if segment in wanted]
+            if self._is_label_map:
+                self.unnamed.update(set(present).difference(wanted))
             if segments:
                 source, frame = _source(self._segmentation, number), _frame(self._segmentation, number)
                 yield from (Plane(number, segment, source, frame) for segment in segments)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from kprism_model.files import write_bytes
 from lib.dicom.arrival_times import ArrivalTimes
-from lib.dicom.rtstruct_images import rtstruct_images
+from lib.dicom.seg_origin import find_series
 from lib.dicom.seg_reader import referenced_series
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError
 from lib.errors import RETRY_SECONDS, is_passing
@@ -73,7 +73,7 @@ class SegIndex:
     """
 
     def __init__(
-        self, web: DicomWeb, arrival_times: ArrivalTimes, images: Callable[[], Container[str]], path: Path
+        self, web: DicomWeb, arrival_times: ArrivalTimes, images: Callable[[], Collection[str]], path: Path
     ) -> None:
         self._web, self._arrival_times, self._images, self._path = web, arrival_times, images, path
         self._keeping = Lock()
@@ -81,6 +81,7 @@ class SegIndex:
         self._seen: dict[str, StoredSegmentation | None] = {}
         self._unusable: dict[str, UnusableSegmentation] = {}
         self._postponed: dict[str, float] = {}  # when to try again
+        self._unresolved: dict[str, tuple[int, str]] = {}  # of which series they are is not known: of how many, why
 
     def newest(self, entries: Iterable[SeriesEntry]) -> dict[str, StoredSegmentation]:
         """Image -> its newest segmentation; `entries` are all that the server lists now."""
@@ -89,6 +90,7 @@ class SegIndex:
             self._seen.pop(gone, None)
             self._unusable.pop(gone, None)
             self._postponed.pop(gone, None)
+            self._unresolved.pop(gone, None)
         self.read(there.values())
         if self._kept.keys() - there.keys():
             self._keep(there)
@@ -121,6 +123,7 @@ class SegIndex:
         self._arrival_times.note(there)
         now = time.monotonic()
         again = {key for key, due in list(self._postponed.items()) if due <= now and self._seen.get(key) is None}
+        again |= self._to_search_again()
         new = [key for key in there if key not in self._seen or key in again]
         try:
             for number, key in enumerate(new, 1):
@@ -132,6 +135,13 @@ class SegIndex:
         finally:
             if new:
                 self._keep()
+
+    def _to_search_again(self) -> set[str]:
+        """Segmentations that name no series of those that were there, if there are others now."""
+        if not self._unresolved:
+            return set()
+        count = len(self._images())
+        return {key for key, (before, _) in self._unresolved.items() if before != count}
 
     def _newest(self) -> dict[str, StoredSegmentation]:
         newest: dict[str, StoredSegmentation] = {}
@@ -177,9 +187,7 @@ class SegIndex:
         try:
             headers = self._web.headers(entry.study, entry.series, HEADER)
             said = _said(max(headers, key=content_time))
-            if not said.images and entry.modality == "RTSTRUCT":
-                said = said._replace(images=rtstruct_images(self._web, entry))
-            return self._stored(key, entry, said)
+            return self._stored(key, entry, said if said.images else self._searched(key, entry, said))
         except StoreDownError:
             raise
         except Exception as error:  # whatever pydicom raises for a malformed one; it must not end the others
@@ -187,6 +195,17 @@ class SegIndex:
                 self._postponed[key] = time.monotonic() + RETRY_SECONDS
             self._note(entry, f"cannot be read: {_sentence(error)}")
             return None
+
+    def _searched(self, key: str, entry: SeriesEntry, said: _Kept) -> _Kept:
+        """The same with the series that a segmentation is of, if that can be told without its naming one."""
+        found = find_series(self._web, entry, said.instance)
+        if found.images:
+            self._unresolved.pop(key, None)
+            logger.info("Segmentation %s names no series; it is of %s", entry.series, found.images[0])
+        else:
+            self._unresolved[key] = len(self._images()), found.reason
+            self._unusable.pop(key, None)  # the reason may be another one now
+        return said._replace(images=found.images)
 
     def _stored(self, key: str, entry: SeriesEntry, kept: _Kept) -> StoredSegmentation:
         age = (self._arrival_times.time(key), kept.content_time)
@@ -197,10 +216,8 @@ class SegIndex:
 
         What an earlier run has read stays, unless a listing of all segmentations, `there`, does not name it any more.
         """
-        seen = {key: stored for key, stored in list(self._seen.items()) if stored is not None}
-        read = {
-            key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items() if stored.images
-        }
+        seen = {key: stored for key, stored in list(self._seen.items()) if stored is not None and stored.images}
+        read = {key: _Kept(stored.instance, stored.images, stored.age[1]) for key, stored in seen.items()}
         with self._keeping:
             kept = {key: said for key, said in {**self._kept, **read}.items() if there is None or key in there}
             if kept != self._kept:
@@ -215,7 +232,8 @@ class SegIndex:
                 self._unusable.pop(key, None)
         elif key not in self._unusable:
             names = ", ".join(stored.images) or "none"
-            self._note(stored.entry, f"refers to no image series of this server (it names {names})")
+            _, reason = self._unresolved.get(key, (0, f"refers to no image series of this server (it names {names})"))
+            self._note(stored.entry, reason)
         return image_id
 
 

@@ -3,35 +3,37 @@
 
 Viewers store only the slices that contain a segment, and some only a rectangle around it. Frames that name their image
 and have its size and position are copied; all others are resampled by their position in the patient, to the nearest
-voxel. If segments overlap, the one with the higher number is kept, as viewers draw it on top.
+voxel. If segments overlap, the smaller one is kept there, a lesion in its organ; of equal ones that with the higher
+number. What a label map cannot hold is said.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from lib.dicom.frames import Frame, functional
+from lib.dicom.frames import Frame
+from lib.dicom.placing import pixel_spacing
 from lib.dicom.seg_frames import Plane, SegFrames
-from lib.dicom.series import Series, pixel_spacing
+from lib.dicom.seg_resampling import GRID_TOLERANCE, Resampled, resampled
+from lib.dicom.series import Series
+from lib.dicom.text import declares_set, read_text, whole
 from lib.errors import RequestError
-from lib.imaging.medical_image import LPS_TO_RAS
 
 SEG_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
 
-GRID_TOLERANCE = 0.01
-"""A frame is on an image's grid if its corners differ by less than this share of a pixel."""
-
 
 @dataclass(frozen=True)
 class SegLabels:
-    """Label map (column, row, slice), the value of every name, and notes on what was left out.
+    """Label map (column, row, slice) and the value of every name, 1, 2, ... in the order of segment numbers.
 
-    The values are 1, 2, ... in the order of segment numbers.
+    `notes` are sentences about what is not as it was drawn.
     """
 
     labels: NDArray[np.uint8]
@@ -53,34 +55,138 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
     """The label map; RequestError if it is not a SEG, has too many segments, or does not fit on the series' grid."""
     if str(segmentation.get("SOPClassUID")) not in SEG_SOP_CLASSES:
         raise RequestError(f"instance {segmentation.get('SOPInstanceUID')} is not a DICOM segmentation")
-    names = segment_names(segmentation)
-    if len(names) > 255:
-        raise RequestError(f"the segmentation has {len(names)} segments; a label map can have 255")
-    frames = SegFrames(segmentation)
-    labels = np.zeros(series.grid, np.uint8, order="F")
-    values = {number: np.uint8(value) for value, number in enumerate(names, 1)}  # in the order of segment numbers
-    grid = _Grid(series, frames.shape, pixel_spacing(segmentation) or (1.0, 1.0))
-    stray: dict[int, list[Plane]] = {}
-    for plane in frames.planes(names):
-        row = grid.row(plane)
-        if row is None:
-            stray.setdefault(plane.segment, []).append(plane)
-        else:
-            target = labels[:, :, row].T
-            np.maximum(target, frames.mask(plane).view(np.uint8) * values[plane.segment], out=target)
-    for number, planes in stray.items():
-        mask = _resampled(frames, planes, series, grid.spacing, _depth(segmentation))
-        np.maximum(labels, values[number], out=labels, where=mask)
-    return SegLabels(labels, unique_names(names))
+    numbered = segment_names(segmentation)
+    if len(numbered) > 255:
+        raise RequestError(f"the segmentation has {len(numbered)} segments; a label map can have 255")
+    names = unique_names(numbered)
+    title = dict(zip(numbered, names, strict=True))
+    drawing = _Drawing(segmentation, series, list(numbered), title)
+    labels = drawing.labels()
+    lost = [number for number, voxels in drawing.lost.items() if voxels == drawing.sizes[number]]
+    kept = {name: value for name, value in names.items() if not any(title[number] == name for number in lost)}
+    return SegLabels(labels, kept, tuple(drawing.notes()))
+
+
+class _Drawing:
+    """The segments (`numbers`, with their `titles`) of a segmentation as they are drawn into a label map."""
+
+    def __init__(
+        self, segmentation: Dataset, series: Series, numbers: Sequence[int], titles: Mapping[int, str]
+    ) -> None:
+        self._frames = SegFrames(segmentation)
+        self._segmentation, self._series, self._titles = segmentation, series, titles
+        self._grid = _Grid(series, self._frames.shape, pixel_spacing(segmentation) or (1.0, 1.0))
+        self._values = {number: np.uint8(value) for value, number in enumerate(numbers, 1)}
+        self._on_images: dict[int, list[tuple[int, Plane]]] = {}
+        stray: dict[int, list[Plane]] = {}
+        for plane in self._frames.planes(numbers):
+            row = self._grid.row(plane)
+            if row is None:
+                stray.setdefault(plane.segment, []).append(plane)
+            else:
+                self._on_images.setdefault(plane.segment, []).append((row, plane))
+        self._unplaced: dict[int, int] = {}
+        self._resampled = {
+            number: found for number, planes in stray.items() if (found := self._resample(number, planes))
+        }
+        self._check()
+        self.sizes: Counter[int] = Counter()
+        self.lost: Counter[int] = Counter()
+        self._winners: dict[int, set[int]] = {}
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The label map; where segments overlap, the smaller ones are drawn over the others."""
+        labels, overlap = self._drawn(sorted(self._values))
+        if overlap:
+            sizes = self.sizes.copy()
+            labels, _ = self._drawn(sorted(self._values, key=lambda number: (-sizes[number], number)))
+        return labels
+
+    def _drawn(self, order: Sequence[int]) -> tuple[NDArray[np.uint8], bool]:
+        """The label map with the segments one over the other, and whether some overlap."""
+        labels = np.zeros(self._series.grid, np.uint8, order="F")
+        self.sizes.clear()
+        self.lost.clear()
+        self._winners.clear()
+        for number in order:
+            for row, plane in self._on_images.get(number, ()):
+                self._put(labels[:, :, row].T, self._frames.mask(plane), number)
+            if number in self._resampled:
+                for row, mask in self._resampled[number].planes():
+                    self._put(labels[:, :, row], mask, number)
+        return labels, bool(self.lost)
+
+    def _put(self, target: NDArray[np.uint8], mask: NDArray[np.bool_], number: int) -> None:
+        """Draw the mask of a segment, and note which others it covers."""
+        value = self._values[number]
+        before = target[mask]
+        self.sizes[number] += before.size - int(np.count_nonzero(before == value))
+        if before.any():
+            numbers = {int(known): segment for segment, known in self._values.items()}
+            for covered, count in enumerate(np.bincount(before)):
+                if covered not in (0, value) and count:
+                    self.lost[numbers[covered]] += int(count)
+                    self._winners.setdefault(numbers[covered], set()).add(number)
+        target[mask] = value
+
+    def _resample(self, number: int, planes: list[Plane]) -> Resampled | None:
+        """The mask of frames that are on no image of the series; None if none of them has a position."""
+        placed = [plane for plane in planes if plane.frame.is_placed] if self._series.positioned else []
+        if len(placed) < len(planes):
+            self._unplaced[number] = len(planes) - len(placed)
+        if not placed:
+            return None
+        return resampled(self._frames, placed, self._series, self._grid.spacing, self._segmentation)
+
+    def _check(self) -> None:
+        """RequestError if nothing is on the series."""
+        if self._on_images or any(found.bits for found in self._resampled.values()):
+            return
+        if self._unplaced:
+            raise RequestError(f"the segmentation has no positions for its frames on series {self._series.uid}")
+        if self._resampled:
+            raise RequestError(f"the segmentation lies outside series {self._series.uid}")
+
+    def notes(self) -> Iterator[str]:
+        """Sentences about what is not as it was drawn."""
+        if self._frames.is_fractional:
+            yield "The segmentation is fractional: voxels of more than one half belong to a structure."
+        for number, voxels in self.lost.items():
+            others = ", ".join(repr(self._titles[winner]) for winner in sorted(self._winners[number]))
+            name = repr(self._titles[number])
+            if voxels == self.sizes[number]:
+                yield f"{name} is left out: all of it is also in {others}, and a voxel can have one structure only."
+            else:
+                yield f"{name} is without {voxels} voxels that are also in {others}: the smaller structure has them."
+        moved = [self._titles[number] for number, found in self._resampled.items() if found.is_other_grid]
+        if moved:
+            yield f"{_listed(moved)} was drawn on another grid and is taken to the nearest voxel."
+        for number, found in self._resampled.items():
+            if found.outside:
+                yield f"{found.outside} voxels of {self._titles[number]!r} lie outside the series and are left out."
+        for number, count in self._unplaced.items():
+            yield f"{count} frames of {self._titles[number]!r} are on no image of the series and are left out."
+        if self._frames.unnamed:
+            values = ", ".join(map(str, sorted(self._frames.unnamed)))
+            yield f"The segmentation has voxels of the values {values}, which it does not name; they are left out."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 def segment_names(segmentation: Dataset) -> dict[int, str]:
-    """Segment number -> name, in the order of numbers."""
+    """Segment number -> name, in the order of numbers; a name that is too long for a label is the description."""
+    declared = declares_set(segmentation)
     names = {}
     for item in segmentation.get("SegmentSequence") or []:
         number = int(item.SegmentNumber)
         if number > 0:
-            names[number] = " ".join(str(item.get("SegmentLabel", "")).split()) or f"segment {number}"
+            short, description = (
+                read_text(item, keyword, declared=declared or declares_set(item))
+                for keyword in ("SegmentLabel", "SegmentDescription")
+            )
+            names[number] = " ".join(whole(short, description).split()) or f"segment {number}"
     return {number: name for number, name in sorted(names.items()) if name.casefold() != "background"}
 
 
@@ -122,55 +228,3 @@ class _Grid:
         down = [cosine * spacing[0] * (rows - 1) for cosine in frame.orientation[3:]]
         edges = ((0.0, 0.0, 0.0), across, down)
         return [x + step for edge in edges for x, step in zip(frame.position, edge, strict=True)]
-
-
-def _depth(segmentation: Dataset) -> float:
-    measures = functional(segmentation, 0, "PixelMeasuresSequence")
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = measures.get(name) if measures else None
-        if value and float(value) > 0:
-            return float(value)
-    return 0.0
-
-
-def _resampled(
-    frames: SegFrames, planes: list[Plane], series: Series, spacing: tuple[float, float], depth: float
-) -> NDArray[np.bool_]:
-    """The mask of frames that are not on the series' grid, resampled onto it to the nearest voxel."""
-    if not series.positioned or any(
-        plane.frame.position is None or plane.frame.orientation is None for plane in planes
-    ):
-        raise RequestError(f"the segmentation has no positions for its frames on series {series.uid}")
-    first = planes[0].frame
-    along, down = np.array(first.orientation)[:3], np.array(first.orientation)[3:]
-    normal = np.cross(along, down)
-    depths = np.array([plane.frame.position for plane in planes], np.float64) @ normal
-    gaps = np.diff(np.unique(np.round(depths, 3)))
-    step = depth or (float(gaps.min()) if len(gaps) else float(np.linalg.norm(series.affine[:3, 2])))
-    layers = np.rint((depths - depths.min()) / step).astype(int)
-    volume = np.zeros((*frames.shape[::-1], layers.max() + 1), bool, order="F")
-    for plane, layer in zip(planes, layers, strict=True):
-        volume[:, :, layer] |= frames.mask(plane).T
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([along * spacing[1], down * spacing[0], normal * step], axis=1)
-    affine[:3, 3] = planes[int(np.argmin(depths))].frame.position
-    mask = _sample(volume, np.linalg.inv(LPS_TO_RAS @ affine) @ series.affine, series.grid)
-    if volume.any() and not mask.any():
-        raise RequestError(f"the segmentation lies outside series {series.uid}")
-    return mask
-
-
-def _sample(volume: NDArray[np.bool_], change: NDArray[np.float64], grid: tuple[int, int, int]) -> NDArray[np.bool_]:
-    """The volume at every voxel of `grid`; `change` maps its indices to the volume's. A slice at a time."""
-    result = np.zeros(grid, bool, order="F")
-    columns, rows = (axis.ravel() for axis in np.meshgrid(*map(np.arange, grid[:2]), indexing="ij"))
-    for k in range(grid[2]):
-        index = np.stack([columns, rows, np.full(columns.shape, k), np.ones(columns.shape)])
-        i, j, layer = np.floor(change[:3] @ index + 0.5 - 1e-6).astype(int)
-        inside = np.ones(columns.shape, bool)
-        for values, size in zip((i, j, layer), volume.shape, strict=True):
-            inside &= (values >= 0) & (values < size)
-        plane = result[:, :, k].reshape(-1)
-        plane[inside] = volume[i[inside], j[inside], layer[inside]]
-        result[:, :, k] = plane.reshape(grid[:2])
-    return result

@@ -21,14 +21,14 @@ from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as DicomSequence
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DA, TM, DSfloat
 
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
-from lib.dicom.synthetic_positions import add_synthetic_positions, remove_synthetic_positions
+from lib.dicom.stand_ins import order_by_slice, put_positions, put_references, remove_positions, stand_ins
+from lib.dicom.text import TEXT_LENGTH, UTF_8, label, to_utf_8
 from lib.errors import RequestError
 from lib.imaging.label_maps import values_by_plane
 from lib.imaging.medical_image import describe
@@ -62,11 +62,12 @@ def write_seg(
     labels, series = labelled_volume(labels, series)
     shown = values_by_plane(labels)
     kept = kept_names(set().union(*shown), names)
-    order, is_positioned = _order(series), _has_positions(series)
+    is_simple = _is_simple(series)
     numbers = {names[name]: number for number, name in enumerate(kept, 1)}
+    sources = _sources(series, len(kept)) if is_simple else stand_ins(_first_source(series, len(kept)), len(shown))
     segmentation = Segmentation(
-        source_images=_sources(series, order, is_positioned, len(kept)),
-        pixel_array=_pictures([shown[row] for row in order], numbers, len(kept)),
+        source_images=sources,
+        pixel_array=_pictures(shown, numbers, len(kept)),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(kept, 1)],
         series_instance_uid=generate_uid(),
@@ -78,14 +79,16 @@ def write_seg(
         software_versions="1",
         device_serial_number="0",
         content_label="SEGMENTATION",
-        content_description=description[:64],
-        series_description=description[:64],
+        content_description=label(description),
+        series_description=label(description),
     )
+    segmentation.SpecificCharacterSet = UTF_8
+    if not is_simple:
+        _put_origins(segmentation, sources, series)
     _put_masks(segmentation, labels, numbers, series)
     for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
-    if not is_positioned:
-        remove_synthetic_positions(segmentation)
+        item.SegmentDescription = name
     now = datetime.now()
     segmentation.SeriesDate, segmentation.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
     return segmentation
@@ -94,12 +97,11 @@ def write_seg(
 def labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
     """The labels of one volume and the series of its images alone, if only one of several (phases, ...) is labelled.
 
-    It then refers to these images, and its frames have positions. A multi-frame image can only be referred to whole.
+    It then refers to these images, and no two frames have the same position.
     """
     count = len(series.frames) // series.volumes
     labelled = {int(k) // count for k in np.flatnonzero(labels.any(axis=(0, 1)))}
-    instances = {frame.instance for frame in series.frames}
-    if series.volumes == 1 or len(labelled) != 1 or len(instances) != len(series.frames):
+    if series.volumes == 1 or len(labelled) != 1:
         return labels, series
     start = labelled.pop() * count
     frames = series.frames[start : start + count]
@@ -113,6 +115,11 @@ def kept_names(present: set[int], names: Mapping[str, int]) -> list[str]:
     if unnamed:
         raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
     kept = [name for name, value in names.items() if value in present]
+    for name in kept:
+        if not label(name) or len(name) > TEXT_LENGTH:
+            raise RequestError(
+                f"structure {name!r:.80} has a name of {len(name)} characters; DICOM SEG can hold 1 to {TEXT_LENGTH}"
+            )
     if not kept:
         raise RequestError("the label is empty; DICOM SEG needs at least one voxel")
     return kept
@@ -165,85 +172,99 @@ def _segment(number: int, name: str, algorithm: str) -> SegmentDescription:
     identification = None
     if algorithm:
         family = Code("123109", "DCM", "Manual Processing")
-        identification = AlgorithmIdentificationSequence(algorithm[:64], family, version="1")
+        identification = AlgorithmIdentificationSequence(label(algorithm), family, version="1")
     return SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=label(name),
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type="SEMIAUTOMATIC" if algorithm else "MANUAL",
         algorithm_identification=identification,
         tracking_uid=highdicom.UID(),
-        tracking_id=name[:64],
+        tracking_id=name,
     )
 
 
-def _order(series: Series) -> list[int]:
-    """The slices in the order of the images' frames, instance by instance, as highdicom expects them."""
-    instances = list(dict.fromkeys(frame.instance for frame in series.frames))
-    if len(instances) > 1 and len(instances) != len(series.frames):
-        raise RequestError(
-            f"series {series.uid} has {len(instances)} images of several frames each; "
-            "DICOM SEG can refer to one of them only"
-        )
-    place = {instance: number for number, instance in enumerate(instances)}
-    return sorted(
-        range(len(series.frames)), key=lambda row: (place[series.frames[row].instance], series.frames[row].number)
-    )
+def _is_simple(series: Series) -> bool:
+    """Whether highdicom can refer to the images: each is of one frame and has a position of its own."""
+    positions = {frame.position for frame in series.frames}
+    instances = {frame.instance for frame in series.frames}
+    is_single = all("NumberOfFrames" not in item for item in series.headers if str(item.SOPInstanceUID) in instances)
+    return series.positioned and is_single and len(positions) == len(instances) == len(series.frames)
 
 
-def _has_positions(series: Series) -> bool:
-    """Whether every frame has its own position; frames at one position at several times are distinguished by number."""
-    return series.positioned and len({frame.position for frame in series.frames}) == len(series.frames)
-
-
-def _sources(series: Series, order: list[int], is_positioned: bool, columns: int) -> list[Dataset]:
-    """The images in that order, completed, with the size of `_pictures`.
-
-    Those without own positions get synthetic ones, see `synthetic_positions`.
-    """
+def _sources(series: Series, columns: int) -> list[Dataset]:
+    """The images in the order of slices, completed, with the size of `_pictures`."""
     by_instance = {str(header.SOPInstanceUID): header for header in series.headers}
-    sources = []
-    for instance in dict.fromkeys(series.frames[row].instance for row in order):
-        # Copies of the elements: pydicom would write a new value into the header's own.
-        source = Dataset({element.tag: copy(element) for element in by_instance[instance]})
-        source.Rows, source.Columns = 1, columns
-        for name in REQUIRED_ATTRIBUTES:
-            if name not in source:
-                setattr(source, name, "")
-        if source.get("LossyImageCompression") == "01":
-            for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-                setattr(source, name, source.get(name))
-        if int(source.get("NumberOfFrames") or 1) == 1 and "PerFrameFunctionalGroupsSequence" not in source:
-            source.pop("NumberOfFrames", None)  # highdicom would look for functional groups
-        if is_positioned:
-            _complete_geometry(source, series)
-        sources.append(source)
-    if not is_positioned:
-        add_synthetic_positions(sources)
+    sources = [_source(by_instance[frame.instance], columns) for frame in series.frames]
+    reference = frame_of_reference(series, sources[0])
+    for source in sources:
+        source.FrameOfReferenceUID = reference  # highdicom takes images of one only
+        for element in _measures(series):
+            if not source.get(element.tag) or not source[element.tag].value:
+                source.add(element)
     return sources
 
 
-def _complete_geometry(source: Dataset, series: Series) -> None:
-    """Put spacing and orientation where highdicom expects them; a missing spacing is 1 mm."""
-    if "FrameOfReferenceUID" not in source:
-        source.FrameOfReferenceUID = generate_uid(entropy_srcs=[series.uid, "frame of reference"])
+def _first_source(series: Series, columns: int) -> Dataset:
+    """The image of the first slice, completed, with the size of `_pictures`."""
+    header = next(header for header in series.headers if header.SOPInstanceUID == series.frames[0].instance)
+    source = _source(header, columns)
+    if series.positioned:
+        source.FrameOfReferenceUID = frame_of_reference(series, source)
+    return source
+
+
+def _source(header: Dataset, columns: int) -> Dataset:
+    # Copies of the elements: pydicom would write a new value into the header's own.
+    source = Dataset({element.tag: copy(element) for element in header})
+    to_utf_8(source)
+    source.Rows, source.Columns = 1, columns
+    for name in REQUIRED_ATTRIBUTES:
+        if name not in source or not is_valid(name, source[name].value):
+            setattr(source, name, "")
+    if source.get("LossyImageCompression") == "01":
+        for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+            setattr(source, name, source.get(name))
+    return source
+
+
+def frame_of_reference(series: Series, image: Dataset) -> str:
+    """That of an image; one that is always the same for a series whose images do not name any."""
+    return str(image.get("FrameOfReferenceUID") or generate_uid(entropy_srcs=[series.uid, "frame of reference"]))
+
+
+def _measures(series: Series) -> Dataset:
+    """The size of a pixel and the thickness of a slice; where the images do not say it, it is 1 mm."""
     column, row, depth = (float(step) for step in np.linalg.norm(series.affine[:3, :3], axis=0))
-    measures, orientation = Dataset(), Dataset()
+    measures = Dataset()
     measures.PixelSpacing, measures.SliceThickness = [_decimal(row), _decimal(column)], _decimal(depth)
-    orientation.ImageOrientationPatient = list(series.frames[0].orientation or ())
-    if "NumberOfFrames" not in source:
-        for name in ("PixelSpacing", "SliceThickness"):
-            if not source.get(name):
-                setattr(source, name, measures[name].value)
-        return
-    shared = Dataset()
-    shared.update(next(iter(source.get("SharedFunctionalGroupsSequence") or []), Dataset()))
-    if "PixelMeasuresSequence" not in shared:
-        shared.PixelMeasuresSequence = DicomSequence([measures])
-    if "PlaneOrientationSequence" not in shared:
-        shared.PlaneOrientationSequence = DicomSequence([orientation])
-    source.SharedFunctionalGroupsSequence = DicomSequence([shared])
+    return measures
+
+
+def _put_origins(segmentation: Segmentation, images: Sequence[Dataset], series: Series) -> None:
+    """References to the series' images, and their positions, instead of those of their stand-ins."""
+    headers = {str(header.SOPInstanceUID): header for header in series.headers}
+    origins = put_references(segmentation, images, series.frames, headers)
+    if series.positioned:
+        put_positions(segmentation, origins, _measures(series))
+    else:
+        remove_positions(segmentation)
+    if not series.positioned or len({frame.position for frame in series.frames}) < len(series.frames):
+        slices = series.index()
+        order_by_slice(segmentation, [slices[frame.instance, frame.number] for frame in origins])
+
+
+def is_valid(keyword: str, value: object) -> bool:
+    """Whether highdicom takes a value of an image: it refuses dates, times and sexes that DICOM does not know."""
+    try:
+        if keyword.endswith("Date"):
+            DA(value)
+        elif keyword.endswith("Time"):
+            TM(value)
+    except (ValueError, TypeError):
+        return False
+    return keyword != "PatientSex" or value in ("M", "F", "O")
 
 
 def _decimal(value: float) -> DSfloat:

@@ -8,6 +8,8 @@ import hashlib
 
 from pydicom.sr.coding import Code
 
+from lib.dicom.text import label
+
 ANATOMY = Code("123037004", "SCT", "Anatomical Structure")
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 PRIVATE = "99KPRISM"
@@ -58,10 +60,10 @@ def codes_of(name: str) -> tuple[Code, Code]:
     plain = " ".join(name.lower().split())
     finding = FINDINGS.get(plain.rsplit(" ", 1)[-1])
     if finding is not None:
-        return ABNORMAL, Code(finding, "SCT", name[:64])
+        return ABNORMAL, Code(finding, "SCT", label(name))
     if plain in CODES:
-        return ANATOMY, Code(CODES[plain], "SCT", name[:64])
-    return ANATOMY, Code(hashlib.blake2b(plain.encode(), digest_size=8).hexdigest(), PRIVATE, name[:64])
+        return ANATOMY, Code(CODES[plain], "SCT", label(name))
+    return ANATOMY, Code(hashlib.blake2b(plain.encode(), digest_size=8).hexdigest(), PRIVATE, label(name))
 
 
 def colour_of(name: str) -> tuple[int, int, int]:

@@ -20,13 +20,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from lib.dicom.frames import Frame, frames_of, functional, numbers
-from lib.dicom.phases import places_of, split_phases
+from lib.dicom.frames import Frame, number
+from lib.dicom.placing import SetAside, pixel_spacing, place, told, usable_images
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
-
-DIRECTION_TOLERANCE = 1e-3
-"""Largest difference of direction cosines that count as equal."""
 
 SPACING_TOLERANCE = 0.05
 """Slice distances that differ by less than this share of their median count as equal."""
@@ -38,7 +35,8 @@ class Series:
 
     `grid` is (columns, rows, slices). `positioned`: the images have positions in the patient. Several `volumes`
     (phases, echoes, b-values) come one after the other and have the same positions; `affine` is that of the first.
-    `first` is one of the headers, perhaps without attributes that do not concern the volume.
+    `first` is one of the headers, perhaps without attributes that do not concern the volume. Images in `aside` are of
+    the series, but not in the volume; they are not among `headers`.
     """
 
     uid: str
@@ -50,6 +48,7 @@ class Series:
     warnings: tuple[str, ...] = ()
     volumes: int = 1
     first: Dataset = field(default_factory=Dataset, repr=False, compare=False)
+    aside: tuple[SetAside, ...] = ()
 
     def index(self) -> dict[tuple[str, int], int]:
         """(SOP instance, frame number) -> slice."""
@@ -68,26 +67,51 @@ def read_headers(files: Iterable[Path]) -> dict[Path, Dataset]:
 
 
 def describe_series(headers: Sequence[Dataset]) -> Series:
-    """The order, grid and position of a series; RequestError if its images differ in size or none has pixels."""
-    headers = [header for header in headers if "Rows" in header and "Columns" in header]
-    if not headers:
+    """The order, grid and position of a series, without odd images; RequestError if none can be used."""
+    images = [header for header in headers if "Rows" in header and "Columns" in header]
+    if not images:
         raise RequestError("the series has no images")
-    uid = str(headers[0].SeriesInstanceUID)
-    sizes = sorted({(int(header.Columns), int(header.Rows)) for header in headers})
-    if len(sizes) > 1:
-        shown = ", ".join(f"{columns} x {rows}" for columns, rows in sizes)
-        raise RequestError(f"series {uid} has images of {len(sizes)} sizes ({shown}); it cannot be a volume")
-    frames = [frame for header in sorted(headers, key=_number) for frame in frames_of(header)]
-    frames, warnings, volumes = _ordered(frames, headers)
-    columns, rows = sizes[0]
-    spacing = pixel_spacing(headers[0])
+    uid = str(images[0].get("SeriesInstanceUID", ""))
+    try:
+        return _described(uid, images)
+    except RequestError:
+        raise
+    except Exception as error:  # whatever pydicom raises for a malformed header
+        raise RequestError(
+            f"series {uid} cannot be read as a volume: a header is wrong ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _described(uid: str, headers: Sequence[Dataset]) -> Series:
+    images, aside = usable_images(headers)
+    if not images:
+        raise RequestError(f"series {uid} has no image that can be used: {aside[0].reason}")
+    placed = place(images)
+    aside += placed.aside
+    frames = tuple(frame for volume in placed.volumes for frame in volume)
+    used = {frame.instance for frame in frames}
+    images = [header for header in images if str(header.SOPInstanceUID) in used]
+    by_instance = {str(header.SOPInstanceUID): header for header in images}
+    first = by_instance[frames[0].instance]
+    warnings = [*placed.warnings, *told(aside)]
+    spacings = (pixel_spacing(by_instance[frame.instance], frame.number - 1) for frame in frames)
+    spacing = next(filter(None, spacings), None)
     if spacing is None:
         warnings.append("The images have no pixel spacing: sizes in millimetres are not known.")
-    first = frames[: len(frames) // volumes]
-    affine, positioned, gaps = _affine(first, spacing or (1.0, 1.0), headers[0])
-    grid = (columns, rows, len(frames))
-    told = (*warnings, *gaps)
-    return Series(uid, tuple(headers), tuple(frames), grid, affine, positioned, told, volumes, headers[0])
+    affine, positioned, gaps = _affine(placed.volumes[0], spacing or (1.0, 1.0), first)
+    grid = (int(first.Columns), int(first.Rows), len(frames))
+    return Series(
+        uid,
+        tuple(images),
+        frames,
+        grid,
+        affine,
+        positioned,
+        (*warnings, *gaps),
+        len(placed.volumes),
+        first,
+        tuple(aside),
+    )
 
 
 def read_voxels(series: Series, files: dict[str, Path]) -> NDArray[Any]:
@@ -134,51 +158,6 @@ def _samples(path: Path) -> int:
     return 3 if palette else int(header.get("SamplesPerPixel", 1))
 
 
-def _number(header: Dataset) -> tuple[int, str]:
-    return int(header.get("InstanceNumber") or 0), str(header.SOPInstanceUID)
-
-
-def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
-    """(between rows, between columns) in millimetres."""
-    measures = functional(header, 0, "PixelMeasuresSequence")
-    for source, name in ((measures, "PixelSpacing"), (header, "PixelSpacing"), (header, "ImagerPixelSpacing")):
-        values = numbers(source, name, 2) if source is not None else None
-        if values and min(values) > 0:
-            return values  # type: ignore[no-any-return]
-    regions = header.get("SequenceOfUltrasoundRegions") or []
-    for region in regions:  # physical units 3 are centimetres (PS3.3 C.8.5.5.1.15)
-        if region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == 3:
-            return abs(float(region.PhysicalDeltaY)) * 10, abs(float(region.PhysicalDeltaX)) * 10
-    return None
-
-
-def _ordered(frames: list[Frame], headers: Sequence[Dataset]) -> tuple[list[Frame], list[str], int]:
-    """The frames along the normal of their planes, volume by volume, warnings, and the number of volumes.
-
-    In the order of numbers, as one volume, if they are not parallel.
-    """
-    if any(frame.position is None or frame.orientation is None for frame in frames):
-        return frames, [], 1
-    orientations = np.array([frame.orientation for frame in frames])
-    if np.abs(orientations - orientations[0]).max() > DIRECTION_TOLERANCE:
-        count = len(np.unique(np.round(orientations, 2), axis=0))
-        warning = f"The series has images in {count} orientations: each is treated as a separate picture."
-        return [Frame(f.instance, f.number) for f in frames], [warning], 1
-    depths = np.array([frame.position for frame in frames]) @ np.cross(orientations[0, :3], orientations[0, 3:])
-    places = places_of(frames, depths)
-    volumes = split_phases(places, {str(header.SOPInstanceUID): header for header in headers})
-    repeated = len(frames) - len(places)
-    warnings = []
-    if len(volumes) > 1:
-        warnings.append(
-            f"The series shows {len(places)} places {len(volumes)} times (phases, echoes or b-values): each time is a "
-            "volume of its own, and the one of the image in view is segmented."
-        )
-    elif repeated:
-        warnings.append(f"{repeated} images have the same position as others (several times or phases in one series).")
-    return [frame for volume in volumes for frame in volume], warnings, len(volumes)
-
-
 def _affine(
     frames: list[Frame], spacing: tuple[float, float], header: Dataset
 ) -> tuple[NDArray[np.float64], bool, list[str]]:
@@ -209,7 +188,7 @@ def _affine(
 
 def _thickness(header: Dataset) -> float:
     for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = header.get(name)
-        if value and float(value) > 0:
-            return float(value)
+        value = number(header, name)
+        if value is not None and value > 0:
+            return value
     return 1.0

@@ -92,42 +92,61 @@ class SeriesHeaders:
 
     def describe(self, folder: Path) -> tuple[Series, PixelType]:
         """The series whose headers are kept in `folder`, and how its voxels are stored; RequestError if it is none."""
-        headers = needed_headers(self.items)
-        series = describe_series(headers)
-        images = [header for header in headers if "Rows" in header and "Columns" in header]
-        return replace(series, headers=KeptHeaders(folder, len(images))), pixel_type(images, wide=self.wide)
+        series = describe_series(needed_headers(self.items))
+        try:
+            kind = pixel_type(series.headers, wide=self.wide)
+        except RequestError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"series {series.uid} does not say how its pixels are stored: {error}") from error
+        instances = frozenset(frame.instance for frame in series.frames)
+        return replace(series, headers=KeptHeaders(folder, instances)), kind
 
 
 def needed_headers(items: Sequence[Item]) -> list[Dataset]:
     """The attributes in `NEEDED` of each header. An element with the same value in many headers is parsed once."""
-    elements: dict[tuple[str, str], DataElement] = {}
+    elements: dict[tuple[str, str], DataElement | None] = {}
 
-    def element(tag: str, value: Any) -> DataElement:
+    def element(tag: str, value: Any) -> DataElement | None:
         key = (tag, repr(value))
         if key not in elements:
-            elements[key] = next(iter(parsed({tag: value})))
+            elements[key] = _element(tag, value)
         return elements[key]
 
     named = ([element(tag, item[tag]) for tag in NEEDED if tag in item] for item in items)
-    return [Dataset({found.tag: found for found in header}) for header in named]
+    return [Dataset({found.tag: found for found in header if found is not None}) for header in named]
+
+
+def _element(tag: str, value: Any) -> DataElement | None:
+    """An element of DICOM JSON; None if its value is none of its type: scanners and exporters write such."""
+    try:
+        element = next(iter(Dataset.from_json({tag: value}, bulk_data_uri_handler=lambda address: b"")))
+        element.to_json_dict(None, 0)  # a number that is none is found when it is looked at
+        return element
+    except Exception as error:  # whatever pydicom raises for a malformed one
+        logger.info("Attribute %s is left out, its value is not valid: %s", tag, error)
+        return None
 
 
 def parsed(item: Item) -> Dataset:
-    """A header as a data set; RequestError if it is not DICOM JSON."""
+    """A header as a data set, without attributes that are not valid; RequestError if it is not DICOM JSON."""
     try:
         return Dataset.from_json(item, bulk_data_uri_handler=lambda address: b"")  # those in sequences are not fetched
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise RequestError(f"a header of the series is not valid DICOM JSON: {error}") from error
+    except Exception as error:  # whatever pydicom raises for a malformed one
+        if not isinstance(item, dict):
+            raise RequestError(f"a header of the series is not valid DICOM JSON: {error}") from error
+        found = (_element(tag, value) for tag, value in item.items())
+        return Dataset({element.tag: element for element in found if element is not None})
 
 
 class KeptHeaders(Sequence[Dataset]):
-    """The complete headers of the images in a folder, read when they are looked at and not kept in memory."""
+    """The complete headers of `instances` in a folder, read when they are looked at and not kept in memory."""
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self._folder, self._count = folder, count
+    def __init__(self, folder: Path, instances: frozenset[str]) -> None:
+        self._folder, self._instances = folder, instances
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._instances)
 
     @overload
     def __getitem__(self, index: int) -> Dataset: ...
@@ -141,9 +160,10 @@ class KeptHeaders(Sequence[Dataset]):
 
     def _all(self) -> tuple[Dataset, ...]:
         try:
-            return _read_all(self._folder, (self._folder / FILE_NAME).stat().st_mtime_ns)
+            headers = _read_all(self._folder, (self._folder / FILE_NAME).stat().st_mtime_ns)
         except FileNotFoundError as error:
             raise RequestError(f"series {self._folder.name} has changed; open it again") from error
+        return tuple(header for header in headers if str(header.SOPInstanceUID) in self._instances)
 
 
 @lru_cache(maxsize=2)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from lib.dicom.text import UTF_8, identifier, label, person_name
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage
 
@@ -126,8 +127,9 @@ def _series_header(image: MedicalImage, name: str, modality: str, pixels: Pixels
     header.StudyInstanceUID, header.SeriesInstanceUID = roots[:2]
     header.SOPClassUID = SOP_CLASSES[modality]
     header.Modality = modality
-    header.PatientName = header.PatientID = header.StudyDescription = header.SeriesDescription = name[:64]
-    header.SpecificCharacterSet = "ISO_IR 192"
+    header.SpecificCharacterSet = UTF_8
+    header.PatientName, header.PatientID = person_name(name), identifier(name)
+    header.StudyDescription = header.SeriesDescription = label(name)
     for empty in ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate"):
         setattr(header, empty, "")
     header.PatientSex = header.StudyID = header.Laterality = header.PatientOrientation = ""

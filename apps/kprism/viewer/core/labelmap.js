@@ -19,7 +19,8 @@ export class LabelmapOfCase {
     const rows = new Map(frames.map(([instance, number], k) => [`${instance} ${number}`, k]));
     const { imageIds, referencedImageIds } = this.#data();
     this.#planes = new Map(referencedImageIds.map((image, at) => [rows.get(frameKey(image)), imageIds[at]]));
-    if (this.#planes.has(undefined) || this.#planes.size !== frames.length) {
+    this.#planes.delete(undefined); // images that the server has set aside: nothing is drawn on them, none moves
+    if (this.#planes.size !== frames.length) {
       throw new Error('The viewer shows other images of this series than the server has. Reload the page.');
     }
   }

@@ -70,7 +70,8 @@ export class Session extends Turns {
       await this.#load(label);
       this.dirty = Boolean(draft);
     }
-    for (const warning of found.warnings) {
+    const notes = draft ? [] : (found.label?.notes ?? []); // what the label lacks of what was drawn elsewhere
+    for (const warning of [...found.warnings, ...notes]) {
       this.scene.notify(warning, 'warning');
     }
   }

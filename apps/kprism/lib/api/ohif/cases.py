@@ -29,7 +29,6 @@ from lib.api.ohif.planes import pack, unpack
 from lib.api.uploads import read_object
 from lib.datastore import LabelledCase, check_id, labelled_case, labelled_cases, stored_at
 from lib.dicom.datastore import DicomStore
-from lib.dicom.label_objects import summary
 from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
@@ -84,15 +83,15 @@ def case(image_id: str, k: int = -1) -> dict[str, Any]:
         "planes": planes_across(series),
         "volumes": series.volumes,
         "frames": [[frame.instance, frame.number] for frame in series.frames],
-        "warnings": [*series.warnings, *_label_warnings(info)],
-        "label": {"version": _version(info), "names": list(info.get("label_names") or {})} if info else None,
+        "warnings": list(series.warnings),
+        "label": _described(info) if info else None,
     }
 
 
-def _label_warnings(info: Mapping[str, Any]) -> list[str]:
-    """What was left out of the label, as one sentence."""
-    notes = info.get("notes")
-    return [f"Of the label {info.get('description') or ''!r}: {summary(notes)}."] if notes else []
+def _described(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The version, the names and the notes of a label: sentences about what is not as it was drawn."""
+    names, notes = list(info.get("label_names") or {}), list(info.get("notes") or ())
+    return {"version": _version(info), "names": names, "notes": notes}
 
 
 def arrival(image_id: str) -> dict[str, int]:
