@@ -25,6 +25,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, DSfloat
 
+from lib.dicom.frames import number, numbers
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.stand_ins import order_by_slice, put_positions, put_references, remove_positions, stand_ins
@@ -200,9 +201,11 @@ def _sources(series: Series, columns: int) -> list[Dataset]:
     reference = frame_of_reference(series, sources[0])
     for source in sources:
         source.FrameOfReferenceUID = reference  # highdicom takes images of one only
-        for element in _measures(series):
-            if not source.get(element.tag) or not source[element.tag].value:
-                source.add(element)
+        measures = _measures(series)
+        if min(numbers(source, "PixelSpacing", 2) or (0.0,)) <= 0:
+            source.PixelSpacing = measures.PixelSpacing
+        if (number(source, "SliceThickness") or 0.0) <= 0:
+            source.SliceThickness = measures.SliceThickness
     return sources
 
 
