@@ -59,8 +59,8 @@ def by_highdicom(content: bytes, series: Series, folder: Path) -> dict[str, NDAr
             ignore_spatial_locations=True,
             assert_missing_frames_are_empty=True,
         )
-    numbers = list(segmentation.segment_numbers)
-    return {str(number): pixels[..., row].T > 0 for row, number in enumerate(numbers)}
+    described = [segmentation.get_segment_description(number) for number in segmentation.segment_numbers]
+    return {str(item.segment_label): pixels[..., row].T > 0 for row, item in enumerate(described)}
 
 
 @reader("nifti")
@@ -117,12 +117,9 @@ def name_of(answer: requests.Response) -> str:
 
 
 def assert_file(kind: str, answer: requests.Response, series: Series, labels: NDArray[np.uint8], folder: Path) -> None:
-    """A download holds the labels under their names; those of a SEG by the order of its segments."""
+    """A download holds the labels under their names."""
     assert answer.status_code == 200, answer.text
     masks = READERS[kind](answer.content, series, folder)
-    if kind == "seg":
-        assert len(masks) == len(NAMES)
-        masks = dict(zip(NAMES, masks.values(), strict=True))
     assert list(masks) == list(NAMES)
     for name, value in NAMES.items():
         np.testing.assert_array_equal(masks[name], labels == value, err_msg=name)

@@ -12,7 +12,6 @@ import { merged } from './edits.js';
 import { Drafts, fresh } from './drafts.js';
 import { REACHES } from './follow.js';
 import { LabelmapOfCase } from './labelmap.js';
-import { save } from './save.js';
 import { server } from './server.js';
 import { Turns } from './turns.js';
 
@@ -276,19 +275,6 @@ export class Session extends Turns {
       }
       this.references = await server.references();
       this.scene.notify(`Submitted: ${Object.keys(names).join(', ')}.`, 'success');
-    });
-  }
-
-  /** Save what is drawn as a file, whether it is submitted or not. */
-  download(format) {
-    return this.inTurn('Preparing the file', async () => {
-      const { planes, names } = this.labelmap?.exists ? this.labelmap.content() : {};
-      if (!planes?.size) {
-        throw new Error('There is nothing to download yet: segment or draw something first.');
-      }
-      const { name, blob } = await server.download(this.case.id, format, { names }, planes);
-      save(name, blob);
-      this.scene.notify(`Downloaded: ${name}.`, 'success');
     });
   }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+import { download } from '../core/download.js';
 import { button, h, section } from './dom.js';
 
 const FORMATS = { seg: 'DICOM SEG', rtstruct: 'RTSTRUCT', nifti: 'NIfTI', nrrd: '3D Slicer (.seg.nrrd)' };
@@ -18,17 +19,17 @@ export function caseSection(session) {
     { 'aria-label': 'Format of the file' },
     ...Object.entries(FORMATS).map(([value, text]) => h('option', { value }, text)),
   );
-  const download = button('Download', '', () => session.download(format.value), {
+  const save = button('Download', '', () => download(session, format.value), {
     title: 'Save what is drawn as a file on this computer',
   });
   const row = (...parts) => h('div', { className: 'kp-row' }, ...parts);
-  const node = section('Case', count, refused, submit, row(download, format), row(next, strategy));
+  const node = section('Case', count, refused, submit, row(save, format), row(next, strategy));
   node.classList.add('kp-foot');
   let shown = '';
   const update = () => {
     submit.disabled = Boolean(session.busy) || !session.case;
     submit.firstChild.textContent = session.conflict ? 'Replace the other label' : 'Submit as final label';
-    download.disabled = submit.disabled;
+    save.disabled = submit.disabled;
     next.disabled = Boolean(session.busy);
     next.firstChild.textContent = session.leaving ? 'Leave it unsubmitted' : 'Next case';
     const { cases, strategies = {} } = session.status ?? {};
