@@ -147,7 +147,7 @@ def jpeg_ls(plane: np.ndarray) -> bytes:
     import pillow_jpls  # noqa: F401 - registers the format
 
     stream = io.BytesIO()
-    Image.fromarray(plane).save(stream, "JPEG-LS")
+    Image.fromarray(plane.astype(np.uint16) if plane.dtype.itemsize == 2 else plane).save(stream, "JPEG-LS")
     return stream.getvalue()
 
 

@@ -166,7 +166,7 @@ def by_highdicom(images: list[Dataset], drawn: Drawn) -> Dataset:
     shift = turn[:3] * column * columns[0] + turn[3:] * row * rows[0]
     positions = [np.array(image.ImagePositionPatient, float) + shift for image in images]
     organ = Code("123037004", "SCT", "Anatomical Structure")
-    return Segmentation(
+    segmentation = Segmentation(
         images,
         pixels.transpose(0, 2, 3, 1),
         "BINARY",
@@ -183,3 +183,5 @@ def by_highdicom(images: list[Dataset], drawn: Drawn) -> Dataset:
         plane_orientation=PlaneOrientationSequence("PATIENT", turn),
         plane_positions=[PlanePositionSequence("PATIENT", position) for position in positions],
     )
+    segmentation.SpecificCharacterSet = "ISO_IR 192"
+    return segmentation

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLEL
 from tests.e2e.site import wait
 from tests.e2e.store.orthanc_site import Site
 from tests.e2e.store.planes import Mask, assert_same, expected_planes, planes_of
-from tests.unit import dicom_files
+from tests.unit import dicom_files, htj2k_files
 
 SHAPE = (36, 28, 5)
 FLAT = SHAPE[:2]
@@ -112,8 +113,8 @@ def several_times() -> list[Dataset]:
 ODD: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
     "no pixel spacing": (without_spacing, "have no pixel spacing"),
     "missing slices": (with_a_gap, "Slices seem to be missing: after slice 2"),
-    "mixed orientations": (turned_over, "images in 2 orientations"),
-    "several times": (several_times, "1 images have the same position as others"),
+    "an image in another plane": (turned_over, "1 image is set aside, not segmented: it lies in another plane"),
+    "one place twice": (several_times, "1 image is set aside, not segmented: it shows a place in the patient that"),
 }
 
 
@@ -135,17 +136,73 @@ def test_odd_series_are_worked_with_and_the_user_is_told(kind: str, site: Site) 
     assert_same(planes_of(stored), expected)
 
 
-def test_a_series_of_mixed_sizes_is_no_volume(site: Site) -> None:
+def with_localizer() -> list[Dataset]:
     instances = dicom_files.volume("CT", SHAPE, "sizes")
     other = dicom_files.volume("CT", (20, 20, 1), "sizes")[0]
     other.SeriesInstanceUID, other.StudyInstanceUID = instances[0].SeriesInstanceUID, instances[0].StudyInstanceUID
     other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    image = site.put([*instances, other])
-    for answer in (site.server.infer("interactive", image, CLICKS), site.get(f"/kprism/api/case/{image}")):
-        told = sentence(answer, 400)
-        assert "2 sizes (20 x 20, 36 x 28); it cannot be a volume" in told
-    offered = requests.post(f"{site.server.url}/activelearning/first", json={}, timeout=60)
-    assert offered.status_code == 200 and offered.json().get("id") != image  # nobody gets it as the next case
+    return [other, *instances]
+
+
+def with_unplaced() -> list[Dataset]:
+    instances = dicom_files.volume("CT", SHAPE, "unplaced")
+    del instances[3].ImagePositionPatient
+    return [instances[3], *instances[:3], instances[4]]
+
+
+def sent_twice() -> list[Dataset]:
+    instances = dicom_files.volume("CT", SHAPE, "twice")
+    again = copy.deepcopy(instances[2])
+    again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    again.InstanceNumber = 99
+    return [again, *instances]
+
+
+SET_ASIDE: dict[str, tuple[Callable[[], list[Dataset]], str]] = {
+    "a localizer": (with_localizer, "it has 20 x 20 grey pixels; the others have 36 x 28 grey pixels"),
+    "no position": (with_unplaced, "it has no position in the patient"),
+    "sent twice": (sent_twice, "it shows a place in the patient that another image shows already"),
+}
+
+
+@pytest.mark.parametrize("kind", SET_ASIDE)
+def test_an_odd_image_is_set_aside_and_the_segmentation_of_the_rest_has_positions(kind: str, site: Site) -> None:
+    make, reason = SET_ASIDE[kind]
+    odd, *rest = make()
+    image = site.put([odd, *rest])
+    opened = case(site, image)
+    assert {instance for instance, _ in opened["frames"]} == {str(item.SOPInstanceUID) for item in rest}
+    assert f"1 image is set aside, not segmented: {reason}." in opened["warnings"]
+    mask, labels = label_of(site, image)
+    assert site.submit(image, mask.file(labels), ["liver"]).status_code == 200
+    [stored] = site.segmentations(image)
+    mask.voxels = labels
+    assert_same(planes_of(stored), expected_planes(mask, {"liver": 1}, rest))
+    assert stored.FrameOfReferenceUID == rest[0].FrameOfReferenceUID
+    positions = {str(item.SOPInstanceUID): item.ImagePositionPatient for item in rest}
+    for group in stored.PerFrameFunctionalGroupsSequence:
+        source = group.DerivationImageSequence[0].SourceImageSequence[0]
+        expected = positions[str(source.ReferencedSOPInstanceUID)]
+        np.testing.assert_allclose(group.PlanePositionSequence[0].ImagePositionPatient, expected, atol=1e-3)
+
+
+def test_a_series_of_which_nothing_can_be_used_is_never_the_next_case(site: Site) -> None:
+    instances = dicom_files.volume("CT", SHAPE, "half an image")
+    for instance in instances:
+        instance.PixelData = instance.PixelData[:100]
+    image = site.put(instances)
+    wait(lambda: site.get("/datastore/image/info", image=image).status_code == 200, site.server)
+    for answer in (site.server.infer("interactive", image, CLICKS), site.get("/datastore/image", image=image)):
+        assert "bytes of pixels, its header says 2016" in answer.text
+    total = site.get("/datastore/").json()["total"]
+    for _ in range(6):
+        offered = requests.post(f"{site.server.url}/activelearning/first", json={}, timeout=60)
+        assert offered.status_code == 200, offered.text
+        assert offered.json().get("id") != image
+    assert (
+        image not in site.get("/datastore/", output="all").json()["objects"]
+        or site.get("/datastore/").json()["total"] == total
+    )
 
 
 def smooth(instances: list[Dataset]) -> list[Dataset]:
@@ -181,6 +238,16 @@ COMPRESSED: dict[str, tuple[Callable[[str], list[Dataset]], Callable[[list[Datas
     "JPEG-LS": (
         lambda name: smooth(dicom_files.picture("US", shape=FLAT, name=name)),
         lambda plain: dicom_files.compress(plain, JPEGLSLossless, dicom_files.jpeg_ls),
+        0,
+    ),
+    "JPEG-LS, a volume": (
+        lambda name: unsigned(dicom_files.volume("CT", SHAPE, name)),
+        lambda plain: dicom_files.compress(plain, JPEGLSLossless, dicom_files.jpeg_ls),
+        0,
+    ),
+    "HTJ2K": (
+        lambda name: htj2k_files.images("uint16", name),
+        lambda plain: htj2k_files.compressed(plain, "uint16"),
         0,
     ),
     "JPEG, multi-frame": (

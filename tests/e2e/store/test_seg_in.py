@@ -20,7 +20,9 @@ from tests.e2e.store.planes import assert_same, expected_planes, places
 from tests.unit import dicom_files
 
 SHAPE = (36, 28, 5)
-NAMES = ("Leber (links)", "zyst")
+NAMES = ("Leber (links) äöü 肝臓", "печень")
+PLAIN_NAMES = ("Leber (links)", "zyst")
+"""dcmqi writes no others."""
 
 TOOLS: dict[str, Callable[[list[Dataset], foreign.Drawn, Path], Dataset]] = {
     "OHIF": lambda images, drawn, folder: foreign.by_ohif(images, drawn),
@@ -29,14 +31,16 @@ TOOLS: dict[str, Callable[[list[Dataset], foreign.Drawn, Path], Dataset]] = {
 }
 
 
-def drawing(images: list[Dataset], shift: int = 0) -> dict[str, dict[tuple[str, int], np.ndarray]]:
+def drawing(
+    images: list[Dataset], shift: int = 0, names: tuple[str, str] = NAMES
+) -> dict[str, dict[tuple[str, int], np.ndarray]]:
     """Two structures on different images, neither on the first."""
     order = [(uid, frame) for uid, frame, _ in places(images)]
     blank = np.zeros((images[0].Rows, images[0].Columns), bool)
     first, second = blank.copy(), blank.copy()
     first[3 + shift : 12 + shift, 5:20] = True
     second[15:22, 9 + shift : 30] = True
-    return {NAMES[0]: dict.fromkeys(order[1:3], first), NAMES[1]: dict.fromkeys(order[2:4], second)}
+    return {names[0]: dict.fromkeys(order[1:3], first), names[1]: dict.fromkeys(order[2:4], second)}
 
 
 def flat(drawn: foreign.Drawn) -> dict[tuple[str, str, int], np.ndarray]:
@@ -79,7 +83,8 @@ def stored(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
     found = {}
     for tool in TOOLS:
         images = dicom_files.volume("CT", SHAPE, f"in {tool}")
-        found[tool] = put(images, tool, drawing(images), drawing(images))
+        drawn = drawing(images, names=PLAIN_NAMES if tool == "3D Slicer" else NAMES)
+        found[tool] = put(images, tool, drawn, drawn)
     film = dicom_files.cine(shape=SHAPE[:2], name="in film")
     found["film"] = put(film, "OHIF", drawing(film), drawing(film))
     images = dicom_files.volume("CT", SHAPE, "in overlap")
@@ -93,19 +98,19 @@ def stored(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
 
 @pytest.mark.parametrize("what", [*TOOLS, "film", "overlap"])
 def test_what_another_tool_stores_counts_within_seconds(what: str, site: Site, stored: dict[str, Stored]) -> None:
-    """Segments by name; where they overlap the one with the higher number is kept."""
+    """Segments by name; where they overlap the smaller one is kept."""
     case = stored[what]
     wait(lambda: submitted(site, case.image, case.series), site.server)
     print(f"\n{what}: counts {time.monotonic() - case.at:.1f} s after it came, at the latest")
     assert_counts(site, case.image, case.images, case.drawn)
-    assert site.submission(case.image)["structures"] == {name: number for number, name in enumerate(NAMES, 1)}
-    assert set(NAMES) <= set(site.server.info()["labels"])
+    assert site.submission(case.image)["structures"] == {name: number for number, name in enumerate(case.drawn, 1)}
+    assert set(case.drawn) <= set(site.server.info()["labels"])
 
 
 def test_the_newest_counts_and_after_a_deletion_the_one_before(site: Site, tmp_path: Path) -> None:
     images = dicom_files.volume("MR", SHAPE, "in turns")
     image = site.put(images)
-    drawings = [drawing(images, shift) for shift in range(3)]
+    drawings = [drawing(images, shift, PLAIN_NAMES) for shift in range(3)]
     first = site.put([foreign.by_slicer(images, drawings[0], tmp_path)])
     wait(lambda: submitted(site, image, first), site.server)
     second = site.put([foreign.by_ohif(images, drawings[1])])
@@ -127,7 +132,7 @@ def test_the_newest_counts_and_after_a_deletion_the_one_before(site: Site, tmp_p
 def _row(site: Site, image: str) -> int:
     """The first row of the first structure in the image's label."""
     mask, names = site.label(image)
-    return int(np.nonzero((mask.voxels == names[NAMES[0]]).any(axis=(0, 2)))[0][0])
+    return int(np.nonzero((mask.voxels == names[PLAIN_NAMES[0]]).any(axis=(0, 2)))[0][0])
 
 
 def test_a_label_that_is_deleted_in_the_store_is_forgotten(site: Site) -> None:
@@ -185,3 +190,65 @@ def test_a_segmentation_that_cannot_be_used_leaves_the_label_alone(site: Site) -
     wait(lambda: len([entry for entry in refused(site) if entry["study"] == study]) == 1, site.server)
     assert submitted(site, image, series)
     assert_counts(site, image, images, drawn)
+
+
+def strip(segmentation: Dataset, what: str) -> Dataset:
+    """A segmentation that says less about its images; `what` is all that is left."""
+    del segmentation.ReferencedSeriesSequence
+    segmentation.pop("SourceImageSequence", None)
+    if what == "frame of reference":
+        for group in segmentation.PerFrameFunctionalGroupsSequence:
+            del group.DerivationImageSequence
+    if what == "source images":
+        segmentation.pop("FrameOfReferenceUID", None)
+    return segmentation
+
+
+@pytest.mark.parametrize("what", ["source images", "frame of reference"])
+def test_a_segmentation_without_referenced_series_is_found(what: str, site: Site) -> None:
+    """Another series of the study, on the same frame of reference, has other planes."""
+    images, other = (dicom_files.volume("CT", SHAPE, f"found by {what}") for _ in range(2))
+    moved = generate_uid()
+    for number, item in enumerate(other):
+        item.SeriesInstanceUID = moved
+        item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        item.ImagePositionPatient = [0, 0, 3.5 * number]
+    site.put(other)
+    image, drawn = site.put(images), drawing(images)
+    series = site.put([strip(foreign.by_ohif(images, drawn), what)])
+    wait(lambda: submitted(site, image, series), site.server)
+    assert_counts(site, image, images, drawn)
+
+
+def test_a_segmentation_that_fits_two_series_is_told_and_found_when_one_is_left(site: Site) -> None:
+    images, other = (dicom_files.volume("CT", SHAPE, "fits two") for _ in range(2))
+    for item in other:
+        item.SeriesInstanceUID = f"{images[0].SeriesInstanceUID}1"[-60:].lstrip(".0")
+        item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    image, second, drawn = site.put(images), site.put(other), drawing(images)
+    series = site.put([strip(foreign.by_ohif(images, drawn), "frame of reference")])
+    wait(
+        lambda: f"Segmentation {series} names no images, and 2 series of its study fit" in site.server.log(),
+        site.server,
+    )
+    reasons = [entry["reason"] for entry in refused(site) if entry["study"] == images[0].StudyInstanceUID]
+    assert any("2 series of its study fit its frame of reference" in reason for reason in reasons)
+    site.delete(second)
+    wait(lambda: submitted(site, image, series), site.server)
+    assert_counts(site, image, images, drawn)
+
+
+def test_a_lesion_in_its_organ_is_kept_and_the_panel_is_told(site: Site) -> None:
+    images = dicom_files.volume("CT", SHAPE, "lesion")
+    keys = [place[:2] for place in places(images)]
+    lesion, organ = (np.zeros((images[0].Rows, images[0].Columns), bool) for _ in range(2))
+    lesion[8:12, 10:15], organ[4:20, 5:30] = True, True
+    image = site.put(images)
+    drawn = {"lesion": dict.fromkeys(keys[2:3], lesion), "organ": dict.fromkeys(keys[1:4], organ)}
+    series = site.put([foreign.by_ohif(images, drawn)])
+    wait(lambda: submitted(site, image, series), site.server)
+    expected = {"lesion": drawn["lesion"], "organ": {**drawn["organ"], keys[2]: organ & ~lesion}}
+    assert_counts(site, image, images, expected)
+    [note] = site.get(f"/kprism/api/case/{image}").json()["label"]["notes"]
+    assert note == "'organ' is without 20 voxels that are also in 'lesion': the smaller structure has them."
+    assert note in site.server.log()

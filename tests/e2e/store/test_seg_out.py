@@ -29,7 +29,7 @@ KINDS: dict[str, Callable[[str], list[Dataset]]] = {
     "CR, several": lambda name: dicom_files.several_pictures("CR", shape=FLAT, name=name),
     "ES": lambda name: dicom_files.picture("ES", colour=True, shape=FLAT, name=name),
 }
-NAMES = ("zyst mit ümläut", "liver")
+NAMES = ("zyst mit ümläut 腫瘍 печень", "liver")
 
 
 def two_structures(site: Site, image: str, slices: int) -> tuple[Mask, np.ndarray]:

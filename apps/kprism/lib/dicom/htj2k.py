@@ -7,26 +7,30 @@ import io
 from typing import Any
 
 import numpy as np
-from openjpeg.utils import decode
 from numpy.typing import NDArray
+from openjpeg.utils import decode
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_pixel_data_frame
 
 from lib.dicom.frames import frame_count
 
 NAMES = {
-    "1.2.840.10008.1.2.4.201": "HTJ2K, lossless",
-    "1.2.840.10008.1.2.4.202": "HTJ2K, lossless, RPCL",
-    "1.2.840.10008.1.2.4.203": "HTJ2K",
+    "1.2.840.10008.1.2.4.201": "High-Throughput JPEG 2000, lossless only",
+    "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL options, lossless only",
+    "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
 }
 """The transfer syntaxes."""
+
+for _uid, _name in NAMES.items():  # pydicom 2 would not take them for transfer syntaxes, and write no such file
+    UID_dictionary.setdefault(_uid, (_name, "Transfer Syntax", "", "", ""))
 
 
 def stored_values(dataset: Dataset) -> NDArray[Any]:
     """The stored values (frame, row, column[, 3]) of an image; ValueError if they cannot be decoded."""
     streams = generate_pixel_data_frame(dataset.PixelData, frame_count(dataset))
     try:
-        planes = np.stack([decode(io.BytesIO(stream)) for stream in streams])
+        planes: NDArray[Any] = np.stack([decode(io.BytesIO(stream)) for stream in streams])
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     if int(dataset.get("PixelRepresentation") or 0) == 1 and planes.dtype.kind == "u":

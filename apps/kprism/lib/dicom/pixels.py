@@ -17,14 +17,22 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from lib.dicom import htj2k
 from lib.dicom.frames import frame_count, functional, number
 from lib.dicom.series import decode_file
+from lib.dicom.web import as_bytes
 from lib.errors import RequestError
 
 PLAIN_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+NATIVE_SYNTAXES = (*PLAIN_SYNTAXES, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+"""Those without compression of the pixels."""
 
 
 def decode(content: bytes, instance: str) -> NDArray[Any]:
@@ -42,10 +50,36 @@ def decode(content: bytes, instance: str) -> NDArray[Any]:
         return planes
     if dataset.file_meta.get("TransferSyntaxUID") in htj2k.NAMES:
         return _of_htj2k(dataset, instance)
+    if rescales := _of_frames(dataset):
+        planes = _by_gdcm(as_bytes(_without_rescale(dataset)), instance)
+        return np.stack(
+            [plane.astype(np.float64) * slope + low for plane, (slope, low) in zip(planes, rescales, strict=True)]
+        )
+    return _by_gdcm(content, instance)
+
+
+def _by_gdcm(content: bytes, instance: str) -> NDArray[Any]:
     with tempfile.TemporaryDirectory(prefix="kprism-dicom-") as folder:
         path = Path(folder) / f"{instance}.dcm"
         path.write_bytes(content)
         return decode_file(path)
+
+
+def _of_frames(dataset: Dataset) -> list[tuple[float, float]]:
+    """(slope, intercept) of each frame if they differ, for GDCM takes those of the first frame for all; else empty."""
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        return []
+    rescales = [rescale_of(dataset, frame) for frame in range(frame_count(dataset))]
+    return rescales if len(set(rescales)) > 1 else []
+
+
+def _without_rescale(dataset: Dataset) -> Dataset:
+    """The image with its stored values; changes `dataset`."""
+    groups = [*(dataset.get("SharedFunctionalGroupsSequence") or []), *dataset.PerFrameFunctionalGroupsSequence]
+    for item in (dataset, *groups):
+        for name in ("PixelValueTransformationSequence", "RescaleSlope", "RescaleIntercept", "RescaleType"):
+            item.pop(name, None)
+    return dataset
 
 
 def _check(dataset: Dataset) -> None:
@@ -53,16 +87,18 @@ def _check(dataset: Dataset) -> None:
     if "PixelData" not in dataset:
         kinds = [name for name in ("FloatPixelData", "DoubleFloatPixelData") if name in dataset]
         raise ValueError(f"it has no pixels that are whole numbers ({', '.join(kinds) or 'no PixelData'})")
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is None or syntax in htj2k.NAMES or syntax.is_encapsulated:
+    if int(dataset.BitsAllocated) not in (1, 8, 16, 32):
+        raise ValueError(f"its pixels have {dataset.BitsAllocated} bits; expected 1, 8, 16 or 32")
+    if dataset.file_meta.get("TransferSyntaxUID") not in NATIVE_SYNTAXES:
         return
     samples = int(dataset.get("SamplesPerPixel") or 1)
     pixels = frame_count(dataset) * int(dataset.Rows) * int(dataset.Columns)
     if str(dataset.get("PhotometricInterpretation")) == "YBR_FULL_422":
         samples = 2  # two pixels have their colour in common
     needed = (pixels * samples * int(dataset.BitsAllocated) + 7) // 8
-    if len(dataset.PixelData) < needed:
-        raise ValueError(f"it has {len(dataset.PixelData)} bytes of pixels, its header says {needed}")
+    found = len(dataset.PixelData or b"")
+    if found < needed:
+        raise ValueError(f"it has {found} bytes of pixels, its header says {needed}")
 
 
 def _of_htj2k(dataset: Dataset, instance: str) -> NDArray[Any]:
@@ -98,7 +134,7 @@ def _plain(dataset: Dataset) -> NDArray[Any] | None:
     is_plain = (
         dataset.file_meta.get("TransferSyntaxUID") in PLAIN_SYNTAXES
         and allocated in (8, 16)
-        and dataset.get("HighBit") == stored - 1
+        and 0 < stored <= allocated
         and int(dataset.get("SamplesPerPixel") or 1) == 1
         and dataset.get("PhotometricInterpretation") == "MONOCHROME2"
         and "SharedFunctionalGroupsSequence" not in dataset
@@ -112,6 +148,9 @@ def _plain(dataset: Dataset) -> NDArray[Any] | None:
     signed = int(dataset.get("PixelRepresentation") or 0) == 1
     values: NDArray[Any] = np.frombuffer(content, f"<{'i' if signed else 'u'}{allocated // 8}", count).reshape(shape)
     low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    shift = int(dataset.get("HighBit", stored - 1)) + 1 - stored
+    if 0 < shift < allocated and not (values & ((1 << shift) - 1)).any():
+        values = values >> shift  # the values are in the upper bits; often only HighBit is wrong
     if stored < allocated and (values.min() < low or values.max() > high):
         return None  # something else is in the bits above those of the values
     return _rescaled(values, *rescale_of(dataset, 0), (low, high))
