@@ -65,7 +65,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     def init_datastore(self) -> Datastore:
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
-            return open_dicom_store(self.studies, self.config.image_mb << 20)
+            store = open_dicom_store(self.studies, self.config.image_mb << 20)
+            store.seg_type = self.config.seg_type
+            return store
         return GuardedDatastore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,

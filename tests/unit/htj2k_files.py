@@ -12,9 +12,10 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import generate_uid
 
+from lib.dicom.htj2k import NAMES
 from tests.unit import dicom_files
 
-SYNTAXES = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
+SYNTAXES = tuple(NAMES)
 ROWS, COLUMNS = 10, 12
 
 STREAMS = {

@@ -33,7 +33,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "learning": SERVICES,
     "infers": SERVICES | {"learning"},
     "trainers": SERVICES | {"learning"},
-    "configs": GROUND | {"learning", "trainers"},
+    "configs": GROUND | {"dicom", "learning", "trainers"},
     "learning_loop": SERVICES | {"learning", "trainers", "configs"},
     "api": SERVICES | {"dicom", "learning", "infers", "trainers"},
 }

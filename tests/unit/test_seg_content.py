@@ -79,7 +79,7 @@ def by_highdicom(
 
     with monkeypatch.context() as changed:
         changed.setattr(seg_writer, "Segmentation", whole)
-        changed.setattr(seg_writer, "_put_masks", lambda *_: None)
+        changed.setattr(seg_writer, "_put_pixels", lambda *_: None)
         segmentation = seg_writer.write_seg(labels, NAMES, series, "K-Prism", "K-Prism")
     return segmentation, np.asarray(segmentation.pixel_array)
 

@@ -41,7 +41,7 @@ class Site:
         for identifier in self._rest("/tools/find", {"Level": "Instance", "Query": {"Modality": "SEG"}}):
             address = f"{self._address}/instances/{identifier}"
             segmentation = dcmread(io.BytesIO(requests.get(f"{address}/file", timeout=60).content))
-            if any(item.SeriesInstanceUID == image for item in segmentation.ReferencedSeriesSequence):
+            if any(item.SeriesInstanceUID == image for item in segmentation.get("ReferencedSeriesSequence") or []):
                 received = requests.get(f"{address}/metadata/ReceptionDate", timeout=60).text
                 found.append((received, str(segmentation.get("ContentTime", "")), segmentation))
         return [segmentation for *_, segmentation in sorted(found, key=lambda entry: entry[:2])]

@@ -13,6 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from lib.dicom.seg_writer import write_seg
 from tests.e2e.site import wait
 from tests.e2e.store import foreign
 from tests.e2e.store.orthanc_site import Site
@@ -252,3 +253,14 @@ def test_a_lesion_in_its_organ_is_kept_and_the_panel_is_told(site: Site) -> None
     [note] = site.get(f"/kprism/api/case/{image}").json()["label"]["notes"]
     assert note == "'organ' is without 20 voxels that are also in 'lesion': the smaller structure has them."
     assert note in site.server.log()
+
+
+def test_a_label_map_segmentation_counts(site: Site) -> None:
+    images = dicom_files.volume("CT", SHAPE, "label map")
+    image, series = site.put(images), dicom_files.series_of(images)
+    labels = np.random.default_rng(0).integers(0, 3, series.grid).astype(np.uint8)
+    stored = site.put([write_seg(labels, {NAMES[0]: 1, NAMES[1]: 2}, series, "label map", seg_type="labelmap")])
+    wait(lambda: submitted(site, image, stored), site.server)
+    rows = {k: (frame.instance, frame.number) for k, frame in enumerate(series.frames)}
+    drawn = {name: {rows[k]: value == labels[:, :, k].T for k in rows} for value, name in enumerate(NAMES, 1)}
+    assert_counts(site, image, images, drawn)

@@ -146,3 +146,38 @@ def test_an_answer_as_a_segmentation_needs_an_image_of_the_store(site: Site) -> 
     nameless = site.server.infer("interactive", "", {}, output="dicom_seg")
     assert nameless.status_code == 400
     assert "needs an image of the DICOMweb server" in nameless.json()["detail"]
+
+
+SETS: list[tuple[str | list[str], str, str]] = [
+    ("ISO_IR 100", "Müller^Jörg", "Küche 1"),
+    ("ISO_IR 144", "Иванов^Пётр", "Номер 1"),
+    ("ISO_IR 192", "Ünal^山田", "患者 1"),
+    ("GB18030", "王^小东", "病人 1"),
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "plain 1"),
+]
+
+
+@pytest.mark.parametrize(("declared", "patient", "identifier"), SETS, ids=[str(entry[0]) for entry in SETS])
+def test_names_of_every_script_are_those_of_the_images(
+    declared: str | list[str], patient: str, identifier: str, site: Site
+) -> None:
+    """Whatever set the images declare, and whatever the structures are called; also what does not fit into a label."""
+    instances = dicom_files.volume("CT", SHAPE, f"out {declared}")
+    for instance in instances:
+        instance.SpecificCharacterSet, instance.PatientName, instance.PatientID = declared, patient, identifier
+    image = site.put(instances)
+    names = ("肝臓", "Leber äöü", "печень " * 12 + "край")
+    mask = site.infer("interactive", image, {"liver": [[8, 6, 0]]})
+    labels = np.random.default_rng(0).integers(0, 4, mask.voxels.shape).astype(np.uint8)
+    answer = site.submit(image, mask.file(labels), names)
+    assert answer.status_code == 200, answer.text
+    [stored] = site.segmentations(image)
+    assert stored.SpecificCharacterSet == "ISO_IR 192"
+    assert (str(stored.PatientName), stored.PatientID) == (patient, identifier)
+    assert [str(item.SegmentLabel) for item in stored.SegmentSequence[:2]] == list(names[:2])
+    assert stored.SegmentSequence[2].SegmentDescription == names[2]
+    found, values = site.label(image)
+    assert list(values) == list(names)
+    np.testing.assert_array_equal(found.voxels, labels)
+    assert site.get("/datastore/image/info", image=image).json()["PatientID"] == identifier
+    assert set(names) <= set(site.server.info()["labels"])

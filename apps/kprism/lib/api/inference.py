@@ -186,6 +186,7 @@ def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], req
         raise RequestError(f"the mask of image {image!r} is empty, and DICOM SEG cannot hold an empty mask")
     info = request if request.get("label_info") else result["params"]
     model = str(request["model"])
-    segmentation = write_seg(labels, names_of(labels, info), series, f"K-Prism {model}", model)
+    names, title = names_of(labels, info), f"K-Prism {model}"
+    segmentation = write_seg(labels, names, series, title, model, seg_type=datastore.seg_type)
     headers = {"Content-Disposition": f'attachment; filename="{segmentation.SOPInstanceUID}.dcm"'}
     return Response(as_bytes(segmentation), headers=headers, media_type="application/dicom")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from monailabel.config import settings
 
+from lib.dicom.seg_labelmap import BINARY, SEG_TYPES
 from lib.errors import RequestError
 from lib.imaging.reading import NIFTI, NRRD, PICTURES
 from lib.learning.submitted_label import ADD, REFUSE
@@ -60,6 +61,7 @@ class AppConfig:
     - `patients`: pattern that finds the patient in an image id.
     - `strategy`: the strategy behind the name "random", the only one that OHIF asks for.
     - `keep_versions`: versions of the weights that are kept.
+    - `seg_type`: how segmentations are stored in a DICOMweb store, "binary" or "labelmap".
     """
 
     model_path: Path
@@ -76,6 +78,7 @@ class AppConfig:
     patients: re.Pattern[str] | None
     strategy: str
     keep_versions: int
+    seg_type: str
 
     @property
     def request_bytes(self) -> int:
@@ -110,6 +113,7 @@ class AppConfig:
             unknown_structures=unknown,
             patients=_pattern(conf.get("patients", "")),
             strategy=conf.get("strategy", "random"),
+            seg_type=_seg_type(conf),
             keep_versions=_count(conf, "keep_versions", KEPT_VERSIONS, "a whole number of versions"),
         )
 
@@ -119,6 +123,13 @@ def _count(conf: Mapping[str, str], key: str, default: int, expected: str) -> in
     if not text.isdecimal():
         raise ValueError(f"--conf {key} {text}: expected {expected}")
     return int(text)
+
+
+def _seg_type(conf: Mapping[str, str]) -> str:
+    text = conf.get("seg_type", BINARY)
+    if text not in SEG_TYPES:
+        raise ValueError(f"--conf seg_type {text}: expected {' or '.join(SEG_TYPES)}")
+    return text
 
 
 def _minutes(conf: Mapping[str, str]) -> float:

@@ -29,6 +29,7 @@ from lib.dicom.label_objects import MODALITIES, read_label_object
 from lib.dicom.listing import LISTING_SECONDS
 from lib.dicom.refresher import Refresher
 from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
+from lib.dicom.seg_labelmap import BINARY
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
 from lib.dicom.series_cache import EARLIER_SUFFIX, SUFFIX
@@ -74,6 +75,8 @@ class DicomStore(DicomImages):
         self._auto_sync = auto_sync  # the index is read, and reconciled, by the next line
         super().__init__(client, folder, filters, volume_bytes=volume_bytes if auto_sync else None)
         self.on_label: Listener | None = None
+        self.seg_type = BINARY
+        """How segmentations are stored, one of `SEG_TYPES`."""
         self._storing = RLock()
         self._syncing = Refresher(self._sync, LISTING_SECONDS, "dicom-sync")
         self._changed: list[str] = []  # not told to the listeners yet
@@ -151,7 +154,8 @@ class DicomStore(DicomImages):
             return self._keep(image_id, labels, series, label_tag, info)
         names = names_of(labels, info)
         title = str(info.get("description") or "K-Prism")
-        segmentation = write_seg(labels, names, series, title, str(info.get("model") or ""))
+        model = str(info.get("model") or "")
+        segmentation = write_seg(labels, names, series, title, model, seg_type=self.seg_type)
         with self._storing:
             self.web.store([segmentation])
             self._index.add(segmentation)

@@ -26,6 +26,7 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM, DSfloat
 
 from lib.dicom.frames import number, numbers
+from lib.dicom.seg_labelmap import BINARY, LABELMAP, to_label_map
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.stand_ins import order_by_slice, put_positions, put_references, remove_positions, stand_ins
@@ -48,13 +49,19 @@ REQUIRED_ATTRIBUTES = (
 
 
 def write_seg(
-    labels: NDArray[np.uint8], names: Mapping[str, int], series: Series, description: str, algorithm: str = ""
+    labels: NDArray[np.uint8],
+    names: Mapping[str, int],
+    series: Series,
+    description: str,
+    algorithm: str = "",
+    *,
+    seg_type: str = BINARY,
 ) -> Dataset:
     """A SEG of `labels` (column, row, slice) with the values `names`; segments are numbered in the order of names.
 
     `description` becomes the series description. `algorithm`, if given, is the name of the algorithm, and the segments
-    are marked as semi-automatic. Names without a voxel are left out. RequestError if no voxel is labelled, a value has
-    no name, or the labels are not on the series' grid.
+    are marked as semi-automatic. `seg_type` is one of `SEG_TYPES`. Names without a voxel are left out. RequestError if
+    no voxel is labelled, a value or a segment has no name that fits, or the labels are not on the series' grid.
     """
     if labels.shape != series.grid:
         raise RequestError(
@@ -86,7 +93,7 @@ def write_seg(
     segmentation.SpecificCharacterSet = UTF_8
     if not is_simple:
         _put_origins(segmentation, sources, series)
-    _put_masks(segmentation, labels, numbers, series)
+    _put_pixels(segmentation, labels, numbers, series, seg_type)
     for item, name in zip(segmentation.SegmentSequence, kept, strict=True):
         item.RecommendedDisplayCIELabValue = cielab(colour_of(name))
         item.SegmentDescription = name
@@ -138,19 +145,23 @@ def _pictures(shown: Sequence[set[int]], numbers: Mapping[int, int], columns: in
     return pictures
 
 
-def _put_masks(
-    segmentation: Segmentation, labels: NDArray[np.uint8], numbers: Mapping[int, int], series: Series
+def _put_pixels(
+    segmentation: Segmentation, labels: NDArray[np.uint8], numbers: Mapping[int, int], series: Series, seg_type: str
 ) -> None:
-    """Give each frame the mask of its segment on the slice that it refers to, and so the size of that."""
+    """Give each frame the mask of its segment on the slice that it refers to, or all that is on it, and its size."""
     segmentation.Columns, segmentation.Rows = series.grid[:2]
-    values, slices = {number: value for value, number in numbers.items()}, series.index()
-
-    def masks() -> Iterator[NDArray[np.bool_]]:
-        for group in segmentation.PerFrameFunctionalGroupsSequence:
-            segment, source = _origin(group)
-            yield np.equal(labels[:, :, slices[source]].T, values[segment])
-
-    data = b"".join(_packed(masks()))
+    index = series.index()
+    origins = [_origin(group) for group in segmentation.PerFrameFunctionalGroupsSequence]
+    slices = [index[source] for _, source in origins]
+    if seg_type == LABELMAP:
+        table = np.zeros(256, np.uint8)
+        for value, number in numbers.items():
+            table[value] = number
+        to_label_map(segmentation, {k: table[labels[:, :, k].T] for k in slices}, slices)
+        return
+    values = {number: value for value, number in numbers.items()}
+    masks = (np.equal(labels[:, :, k].T, values[segment]) for k, (segment, _) in zip(slices, origins, strict=True))
+    data = b"".join(_packed(masks))
     segmentation.PixelData = data + b"\0" * (len(data) % 2)
 
 
