@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from threading import Event, current_thread
@@ -17,13 +18,14 @@ from pydicom.dataset import Dataset
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.training.validation import ValidationSettings
+from lib.dicom.arrival_times import STRUCTURE_SETS
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.refresher import PAUSE
 from lib.dicom.seg_reader import SegLabels, read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
-from lib.dicom.web import StoreDownError
+from lib.dicom.web import SeriesEntry, StoreDownError
 from lib.errors import NotFoundError
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.reading import read_mask
@@ -32,6 +34,7 @@ from lib.learning.submission_store import Submission, SubmissionStore
 from lib.trainers.case_cache import CaseCache
 from tests.unit import dicom_files
 from tests.unit.dicom_server import MemoryServer, refusal
+from tests.unit.rtstructs import box, foreign
 from tests.unit.seg_nrrd_files import write_seg_nrrd
 
 
@@ -109,7 +112,7 @@ def test_a_malformed_segmentation_concerns_nobody_else(
             raise kind("cannot reshape")
         return read_seg(instance, series)
 
-    monkeypatch.setattr("lib.dicom.datastore.read_seg", read)
+    monkeypatch.setattr("lib.dicom.label_objects.read_seg", read)
     clinic.store.settle()
     assert clinic.store.get_labeled_images() == [clinic.images[1]]
     [unusable] = clinic.store.unusable()
@@ -133,6 +136,50 @@ def test_a_segmentation_that_cannot_be_fetched_now_is_adopted_later(
     clinic.store.settle()
     assert clinic.store.get_label_uri(image, FINAL)
     assert clinic.store.unusable() == []
+
+
+def test_structure_sets_that_were_there_before_an_upgrade_replace_no_label(clinic: Clinic) -> None:
+    first, second = clinic.images
+    segmentation = stored_by_others(clinic, 0)
+    clinic.store.settle()
+    times = clinic.folder / "cache" / "segmentations.json"
+    noted = json.loads(times.read_text())
+    times.write_text(json.dumps({series: at for series, at in noted.items() if series != STRUCTURE_SETS}))
+    for images in (clinic.first, clinic.second):
+        clinic.server.instances.append(plan(images))
+    upgraded = clinic.opened()
+    upgraded.see_label(first)
+    upgraded.settle()
+    assert upgraded.get_label_info(first, FINAL)["SOPInstanceUID"] == segmentation.SOPInstanceUID
+    assert upgraded.get_label_info(second, FINAL)["label_names"] == {"target": 1}  # there is no other
+    newer = plan(clinic.first)
+    clinic.server.instances.append(newer)
+    for store in (upgraded, clinic.opened()):
+        store.settle()
+        assert store.get_label_info(first, FINAL)["SOPInstanceUID"] == newer.SOPInstanceUID
+
+
+def plan(images: list[Dataset]) -> Dataset:
+    """A structure set of another tool, of the year 2024."""
+    return foreign(dicom_files.series_of(images), {"target": [(box(1.5, 1.5, 6.5, 5.5), 2)]}, references=True)
+
+
+def test_a_store_is_listed_once_more_for_structure_sets_and_one_that_ignores_filters_is_not(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_by_others(clinic, 0)
+    clinic.server.instances.append(plan(clinic.second))
+    search = clinic.store.web.search
+    for ignored, searches in (((), ["SEG", "RTSTRUCT"]), (("Modality",), ["SEG"])):
+        asked: list[str] = []
+
+        def noted(ignored: tuple[str, ...] = ignored, asked: list[str] = asked, **filters: str) -> list[SeriesEntry]:
+            asked.append(filters["Modality"])
+            return search(**{name: value for name, value in filters.items() if name not in ignored})
+
+        monkeypatch.setattr(clinic.store.web, "search", noted)
+        assert [entry.modality for entry in clinic.store._listed_labels()] == ["SEG", "RTSTRUCT"]
+        assert asked == searches
 
 
 def test_a_listener_that_fails_hears_again_of_what_it_missed(clinic: Clinic) -> None:

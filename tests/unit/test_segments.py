@@ -132,7 +132,7 @@ def test_a_file_may_be_larger_than_the_image_where_it_is_empty(reader: LabelRead
         reader.read("a", file, {})
 
 
-@pytest.mark.parametrize("shift", [0.5, 0.2, 1e9])
+@pytest.mark.parametrize("shift", [0.5, 0.2, 2e5])
 def test_a_file_between_the_voxels_is_refused(reader: LabelReader, tmp_path: Path, shift: float) -> None:
     affine = AFFINE.copy()
     affine[:3, 3] += AFFINE[:3, 0] * shift

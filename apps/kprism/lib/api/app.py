@@ -24,7 +24,7 @@ from monailabel.interfaces.exception import (
 )
 from starlette.middleware import Middleware
 
-from lib.api import datastore, downloads, hosting, inference, task_log, training
+from lib.api import datastore, hosting, image_download, inference, task_log, training
 from lib.api.inference import read_params
 from lib.api.served import ServedOnly
 from lib.api.uploads import UploadLimit
@@ -56,7 +56,7 @@ def install(
     router.add_api_route("/docs", reference_page, methods=["GET"], include_in_schema=False)
     inference.add_routes(router)
     datastore.add_routes(router)
-    downloads.add_routes(router)
+    image_download.add_routes(router)
     training.add_routes(router)
     task_log.install()
     for method in ("PUT", "DELETE"):

@@ -17,11 +17,15 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.utils.app import app_instance
+from pydicom.misc import is_dicom
 
 from lib.api.uploads import read_object, store_upload
 from lib.datastore import check_id, check_tag
+from lib.dicom.datastore import DicomStore
+from lib.dicom.label_objects import read_label_file
+from lib.dicom.volumes import save_volume
 from lib.errors import RequestError
-from lib.imaging.reading import suffix_of
+from lib.imaging.reading import SUFFIXES, suffix_of
 
 Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 
@@ -64,11 +68,27 @@ def save_label(
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path = store_upload(label, Path(folder) / "label")
         tag = check_tag(tag or DefaultLabelTag.FINAL.value)
+        if suffix_of(path) not in SUFFIXES and is_dicom(path):
+            path, info = _from_dicom(path, check_id(image), info)
         submission = app_instance().learning_loop.submit(
             check_id(image), path, info, tag=tag, by=_submitter(info, user)
         )
     warnings = {"warnings": list(submission.warnings)} if submission is not None and submission.warnings else {}
     return {"image": image, "label": image, **warnings}
+
+
+def _from_dicom(path: Path, image_id: str, info: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The label map and the names in a DICOM SEG or RTSTRUCT, as a file on the grid of its series."""
+    datastore, title = app_instance().datastore(), f"the label of image {image_id!r}"
+    if not isinstance(datastore, DicomStore):
+        raise RequestError(
+            f"{title} is a DICOM file, but the images are files without DICOM headers; expected {', '.join(SUFFIXES)}"
+        )
+    series = datastore.open_series(image_id)
+    read = read_label_file(path, title, series)
+    target = path.with_name("label.nii.gz")
+    save_volume(read.labels, series.affine, target)
+    return target, {**info, "label_names": read.names, **({"notes": list(read.notes)} if read.notes else {})}
 
 
 def update_image_info(user: Annotator, image: str, info: Annotated[str, Form()] = "{}") -> None:

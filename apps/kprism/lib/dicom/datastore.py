@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI Label's DICOMweb datastore, for every kind of image; every SEG on the server counts as a submitted label.
+"""MONAI Label's DICOMweb datastore, for every kind of image; every SEG and RTSTRUCT on the server counts as a label.
 
 The newest segmentation of a series is kept as a label map on the series' grid: cropped frames are put back, and the
 names are those of the segments. `sync` notices segmentations that anybody stored or deleted.
@@ -25,11 +25,11 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.images import VOLUME_BYTES, DicomImages
+from lib.dicom.label_objects import MODALITIES, read_label_object
 from lib.dicom.listing import LISTING_SECONDS
 from lib.dicom.refresher import Refresher
 from lib.dicom.seg_index import SegIndex, StoredSegmentation, UnusableSegmentation, content_time
 from lib.dicom.seg_labelmap import BINARY
-from lib.dicom.seg_reader import read_seg
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import Series
 from lib.dicom.series_cache import EARLIER_SUFFIX, SUFFIX
@@ -226,9 +226,9 @@ class DicomStore(DicomImages):
         entry = (self._entries().get(image_id) or self.web.find(image_id)) if self._auto_sync else None
         if entry is None:
             return
-        found = self.web.search(Modality="SEG", StudyInstanceUID=entry.study)
+        found = self.web.search(StudyInstanceUID=entry.study)  # one request, as two modalities would need two
         entries = [
-            segmentation for segmentation in found if segmentation.study == entry.study
+            label for label in found if label.study == entry.study and label.modality in MODALITIES
         ]  # filters may be ignored
         stored = self._index.newest_of(image_id, entry.study, entries)
         if self._update_label(image_id, stored, {segmentation.series for segmentation in entries}) and tell:
@@ -251,13 +251,21 @@ class DicomStore(DicomImages):
         self._last_changed = []
         begun, busy = time.monotonic(), 0.0
         try:
-            entries = self.web.search(Modality="SEG")
+            entries = self._listed_labels()
             busy = time.monotonic() - begun
             self._update_labels(entries)
         except StoreDownError as error:
             logger.warning("%s", error)
         self._notify()
         return busy
+
+    def _listed_labels(self) -> list[SeriesEntry]:
+        """All segmentations and structure sets on the server; one that ignores filters is asked once."""
+        found: dict[str, SeriesEntry] = {}
+        for modality in MODALITIES:
+            if all(entry.modality in MODALITIES for entry in found.values()):
+                found |= {entry.series: entry for entry in self.web.search(Modality=modality)}
+        return [entry for entry in found.values() if entry.modality in MODALITIES]
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""
@@ -332,7 +340,7 @@ class DicomStore(DicomImages):
             instance = next((item for item in instances if item.SOPInstanceUID == stored.instance), None)
             if instance is None:
                 raise StoreError(f"the DICOMweb server does not send instance {stored.instance} of it")
-            seg = read_seg(instance, series)
+            seg = read_label_object(instance, series)
             info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
             if seg.notes:
                 info["notes"] = list(seg.notes)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which segmentation on a DICOMweb server is the label of which series: the newest one that refers to it."""
+"""Which segmentation on a DICOMweb server is the label of which series: the newest one that refers to it.
+
+A structure set counts as a segmentation.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,16 @@ from lib.errors import RETRY_SECONDS, is_passing
 
 logger = logging.getLogger(__name__)
 
-TIMES = (("ContentDate", "ContentTime"), ("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime"))
+TIMES = (
+    *(("ContentDate", "ContentTime"), ("StructureSetDate", "StructureSetTime")),
+    *(("SeriesDate", "SeriesTime"), ("StudyDate", "StudyTime")),
+)
 """Attributes for the time of a segmentation's content, the best first."""
 
-HEADER = ("SOPInstanceUID", "ReferencedSeriesSequence", *(name for names in TIMES for name in names))
+HEADER = (
+    *("SOPInstanceUID", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence"),
+    *(name for names in TIMES for name in names),
+)
 """Attributes that are read: the frames of a large segmentation take a second to parse."""
 
 
@@ -85,7 +94,7 @@ class SegIndex:
             self._unusable.pop(gone, None)
             self._postponed.pop(gone, None)
             self._unresolved.pop(gone, None)
-        self.read(there.values())
+        self.read(there.values(), are_all=True)
         if self._kept.keys() - there.keys():
             self._keep(there)
         return self._newest()
@@ -111,10 +120,11 @@ class SegIndex:
         images = self._images()
         return not any(series in images for series in before)
 
-    def read(self, entries: Iterable[SeriesEntry]) -> None:
-        """Read the segmentations that were not read before, or could not be."""
+    def read(self, entries: Iterable[SeriesEntry], *, are_all: bool = False) -> None:
+        """Read the segmentations that were not read before, or could not be; `are_all`: all that the server has."""
         there = {_entry_key(entry): entry for entry in entries}
-        self._arrival_times.note(there)
+        structure_sets = {key for key, entry in there.items() if entry.modality == "RTSTRUCT"}
+        self._arrival_times.note(there.keys() - structure_sets, structure_sets, are_all=are_all)
         now = time.monotonic()
         again = {key for key, due in list(self._postponed.items()) if due <= now and self._seen.get(key) is None}
         again |= self._to_search_again()
@@ -150,7 +160,7 @@ class SegIndex:
         """Note a segmentation that was just stored on the server, so that it need not be read from there."""
         study, series = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
         description, patient = (str(segmentation.get(name, "")) for name in ("SeriesDescription", "PatientID"))
-        entry = SeriesEntry(study, series, "SEG", description, patient, 1)
+        entry = SeriesEntry(study, series, str(segmentation.Modality), description, patient, 1)
         key = _entry_key(entry)
         self._arrival_times.note([key])
         self._seen[key] = self._stored(key, entry, _said(segmentation))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which series a segmentation is of that names none: that of its source images, else that on its frame of reference."""
+"""Which series a label is of that names none: that of its source images, else that on its frame of reference.
+
+A label is a segmentation, or an RT structure set, whose contours may name images.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from lib.dicom.web import DicomWeb, SeriesEntry
 SEG_ATTRIBUTES = (
     *("SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "SourceImageSequence"),
     *("ReferencedSeriesSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ROIContourSequence", "StructureSetROISequence", "ReferencedFrameOfReferenceSequence"),
 )
 IMAGE_ATTRIBUTES = (
     *("SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient"),
@@ -55,6 +59,9 @@ def _sources(segmentation: Dataset) -> Iterator[str]:
     for group in groups:
         for derivation in group.get("DerivationImageSequence") or []:
             yield from _named(derivation.get("SourceImageSequence"))
+    for roi in segmentation.get("ROIContourSequence") or []:
+        for contour in roi.get("ContourSequence") or []:
+            yield from _named(contour.get("ContourImageSequence"))
 
 
 def _named(sequence: Sequence[Dataset] | None) -> Iterator[str]:
@@ -65,7 +72,7 @@ def _named(sequence: Sequence[Dataset] | None) -> Iterator[str]:
 
 def _by_frame_of_reference(segmentation: Dataset, images: dict[str, list[Dataset]]) -> Origin:
     """The only series on the same frame of reference, or the only one of them with the same planes."""
-    reference = segmentation.get("FrameOfReferenceUID")
+    reference = _frame_of_reference(segmentation)
     if not reference:
         return Origin((), "names no images and no frame of reference")
     on_it = [name for name, items in images.items() if any(x.get("FrameOfReferenceUID") == reference for x in items)]
@@ -77,6 +84,17 @@ def _by_frame_of_reference(segmentation: Dataset, images: dict[str, list[Dataset
     if not on_it:
         return Origin((), "names no images, and no series of its study is on its frame of reference")
     return Origin((), f"names no images, and {len(alike) or len(on_it)} series of its study fit its frame of reference")
+
+
+def _frame_of_reference(segmentation: Dataset) -> str:
+    """The frame of reference; that of a structure set is with its references, or with its ROIs."""
+    rois = segmentation.get("StructureSetROISequence") or []
+    named = [segmentation.get("FrameOfReferenceUID")]
+    named += [
+        place.get("FrameOfReferenceUID") for place in segmentation.get("ReferencedFrameOfReferenceSequence") or []
+    ]
+    named += [roi.get("ReferencedFrameOfReferenceUID") for roi in rois]
+    return next((str(uid) for uid in named if uid), "")
 
 
 def _has_same_planes(segmentation: Dataset, images: Sequence[Dataset]) -> bool:

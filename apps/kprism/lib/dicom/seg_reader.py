@@ -42,9 +42,13 @@ class SegLabels:
 
 
 def referenced_series(header: Dataset) -> list[str]:
-    """The series that a segmentation says it refers to."""
-    named = [str(item.get("SeriesInstanceUID", "")) for item in header.get("ReferencedSeriesSequence") or []]
-    return [series for series in named if series]
+    """The series that a segmentation, or a structure set, says it refers to."""
+    items = list(header.get("ReferencedSeriesSequence") or [])
+    for place in header.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in place.get("RTReferencedStudySequence") or []:
+            items += study.get("RTReferencedSeriesSequence") or []
+    named = (str(item.get("SeriesInstanceUID", "")) for item in items)
+    return [series for series in dict.fromkeys(named) if series]
 
 
 def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
@@ -54,7 +58,7 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
     numbered = segment_names(segmentation)
     if len(numbered) > 255:
         raise RequestError(f"the segmentation has {len(numbered)} segments; a label map can have 255")
-    names = _unique(numbered)
+    names = unique_names(numbered)
     title = dict(zip(numbered, names, strict=True))
     drawing = _Drawing(segmentation, series, list(numbered), title)
     labels = drawing.labels()
@@ -186,7 +190,7 @@ def segment_names(segmentation: Dataset) -> dict[int, str]:
     return {number: name for number, name in sorted(names.items()) if name.casefold() != "background"}
 
 
-def _unique(names: dict[int, str]) -> dict[str, int]:
+def unique_names(names: dict[int, str]) -> dict[str, int]:
     """Name -> value; the segment number is appended to a repeated name."""
     values: dict[str, int] = {}
     for row, (number, name) in enumerate(names.items(), 1):

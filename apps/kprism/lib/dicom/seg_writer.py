@@ -67,9 +67,9 @@ def write_seg(
         raise RequestError(
             f"the label has {describe(labels.shape)} voxels, series {series.uid} {describe(series.grid)}"
         )
-    labels, series = _labelled_volume(labels, series)
+    labels, series = labelled_volume(labels, series)
     shown = values_by_plane(labels)
-    kept = _kept(set().union(*shown), names)
+    kept = kept_names(set().union(*shown), names)
     is_simple = _is_simple(series)
     numbers = {names[name]: number for number, name in enumerate(kept, 1)}
     sources = _sources(series, len(kept)) if is_simple else stand_ins(_first_source(series, len(kept)), len(shown))
@@ -102,7 +102,7 @@ def write_seg(
     return segmentation
 
 
-def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
+def labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray[np.uint8], Series]:
     """The labels of one volume and the series of its images alone, if only one of several (phases, ...) is labelled.
 
     It then refers to these images, and no two frames have the same position.
@@ -117,7 +117,7 @@ def _labelled_volume(labels: NDArray[np.uint8], series: Series) -> tuple[NDArray
     return labels[:, :, start : start + count], replace(series, frames=frames, grid=grid, volumes=1)
 
 
-def _kept(present: set[int], names: Mapping[str, int]) -> list[str]:
+def kept_names(present: set[int], names: Mapping[str, int]) -> list[str]:
     """The names whose values are present, in the order of `names`."""
     unnamed = present - set(names.values())
     if unnamed:
@@ -209,7 +209,7 @@ def _sources(series: Series, columns: int) -> list[Dataset]:
     """The images in the order of slices, completed, with the size of `_pictures`."""
     by_instance = {str(header.SOPInstanceUID): header for header in series.headers}
     sources = [_source(by_instance[frame.instance], columns) for frame in series.frames]
-    reference = _frame_of_reference(series, sources[0])
+    reference = frame_of_reference(series, sources[0])
     for source in sources:
         source.FrameOfReferenceUID = reference  # highdicom takes images of one only
         measures = _measures(series)
@@ -225,7 +225,7 @@ def _first_source(series: Series, columns: int) -> Dataset:
     header = next(header for header in series.headers if header.SOPInstanceUID == series.frames[0].instance)
     source = _source(header, columns)
     if series.positioned:
-        source.FrameOfReferenceUID = _frame_of_reference(series, source)
+        source.FrameOfReferenceUID = frame_of_reference(series, source)
     return source
 
 
@@ -235,7 +235,7 @@ def _source(header: Dataset, columns: int) -> Dataset:
     to_utf_8(source)
     source.Rows, source.Columns = 1, columns
     for name in REQUIRED_ATTRIBUTES:
-        if name not in source or not _is_valid(name, source[name].value):
+        if name not in source or not is_valid(name, source[name].value):
             setattr(source, name, "")
     if source.get("LossyImageCompression") == "01":
         for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
@@ -243,7 +243,8 @@ def _source(header: Dataset, columns: int) -> Dataset:
     return source
 
 
-def _frame_of_reference(series: Series, image: Dataset) -> str:
+def frame_of_reference(series: Series, image: Dataset) -> str:
+    """That of an image; one that is always the same for a series whose images do not name any."""
     return str(image.get("FrameOfReferenceUID") or generate_uid(entropy_srcs=[series.uid, "frame of reference"]))
 
 
@@ -268,7 +269,7 @@ def _put_origins(segmentation: Segmentation, images: Sequence[Dataset], series: 
         order_by_slice(segmentation, [slices[frame.instance, frame.number] for frame in origins])
 
 
-def _is_valid(keyword: str, value: object) -> bool:
+def is_valid(keyword: str, value: object) -> bool:
     """Whether highdicom takes a value of an image: it refuses dates, times and sexes that DICOM does not know."""
     try:
         if keyword.endswith("Date"):

@@ -52,6 +52,12 @@ function sending(method, body) {
   return { method, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) };
 }
 
+/** The name in the Content-Disposition of a download. */
+function fileName(disposition) {
+  const encoded = /filename\*=UTF-8''([^;]+)/i.exec(disposition ?? '')?.[1];
+  return encoded ? decodeURIComponent(encoded) : 'label';
+}
+
 const at = id => encodeURIComponent(id);
 
 async function askModel(model, id, params, planes, signal, stream = '') {
@@ -86,6 +92,13 @@ export const server = {
   /** Store planes as the final label of a case. */
   submit: async (id, header, planes) =>
     json(`${API}/case/${at(id)}/label`, { method: 'PUT', body: await pack(header, planes) }),
+
+  /** Planes as a file, `{ name, blob }`, in one of the server's formats; nothing is stored. */
+  async download(id, format, header, planes) {
+    const body = await pack(header, planes);
+    const answer = await ask(`${API}/case/${at(id)}/download?format=${at(format)}`, { method: 'POST', body });
+    return { name: fileName(answer.headers.get('Content-Disposition')), blob: await answer.blob() };
+  },
 
   /** Ask a model; with `planes` only these are corrected. Answers `{ result, planes }`. */
   async infer(model, id, params, planes = null, signal = undefined) {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+import { download } from '../core/download.js';
 import { button, h, section } from './dom.js';
 
-/** Submit the label; open the next case. */
+const FORMATS = { seg: 'DICOM SEG', rtstruct: 'RTSTRUCT', nifti: 'NIfTI', nrrd: '3D Slicer (.seg.nrrd)' };
+
+/** Submit the label; save it as a file; open the next case. */
 export function caseSection(session) {
   const count = h('p', { className: 'kp-hint' });
   const refused = h('p', { className: 'kp-hint problem', role: 'alert' });
@@ -11,12 +14,22 @@ export function caseSection(session) {
     session.strategy = strategy.value;
   };
   const next = button('Next case', 'N', () => session.next(strategy.value || 'random'));
-  const node = section('Case', count, refused, submit, h('div', { className: 'kp-row' }, next, strategy));
+  const format = h(
+    'select',
+    { 'aria-label': 'Format of the file' },
+    ...Object.entries(FORMATS).map(([value, text]) => h('option', { value }, text)),
+  );
+  const save = button('Download', '', () => download(session, format.value), {
+    title: 'Save what is drawn as a file on this computer',
+  });
+  const row = (...parts) => h('div', { className: 'kp-row' }, ...parts);
+  const node = section('Case', count, refused, submit, row(save, format), row(next, strategy));
   node.classList.add('kp-foot');
   let shown = '';
   const update = () => {
     submit.disabled = Boolean(session.busy) || !session.case;
     submit.firstChild.textContent = session.conflict ? 'Replace the other label' : 'Submit as final label';
+    save.disabled = submit.disabled;
     next.disabled = Boolean(session.busy);
     next.firstChild.textContent = session.leaving ? 'Leave it unsubmitted' : 'Next case';
     const { cases, strategies = {} } = session.status ?? {};

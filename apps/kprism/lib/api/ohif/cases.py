@@ -136,7 +136,7 @@ def _submit(image_id: str, message: bytes) -> dict[str, Any]:
     app, datastore = app_instance(), store()
     series = datastore.open_series(check_id(image_id))
     header, labels = unpack(message, series.grid)
-    names = _names(header.get("names"))
+    names = checked_names(header.get("names"))
     info = {"label_names": names, "client_id": str(header.get("client_id") or ""), "model": "K-Prism"}
     with _submitting, tempfile.TemporaryDirectory(prefix="kprism-label-") as folder:
         datastore.sync_image(image_id)
@@ -159,7 +159,7 @@ def _version(info: Any) -> str | None:
     return str(info.get("SeriesInstanceUID") or info.get("ts") or "") or None if info else None
 
 
-def _names(names: Any) -> dict[str, int]:
+def checked_names(names: Any) -> dict[str, int]:
     """Name -> value; RequestError if a name or value cannot be stored."""
     if not isinstance(names, dict) or not names:
         raise RequestError(

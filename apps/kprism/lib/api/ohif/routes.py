@@ -5,7 +5,7 @@
 /kprism/                 the status page                         files.page
 /kprism/viewer/          the mode's modules                      files.mode
 /kprism/dicom-web/       the DICOMweb store                      proxy.dicom_web
-/kprism/api/...          data for the mode and the status page   cases, inference, status, versions
+/kprism/api/...          data for the mode and the status page   cases, downloads, inference, status, versions
 /ohif/, /proxy/dicom/    the bundled OHIF, repaired              bundled_viewer, proxy
 """
 
@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 from monailabel.config import settings
 
-from lib.api.ohif import bundled_viewer, cases, files, inference, proxy, status, versions, viewer
+from lib.api.ohif import bundled_viewer, cases, downloads, files, inference, proxy, status, versions, viewer
 
 READ, BOTH = ["GET"], ["GET", "POST"]
 
@@ -31,6 +31,8 @@ def install(application: FastAPI) -> None:
     add("/kprism/api/case/{image_id}/arrival", cases.arrival, methods=READ)
     add("/kprism/api/case/{image_id}/label", cases.case_label, methods=READ)
     add("/kprism/api/case/{image_id}/label", cases.submit, methods=["PUT"])
+    add("/kprism/api/case/{image_id}/download", downloads.stored_label, methods=READ)
+    add("/kprism/api/case/{image_id}/download", downloads.drawn_label, methods=["POST"])
     add("/kprism/api/case/{image_id}/thumbnail", cases.thumbnail, methods=READ)
     add("/kprism/api/references", cases.references, methods=READ)
     add("/kprism/api/next/{strategy}", cases.next_case, methods=["POST"])

@@ -14,6 +14,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 
 from lib.api.ohif import versions
 from lib.dicom.datastore import DicomStore
+from lib.dicom.label_objects import KINDS
 from lib.dicom.segments import colour_of
 from lib.errors import NotFoundError
 from lib.imaging.label_registry import BACKGROUND
@@ -87,7 +88,7 @@ def _refused(app: Any) -> Iterator[dict[str, Any]]:
     if isinstance(datastore, DicomStore):
         for segmentation in datastore.unusable():
             entry = segmentation.entry
-            reason = f"segmentation {entry.description or entry.series!r} {segmentation.reason}"
+            reason = f"{KINDS.get(entry.modality, 'label')} {entry.description or entry.series!r} {segmentation.reason}"
             yield {"title": entry.patient, "study": entry.study, "reason": reason}
     for image, entry in app.learning_loop.submission_store.rejected().items():
         where = _where(datastore.get_image_info(image) or {})
