@@ -22,6 +22,7 @@ from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SUFFIX, SeriesCache
 from lib.dicom.series_volume import SeriesVolume
+from lib.dicom.source import DicomSource
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 from lib.imaging.medical_image import MedicalImage
@@ -61,7 +62,8 @@ class DicomImages(GuardedDatastore):
         *,
         volume_bytes: int | None = VOLUME_BYTES,
     ) -> None:
-        self.web = DicomWeb(client)
+        self._client = client
+        self.web = self._connected(client)
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
         self._unusable: dict[str, int] = {}  # series that cannot be a volume, with their numbers of instances
         self._prefetched: set[str] = set()
@@ -70,9 +72,13 @@ class DicomImages(GuardedDatastore):
         self._series_cache = SeriesCache(self.web, folder, self._entry, volume_bytes, self._note_unusable)
         self._listing = SeriesListing(lambda: self.web.pages(**self._filters), self._stored_entries())
 
+    def _connected(self, client: Any) -> DicomSource:
+        """The server through `client`."""
+        return DicomWeb(client)
+
     def name(self) -> str:
         """The server's address."""
-        return str(self.web.client.base_url)
+        return str(self._client.base_url)
 
     def list_images(self) -> list[str]:
         """Ids of all series with images; while the server is down, those of the last listing or of the local copies."""

@@ -13,7 +13,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from lib.api.ohif import versions
-from lib.dicom.datastore import DicomStore
+from lib.dicom.mixed_store import dicom_part
 from lib.dicom.segments import colour_of
 from lib.errors import NotFoundError
 from lib.imaging.label_registry import BACKGROUND
@@ -83,8 +83,9 @@ def _cases(app: Any) -> dict[str, Any]:
 def _refused(app: Any) -> Iterator[dict[str, Any]]:
     """Stored labels that cannot be used, and why."""
     datastore = app.datastore()
-    if isinstance(datastore, DicomStore):
-        for segmentation in datastore.unusable():
+    series = dicom_part(datastore)
+    if series is not None:
+        for segmentation in series.unusable():
             entry = segmentation.entry
             reason = f"segmentation {entry.description or entry.series!r} {segmentation.reason}"
             yield {"title": entry.patient, "study": entry.study, "reason": reason}
@@ -95,7 +96,7 @@ def _refused(app: Any) -> Iterator[dict[str, Any]]:
 
 def _where(info: Mapping[str, Any]) -> dict[str, Any]:
     """The title of a case and the study to open; None if unknown."""
-    return {"title": info.get("PatientID"), "study": info.get("StudyInstanceUID")}
+    return {"title": info.get("title") or info.get("PatientID"), "study": info.get("StudyInstanceUID")}
 
 
 def _training(stats: Mapping[str, Any]) -> dict[str, Any]:

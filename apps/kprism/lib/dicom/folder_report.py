@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies in a folder of DICOM files and is not served, with the reasons."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from lib.dicom.folder_index import SETTLED_SECONDS, FolderIndex
+from lib.dicom.folder_series import FolderSeries
+from lib.not_served import NotServed
+
+NAMED = 20
+"""Files of one reason that are named; of more there is one line with their number."""
+
+LABELS = "labels"
+"""MONAI Label's folder of label files in a folder of studies."""
+
+
+def not_served(
+    listed: Mapping[str, FolderSeries], indexes: Sequence[FolderIndex], *, serves_others: bool
+) -> list[NotServed]:
+    """Files that cannot be used, folders that cannot be listed, objects without images, and other files, by name.
+
+    `serves_others`: image files of other types are served too, from the folder itself.
+    """
+    found = [*_without_images(listed.values())]
+    for index in indexes:
+        found += _files(index, serves_others)
+        found += (NotServed(path, reason) for path, reason in index.unreadable.items())
+    for series in listed.values():
+        if series.other_studies:
+            reason = f"its files lie in several studies; those of {', '.join(series.other_studies)} are left out"
+            found.append(NotServed(f"series {series.facts.series}", reason))
+    return sorted(found)
+
+
+def _without_images(listed: Iterable[FolderSeries]) -> Iterator[NotServed]:
+    numbers: Counter[str] = Counter()
+    for series in listed:
+        if not series.facts.may_be_image and not series.facts.is_segmentation:
+            numbers[series.facts.kind] += len(series.files)
+    for kind, number in numbers.items():
+        yield NotServed(f"{kind}: {number} {'file' if number == 1 else 'files'}", "objects of this kind hold no images")
+
+
+def _files(index: FolderIndex, serves_others: bool) -> Iterator[NotServed]:
+    reasons: dict[str, list[str]] = {}
+    now = time.time()
+    for path, entry in list(index.entries.items()):
+        is_changing = 0 <= now - entry.stamp.changed / 1e9 < SETTLED_SECONDS
+        if entry.object is None and not is_changing:
+            reasons.setdefault(entry.reason or "it is neither DICOM nor an image file", []).append(path)
+    others = [path for path in index.images if PurePosixPath(path).parts[0] != LABELS]
+    if nested := [path for path in others if "/" in path]:
+        reasons["image files that are not DICOM are served from the folder itself, not from its subfolders"] = nested
+    if not serves_others and (beside := [path for path in others if "/" not in path]):
+        reasons["it came while only DICOM was served; start the server again"] = beside
+    for reason, paths in reasons.items():
+        if len(paths) <= NAMED:
+            yield from (NotServed(path, reason) for path in paths)
+        else:
+            yield NotServed(f"{len(paths):,} files, such as {min(paths)}", reason)
