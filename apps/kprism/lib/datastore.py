@@ -26,6 +26,7 @@ from lib.folder_contents import as_text, is_stale, reconcile
 from lib.folder_watch import FolderWatch
 from lib.imaging.label_registry import HandNames, stored_names
 from lib.imaging.medical_image import MedicalImage
+from lib.not_served import NotServed
 
 _ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -124,6 +125,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def _stays_without_file(self, image_id: str) -> bool:
         """Whether an image stays in the index while its file is missing."""
         return False
+
+    def not_served(self) -> list[NotServed]:
+        """What is in the studies but cannot be segmented, with the reasons, sorted by name."""
+        return []
 
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""
