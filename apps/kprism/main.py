@@ -28,6 +28,7 @@ from lib.dicom.datastore import DicomStore  # noqa: E402
 from lib.dicom.open_store import open_dicom_store  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
+from lib.folder_store import FolderStore  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
 from lib.infers.app_context import AppContext  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402
@@ -66,7 +67,7 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         """A folder, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
             return open_dicom_store(self.studies, self.config.image_mb << 20)
-        return GuardedDatastore(
+        return FolderStore(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
@@ -79,6 +80,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
         if isinstance(self._datastore, DicomStore):
             self.engine.opener = self._datastore.local_volume
+        if isinstance(self._datastore, FolderStore):
+            self._datastore.checks.read, self.engine.refused = self.engine.image, self._datastore.refuse
         context = AppContext(self.engine, self.label_registry, self._datastore, loop.submissions.notes)
         self._add_label_names()
         selector = ReferenceSelector(context, loop.submitted_references)
@@ -156,6 +159,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False, "device": "cpu"}
 
+        if isinstance(self._datastore, FolderStore):
+            self._datastore.check_all()
+
         def infer_or_explain(request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:
                 return self.infer(request, datastore)
@@ -183,12 +189,13 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         super().on_init_complete()
 
     def _watch_store(self) -> None:
-        """Notice labels that are removed, and labels that other clients store in the DICOMweb store."""
+        """Notice labels that are removed, and labels that others put into the folder or the DICOMweb store."""
         datastore = self.datastore()
         if isinstance(datastore, GuardedDatastore | DicomStore):
             datastore.on_removed = self.learning_loop.withdraw
-        if isinstance(datastore, DicomStore):
+        if isinstance(datastore, FolderStore | DicomStore):
             datastore.on_label = self.on_save_label
+        if isinstance(datastore, DicomStore):
             StoreWatcher(datastore).start()
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
