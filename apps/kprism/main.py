@@ -27,6 +27,7 @@ from lib.dicom.mixed_store import dicom_part  # noqa: E402
 from lib.dicom.open_store import open_dicom_store, open_folder  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
+from lib.folder_store import FolderStore  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
 from lib.infers.app_context import AppContext  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402
@@ -74,6 +75,8 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         series = dicom_part(self._datastore)
         if series is not None:
             self.engine.opener = series.local_volume
+        if isinstance(self._datastore, FolderStore):
+            self._datastore.checks.read, self.engine.refused = self.engine.image, self._datastore.refuse
         context = AppContext(self.engine, self.label_registry, self._datastore, loop.submissions.notes)
         self._add_label_names()
         selector = ReferenceSelector(context, loop.submitted_references)
@@ -151,6 +154,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False, "device": "cpu"}
 
+        if isinstance(self._datastore, FolderStore):
+            self._datastore.check_all()
+
         def infer_or_explain(request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:
                 return self.infer(request, datastore)
@@ -178,10 +184,12 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         super().on_init_complete()
 
     def _watch_store(self) -> None:
-        """Notice labels that are removed, and labels that others store as DICOM segmentations."""
+        """Notice labels that are removed, and those that others put into a folder or store as DICOM segmentations."""
         datastore = self.datastore()
         if isinstance(datastore, GuardedDatastore):
             datastore.on_removed = self.learning_loop.withdraw
+        if isinstance(datastore, FolderStore):
+            datastore.on_label = self.on_save_label
         series = dicom_part(datastore)
         if series is not None:
             series.on_removed = self.learning_loop.withdraw

@@ -35,6 +35,7 @@ async function refresh() {
   const status = await ask(`${API}/status`);
   showUpgrade(status);
   showCases(status.cases);
+  showNotServed(status);
   showTraining(status);
   showVersions(status);
   showServed(status.served);
@@ -63,6 +64,18 @@ function showCases({ all, labelled, waiting, refused }) {
   at('refused-part').hidden = !refused.length;
   at('refused-count').textContent = refused.length;
   at('refused').replaceChildren(...refused.map(entry => item(entry, `: ${entry.reason}`)));
+}
+
+/** What lies in the studies but cannot be segmented, and why; it is neither counted nor offered as the next case. */
+function showNotServed({ not_served: entries, not_served_count: count, nothing_to_serve: nothing }) {
+  at('not-served-section').hidden = !count && !nothing;
+  at('nothing-to-serve').hidden = !nothing;
+  at('nothing-to-serve').textContent = nothing ?? '';
+  const many = count === 1 ? 'This is' : `These ${count} are`;
+  const shown = count > entries.length ? ` The first ${entries.length} are shown.` : '';
+  const text = `${many} in the studies, but cannot be segmented, so nobody is asked to label them. What is mended or replaced is served again within seconds.`;
+  at('not-served-count').textContent = count ? text + shown : '';
+  at('not-served').replaceChildren(...entries.map(({ name, reason }) => item({ id: name }, ` ${reason}`)));
 }
 
 /** A case in a list, with a link to it where the viewer can show it. */

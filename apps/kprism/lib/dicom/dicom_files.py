@@ -95,7 +95,7 @@ class NotDicomError(Exception):
 
 
 class UnusableFileError(Exception):
-    """A DICOM file that cannot be used; the message says why."""
+    """A DICOM file that cannot be used; the message says why, without its name."""
 
 
 def read_object(path: Path) -> DicomObject:
@@ -112,9 +112,9 @@ def read_object(path: Path) -> DicomObject:
     except (NotDicomError, UnusableFileError):
         raise
     except OSError as error:
-        raise UnusableFileError(f"it cannot be read: {error.strerror or error}") from error
+        raise UnusableFileError(f"cannot be read: {error.strerror or error}") from error
     except UNREADABLE as error:
-        raise UnusableFileError(f"it is damaged: {error}") from error
+        raise UnusableFileError(f"is damaged: {error}") from error
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -140,7 +140,7 @@ def _check(stream: BinaryIO, path: Path) -> bool:
     if start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00":  # little-endian group, small element
         return False
     if named:
-        raise UnusableFileError("it is empty" if not start else "its name is that of a DICOM file, but it is none")
+        raise UnusableFileError("is empty" if not start else "is no DICOM file, though its name is that of one")
     raise NotDicomError
 
 
@@ -159,10 +159,12 @@ def _read(stream: BinaryIO, has_header: bool) -> DicomObject:
     if missing and not has_header and len(missing) == 3:
         raise NotDicomError
     if missing:
-        raise UnusableFileError(f"it has no {' and no '.join(missing)}")
+        raise UnusableFileError(f"has no {' and no '.join(missing)}")
     facts = _facts(header)
     if not _is_identifier(facts.series) or not _is_identifier(str(header.SOPInstanceUID)):
-        raise UnusableFileError(f"its identifiers are {facts.series!r:.80} and {str(header.SOPInstanceUID)!r:.80}")
+        raise UnusableFileError(
+            f"has the identifiers {facts.series!r:.80} and {str(header.SOPInstanceUID)!r:.80}, which are none of DICOM"
+        )
     if facts.may_be_image or facts.is_segmentation:
         _check_pixels(stream, header, end)
     return DicomObject(str(header.SOPInstanceUID), facts)
@@ -198,17 +200,17 @@ def _check_pixels(stream: BinaryIO, header: Dataset, end: list[tuple[int, str | 
     """UnusableFileError unless the file holds all pixels that its header announces."""
     if not end:
         kind = header.get("SOPClassUID")
-        raise UnusableFileError(f"it holds no pixels, or it ends before them ({getattr(kind, 'name', kind)})")
+        raise UnusableFileError(f"holds no pixels, or ends before them ({getattr(kind, 'name', kind)})")
     tag, value_kind, length = end[0]
     if tag in FLOATS:
-        raise UnusableFileError("its pixels are floating-point numbers, which are not read (parametric map)")
+        raise UnusableFileError("has pixels that are floating-point numbers (a parametric map), which are not read")
     if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         return  # what was inflated ends with the checksum that zlib has compared
     start = stream.tell() + (12 if value_kind in LONG_LENGTHS else 8)
     size = stream.seek(0, io.SEEK_END)
     missing = _missing_items(stream, start, size) if length == UNKNOWN_LENGTH else start + length - size
     if missing > 0:
-        raise UnusableFileError(f"it is truncated: at least {missing:,} bytes are missing at its end")
+        raise UnusableFileError(f"is truncated: at least {missing:,} bytes are missing at its end")
 
 
 def _missing_items(stream: BinaryIO, at: int, size: int) -> int:
@@ -219,7 +221,7 @@ def _missing_items(stream: BinaryIO, at: int, size: int) -> int:
         if item[:4] == b"\xfe\xff\xdd\xe0":
             return 0
         if item[:4] != b"\xfe\xff\x00\xe0":
-            raise UnusableFileError("it is damaged: its compressed pixels are not a sequence of items")
+            raise UnusableFileError("is damaged: its compressed pixels are not a sequence of items")
         at += 8 + int.from_bytes(item[4:], "little")
     return max(at - size, 0)  # some devices leave out the end of the sequence
 

@@ -67,6 +67,16 @@ class DicomFolderStore(DicomStore):
         """What the folder holds and is not served, and series that are no volumes."""
         return [*super().not_served(), *self.files.not_served()]
 
+    def nothing_to_serve(self) -> str | None:
+        """A sentence if there is no series with images; None while the files are not known yet."""
+        if not self.files.is_complete or self.files.changing or self.list_images():
+            return None
+        examples = "; ".join(f"{entry.name} {entry.reason}" for entry in self.not_served()[:3])
+        return (
+            f"There is nothing to serve: the folder {self.name()} holds no DICOM series that can be segmented"
+            f"{f' ({examples})' if examples else ''}. Expected: DICOM images, in this folder or below it."
+        )
+
     def _has_changed(self, entry: SeriesEntry) -> bool:
         """Also if files were written over."""
         known = self._datastore.objects.get(entry.series)

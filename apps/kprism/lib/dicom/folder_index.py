@@ -180,7 +180,7 @@ class FolderIndex:
             except OSError as error:
                 if not name:
                     raise StoreDownError(f"folder {self.root} cannot be read: {error.strerror or error}") from error
-                unreadable[name] = f"the folder cannot be listed: {error.strerror or error}"
+                unreadable[name] = f"cannot be listed: {error.strerror or error}"
                 known = self._folders.get(name)  # what was there may come back
                 if known is None:
                     continue

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from lib.dicom.folder_index import SETTLED_SECONDS, FolderIndex
 from lib.dicom.folder_series import FolderSeries
+from lib.folder_listing import IGNORED, IGNORED_SUFFIXES, printable
 from lib.not_served import NotServed
 
 NAMED = 20
@@ -29,10 +30,10 @@ def not_served(
     found = [*_without_images(listed.values())]
     for index in indexes:
         found += _files(index, serves_others)
-        found += (NotServed(path, reason) for path, reason in index.unreadable.items())
+        found += (NotServed(printable(path), reason) for path, reason in index.unreadable.items())
     for series in listed.values():
         if series.other_studies:
-            reason = f"its files lie in several studies; those of {', '.join(series.other_studies)} are left out"
+            reason = f"lies in several studies; its files in {', '.join(series.other_studies)} are left out"
             found.append(NotServed(f"series {series.facts.series}", reason))
     return sorted(found)
 
@@ -43,7 +44,8 @@ def _without_images(listed: Iterable[FolderSeries]) -> Iterator[NotServed]:
         if not series.facts.may_be_image and not series.facts.is_segmentation:
             numbers[series.facts.kind] += len(series.files)
     for kind, number in numbers.items():
-        yield NotServed(f"{kind}: {number} {'file' if number == 1 else 'files'}", "objects of this kind hold no images")
+        name = f"{number:,} {kind or 'other'} {'object' if number == 1 else 'objects'}"
+        yield NotServed(name, f"{'holds' if number == 1 else 'hold'} no image to segment")
 
 
 def _files(index: FolderIndex, serves_others: bool) -> Iterator[NotServed]:
@@ -51,15 +53,21 @@ def _files(index: FolderIndex, serves_others: bool) -> Iterator[NotServed]:
     now = time.time()
     for path, entry in list(index.entries.items()):
         is_changing = 0 <= now - entry.stamp.changed / 1e9 < SETTLED_SECONDS
-        if entry.object is None and not is_changing:
-            reasons.setdefault(entry.reason or "it is neither DICOM nor an image file", []).append(path)
+        if entry.object is None and not is_changing and (entry.reason or _is_told(path)):
+            reasons.setdefault(entry.reason or "is neither DICOM nor an image file", []).append(path)
     others = [path for path in index.images if PurePosixPath(path).parts[0] != LABELS]
-    if nested := [path for path in others if "/" in path]:
-        reasons["image files that are not DICOM are served from the folder itself, not from its subfolders"] = nested
+    if not serves_others and (nested := [path for path in others if "/" in path]):
+        reasons["is of another type than DICOM; such images are served directly in the folder, not below it"] = nested
     if not serves_others and (beside := [path for path in others if "/" not in path]):
-        reasons["it came while only DICOM was served; start the server again"] = beside
+        reasons["came while only DICOM files were here; start the server again, and it is served"] = beside
     for reason, paths in reasons.items():
         if len(paths) <= NAMED:
-            yield from (NotServed(path, reason) for path in paths)
+            yield from (NotServed(printable(path), reason) for path in paths)
         else:
-            yield NotServed(f"{len(paths):,} files, such as {min(paths)}", reason)
+            yield NotServed(f"{len(paths):,} files, such as {printable(min(paths))}", reason)
+
+
+def _is_told(path: str) -> bool:
+    """Whether somebody should be told that a file is no DICOM: not of notes about images and what systems leave."""
+    name = PurePosixPath(path.lower())
+    return name.name not in IGNORED and name.stem not in IGNORED and not name.name.endswith(IGNORED_SUFFIXES)

@@ -13,15 +13,17 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
-from lib.datastore import GuardedDatastore
 from lib.dicom.datastore import DicomStore
 from lib.dicom.dicom_folder_store import DicomFolderStore
+from lib.folder_contents import Changes
+from lib.folder_listing import expected, fits
+from lib.folder_store import FolderStore
 from lib.not_served import NotServed
 
 OF_ONE_IMAGE = (
     *("get_image", "get_image_uri", "get_image_info", "remove_image", "update_image_info", "save_label"),
     *("get_label", "get_label_uri", "get_label_info", "get_labels_by_image_id", "get_label_by_image_id"),
-    *("remove_label", "update_label_info", "opened_image", "state_file", "grid_image"),
+    *("remove_label", "update_label_info", "opened_image", "state_file", "grid_image", "can_be_served"),
 )
 """Methods whose first argument is an image, or its label, which has the same id."""
 
@@ -37,7 +39,7 @@ def _by_image(store: type[MixedStore]) -> type[MixedStore]:
     """Class decorator: methods for one image go to the DICOM part if it is one of its series."""
 
     def shared(name: str) -> Callable[..., Any]:
-        own = getattr(GuardedDatastore, name)
+        own = getattr(FolderStore, name)
 
         @wraps(own)
         def call(self: MixedStore, image_id: str, *arguments: Any, **named: Any) -> Any:
@@ -53,12 +55,14 @@ def _by_image(store: type[MixedStore]) -> type[MixedStore]:
 
 
 @_by_image
-class MixedStore(GuardedDatastore):
+class MixedStore(FolderStore):
     """A folder of image files, and the DICOM series in it and its subfolders."""
 
     def __init__(self, folder: str, dicom: DicomFolderStore, **options: Any) -> None:
         self.dicom = dicom
+        self._is_open = False
         super().__init__(folder, **options)
+        self._is_open = True
 
     def is_dicom(self, image_id: str) -> bool:
         """Whether an image is a DICOM series; one that is just gone is still known by its copy."""
@@ -83,21 +87,17 @@ class MixedStore(GuardedDatastore):
 
     def status(self) -> dict[str, Any]:
         """The numbers of images and of labels."""
-        files, series = self._file_status(), self.dicom.status()
-        tags = {
-            tag: files["label_tags"].get(tag, 0) + series["label_tags"].get(tag, 0)
-            for tag in {**files["label_tags"], **series["label_tags"]}
-        }
-        return {key: files[key] + series[key] for key in ("total", "completed")} | {"label_tags": tags}
-
-    def _file_status(self) -> dict[str, Any]:
+        tags: dict[str, int] = dict(self.dicom.status()["label_tags"])
         with self._lock:
-            entries = list(self._datastore.objects.values())
-            tags = [str(getattr(tag, "value", tag)) for entry in entries for tag in entry.labels]
+            for entry in self._datastore.objects.values():
+                for tag in entry.labels:
+                    name = str(getattr(tag, "value", tag))
+                    tags[name] = tags.get(name, 0) + 1
         return {
-            "total": len(entries),
-            "completed": tags.count("final"),
-            "label_tags": {tag: tags.count(tag) for tag in dict.fromkeys(tags)},
+            "total": len(self.list_images()),
+            "completed": len(self.get_labeled_images()),
+            "label_tags": tags,
+            "not_served": len(self.not_served()),
         }
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
@@ -127,7 +127,27 @@ class MixedStore(GuardedDatastore):
 
     def not_served(self) -> list[NotServed]:
         """What the folder holds and is not served."""
-        beside = self.dicom.files.not_served(serves_others=True)
-        known = self.dicom.files.index.entries
-        files = [item for item in super().not_served() if item.name not in known]  # DICOM is nothing odd here
-        return sorted({*files, *DicomStore.not_served(self.dicom), *beside})
+        files = self.dicom.files.not_served(serves_others=True)
+        return sorted({*super().not_served(), *DicomStore.not_served(self.dicom), *files})
+
+    def nothing_to_serve(self) -> str | None:
+        """A sentence if there is no image at all; None while the DICOM files are not known yet."""
+        is_known = self._is_open and self.dicom.files.is_complete and not self.dicom.files.changing
+        if not is_known or self.list_images():
+            return None
+        examples = "; ".join(f"{entry.name} {entry.reason}" for entry in self.not_served()[:3])
+        return (
+            f"There is nothing to serve: the folder {self._datastore_path} holds no image that can be segmented"
+            f"{f' ({examples})' if examples else ''}. Expected: DICOM files, in this folder or below it, or files of "
+            f"type {expected(self._extensions)}, directly in it."
+        )
+
+    def _take_note(self, changes: Changes) -> None:
+        """Files of other types are looked at by the DICOM part, which tells of those that are none."""
+        folder = Path(self._datastore_path)
+        left_out = [
+            entry
+            for entry in changes.left_out
+            if fits(entry.name, self._extensions) or "/" in entry.name or not (folder / entry.name).is_file()
+        ]
+        super()._take_note(changes._replace(left_out=left_out))

@@ -19,6 +19,7 @@ from lib.dicom.dicom_files import looks_like_dicom
 from lib.dicom.dicom_folder import DicomFolder
 from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.mixed_store import MixedStore
+from lib.folder_store import FolderStore
 from lib.imaging.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def open_folder(studies: Path, state: Path, volume_bytes: int) -> GuardedDatasto
         "read_only": settings.MONAI_LABEL_DATASTORE_READ_ONLY,
     }
     if has_files and not has_dicom:
-        return GuardedDatastore(str(studies), **options)
+        return FolderStore(str(studies), **options)
     if not has_files and not has_dicom:
         logger.warning(
             "%s holds nothing to serve yet: no DICOM file in it or in its subfolders, and no file of type %s in it. "

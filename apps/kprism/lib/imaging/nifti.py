@@ -13,7 +13,7 @@ from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from lib.errors import RequestError
-from lib.imaging.stored import Room, Stored, opened
+from lib.imaging.stored import Room, Stored, check_axes, opened
 
 MAX_HEADER = 16 << 20
 """Bytes before the voxels of a NIfTI file; a header that claims more is damaged."""
@@ -35,6 +35,7 @@ def read_nifti(path: Path, room: Room) -> Stored:
     voxels: Any = image.dataobj
     placed = image.header["sform_code"] > 0 or image.header["qform_code"] > 0
     shape, dtype = tuple(int(side) for side in image.shape), voxels.dtype
+    check_axes(shape)
     colour = bool(dtype.fields) and tuple(dtype.fields)[:3] == _CHANNELS
     rescale = (1.0, 0.0) if colour else (float(voxels.slope), float(voxels.inter))
     with opened(path, compression) as stream:

@@ -15,10 +15,10 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.datastore import stored_at
+from lib.datastore import GuardedDatastore, stored_at
 
 NO_CASE_LEFT = "every case has a submitted label; there is no next one"
-"""The message if no case is left."""
+"""The message if no case is left, but some were."""
 
 CURRENT_IMAGE = "current"
 """Key of a request for the case that is open in the viewer; it is chosen only if there is no other."""
@@ -35,10 +35,7 @@ class RandomCase(Strategy):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id}, or None if every case is labelled."""
-        images = without_current(request, unlabelled(request, datastore))
-        if not images:
-            return None
-        return {"id": _drawn(images, lambda image: last_assigned(datastore, image))}
+        return _chosen(request, datastore, lambda images: _drawn(images, lambda image: last_assigned(datastore, image)))
 
 
 def _drawn(images: Sequence[str], assigned: Callable[[str], float]) -> str:
@@ -67,8 +64,26 @@ class FirstCase(Strategy):  # type: ignore[misc]
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """{"id": image id}, or None if every case is labelled."""
-        images = without_current(request, unlabelled(request, datastore))
-        return {"id": images[0]} if images else None
+        return _chosen(request, datastore, lambda images: images[0])
+
+
+def _chosen(
+    request: Mapping[str, Any], datastore: Datastore, choose: Callable[[list[str]], str]
+) -> dict[str, Any] | None:
+    """A case that can be segmented; those that cannot are left out as they are chosen."""
+    images = unlabelled(request, datastore)
+    while images:
+        image = choose(without_current(request, images))
+        if not isinstance(datastore, GuardedDatastore) or datastore.can_be_served(image):
+            return {"id": image}
+        images.remove(image)
+    return None
+
+
+def why_none(datastore: Datastore) -> str:
+    """Why no strategy chooses a case."""
+    missing = datastore.nothing_to_serve() if isinstance(datastore, GuardedDatastore) else None
+    return missing or NO_CASE_LEFT
 
 
 def make_strategies(chosen: str = "random") -> dict[str, Strategy]:

@@ -21,6 +21,9 @@ from lib.imaging.label_registry import BACKGROUND
 QUEUE = 50
 """Cases without a label that are listed; there may be thousands."""
 
+NOT_SERVED = 100
+"""Entries of `not_served` that are listed."""
+
 
 def status() -> dict[str, Any]:
     """Structures with colours, cases, models, strategies, training, versions of the weights.
@@ -28,7 +31,9 @@ def status() -> dict[str, Any]:
     `warning` says why the published weights do not serve; null if they do. `served` lists what answers each structure
     in each mode, see `versions.served`. `upgrade` is what remains to do after an
     upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
-    report in seconds since 1970; null without a report.
+    report in seconds since 1970; null without a report. `not_served` is what is in the studies but cannot be segmented,
+    with the reasons; there may be more than are listed (`not_served_count`). `nothing_to_serve` is a sentence if
+    there is no image, else null.
     """
     app = app_instance()
     info = app.info()
@@ -46,6 +51,7 @@ def status() -> dict[str, Any]:
         "strategies": {name: entry["description"] for name, entry in info["strategies"].items()},
         "trainers": list(info["trainers"]),
         "cases": _cases(app),
+        **_not_served(app.datastore()),
         "training": _training(info.get("train_stats") or {}),
         "versions": versions.listed(app),
         "served": versions.served(app),
@@ -77,6 +83,15 @@ def _cases(app: Any) -> dict[str, Any]:
         "labelled": len(labelled),
         "waiting": [{"id": image, **_where(datastore.get_image_info(image))} for image in waiting[:QUEUE]],
         "refused": list(_refused(app)),
+    }
+
+
+def _not_served(datastore: Any) -> dict[str, Any]:
+    entries = datastore.not_served()
+    return {
+        "not_served": [entry._asdict() for entry in entries[:NOT_SERVED]],
+        "not_served_count": len(entries),
+        "nothing_to_serve": datastore.nothing_to_serve(),
     }
 
 
