@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import io
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,10 +189,9 @@ def hashed(number: int) -> str:
     return f"{(number * 7919) % 104729:08X}"
 
 
-def numbered(start: int = 0) -> Callable[[int], str]:
-    """Names such as 1.2.840.113619.2.55, with points but without a suffix."""
-    count = itertools.count(start)
-    return lambda number: f"1.2.840.113619.2.{next(count)}"
-
-
 DEFLATED = DeflatedExplicitVRLittleEndian
+
+
+def numbered_by(images: Sequence[Dataset]) -> Callable[[int], str]:
+    """Files named by their SOP instance, without a suffix."""
+    return lambda number: str(images[number].SOPInstanceUID)

@@ -159,7 +159,7 @@ def _read(stream: BinaryIO, has_header: bool) -> DicomObject:
     if missing and not has_header and len(missing) == 3:
         raise NotDicomError
     if missing:
-        raise UnusableFileError(f"has no {' and no '.join(missing)}")
+        raise UnusableFileError(f"has no {' and no '.join(missing)}, or ends before them")
     facts = _facts(header)
     if not _is_identifier(facts.series) or not _is_identifier(str(header.SOPInstanceUID)):
         raise UnusableFileError(
