@@ -56,7 +56,9 @@ function startTraining(trainer) {
   return act(`/train/${encodeURIComponent(trainer)}`, { method: 'POST' });
 }
 
-function showCases({ all, labelled, waiting, refused }) {
+function showCases({ all, labelled, waiting, refused, indexed }) {
+  at('indexed').hidden = !indexed;
+  at('indexed').textContent = indexed ? `${indexed[0]} of ${indexed[1]} files in the folder are indexed.` : '';
   at('all').textContent = all;
   at('labelled').textContent = labelled;
   at('share').value = all ? labelled / all : 0;

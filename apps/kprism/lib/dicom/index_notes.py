@@ -32,6 +32,7 @@ class IndexNotes:
         self._path = path
         self._numbers: dict[Facts, int] = {}
         self._facts: dict[int, Facts] = {}
+        self._last = 0
         self._is_begun = False
 
     def read(self) -> list[Note]:
@@ -59,7 +60,8 @@ class IndexNotes:
                 lines.append(json.dumps([path, *stamp, reason]))
                 continue
             if found.facts not in self._numbers:
-                number = 1 + max(self._facts, default=0)
+                self._last += 1
+                number = self._last
                 self._numbers[found.facts], self._facts[number] = number, found.facts
                 lines.append(json.dumps({"facts": found.facts, "number": number}))
             lines.append(json.dumps([path, *stamp, found.instance, self._numbers[found.facts]]))
@@ -103,6 +105,7 @@ class IndexNotes:
         if isinstance(content, dict):
             facts, number = Facts(*map(str, content["facts"])), int(content["number"])
             self._numbers[facts], self._facts[number] = number, facts
+            self._last = max(self._last, number)
             return None
         path, changed, size, said, *numbers = content
         found = DicomObject(str(said), self._facts[numbers[0]]) if numbers else None

@@ -13,6 +13,7 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from lib.api.ohif import versions
+from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.mixed_store import dicom_part
 from lib.dicom.segments import colour_of
 from lib.errors import NotFoundError
@@ -83,7 +84,15 @@ def _cases(app: Any) -> dict[str, Any]:
         "labelled": len(labelled),
         "waiting": [{"id": image, **_where(datastore.get_image_info(image))} for image in waiting[:QUEUE]],
         "refused": list(_refused(app)),
+        "indexed": _indexed(datastore),
     }
+
+
+def _indexed(datastore: Any) -> list[int] | None:
+    """How many DICOM files of a folder are indexed, of how many; None while there are none to index."""
+    series = dicom_part(datastore)
+    progress = series.progress if isinstance(series, DicomFolderStore) else None
+    return None if progress is None else list(progress)
 
 
 def _not_served(datastore: Any) -> dict[str, Any]:
