@@ -27,7 +27,7 @@ from kprism_model.intensity import rescaled
 from kprism_model.orientation import stored_slice_axis
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.mapped import Allocate, in_memory
-from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage, describe
+from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage
 from lib.imaging.nifti import noted_volumes, read_nifti
 from lib.imaging.nrrd_files import read_nrrd
 from lib.imaging.pictures import read_picture
