@@ -88,7 +88,7 @@ def damaged(folder: Path) -> dict[str, str]:
         "M\N{REPLACEMENT CHARACTER}ller.nii.gz": "a name that is not UTF-8",
         "a\N{REPLACEMENT CHARACTER}b.nii.gz": "control character",
         "patient 1": "is a sub-folder with images",
-        "double.png": "has the same name as double.nii.gz, which is served",
+        "double.png": "has the same name as double.nii.gz, which comes first",
     }
 
 
@@ -319,7 +319,7 @@ def test_a_seg_nrrd_belongs_to_its_image(serve: Callable[..., Folder]) -> None:
         ([], "Found: no file."),
         (
             ["a.xyz", "b.xyz", "c.doc", "labels.txt"],
-            "Found: 1 file of type .doc, 2 files of type .xyz (a.xyz is of type",
+            "Found: 1 file of type .doc, 2 files of type .xyz. Expected",
         ),
         (["p/1.nii.gz", "q/r/2.png"], "Found: no file (p is a sub-folder with images"),
     ],
