@@ -104,7 +104,7 @@ class _Look:
             image_id, extension = split_name(name, self._patterns)
             if image_id in objects:
                 other = image_id + objects[image_id].image.ext
-                self._leave_out(name, f"has the same name as {printable(other)}, which is served; rename one of them")
+                self._leave_out(name, f"has the same name as {printable(other)}, which comes first; rename one of them")
                 continue
             logger.info("Image %r is new: %s", image_id, name)
             # One that was away for a while has the names of its labels again.

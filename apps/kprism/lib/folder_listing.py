@@ -24,6 +24,9 @@ RAW_SUFFIXES = (".raw", ".zraw")
 APPLE_DOUBLE = "._"
 """How the name of a file begins in which macOS keeps the attributes of another."""
 
+MANY = 3
+"""More files of one unknown type are one entry."""
+
 SEARCHED = 5000
 """Files and folders that are looked at, in all sub-folders together, to find out whether they hold images."""
 
@@ -77,11 +80,21 @@ class FolderListing:
         return sorted(usable, key=lambda name: (places[name], name))
 
     def left_out(self) -> list[NotServed]:
-        """The files that are no images by their kind, type or name, and the sub-folders that hold images."""
+        """What is no image by its kind, type or name; many files of one unknown type are told of together."""
         found = [NotServed(printable(name), reason) for name, reason in self._broken.items() if self._is_told(name)]
-        for name in self.files:
-            if (reason := self._reason(name)) is not None:
+        unknown: dict[str, list[str]] = {}
+        for name in sorted(self.files):
+            if not self._fits(name):
+                if self._is_told(name) and not self._is_part_of_another(name):
+                    unknown.setdefault(PurePath(name).suffix.lower(), []).append(name)
+            elif (reason := _name_problem(name, self._patterns)) is not None:
                 found.append(NotServed(printable(name), reason))
+        for suffix, names in unknown.items():
+            is_many = len(names) > MANY
+            first = f"{printable(names[0])} and {len(names) - 1:,} more" if is_many else ""
+            reason = f"of type {printable(suffix) or 'unknown'}; expected one of {expected(self._patterns)}"
+            found += [NotServed(first, f"are {reason}")] if is_many else []
+            found += [NotServed(printable(name), f"is {reason}") for name in names if not is_many]
         return found
 
     def folders_with_images(self, without: Iterable[str]) -> list[NotServed]:
@@ -113,15 +126,6 @@ class FolderListing:
                 suffix = printable(split_name(name, self._patterns)[1].lower()) or "none"
                 counts[suffix] = counts.get(suffix, 0) + 1
         return counts
-
-    def _reason(self, name: str) -> str | None:
-        if self._fits(name):
-            if name.startswith(APPLE_DOUBLE):
-                return f"is no image: macOS keeps the attributes of {printable(name[len(APPLE_DOUBLE) :])} in it"
-            return problem_of_id(split_name(name, self._patterns)[0])
-        if not self._is_told(name) or self._is_part_of_another(name):
-            return None
-        return f"is of type {printable(PurePath(name).suffix) or 'unknown'}; expected one of {expected(self._patterns)}"
 
     def _fits(self, name: str) -> bool:
         return fits(name, self._patterns)
@@ -169,6 +173,13 @@ def printable(name: str) -> str:
     """A name for messages and JSON: bytes that are not UTF-8 and control characters are replaced."""
     text = os.fsencode(name).decode(errors="replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _name_problem(name: str, patterns: Sequence[str]) -> str | None:
+    """Why a file of a known type cannot be served for its name alone."""
+    if name.startswith(APPLE_DOUBLE):
+        return f"is no image: macOS keeps the attributes of {printable(name[len(APPLE_DOUBLE) :])} in it"
+    return problem_of_id(split_name(name, patterns)[0])
 
 
 def _kind_of(entry: os.DirEntry[str], is_folder: bool) -> str:

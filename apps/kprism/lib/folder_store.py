@@ -64,8 +64,8 @@ class FolderStore(GuardedDatastore):
         self._types: dict[str, int] = {}
         self._is_watched = False
         super().__init__(*arguments, auto_reload=auto_reload, **named)
-        if (sentence := self.nothing_to_serve()) is not None:
-            logger.warning("%s", sentence)
+        self._is_empty = False
+        self._say_if_empty()
         if auto_reload:
             self._is_watched = True
             self._is_listed = not named.get("read_only")
@@ -118,7 +118,7 @@ class FolderStore(GuardedDatastore):
         found = [
             f"{count} file{'s' if count > 1 else ''} of type {kind}" for kind, count in sorted(self._types.items())
         ]
-        others = self.not_served()
+        others = [entry for entry in self.not_served() if "of type" not in entry.reason]
         examples = "; ".join(f"{entry.name} {entry.reason}" for entry in others[:3])
         return (
             f"There is nothing to serve: the folder {self._datastore_path} holds no image that can be segmented. "
@@ -217,7 +217,14 @@ class FolderStore(GuardedDatastore):
             self._check(image_id)
             if time.monotonic() > end:
                 break
+        self._say_if_empty()
         return BUSY_PAUSE_SECONDS if self._unchecked else PAUSE_SECONDS
+
+    def _say_if_empty(self) -> None:
+        """Log it once when there is nothing to serve: at the start, or after all images were looked at."""
+        was_empty, self._is_empty = self._is_empty, not self.list_images()
+        if self._is_empty and not was_empty:
+            logger.warning("%s", self.nothing_to_serve())
 
     def _check(self, image_id: str) -> None:
         """Look at an image; the label of one that others changed may fit now, or not any more."""

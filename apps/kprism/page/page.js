@@ -77,7 +77,15 @@ function showNotServed({ not_served: entries, not_served_count: count, nothing_t
   const shown = count > entries.length ? ` The first ${entries.length} are shown.` : '';
   const text = `${many} in the studies, but cannot be segmented, so nobody is asked to label them. What is mended or replaced is served again within seconds.`;
   at('not-served-count').textContent = count ? text + shown : '';
-  at('not-served').replaceChildren(...entries.map(({ name, reason }) => item({ id: name }, ` ${reason}`)));
+  at('not-served').replaceChildren(...entries.map(notServedItem));
+}
+
+function notServedItem({ name, reason }) {
+  const entry = document.createElement('li');
+  const title = document.createElement('strong');
+  title.textContent = name;
+  entry.append(title, ` ${reason}`);
+  return entry;
 }
 
 /** A case in a list, with a link to it where the viewer can show it. */

@@ -51,11 +51,12 @@ def _is_whole_nifti(path: Path, count: bool) -> bool:
         start = stream.read(540)
     is_second = start[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
     kind: Any = Nifti2Header if is_second else Nifti1Header  # the call has no types
-    header = kind(start[: 540 if is_second else 348], check=True)
+    header = kind(start[: 540 if is_second else 348], check=False)
     shape = [int(side) for side in header.get_data_shape()]
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
-    if len(shape) not in (2, 3) or min(shape) < 1 or header["magic"].item()[:3] not in (b"n+1", b"n+2"):
+    is_header = int(header["sizeof_hdr"]) == len(header.binaryblock) and header["magic"].item()[:3] in (b"n+1", b"n+2")
+    if not is_header or len(shape) not in (2, 3) or min(shape) < 1:
         return False
     size = max(int(header["vox_offset"]), 352) + math.prod(shape) * header.get_data_dtype().itemsize
     return _holds_gzip(path, 0, size, count) if compressed else path.stat().st_size >= size

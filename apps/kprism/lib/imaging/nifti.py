@@ -9,8 +9,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from lib.errors import RequestError
 from lib.imaging.stored import Room, Stored, check_axes, opened
@@ -29,7 +33,7 @@ def read_nifti(path: Path, room: Room) -> Stored:
     """The voxels of a NIfTI file; RequestError, or what nibabel raises, for a file that cannot be read."""
     compression = "gzip" if path.name.lower().endswith(".gz") else ""
     _check_header(path, compression, room)
-    image: Any = nibabel.load(path)  # typed as the base class, which has no voxels
+    image: Any = _load(path)
     if not isinstance(image, nibabel.Nifti1Image):  # includes NIfTI-2, but not CIFTI
         raise RequestError(f"is {type(image).__name__}; expected a NIfTI volume")
     voxels: Any = image.dataobj
@@ -47,6 +51,18 @@ def read_nifti(path: Path, room: Room) -> Stored:
             array = room.filled(stream, shape, dtype)
         stream.read(1)  # at the end of a compressed file is its checksum
     return Stored(array, image.affine, image.header, colour, placed, rescale)
+
+
+def _load(path: Path) -> Any:
+    """As `nibabel.load`, which knows no extensions in mixed letter case such as `.Nii.gz`."""
+    ending = path.name[-len(".nii.gz") :] if path.name.lower().endswith(".gz") else path.suffix
+    if ending in (ending.lower(), ending.upper()):
+        return nibabel.load(path)
+    file_map = {"image": FileHolder(str(path))}
+    try:
+        return nibabel.Nifti1Image.from_file_map(file_map)
+    except (HeaderDataError, WrapStructError, ImageFileError):
+        return nibabel.Nifti2Image.from_file_map(file_map)
 
 
 def note_volumes(header: Nifti1Header, volumes: int) -> None:
