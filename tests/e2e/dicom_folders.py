@@ -84,6 +84,16 @@ def series(name: str, voxels: np.ndarray | None = None, **more: Any) -> list[Fil
     return images
 
 
+def again(images: Sequence[Dataset], voxels: np.ndarray | None = None) -> list[FileDataset]:
+    """The images anew, with the same identifiers."""
+    fresh = series(str(images[0].PatientID), voxels)
+    for image, earlier in zip(fresh, images, strict=True):
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
+            setattr(image, name, earlier[name].value)
+        image.file_meta.MediaStorageSOPInstanceUID = earlier.SOPInstanceUID
+    return fresh
+
+
 def _jpeg_ls(plane: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(plane).save(stream, "JPEG-LS")

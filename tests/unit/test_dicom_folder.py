@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from lib.datastore import check_id
 from lib.dicom import dicom_folder, folder_index, folder_report
@@ -23,8 +24,9 @@ from lib.dicom.mixed_store import MixedStore
 from lib.dicom.open_store import open_folder
 from lib.dicom.volumes import save_volume
 from lib.dicom.web import StoreDownError, StoreError
+from lib.errors import RequestError
 from lib.folder_store import FolderStore
-from lib.imaging.reading import read_mask
+from lib.imaging.reading import read_image, read_mask
 from tests.e2e import dicom_folders as made
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'DicomDir' class")
@@ -330,3 +332,24 @@ def test_a_label_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"segmentations.*cannot be written: .*; nothing was changed"):
         labelled(store, image, tmp_path)
     assert store.get_label_uri(image, FINAL) == ""
+
+
+@pytest.mark.parametrize("damage", ["size", "JPEG-LS", "JPEG 2000"])
+def test_a_series_that_was_mended_is_served_again(damage: str, tmp_path: Path) -> None:
+    images = made.series("a")
+    image = str(images[0].SeriesInstanceUID)
+    made.write(images, tmp_path / "studies")
+    if damage == "size":
+        images[4].Rows -= 8
+    else:
+        made.compressed(images[4:5], JPEGLSLossless if damage == "JPEG-LS" else JPEG2000Lossless)
+        images[4].PixelData = encapsulate([b"no picture at all."])
+    made.write(images[4:5], tmp_path / "studies", lambda number: "IM000004")
+    store = DicomFolderStore(DicomFolder(tmp_path / "studies"), tmp_path / "state")
+    with pytest.raises(RequestError):
+        store.get_image_uri(image)
+    assert store.get_unlabeled_images() == []
+    made.write(made.again(images), tmp_path / "studies")
+    store._listing._refresher.now()
+    assert store.get_unlabeled_images() == [image]
+    np.testing.assert_array_equal(read_image(Path(store.get_image_uri(image)), "the image").array, made.body())

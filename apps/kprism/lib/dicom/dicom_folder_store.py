@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lib.dicom.dicom_folder import DicomFolder
 from lib.dicom.images import VOLUME_BYTES
 from lib.dicom.series import Series
 from lib.dicom.web import SeriesEntry
-from lib.errors import ForbiddenError
+from lib.errors import ForbiddenError, RequestError
 from lib.not_served import NotServed
 
 STATE = "files"
@@ -34,6 +35,7 @@ class DicomFolderStore(DicomStore):
         volume_bytes: int | None = VOLUME_BYTES,
     ) -> None:
         self.files = files
+        self._unusable_as: dict[str, str] = {}
         super().__init__(files, folder, auto_sync=auto_sync, volume_bytes=volume_bytes)
 
     def _connected(self, client: DicomFolder) -> DicomFolder:
@@ -76,6 +78,17 @@ class DicomFolderStore(DicomStore):
             f"There is nothing to serve: the folder {self.name()} holds no DICOM series that can be segmented"
             f"{f' ({examples})' if examples else ''}. Expected: DICOM images, in this folder or below it."
         )
+
+    def _note_unusable(self, image_id: str, error: RequestError) -> None:
+        self._unusable_as[image_id] = self.files.state(image_id)
+        super()._note_unusable(image_id, error)
+
+    def _entries(self, *, refresh: bool = False, complete: bool = False) -> Mapping[str, SeriesEntry]:
+        """As for a server; series that could not be read are tried again when their files have changed."""
+        for image_id in list(self._unusable):
+            if self._unusable_as.get(image_id) != self.files.state(image_id):
+                self._unusable.pop(image_id, None)
+        return super()._entries(refresh=refresh, complete=complete)
 
     def _has_changed(self, entry: SeriesEntry) -> bool:
         """Also if files were written over."""
