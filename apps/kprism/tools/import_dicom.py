@@ -63,7 +63,7 @@ def import_dicom(index: FolderIndex, store: DicomWeb | Path, tally: Tally) -> It
 
 def left_out(index: FolderIndex) -> list[str]:
     """A message for each DICOM file that cannot be used."""
-    reasons = {**{path: entry.reason for path, entry in index.entries.items()}, **index.unreadable}
+    reasons = {**{path: entry.reason for path, entry in index.odd.items()}, **index.unreadable}
     return [f"{path} {reason}" for path, reason in sorted(reasons.items()) if reason]
 
 

@@ -203,7 +203,7 @@ def others(found: Sequence[Found]) -> Iterator[str]:
     for place in found:
         if not place.dicom.series:
             continue
-        strange = sum(1 for entry in place.dicom.entries.values() if entry.object is None and not entry.reason)
+        strange = sum(1 for entry in place.dicom.odd.values() if not entry.reason)
         if strange:
             yield f"{strange:,} other files in {place.path} are neither DICOM nor images."
         nested = sorted(name for name in place.dicom.images if "/" in name and not name.startswith("labels/"))

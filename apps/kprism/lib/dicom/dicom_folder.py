@@ -274,7 +274,7 @@ class DicomFolder:
             "images" if series.entry.holds_images else series.facts.kind for series in self.listed().values()
         )
         images, others = kinds.pop("images", 0), sum(kinds.values())
-        left_out = sum(1 for index in self._indexes for entry in index.entries.values() if entry.reason)
+        left_out = sum(1 for index in self._indexes for entry in index.odd.values() if entry.reason)
         logger.info(
             "%s: %s DICOM series with images, %s others, %s DICOM files that cannot be used; %s series are arriving",
             *(self.root, f"{images:,}", f"{others:,}", f"{left_out:,}", f"{len(self.changing):,}"),

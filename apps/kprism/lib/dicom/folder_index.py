@@ -24,7 +24,7 @@ from lib.imaging.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-READERS = 8
+READERS = 4
 """Threads that read headers: on a network drive each file is waited for."""
 
 CHUNK = 128
@@ -87,6 +87,8 @@ class FolderIndex:
         self.root = root
         self._without = {str(path.relative_to(root)) for path in without if path.is_relative_to(root)}
         self.entries: dict[str, Entry] = {}
+        self.odd: dict[str, Entry] = {}
+        """Those of them without an object."""
         self.images: set[str] = set()
         """Image files of other types, which are not opened here."""
         self.unreadable: dict[str, str] = {}
@@ -256,7 +258,9 @@ class FolderIndex:
             if path in self.entries:
                 self._remove(path)
             self.entries[path] = entry
-            if entry.object is not None:
+            if entry.object is None:
+                self.odd[path] = entry
+            else:
                 series = entry.object.facts.series
                 self.series.setdefault(series, {})[path] = entry
                 self._touch(series, age)
@@ -264,6 +268,7 @@ class FolderIndex:
     def _remove(self, path: str) -> None:
         with self._lock:
             entry = self.entries.pop(path)
+            self.odd.pop(path, None)
             if entry.object is not None:
                 series = entry.object.facts.series
                 self.series[series].pop(path)

@@ -51,9 +51,9 @@ def _without_images(listed: Iterable[FolderSeries]) -> Iterator[NotServed]:
 def _files(index: FolderIndex, serves_others: bool) -> Iterator[NotServed]:
     reasons: dict[str, list[str]] = {}
     now = time.time()
-    for path, entry in list(index.entries.items()):
+    for path, entry in list(index.odd.items()):
         is_changing = 0 <= now - entry.stamp.changed / 1e9 < SETTLED_SECONDS
-        if entry.object is None and not is_changing and (entry.reason or _is_told(path)):
+        if not is_changing and (entry.reason or _is_told(path)):
             reasons.setdefault(entry.reason or "is neither DICOM nor an image file", []).append(path)
     others = [path for path in index.images if PurePosixPath(path).parts[0] != LABELS]
     if not serves_others and (nested := [path for path in others if "/" in path]):
