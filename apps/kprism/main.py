@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
+from lib.dicom.dicom_folder_store import DicomFolderStore  # noqa: E402
 from lib.dicom.mixed_store import dicom_part  # noqa: E402
 from lib.dicom.open_store import open_dicom_store, open_folder  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
@@ -195,6 +197,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
             series.on_removed = self.learning_loop.withdraw
             series.on_label = self.on_save_label
             StoreWatcher(series).start()
+        if isinstance(series, DicomFolderStore):
+            # After `learning_loop.start`, so it is called before what that has registered waits for the labels.
+            threading._register_atexit(series.files.end)  # type: ignore[attr-defined]
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """MONAI Label's hook for a label that was stored in the datastore, but not submitted over HTTP."""

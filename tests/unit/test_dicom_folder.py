@@ -268,6 +268,25 @@ def test_many_files_are_listed_as_they_are_read(tmp_path: Path, monkeypatch: pyt
     assert progress == [(10, 40), (20, 40), (30, 40), None]
 
 
+def test_indexing_ends_with_the_server_and_goes_on_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_index, "CHUNK", 10)
+    for name in "abcd":
+        written(tmp_path / "studies" / name, name)
+    folder = DicomFolder(tmp_path / "studies", tmp_path / "notes")
+    pages = folder.pages()
+    assert [next(pages), next(pages)] != []
+    folder.end()
+    with pytest.raises(StoreDownError, match="the server ends"):
+        next(pages)
+    read: list[Path] = []
+    whole = folder_index.read_object
+    monkeypatch.setattr(folder_index, "read_object", lambda path: (read.append(path), whole(path))[1])
+    assert len(DicomFolder(tmp_path / "studies", tmp_path / "notes").search()) == 4
+    assert len(read) == 10
+
+
 def test_an_image_that_is_gone_is_said(tmp_path: Path) -> None:
     images = written(tmp_path)
     folder = DicomFolder(tmp_path)

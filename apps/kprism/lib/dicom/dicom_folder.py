@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 from typing import Any, TypeVar
 
 from pydicom import dcmread
@@ -81,6 +81,7 @@ class DicomFolder:
             self._indexes.append(FolderIndex(self.segmentations))
         self._scans = scans
         self._scanning, self._lock = RLock(), RLock()
+        self._ended = Event()
         self._scanned_at, self._scan_took = -1e9, 0.0
         self._listed: dict[str, FolderSeries] = {}
         self._changing: dict[str, float] = {}  # series -> when its files changed last
@@ -123,6 +124,10 @@ class DicomFolder:
     def state_read(self, series: str) -> str:
         """The `state` of the files from which `header_items` was read last."""
         return self._read_as.get(series, "")
+
+    def end(self) -> None:
+        """End what is being indexed, because the process ends; the next one goes on."""
+        self._ended.set()
 
     # What a DicomSource answers
 
@@ -223,6 +228,8 @@ class DicomFolder:
             for index in self._indexes:
                 for _ in index.scan():
                     self._list(is_reading=True)
+                    if self._ended.is_set():
+                        raise StoreDownError(f"folder {self.root} is not indexed any further: the server ends")
                     yield
             self._list()
             if not self.is_complete:

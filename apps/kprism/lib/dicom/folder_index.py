@@ -24,10 +24,11 @@ from lib.imaging.reading import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-READERS = 4
-"""Threads that read headers: on a network drive each file is waited for."""
+READERS = 2
+"""Threads that read headers. One waits for its file on a network drive while the other parses; more would keep the
+interpreter from requests."""
 
-CHUNK = 128
+CHUNK = 64
 """Files that are read between two looks at whether somebody waits, and between two notes."""
 
 SETTLED_SECONDS = 10.0
