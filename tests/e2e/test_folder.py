@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.live_server import LiveServer
 from tests.e2e.site import PLACE, SHAPE, as_file, block, get, submit, wait
+from tests.e2e.viewer.conftest import program
 from tests.tiny_network import copy_weights
 
 CJK = "肝臓" * 37 + "肝"  # 75 letters, 225 bytes
@@ -157,6 +159,20 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Fo
         server.__exit__(None, None, None)
 
 
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a real browser, in which no error may occur."""
+    with sync_playwright() as playwright:
+        path = program("chromium", "chromium-browser", "google-chrome", package="chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        shown = browser.new_page()
+        errors: list[str] = []
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        yield shown
+        browser.close()
+        assert not errors
+
+
 @pytest.fixture(scope="module")
 def mixed(serve: Callable[..., Folder]) -> Folder:
     def fill(path: Path) -> None:
@@ -254,6 +270,25 @@ def test_an_image_that_is_damaged_while_the_server_runs_is_not_handed_out(serve:
         copy.write(content[2000:])
     folder.until(lambda: "d.nii.gz" not in folder.not_served())
     assert {folder.next() for _ in range(30)} == {"c", "d"}
+    large = np.ones((300, 200, 50), np.float32)  # too large to be read before it is handed out
+    large[7, 8, 9] = np.nan
+    nibabel.save(nibabel.Nifti1Image(large, PLACE), folder.path / "e.nii")
+    folder.until(lambda: folder.next() == "e")
+    refused = folder.infer("e")
+    assert refused.status_code == 400 and "has 1 voxels that are not finite numbers" in refused.json()["detail"]
+    assert {folder.next() for _ in range(30)} == {"c", "d"}
+    assert "the first at [7, 8, 9] (nan)" in folder.not_served()["e.nii"]
+
+
+def test_the_status_page_shows_what_is_not_served(mixed: Folder, page: Page) -> None:
+    mixed.infer("constant")
+    page.goto(f"{mixed.server.url}/kprism/")
+    title = page.get_by_role("heading", name="Not served")
+    title.wait_for()
+    shown = page.locator("#not-served li").all_inner_texts()
+    assert shown == [f"{name} {reason}" for name, reason in mixed.not_served().items()]
+    assert f"These {len(shown)} are in the studies, but cannot be segmented" in page.locator("main").inner_text()
+    assert not page.locator("#nothing-to-serve").is_visible()
 
 
 def test_labels_that_arrive_change_and_go_while_the_server_runs(serve: Callable[..., Folder]) -> None:
