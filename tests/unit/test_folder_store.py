@@ -325,6 +325,24 @@ def test_a_listener_that_fails_is_asked_again(tmp_path: Path, monkeypatch: pytes
     assert eventually(lambda: heard == ["a", "a"])
 
 
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ([], "Found: no file. Expected: files of type .nii.gz, .nii, .nrrd,"),
+        (["a.pdf", "b"], "Found: 1 file of type .pdf, 1 file of type none. Expected"),
+        (
+            ["p/1.nii.gz", "q/r/2.png"],
+            "Found: no file (p is a sub-folder with images (in p); move them into the folder",
+        ),
+    ],
+)
+def test_a_folder_with_nothing_to_serve_says_what_was_found(tmp_path: Path, files: list[str], found: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"content")
+    assert found in str(opened(tmp_path).nothing_to_serve())
+
+
 def test_notes_beside_images_are_nothing_to_tell_of(tmp_path: Path) -> None:
     for name in ("README.txt", "a.json", "participants.tsv", ".DS_Store", "Thumbs.db", "a.bval", "LICENSE"):
         (tmp_path / name).write_text(json.dumps({}))
