@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.live_server import LiveServer
 from tests.e2e.site import PLACE, SHAPE, as_file, block, get, submit, wait
+from tests.e2e.viewer.conftest import program
 from tests.tiny_network import copy_weights
 
 CJK = "肝臓" * 37 + "肝"  # 75 letters, 225 bytes
@@ -135,35 +138,47 @@ class Folder:
         return {path.stem for path in (self.path / ".kprism" / "intake" / "cases").glob("*.json")}
 
 
+@contextmanager
+def serving(path: Path, fill: Callable[[Path], object]) -> Iterator[Folder]:
+    """A server on a new folder, which `fill` fills before."""
+    (path / "labels" / "final").mkdir(parents=True)
+    (path / "labels.json").write_text(json.dumps(LABELS))
+    fill(path)
+    weights = copy_weights(path.parent / "weights")
+    with LiveServer(path, conf={"model_path": str(weights), "train_after": "0"}) as server:
+        yield Folder(path, server)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a real browser, in which no error may occur."""
+    with sync_playwright() as playwright:
+        path = program("chromium", "chromium-browser", "google-chrome", package="chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        shown = browser.new_page()
+        errors: list[str] = []
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        yield shown
+        browser.close()
+        assert not errors
+
+
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Folder]]:
-    """Starts a server on a new folder, which `fill` fills before."""
-    root = tmp_path_factory.mktemp("folder")
-    weights = copy_weights(root / "weights")
-    servers = []
-
-    def start(name: str, fill: Callable[[Path], object]) -> Folder:
-        path = root / name
-        (path / "labels" / "final").mkdir(parents=True)
-        (path / "labels.json").write_text(json.dumps(LABELS))
-        fill(path)
-        conf = {"model_path": str(weights), "train_after": "0"}
-        server = LiveServer(path, conf=conf)
-        servers.append(server.__enter__())
-        return Folder(path, server)
-
-    yield start
-    for server in servers:
-        server.__exit__(None, None, None)
-
-
-@pytest.fixture(scope="module")
-def mixed(serve: Callable[..., Folder]) -> Folder:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     def fill(path: Path) -> None:
         good(path)
         damaged(path)
 
-    return serve("mixed [2024] 100% #1 ‘研究’.", fill)
+    root = tmp_path_factory.mktemp("folder")
+    with serving(root / "mixed [2024] 100% #1 ‘研究’.", fill) as folder:
+        yield folder
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Folder]]:
+    """Starts a server on a new folder."""
+    with ExitStack() as stack:
+        yield lambda name, fill: stack.enter_context(serving(tmp_path / name, fill))
 
 
 def test_what_cannot_be_segmented_is_listed_and_never_handed_out(mixed: Folder, tmp_path: Path) -> None:
@@ -246,6 +261,9 @@ def test_an_image_that_is_damaged_while_the_server_runs_is_not_handed_out(serve:
     folder.until(lambda: set(folder.not_served()) == {"a.nii.gz"} and folder.status()["cases"]["all"] == 1)
     gone = folder.infer("b")
     assert gone.status_code == 404 and gone.json()["detail"] == "image 'b' is not in this datastore"
+    for address, named in {"image": {"image": "b"}, "label": {"label": "b", "tag": "final"}}.items():
+        answer = requests.get(f"{folder.server.url}/datastore/{address}", params=named, timeout=60)
+        assert answer.status_code == 404, answer.text
     with (folder.path / "d.nii.gz").open("wb") as copy:  # a copy that takes its time
         copy.write(content[:2000])
         copy.flush()
@@ -254,6 +272,25 @@ def test_an_image_that_is_damaged_while_the_server_runs_is_not_handed_out(serve:
         copy.write(content[2000:])
     folder.until(lambda: "d.nii.gz" not in folder.not_served())
     assert {folder.next() for _ in range(30)} == {"c", "d"}
+    large = np.ones((300, 200, 50), np.float32)  # too large to be read before it is handed out
+    large[7, 8, 9] = np.nan
+    nibabel.save(nibabel.Nifti1Image(large, PLACE), folder.path / "e.nii")
+    folder.until(lambda: folder.next() == "e")
+    refused = folder.infer("e")
+    assert refused.status_code == 400 and "has 1 voxels that are not finite numbers" in refused.json()["detail"]
+    assert {folder.next() for _ in range(30)} == {"c", "d"}
+    assert "the first at [7, 8, 9] (nan)" in folder.not_served()["e.nii"]
+
+
+def test_the_status_page_shows_what_is_not_served(mixed: Folder, page: Page) -> None:
+    mixed.infer("constant")
+    page.goto(f"{mixed.server.url}/kprism/")
+    title = page.get_by_role("heading", name="Not served")
+    title.wait_for()
+    shown = page.locator("#not-served li").all_inner_texts()
+    assert shown == [f"{name} {reason}" for name, reason in mixed.not_served().items()]
+    assert f"These {len(shown)} are in the studies, but cannot be segmented" in page.locator("main").inner_text()
+    assert not page.locator("#nothing-to-serve").is_visible()
 
 
 def test_labels_that_arrive_change_and_go_while_the_server_runs(serve: Callable[..., Folder]) -> None:
@@ -313,27 +350,17 @@ def test_a_seg_nrrd_belongs_to_its_image(serve: Callable[..., Folder]) -> None:
     assert reason == "is not used: the image has the label x.seg.nrrd already; remove one of them"
 
 
-@pytest.mark.parametrize(
-    ("files", "found"),
-    [
-        ([], "Found: no file."),
-        (
-            ["a.xyz", "b.xyz", "c.doc", "labels.txt"],
-            "Found: 1 file of type .doc, 2 files of type .xyz. Expected",
-        ),
-        (["p/1.nii.gz", "q/r/2.png"], "Found: no file (p is a sub-folder with images"),
-    ],
-)
-def test_a_folder_with_nothing_to_serve_says_so(serve: Callable[..., Folder], files: list[str], found: str) -> None:
+def test_a_folder_with_nothing_to_serve_says_so(serve: Callable[..., Folder]) -> None:
     def fill(path: Path) -> None:
-        for name in files:
-            (path / name).parent.mkdir(exist_ok=True, parents=True)
+        for name in ("a.xyz", "b.xyz", "c.doc", "notes.txt"):
             (path / name).write_bytes(b"content")
 
-    folder = serve(f"nothing {len(files)}", fill)
+    folder = serve("nothing", fill)
     sentence = folder.status()["nothing_to_serve"]
-    assert f"There is nothing to serve: the folder {folder.path} holds no image" in sentence
-    assert found in sentence and "Expected: files of type .nii.gz, .nii, .nrrd," in sentence
+    assert sentence.startswith(
+        f"There is nothing to serve: the folder {folder.path} holds no image that can be segmented. "
+        "Found: 1 file of type .doc, 2 files of type .xyz. Expected: files of type .nii.gz, .nii, .nrrd,"
+    )
     assert sentence in folder.server.log()
     assert folder.next() == ""
     volume().to_filename(folder.path / "new.nii.gz")
