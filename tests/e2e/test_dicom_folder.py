@@ -235,7 +235,7 @@ def test_what_is_not_served_is_listed_with_the_reason(folder: Folder) -> None:
     assert found["half a header"] == "has no SeriesInstanceUID and no StudyInstanceUID, or ends before them"
     assert found["header alone"] == "holds no pixels, or ends before them (CT Image Storage)"
     assert found["text.dcm"] == "is no DICOM file, though its name is that of one"
-    assert found["autorun.exe"] == "is neither DICOM nor an image file"
+    assert found["autorun.exe"] == "is of type .exe, neither DICOM nor an image"
     assert found["1 SR object"] == "holds no image to segment"
     assert not {"notes.txt", "disc/DICOMDIR"} & found.keys()
 

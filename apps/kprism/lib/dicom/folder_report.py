@@ -54,7 +54,9 @@ def _files(index: FolderIndex, serves_others: bool) -> Iterator[NotServed]:
     for path, entry in list(index.odd.items()):
         is_changing = 0 <= now - entry.stamp.changed / 1e9 < SETTLED_SECONDS
         if not is_changing and (entry.reason or _is_told(path)):
-            reasons.setdefault(entry.reason or "is neither DICOM nor an image file", []).append(path)
+            kind = PurePosixPath(path).suffix or "unknown"
+            reason = entry.reason or f"is of type {printable(kind)}, neither DICOM nor an image"
+            reasons.setdefault(reason, []).append(path)
     others = [path for path in index.images if PurePosixPath(path).parts[0] != LABELS]
     if not serves_others and (nested := [path for path in others if "/" in path]):
         reasons["is of another type than DICOM; such images are served directly in the folder, not below it"] = nested

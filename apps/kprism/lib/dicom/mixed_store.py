@@ -16,7 +16,7 @@ from monailabel.interfaces.datastore import Datastore
 from lib.dicom.datastore import DicomStore
 from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.folder_contents import Changes
-from lib.folder_listing import expected, fits
+from lib.folder_listing import fits
 from lib.folder_store import FolderStore
 from lib.not_served import NotServed
 
@@ -56,13 +56,15 @@ def _by_image(store: type[MixedStore]) -> type[MixedStore]:
 
 @_by_image
 class MixedStore(FolderStore):
-    """A folder of image files, and the DICOM series in it and its subfolders."""
+    """A folder of image files, and the DICOM series in it and its subfolders.
 
-    def __init__(self, folder: str, dicom: DicomFolderStore, **options: Any) -> None:
+    `begins_empty`: nothing was found in a first look, so that can be said before the DICOM files are indexed.
+    """
+
+    def __init__(self, folder: str, dicom: DicomFolderStore, *, begins_empty: bool = False, **options: Any) -> None:
         self.dicom = dicom
-        self._is_open = False
+        self._begins_empty = begins_empty
         super().__init__(folder, **options)
-        self._is_open = True
 
     def is_dicom(self, image_id: str) -> bool:
         """Whether an image is a DICOM series; one that is just gone is still known by its copy."""
@@ -132,15 +134,11 @@ class MixedStore(FolderStore):
 
     def nothing_to_serve(self) -> str | None:
         """A sentence if there is no image at all; None while the DICOM files are not known yet."""
-        is_known = self._is_open and self.dicom.files.is_complete and not self.dicom.files.changing
-        if not is_known or self.list_images():
+        files = self.dicom.files
+        if files.changing or not (files.is_complete or self._begins_empty):
             return None
-        examples = "; ".join(f"{entry.name} {entry.reason}" for entry in self.not_served()[:3])
-        return (
-            f"There is nothing to serve: the folder {self._datastore_path} holds no image that can be segmented"
-            f"{f' ({examples})' if examples else ''}. Expected: DICOM files, in this folder or below it, or files of "
-            f"type {expected(self._extensions)}, directly in it."
-        )
+        sentence = super().nothing_to_serve()
+        return None if sentence is None else f"{sentence} DICOM files may also lie in its subfolders."
 
     def _take_note(self, changes: Changes) -> None:
         """Files of other types are looked at by the DICOM part, which tells of those that are none."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,8 +20,6 @@ from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.mixed_store import MixedStore
 from lib.folder_store import FolderStore
 from lib.imaging.reading import SUFFIXES
-
-logger = logging.getLogger(__name__)
 
 
 def open_dicom_store(url: str, volume_bytes: int) -> DicomStore:
@@ -68,12 +65,6 @@ def open_folder(studies: Path, state: Path, volume_bytes: int) -> GuardedDatasto
     }
     if has_files and not has_dicom:
         return FolderStore(str(studies), **options)
-    if not has_files and not has_dicom:
-        logger.warning(
-            "%s holds nothing to serve yet: no DICOM file in it or in its subfolders, and no file of type %s in it. "
-            "What is copied into it is served within seconds",
-            *(studies, ", ".join(SUFFIXES)),
-        )
     is_server = "monailabel.app" in sys.modules  # a training is another process
     segmentations = None if is_writable(studies) else state / "segmentations"
     notes = state / "dicom" / "files.jsonl"
@@ -81,7 +72,9 @@ def open_folder(studies: Path, state: Path, volume_bytes: int) -> GuardedDatasto
     store = DicomFolderStore(files, state / "dicom", auto_sync=is_server, volume_bytes=volume_bytes)
     if is_server:
         store.list_soon()
-    return store if has_dicom and not has_files else MixedStore(str(studies), store, **options)
+    if has_dicom and not has_files:
+        return store
+    return MixedStore(str(studies), store, begins_empty=not has_dicom, **options)
 
 
 def dicom_files_in(folder: Path) -> Iterator[Path]:
