@@ -138,8 +138,8 @@ def test_the_viewer_fills_its_store_with_what_is_new(
 def test_a_store_that_is_off_and_one_behind_the_server(
     site: Site, studies: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made.write(made.series("by proxy"), studies)
+    made.write(made.series("proxied"), studies)
     assert main([str(studies), "--to", "http://127.0.0.1:9/dicom-web"]) == 1
     assert "does not answer" in capsys.readouterr().err
     assert main([str(studies), "--to", f"{site.server.url}/kprism/dicom-web"]) == 0
-    assert requests.get(f"{site.server.url}/kprism/dicom-web/studies?PatientID=by%20proxy", timeout=60).json()
+    assert requests.get(f"{site.server.url}/kprism/dicom-web/studies?PatientID=proxied", timeout=60).json()
