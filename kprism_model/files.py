@@ -13,7 +13,7 @@ PART = ".part"
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` in one step; if the disk is full, the old file stays."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{PART}")  # short, because the name of `path` may have any length
     try:
         with temporary.open("wb") as file:
             file.write(content)

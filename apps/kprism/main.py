@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ if (ROOT / "kprism_model").is_dir() and str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # a checkout: kprism_model lies beside apps; else it is installed
 
 import torch  # noqa: E402
-from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag  # noqa: E402
 from monailabel.interfaces.tasks.infer_v2 import InferTask  # noqa: E402
@@ -25,10 +25,12 @@ from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
 from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
 from lib.dicom.access import StoreAccess  # noqa: E402
-from lib.dicom.datastore import DicomStore  # noqa: E402
-from lib.dicom.open_store import open_dicom_store  # noqa: E402
+from lib.dicom.dicom_folder_store import DicomFolderStore  # noqa: E402
+from lib.dicom.mixed_store import dicom_part  # noqa: E402
+from lib.dicom.open_store import open_dicom_store, open_folder  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
+from lib.folder_store import FolderStore  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
 from lib.infers.app_context import AppContext  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402
@@ -64,27 +66,27 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> Datastore:
-        """A folder, or a DICOMweb store if the studies are an address."""
+        """A folder of DICOM series or other images, or a DICOMweb store if the studies are an address."""
         if self.studies.startswith(("http://", "https://")):
             volume_bytes, access = self.config.image_mb << 20, StoreAccess.parse(self.conf)
             store = open_dicom_store(self.studies, volume_bytes, access, self.config.worklist)
-            store.seg_type = self.config.seg_type
-            return store
-        datastore = GuardedDatastore(
-            self.studies,
-            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
-            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
-            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        )
-        datastore.worklist = self.config.worklist
-        return datastore
+        else:
+            folder, state = Path(self.studies), self.config.state
+            store = open_folder(folder, state, self.config.image_mb << 20, self.config.worklist)
+        series = dicom_part(store)
+        if series is not None:
+            series.seg_type = self.config.seg_type
+        return store
 
     def init_infers(self) -> dict[str, InferTask]:
         """All models on one engine. Its weights are loaded here; if they are damaged, the app does not start."""
         self.learning_loop = loop = LearningLoop(self.config, self._datastore)
         self.engine, self.label_registry, self.versions = loop.engine, loop.label_registry, loop.versions
-        if isinstance(self._datastore, DicomStore):
-            self.engine.opener = self._datastore.local_volume
+        series = dicom_part(self._datastore)
+        if series is not None:
+            self.engine.opener = series.local_volume
+        if isinstance(self._datastore, FolderStore):
+            self._datastore.checks.read, self.engine.refused = self.engine.image, self._datastore.refuse
         context = AppContext(self.engine, self.label_registry, self._datastore, loop.submissions.notes)
         self._add_label_names()
         selector = ReferenceSelector(context, loop.submitted_references)
@@ -162,6 +164,9 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False, "device": "cpu"}
 
+        if isinstance(self._datastore, FolderStore):
+            self._datastore.check_all()
+
         def infer_or_explain(request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
             try:
                 return self.infer(request, datastore)
@@ -195,14 +200,21 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
         super().on_init_complete()
 
     def _watch_store(self) -> None:
-        """Notice labels that are removed, and labels that other clients store in the DICOMweb store."""
+        """Notice labels that are removed, and those that others put into a folder or store as DICOM segmentations."""
         datastore = self.datastore()
-        if isinstance(datastore, GuardedDatastore | DicomStore):
+        if isinstance(datastore, GuardedDatastore):
             datastore.on_removed = self.learning_loop.withdraw
             datastore.on_names = self.learning_loop.names_changed
-        if isinstance(datastore, DicomStore):
+        if isinstance(datastore, FolderStore):
             datastore.on_label = self.on_save_label
-            StoreWatcher(datastore).start()
+        series = dicom_part(datastore)
+        if series is not None:
+            series.on_removed = self.learning_loop.withdraw
+            series.on_label = self.on_save_label
+            StoreWatcher(series).start()
+        if isinstance(series, DicomFolderStore):
+            # After `learning_loop.start`, so it is called before what that has registered waits for the labels.
+            threading._register_atexit(series.files.end)  # type: ignore[attr-defined]
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """MONAI Label's hook for a label that was stored in the datastore, but not submitted over HTTP."""

@@ -78,7 +78,7 @@ def test_files_without_dicom_headers_are_refused_as_dicom(server: LiveServer, fo
     assert answer.status_code == 400
     assert answer.json()["detail"] == (
         f"image '{image}' is a file without DICOM headers (patient, study, references), which format '{form}' needs; "
-        "expected nifti or nrrd, or studies in a DICOMweb server (./kprism import)"
+        "expected nifti or nrrd, or a DICOM series (./kprism import makes one)"
     )
 
 
@@ -107,4 +107,4 @@ def test_a_dicom_file_is_no_label_of_a_file(server: LiveServer) -> None:
         timeout=60,
     )
     assert answer.status_code == 400
-    assert "is a DICOM file, but the images are files without DICOM headers" in answer.json()["detail"]
+    assert "is a DICOM file, but the image is a file without DICOM headers" in answer.json()["detail"]

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, wraps
@@ -22,8 +22,10 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.files import write_bytes
 from lib.errors import ForbiddenError, NotFoundError, RequestError
-from lib.folder_contents import as_text, is_stale, reconcile
+from lib.folder_contents import Changes, Gone, as_text, is_stale, reconcile
+from lib.folder_listing import split_name
 from lib.folder_watch import FolderWatch
+from lib.image_ids import problem_of_id
 from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.label_names import listed_names, structures
 from lib.imaging.medical_image import MedicalImage
@@ -32,13 +34,12 @@ from lib.imaging.reading import NRRD
 from lib.not_served import NotServed
 from lib.worklist import Worklist
 
-_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def check_id(image_id: Any) -> str:
     """The image id, or NotFoundError if it is not a valid id: ids are single names, never paths."""
-    if not isinstance(image_id, str) or not _ID.fullmatch(image_id):
+    if not isinstance(image_id, str) or problem_of_id(image_id) is not None:
         raise NotFoundError(f"{image_id!r} is not an image id of this datastore")
     return image_id
 
@@ -105,6 +106,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         self.on_removed: Callable[[str], object] | None = None
         self.on_names: Callable[[], object] = lambda: None
         self.worklist: Worklist | None = None
+        self._gone: Gone = {}
+        self._seen: Set[str] = frozenset()
         super().__init__(*arguments, auto_reload=False, **named)
         self._auto_reload = auto_reload
         if auto_reload:
@@ -122,14 +125,24 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
             self.on_names()
             return
         with self._lock:
-            if is_stale(self._datastore, path, self._extensions, self._to_id):
+            if is_stale(self._datastore, path, self._extensions, self._seen):
                 self.refresh()
 
     def _reconcile_datastore(self) -> None:
         """Bring the index up to date with the files in the folder."""
         self._init_from_datastore_file()
-        if reconcile(self._datastore, self._extensions, self._to_id, self._stays_without_file):
+        changes = reconcile(self._datastore, self._extensions, self._gone, self._stays_without_file)
+        self._seen = changes.seen
+        if changes.entries:
             self._update_datastore_file()
+        self._take_note(changes)
+
+    def _take_note(self, changes: Changes) -> None:
+        """Called after each look at the folders."""
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        """The id in the name of a file, and its extension as it is spelled."""
+        return split_name(file, self._extensions)
 
     def _stays_without_file(self, image_id: str) -> bool:
         """Whether an image stays in the index while its file is missing."""
@@ -142,6 +155,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def can_be_served(self, image_id: str) -> bool:
         """Whether an image can be handed out to be labelled, as far as a look at it tells that takes a moment."""
         return True
+
+    def nothing_to_serve(self) -> str | None:
+        """A sentence if there is no image: what was found instead, and what is expected; None if there is one."""
+        return None
 
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""

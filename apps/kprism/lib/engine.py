@@ -21,7 +21,7 @@ import numpy as np
 from kprism_model.predictor import Click, Predictor
 from kprism_model.store import ByteStore, cached, is_out_of_memory
 from kprism_model.volumes.predictor import VolumePredictor
-from lib.errors import OutOfMemoryError, TooLargeError
+from lib.errors import OutOfMemoryError, RequestError, TooLargeError
 from lib.imaging.mapped import SMALL, Allocate, in_memory
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import check_contrast, files_of, read_image, read_mask
@@ -63,6 +63,7 @@ class Engine:
     `allocate` makes the arrays of images, see `lib.imaging.mapped`. `image_budget` is also the limit for one image; by
     default images are in memory, with the rest. `use` replaces the networks by those of another version. `opener` gives
     the series whose local volume a file is, so that it can be used before it is complete; None for other files.
+    `refused` hears of image files that could not be read.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Engine:
         self.images = ByteStore(budget if image_budget is None else image_budget)
         self._allocate = allocate
         self._reading = [Lock() for _ in range(READERS)]
+        self.refused: Callable[[Path, RequestError], object] = lambda path, error: None
         self.opener: Callable[[Path], OpenedSeries | None] = lambda path: None
         self._networks = networks
         self.passes = Turns()
@@ -108,7 +110,11 @@ class Engine:
         series = self.opener(path)
         if series is not None:
             return self._of_series(series, name)
-        return self._file(path, name, read_image, statistics or RequestStatistics())
+        try:
+            return self._file(path, name, read_image, statistics or RequestStatistics())
+        except RequestError as error:
+            self.refused(path, error)
+            raise
 
     def _of_series(self, series: OpenedSeries, name: str) -> MedicalImage:
         key = ("series", series.digest, name)

@@ -7,96 +7,199 @@ listed once, so that a folder of many thousand images opens in a fraction of a s
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
+from monailabel.interfaces.datastore import DefaultLabelTag
+
+from lib.folder_listing import FolderListing, fits, is_file, printable, split_name
+from lib.not_served import NotServed
 
 logger = logging.getLogger(__name__)
 
-Identify = Callable[[str], tuple[str, str]]
-"""File name -> (id, extension)."""
+FINAL = DefaultLabelTag.FINAL.value
+
+SEGMENTATION = ".seg"
+"""3D Slicer's ending before `.nrrd`: `x.seg.nrrd` is a label of the image `x`, unless there is an image `x.seg`."""
+
+
+class Changes(NamedTuple):
+    """What a look at the folders brought.
+
+    `entries` counts the images and labels that were added to the index or removed from it. `images` are the ids of new
+    images, `labels` those of images whose submitted label came or went, also with the image itself. `left_out` is what
+    is in the folders, but not in the index, and `types` how many files of which extension lie among the images. `seen`
+    are the names of all that lies among the images, and with the tag before them (`final/x.nrrd`) among the labels.
+    """
+
+    entries: int
+    images: set[str]
+    labels: set[str]
+    left_out: list[NotServed]
+    types: Mapping[str, int]
+    seen: Set[str]
+
+
+class _Look:
+    """One look at the folders of an index, which brings the index up to date.
+
+    All folders are listed at the start: where one is missing, as that of a share which is not mounted, OSError is
+    raised and nothing has changed.
+    """
+
+    def __init__(
+        self, index: LocalDatastoreModel, patterns: Sequence[str], stays: Callable[[str], bool], gone: Gone
+    ) -> None:
+        self._index, self._patterns, self._stays, self._gone = index, patterns, stays, gone
+        self._images = FolderListing(index.image_path(), patterns)
+        self._tags: dict[str, FolderListing | None] = {}  # None for one that cannot be listed
+        self._left_out: list[NotServed] = []
+        with os.scandir(index.label_path(None)) as found:
+            tags = sorted((entry.name, entry.path) for entry in found if entry.is_dir())
+        for tag, path in tags:
+            try:
+                self._tags[tag] = FolderListing(path, patterns)
+            except OSError as error:
+                self._tags[tag] = None
+                self._leave_out(f"{index.labels_dir}/{tag}", f"cannot be listed: {error.strerror or error}")
+        self._entries = 0
+        self._new: set[str] = set()
+        self._labels: set[str] = set()
+
+    def take_over(self) -> Changes:
+        """Bring the index up to date."""
+        self._remove_images()
+        self._add_images()
+        self._remove_labels()
+        for tag, folder in self._tags.items():
+            if folder is not None:
+                self._add_labels(tag, folder)
+        labels = Path(os.path.relpath(self._index.label_path(None), self._index.image_path())).parts[0]
+        nested = {name.split("/")[0] for name in self._index.objects if "/" in name}
+        left_out = [*self._images.left_out(), *self._images.folders_with_images({labels, *nested}), *self._left_out]
+        seen = {f"{tag}/{name}" for tag, folder in self._tags.items() if folder is not None for name in folder.names}
+        seen |= self._images.names
+        return Changes(self._entries, self._new, self._labels, sorted(left_out), self._images.types(), seen)
+
+    def _remove_images(self) -> None:
+        for image_id, entry in list(self._index.objects.items()):
+            name = image_id + entry.image.ext
+            is_there = not image_id.startswith(".") and self._images.holds(name)
+            if not is_there and not self._stays(image_id):
+                logger.info("Image %r is no longer there", image_id)
+                self._gone[name] = self._index.objects.pop(image_id)
+                self._entries += 1
+                if FINAL in entry.labels:
+                    self._labels.add(image_id)
+
+    def _add_images(self) -> None:
+        objects = self._index.objects
+        for name in self._images.matching({image_id + entry.image.ext for image_id, entry in objects.items()}):
+            image_id, extension = split_name(name, self._patterns)
+            if image_id in objects:
+                other = image_id + objects[image_id].image.ext
+                self._leave_out(name, f"has the same name as {printable(other)}, which comes first; rename one of them")
+                continue
+            logger.info("Image %r is new: %s", image_id, name)
+            # One that was away for a while has the names of its labels again.
+            objects[image_id] = self._gone.pop(name, None) or ImageLabelModel(image=_found(name, extension))
+            self._entries += 1
+            self._new.add(image_id)
+            if FINAL in objects[image_id].labels:
+                self._labels.add(image_id)
+
+    def _remove_labels(self) -> None:
+        for image_id, entry in self._index.objects.items():
+            for tag, label in list(entry.labels.items()):
+                folder = self._tags.get(tag)
+                if (tag in self._tags and folder is None) or (folder and folder.holds(image_id + label.ext)):
+                    continue
+                logger.info("The label %r of image %r is no longer there", tag, image_id)
+                del entry.labels[tag]
+                self._entries += 1
+                if tag == FINAL:
+                    self._labels.add(image_id)
+
+    def _add_labels(self, tag: str, folder: FolderListing) -> None:
+        objects = self._index.objects
+        known = {image_id + entry.labels[tag].ext for image_id, entry in objects.items() if tag in entry.labels}
+        for name in folder.matching(known):
+            label_id, extension = label_name(name, self._patterns, objects)
+            path = f"{self._index.labels_dir}/{tag}/{name}"
+            if label_id not in objects:
+                self._leave_out(path, f"is a label without an image: there is none of the name {printable(label_id)}")
+            elif (other := objects[label_id].labels.get(tag)) is not None:
+                used = printable(label_id + other.ext)
+                self._leave_out(path, f"is not used: the image has the label {used} already; remove one of them")
+            else:
+                logger.info("The label %r of image %r is new: %s", tag, label_id, name)
+                objects[label_id].labels[tag] = _found(name, extension)
+                self._entries += 1
+                if tag == FINAL:
+                    self._labels.add(label_id)
+        if tag == FINAL:
+            for found in folder.left_out():
+                self._leave_out(f"{self._index.labels_dir}/{tag}/{found.name}", found.reason)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self._left_out.append(NotServed(printable(name), reason))
+
+
+Gone = dict[str, ImageLabelModel]
+"""File name -> entry of an image that is missing: it may come back, as after a moment without a network."""
 
 
 def reconcile(
     index: LocalDatastoreModel,
-    extensions: Sequence[str],
-    identify: Identify,
+    patterns: Sequence[str],
+    gone: Gone,
     stays: Callable[[str], bool] = lambda image_id: False,
-) -> int:
-    """Bring an index up to date with its folders; returns the number of entries that were added or removed.
+) -> Changes:
+    """Bring an index up to date with its folders.
 
-    `extensions` are the patterns of the names of images and labels, such as "*.nii.gz". An image whose file is missing
-    is removed from the index unless it `stays`.
+    `patterns` are those of the names of images and labels, such as "*.nii.gz". An image whose file is missing is
+    removed from the index unless it `stays`, and kept in `gone`. OSError if a folder is missing; then nothing has
+    changed.
     """
-    changes = 0
-    images = _Folder(index.image_path())
-    for image_id, entry in list(index.objects.items()):
-        if not images.holds(image_id + entry.image.ext) and not stays(image_id):
-            logger.info("Image %r is no longer there", image_id)
-            del index.objects[image_id]
-            changes += 1
-    known = {image_id + entry.image.ext for image_id, entry in index.objects.items()}
-    before = set(index.objects)
-    for name in images.matching(extensions, known):
-        image_id, extension = identify(name)
-        if image_id not in before:
-            logger.info("Image %r is new: %s", image_id, name)
-            index.objects[image_id] = ImageLabelModel(image=_found(name, extension))
-            changes += 1
-    return changes + _reconcile_labels(index, extensions, identify)
+    return _Look(index, patterns, stays, gone).take_over()
 
 
-def _reconcile_labels(index: LocalDatastoreModel, extensions: Sequence[str], identify: Identify) -> int:
-    changes = 0
-    with os.scandir(index.label_path(None)) as found:
-        folders = {entry.name: _Folder(entry.path) for entry in found if entry.is_dir()}
-    known: dict[str, set[str]] = {tag: set() for tag in folders}
-    for image_id, entry in index.objects.items():
-        for tag, label in list(entry.labels.items()):
-            name = image_id + label.ext
-            if tag in folders and folders[tag].holds(name):
-                known[tag].add(name)
-            else:
-                logger.info("The label %r of image %r is no longer there", tag, image_id)
-                del entry.labels[tag]
-                changes += 1
-    for tag, folder in folders.items():
-        orphans = []
-        for name in folder.matching(extensions, known[tag]):
-            label_id, extension = identify(name)
-            if label_id not in index.objects:
-                orphans.append(name)
-            elif tag not in index.objects[label_id].labels:
-                logger.info("The label %r of image %r is new: %s", tag, label_id, name)
-                index.objects[label_id].labels[tag] = _found(name, extension)
-                changes += 1
-        if orphans:
-            shown = ", ".join(sorted(orphans)[:5])
-            logger.warning("%d labels with the tag %r belong to no image: %s ...", len(orphans), tag, shown)
-    return changes
+def label_name(name: str, patterns: Sequence[str], images: Mapping[str, object]) -> tuple[str, str]:
+    """The image id in the name of a label's file, and its extension, which may be `.seg.nrrd`."""
+    label_id, extension = split_name(name, patterns)
+    if label_id not in images and label_id.lower().endswith(SEGMENTATION):
+        length = len(label_id) - len(SEGMENTATION)
+        return label_id[:length], label_id[length:] + extension
+    return label_id, extension
 
 
-def is_stale(index: LocalDatastoreModel, path: str, extensions: Sequence[str], identify: Identify) -> bool:
+def is_stale(index: LocalDatastoreModel, path: str, patterns: Sequence[str], seen: Set[str]) -> bool:
     """Whether an index has to be reconciled because of the file at `path`, which somebody wrote, moved or removed.
 
-    False for the files of the index's owner, who updates the index, and for files that the index cannot use.
+    False for the files of the index's owner, who updates the index. `seen`: what the last look saw, see `Changes`.
     """
     file = Path(os.path.normpath(path))
-    label_id, extension = identify(file.name)
-    entry = index.objects.get(label_id)
-    is_image = file.parent == Path(os.path.normpath(index.image_path()))
-    if not is_image and (entry is None or file.parent.parent != Path(os.path.normpath(index.label_path(None)))):
-        return False  # no file of this index, or a label without an image
-    known = entry and (entry.image if is_image else entry.labels.get(file.parent.name))
-    if file.exists():
-        return known is None and any(fnmatch.fnmatch(file.name, pattern) for pattern in extensions)
-    return known is not None and known.ext == extension
+    images, labels = (Path(os.path.normpath(folder)) for folder in (index.image_path(), index.label_path(None)))
+    if file.parent == images:
+        image_id, place = split_name(file.name, patterns)[0], file.name
+        entry = index.objects.get(image_id)
+        known = entry.image if entry else None
+    elif file.parent.parent == labels:
+        image_id, place = label_name(file.name, patterns, index.objects)[0], f"{file.parent.name}/{file.name}"
+        entry = index.objects.get(image_id)
+        known = entry.labels.get(file.parent.name) if entry else None
+    else:
+        return False
+    if known is not None and file.name == image_id + known.ext:
+        return not is_file(file)
+    is_hidden = file.name.startswith(".") and not fits(file.name, patterns)
+    return not is_hidden and os.path.lexists(file) != (place in seen)
 
 
 def as_text(index: LocalDatastoreModel) -> str:
@@ -106,24 +209,6 @@ def as_text(index: LocalDatastoreModel) -> str:
     objects = ",\n".join(f"{encode(name)}: {encode(entry)}" for name, entry in content.pop("objects").items())
     head = "".join(f"{encode(key)}: {encode(value)},\n" for key, value in content.items())
     return f'{{\n{head}"objects": {{\n{objects}\n}}\n}}\n'
-
-
-class _Folder:
-    """The names of what a folder holds, without links that lead nowhere."""
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        with os.scandir(path) as found:
-            self._names = {entry.name for entry in found if not entry.is_symlink() or Path(entry.path).exists()}
-
-    def holds(self, name: str) -> bool:
-        """Whether a file is there; names can be paths, and some file systems ignore case."""
-        return name in self._names or (self._path / name).exists()
-
-    def matching(self, patterns: Sequence[str], known: Iterable[str]) -> list[str]:
-        """The names beside those that are `known` which match a pattern, in the order of the patterns."""
-        names = sorted(self._names.difference(known))
-        return list(dict.fromkeys(name for pattern in patterns for name in fnmatch.filter(names, pattern)))
 
 
 def _found(name: str, extension: str) -> DataModel:

@@ -55,7 +55,7 @@ class FolderWatch(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Handle an event of the observer."""
-        if event.is_directory or event.event_type not in _CHANGES:
+        if event.event_type not in (_CHANGES_OF_FOLDERS if event.is_directory else _CHANGES):
             return
         changed = self._changed()
         for path in (event.src_path, event.dest_path):
@@ -68,6 +68,7 @@ class FolderWatch(FileSystemEventHandler):
 
 
 _CHANGES: Collection[str] = ("created", "deleted", "moved", "modified")
+_CHANGES_OF_FOLDERS: Collection[str] = ("created", "deleted", "moved")  # modified: by each file in it
 
 
 def _poll_seconds(folders: Mapping[str, bool]) -> float:

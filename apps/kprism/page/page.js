@@ -37,6 +37,7 @@ async function refresh() {
   showCases(status.cases);
   at('worklist').hidden = !status.worklist;
   at('worklist').textContent = `Only those of the work list are served: ${status.worklist}`;
+  showNotServed(status);
   showTraining(status);
   showVersions(status);
   showServed(status.served);
@@ -57,7 +58,9 @@ function startTraining(trainer) {
   return act(`${ROOT}train/${encodeURIComponent(trainer)}`, { method: 'POST' });
 }
 
-function showCases({ all, labelled, waiting, refused }) {
+function showCases({ all, labelled, waiting, refused, indexed }) {
+  at('indexed').hidden = !indexed;
+  at('indexed').textContent = indexed ? `${indexed[0]} of ${indexed[1]} files in the folder are indexed.` : '';
   at('all').textContent = all;
   at('labelled').textContent = labelled;
   at('share').value = all ? labelled / all : 0;
@@ -65,6 +68,28 @@ function showCases({ all, labelled, waiting, refused }) {
   at('refused-part').hidden = !refused.length;
   at('refused-count').textContent = refused.length;
   at('refused').replaceChildren(...refused.map(entry => item(entry, `: ${entry.reason}`)));
+}
+
+/** What lies in the studies but cannot be segmented, and why; it is neither counted nor offered as the next case. */
+function showNotServed({ not_served: entries, not_served_count: count, nothing_to_serve: nothing }) {
+  at('not-served-section').hidden = !count && !nothing;
+  at('nothing-to-serve').hidden = !nothing;
+  at('nothing-to-serve').textContent = nothing ?? '';
+  const sentences = [
+    `${count === 1 ? 'This is' : `These ${count} are`} in the studies, but cannot be segmented.`,
+    'Nobody is asked to label what is listed here. What is mended or replaced is served again within seconds.',
+    count > entries.length ? `The first ${entries.length} are shown.` : '',
+  ];
+  at('not-served-count').textContent = count ? sentences.join(' ') : '';
+  at('not-served').replaceChildren(...entries.map(notServedItem));
+}
+
+function notServedItem({ name, reason }) {
+  const entry = document.createElement('li');
+  const title = document.createElement('strong');
+  title.textContent = name;
+  entry.append(title, ` ${reason}`);
+  return entry;
 }
 
 /** A case in a list, with a link to it where the viewer can show it. */

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`./kprism import FOLDER`: NIfTI, NRRD, MetaImage, PNG and JPEG files as DICOM, into a DICOMweb server or a folder."""
+"""`./kprism import FOLDER`: DICOM files as they are, and NIfTI, NRRD, MetaImage, PNG and JPEG files as DICOM.
+
+They go into a DICOMweb server or a folder.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from tqdm import tqdm
 
 from kprism_model.addresses import check_store
 from lib.dicom.access import StoreAccess
+from lib.dicom.folder_index import FolderIndex
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.series import describe_series
 from lib.dicom.series_writer import SOP_CLASSES, dicom_series, guess_modality
@@ -28,6 +33,7 @@ from lib.imaging.label_maps import values_in
 from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import SUFFIXES, read_image, read_mask, suffix_of
+from tools.import_dicom import Tally, find_dicom, import_dicom, left_out
 
 DEFAULT_STORE = "http://127.0.0.1:8042/dicom-web"
 INSTANCES_PER_REQUEST = 32
@@ -48,16 +54,31 @@ MODALITY_WORDS = {
 }
 
 
-def files_in(path: Path) -> list[Path]:
-    """The image files at a path: the file itself, or those of a folder (not of its subfolders)."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+@dataclass(frozen=True)
+class Found:
+    """What lies at a path: DICOM files, in subfolders too, and image files of other types, in the folder itself."""
+
+    path: Path
+    dicom: FolderIndex
+    files: list[Path]
+
+
+def find(path: Path) -> Found:
+    """What can be imported from a path; RequestError if there is nothing."""
+    if not path.is_dir() and not path.is_file():
         raise RequestError(f"there is no file or folder {str(path)!r}")
+    dicom = find_dicom(path)
+    if path.is_file():
+        is_dicom = any(entry.object is not None or entry.reason for entry in dicom.entries.values())
+        return Found(path, dicom, [] if is_dicom else [path])
     files = sorted(file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith("."))
-    if not files:
-        raise RequestError(f"folder {str(path)!r} has no images; expected files of type {', '.join(SUFFIXES)}")
-    return files
+    if not files and not dicom.series:
+        problems = "; ".join(left_out(dicom)[:3])
+        raise RequestError(
+            f"folder {str(path)!r} has no images; expected files of type {', '.join(SUFFIXES)}, or DICOM files in it "
+            f"or in its subfolders{f' ({problems})' if problems else ''}"
+        )
+    return Found(path, dicom, files)
 
 
 def described_modality(path: Path) -> str | None:
@@ -128,16 +149,26 @@ def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> int
 
 
 def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Path) -> Iterator[str]:
-    """Import every file under `paths`; yields a message for each that could not be imported."""
-    for path in paths:
-        chosen = modality or described_modality(path)
-        for file in tqdm(files_in(path), desc=path.name, unit="file", disable=not sys.stderr.isatty()):
+    """Import everything at `paths`; yields a message for each file that could not be imported."""
+    yield from import_found([find(path) for path in paths], modality, store, Tally())
+
+
+def import_found(found: Sequence[Found], modality: str | None, store: DicomWeb | Path, tally: Tally) -> Iterator[str]:
+    """The same for what was found already; counts what was imported."""
+    for place in found:
+        yield from left_out(place.dicom)
+        yield from import_dicom(place.dicom, store, tally)
+        chosen = modality or described_modality(place.path)
+        quiet = not place.files or not sys.stderr.isatty()
+        for file in tqdm(place.files, desc=place.path.name, unit="file", disable=quiet):
             try:
                 import_file(file, chosen, store)
             except RequestError as error:
                 if isinstance(error, StoreDownError | StoreAccessError):
                     raise
                 yield str(error)
+            else:
+                tally.images += 1
 
 
 def _place(to: str, conf: Mapping[str, str]) -> DicomWeb | Path:
@@ -171,15 +202,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         store = _place(options.to, dict(options.conf))
-        count = sum(len(files_in(path)) for path in options.paths)
-        problems = list(import_all(options.paths, options.modality, store))
+        found = [find(path) for path in options.paths]
+        tally = Tally()
+        problems = list(import_found(found, options.modality, store, tally))
     except (ValueError, OSError, requests.RequestException) as error:
         print(f"kprism: {error}", file=sys.stderr)
         return 1
     for problem in problems:
         print(f"kprism: left out: {problem}", file=sys.stderr)
-    print(f"Imported {count - len(problems)} of {count} images into {options.to}.")
+    for sentence in others(found):
+        print(f"kprism: {sentence}", file=sys.stderr)
+    print(f"Imported {summary(found, tally)} into {options.to}.")
     return 1 if problems else 0
+
+
+def others(found: Sequence[Found]) -> Iterator[str]:
+    """Sentences about files that nobody will miss, or that lie where they are not looked for."""
+    for place in found:
+        if not place.dicom.series:
+            continue
+        strange = sum(1 for entry in place.dicom.odd.values() if not entry.reason)
+        if strange:
+            yield f"{strange:,} other files in {place.path} are neither DICOM nor images."
+        nested = sorted(name for name in place.dicom.images if "/" in name and not name.startswith("labels/"))
+        if nested:
+            many = f"{len(nested):,} images in subfolders of {place.path}"
+            yield f"{many}, such as {nested[0]}, are not imported with it."
+
+
+def summary(found: Sequence[Found], tally: Tally) -> str:
+    """How much was imported."""
+    count = sum(len(place.files) for place in found)
+    parts = [f"{tally.images} of {count} images"] if count else []
+    if any(place.dicom.series for place in found):
+        parts.append(str(tally))
+    return " and ".join(parts) or "nothing"
 
 
 if __name__ == "__main__":

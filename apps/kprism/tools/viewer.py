@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +23,8 @@ from kprism_model.locations import checkout, data_folder
 from lib.dicom.access import StoreAccess
 from lib.dicom.web import DicomWeb
 from lib.errors import RequestError
-from tools.import_folder import import_all
+from tools.import_dicom import Tally
+from tools.import_folder import find, import_found, others, summary
 from tools.ohif import ensure_ohif
 from tools.orthanc import Orthanc
 
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=None if root is None else root / "sample-datastore",
         metavar="FOLDER",
-        help="images to put into an empty store (the sample studies)",
+        help="DICOM files to put into the store, and other images to put into an empty one (the sample studies)",
     )
     parser.add_argument(
         "--folder", type=Path, default=VIEWERS, metavar="FOLDER", help="for the store, caches and logs (%(default)s)"
@@ -93,12 +95,21 @@ def _free_port(wanted: int) -> int:
 
 
 def _fill(store: DicomWeb, studies: Path) -> None:
-    """Import the studies into a store that is empty."""
-    if store.search():
+    """Import the studies: DICOM objects that the store does not have, and other images into a store that is empty."""
+    is_empty = not store.search()
+    found, tally = find(studies), Tally()
+    if not is_empty and found.files:
+        if found.dicom.series:
+            print(f"The store is not empty: of {studies} only DICOM files are imported.", file=sys.stderr)
+        found = replace(found, files=[])
+    if not found.files and not found.dicom.series:
         return
     print(f"Importing {studies} into the store ...", file=sys.stderr)
-    for problem in import_all([studies], None, store):
+    for problem in import_found([found], None, store, tally):
         print(f"kprism: left out: {problem}", file=sys.stderr)
+    for sentence in others([found]):
+        print(f"kprism: {sentence}", file=sys.stderr)
+    print(f"Imported {summary([found], tally)}.", file=sys.stderr)
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def test_an_answer_can_be_had_as_a_segmentation(site: Site) -> None:
 def test_an_answer_as_a_segmentation_needs_an_image_of_the_store(site: Site) -> None:
     nameless = site.server.infer("interactive", "", {}, output="dicom_seg")
     assert nameless.status_code == 400
-    assert "needs an image of the DICOMweb server" in nameless.json()["detail"]
+    assert "needs a DICOM series of the datastore" in nameless.json()["detail"]
 
 
 SETS: list[tuple[str | list[str], str, str]] = [

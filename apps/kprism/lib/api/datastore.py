@@ -21,8 +21,8 @@ from pydicom.misc import is_dicom
 
 from lib.api.uploads import read_object, store_upload
 from lib.datastore import check_id, check_tag
-from lib.dicom.datastore import DicomStore
 from lib.dicom.label_objects import read_label_file
+from lib.dicom.mixed_store import store_of
 from lib.dicom.volumes import save_volume
 from lib.errors import RequestError
 from lib.imaging.reading import SUFFIXES, suffix_of
@@ -79,12 +79,12 @@ def save_label(
 
 def _from_dicom(path: Path, image_id: str, info: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """The label map and the names in a DICOM SEG or RTSTRUCT, as a file on the grid of its series."""
-    datastore, title = app_instance().datastore(), f"the label of image {image_id!r}"
-    if not isinstance(datastore, DicomStore):
+    dicom, title = store_of(app_instance().datastore(), image_id), f"the label of image {image_id!r}"
+    if dicom is None:
         raise RequestError(
-            f"{title} is a DICOM file, but the images are files without DICOM headers; expected {', '.join(SUFFIXES)}"
+            f"{title} is a DICOM file, but the image is a file without DICOM headers; expected {', '.join(SUFFIXES)}"
         )
-    series = datastore.open_series(image_id)
+    series = dicom.open_series(image_id)
     read = read_label_file(path, title, series)
     target = path.with_name("label.nii.gz")
     save_volume(read.labels, series.affine, target)

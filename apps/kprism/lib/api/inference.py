@@ -24,11 +24,13 @@ from monailabel.config import settings
 from monailabel.endpoints import session
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
 
 from lib.api.uploads import read_object, store_upload
-from lib.dicom.datastore import DicomStore, names_of
+from lib.dicom.datastore import names_of
+from lib.dicom.mixed_store import dicom_part, store_of
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.volumes import read_labels
 from lib.dicom.web import as_bytes
@@ -172,15 +174,19 @@ def _session_image(app: Any, session_id: str) -> Source:
 
 def _check_dicom(datastore: Any, image: str, session_id: str, file: UploadFile | None) -> None:
     """RequestError if there is no DICOM series that a segmentation can refer to."""
-    if not isinstance(datastore, DicomStore):
-        raise RequestError("output 'dicom_seg' needs studies in a DICOMweb server; this datastore is a folder")
+    if dicom_part(datastore) is None:
+        raise RequestError("output 'dicom_seg' needs studies that are DICOM series; this datastore has none")
     if session_id or file is not None or not image:
-        raise RequestError("output 'dicom_seg' needs an image of the DICOMweb server, named by the parameter image")
+        raise RequestError("output 'dicom_seg' needs a DICOM series of the datastore, named by the parameter image")
+    if store_of(datastore, image) is None:
+        raise RequestError(f"output 'dicom_seg' needs a DICOM series; {image!r} is an image file of another type")
 
 
-def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Response:
+def _dicom_seg(datastore: Datastore, image: str, result: Mapping[str, Any], request: Mapping[str, Any]) -> Response:
     """The answer as DICOM SEG; `label_info` of the request may rename the structures, in their order."""
-    series = datastore.series(image)
+    store = store_of(datastore, image)
+    assert store is not None  # see `_check_dicom`
+    series = store.series(image)
     labels, _ = read_labels(Path(result["file"]), series)
     if not labels.any():
         raise RequestError(f"the mask of image {image!r} is empty, and DICOM SEG cannot hold an empty mask")
@@ -188,6 +194,6 @@ def _dicom_seg(datastore: DicomStore, image: str, result: Mapping[str, Any], req
     model = str(request["model"])
     labels, names = names_of(labels, info)
     title = f"K-Prism {model}"
-    segmentation = write_seg(labels, names, series, title, model, seg_type=datastore.seg_type)
+    segmentation = write_seg(labels, names, series, title, model, seg_type=store.seg_type)
     headers = {"Content-Disposition": f'attachment; filename="{segmentation.SOPInstanceUID}.dcm"'}
     return Response(as_bytes(segmentation), headers=headers, media_type="application/dicom")

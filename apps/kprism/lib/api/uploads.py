@@ -20,10 +20,14 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+MAX_SUFFIX = 20
+"""Letters of a client's file extension that are kept: none that can be read is longer."""
+
 
 def store_upload(upload: UploadFile, stem: Path) -> Path:
     """Write an upload to `stem` with the extension of the client's file name."""
-    path = stem.with_name(stem.name + (suffix_of(Path(upload.filename)) if upload.filename else ".nii.gz"))
+    suffix = suffix_of(Path(upload.filename)) if upload.filename else ".nii.gz"
+    path = stem.with_name(stem.name + suffix[:MAX_SUFFIX])
     with path.open("wb") as stream:
         shutil.copyfileobj(upload.file, stream)
     return path

@@ -40,10 +40,7 @@ MONAI_LABEL_SETTINGS: dict[str, Any] = {
     "MONAI_LABEL_TRACKING_ENABLED": False,  # our own: `tracking_uri`
     "MONAI_LABEL_AUTO_UPDATE_SCORING": False,  # there are no scoring methods
     "MONAI_LABEL_DICOMWEB_SEARCH_FILTER": {},  # every modality, not CT alone
-    "MONAI_LABEL_DATASTORE_FILE_EXT": [
-        *(f"*{suffix}" for suffix in SUFFIXES),
-        *(f"*{suffix.upper()}" for suffix in SUFFIXES),
-    ],
+    "MONAI_LABEL_DATASTORE_FILE_EXT": [f"*{suffix}" for suffix in SUFFIXES],  # in any letter case
 }
 
 

@@ -23,6 +23,7 @@ from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SUFFIX, SeriesCache
 from lib.dicom.series_volume import SeriesVolume
+from lib.dicom.source import DicomSource
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 from lib.imaging.medical_image import MedicalImage
@@ -65,7 +66,8 @@ class DicomImages(GuardedDatastore):
         *,
         volume_bytes: int | None = VOLUME_BYTES,
     ) -> None:
-        self.web = DicomWeb(client)
+        self._client = client
+        self.web = self._connected(client)
         self._filters = {key: str(value) for key, value in (filters or {}).items()}
         self._unusable: dict[str, tuple[int, str]] = {}  # series that are no volume: number of instances, reason
         self._prefetched: set[str] = set()
@@ -75,9 +77,13 @@ class DicomImages(GuardedDatastore):
         self._studies: frozenset[str] = frozenset()  # that match the query of the work list
         self._listing = SeriesListing(self._pages, self._stored_entries())
 
+    def _connected(self, client: Any) -> DicomSource:
+        """The server through `client`."""
+        return DicomWeb(client)
+
     def name(self) -> str:
         """The server's address."""
-        return str(self.web.client.base_url)
+        return str(self._client.base_url)
 
     def list_images(self) -> list[str]:
         """Ids of the series that are served and can be segmented, as far as is known.
@@ -144,7 +150,7 @@ class DicomImages(GuardedDatastore):
 
     def _pages(self) -> Iterator[list[SeriesEntry]]:
         """The series of the server, after the studies that are served of them."""
-        if self.worklist is not None and self.worklist.query:
+        if self.worklist is not None and self.worklist.query and isinstance(self.web, DicomWeb):
             self._studies = self.web.studies(self.worklist.query)
         yield from self.web.pages(**self._filters)
 

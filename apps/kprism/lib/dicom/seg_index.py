@@ -21,7 +21,8 @@ from kprism_model.files import write_bytes
 from lib.dicom.arrival_times import ArrivalTimes
 from lib.dicom.seg_origin import find_series
 from lib.dicom.seg_reader import referenced_series
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError
+from lib.dicom.source import DicomSource
+from lib.dicom.web import SeriesEntry, StoreDownError
 from lib.errors import RETRY_SECONDS, is_passing
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class SegIndex:
     """
 
     def __init__(
-        self, web: DicomWeb, arrival_times: ArrivalTimes, images: Callable[[], Collection[str]], path: Path
+        self, web: DicomSource, arrival_times: ArrivalTimes, images: Callable[[], Collection[str]], path: Path
     ) -> None:
         self._web, self._arrival_times, self._images, self._path = web, arrival_times, images, path
         self._keeping = Lock()

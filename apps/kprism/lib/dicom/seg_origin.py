@@ -13,7 +13,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from lib.dicom.frames import Frame, frames_of
-from lib.dicom.web import DicomWeb, SeriesEntry
+from lib.dicom.source import DicomSource
+from lib.dicom.web import SeriesEntry
 
 SEG_ATTRIBUTES = (
     *("SOPInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "SourceImageSequence"),
@@ -35,7 +36,7 @@ class Origin(NamedTuple):
     reason: str = ""
 
 
-def find_series(web: DicomWeb, entry: SeriesEntry, instance: str) -> Origin:
+def find_series(web: DicomSource, entry: SeriesEntry, instance: str) -> Origin:
     """The series of its study that a segmentation without ReferencedSeriesSequence is of."""
     headers = web.headers(entry.study, entry.series, SEG_ATTRIBUTES)
     segmentation = next(header for header in headers if header.SOPInstanceUID == instance)

@@ -19,9 +19,10 @@ from lib.dicom.pixel_type import PixelType
 from lib.dicom.series import Series, read_headers
 from lib.dicom.series_headers import FILE_NAME, SeriesHeaders, fetch_headers
 from lib.dicom.series_volume import SeriesVolume, grid_image
+from lib.dicom.source import DicomSource
 from lib.dicom.volume_budget import VolumeBudget
 from lib.dicom.volume_file import remove_abandoned
-from lib.dicom.web import DicomWeb, SeriesEntry
+from lib.dicom.web import SeriesEntry
 from lib.errors import RequestError
 from lib.imaging.medical_image import MedicalImage
 
@@ -41,7 +42,7 @@ class SeriesCache:
 
     def __init__(
         self,
-        web: DicomWeb,
+        web: DicomSource,
         folder: Path,
         find: Callable[[str], SeriesEntry],
         budget: int | None = None,

@@ -23,7 +23,8 @@ from pydicom.dataset import Dataset
 from kprism_model.files import write_bytes
 from lib.dicom.pixel_type import PixelType, pixel_type
 from lib.dicom.series import Series, describe_series
-from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
+from lib.dicom.source import DicomSource
+from lib.dicom.web import SeriesEntry, StoreDownError, StoreError
 from lib.errors import RequestError
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _read_all(folder: Path, changed: int) -> tuple[Dataset, ...]:
     return tuple(dataset for dataset in datasets if "Rows" in dataset and "Columns" in dataset)
 
 
-def fetch_headers(web: DicomWeb, entry: SeriesEntry) -> SeriesHeaders:
+def fetch_headers(web: DicomSource, entry: SeriesEntry) -> SeriesHeaders:
     """The headers of a series from its server.
 
     They are read from the instances themselves if the server has no metadata, or only a few attributes of them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -237,6 +237,39 @@ class DicomWeb:
             reason = int(failed[0].get("FailureReason", 0))
             raise StoreError(f"the DICOMweb server refused {len(failed)} instances (failure reason {reason:#06x})")
 
+    def store_files(self, contents: Sequence[bytes]) -> dict[str, str]:
+        """Store DICOM files as they are (STOW-RS); SOP instance -> reason for those that the server refuses.
+
+        StoreError if it refuses all of them without a word about each.
+        """
+        client = self.client
+        with self._translated_errors():
+            try:
+                answer = client._http_post_multipart_application_dicom(
+                    client._get_studies_url(_Transaction.STORE), contents
+                )
+            except requests.HTTPError as error:
+                told = _told_failures(error.response)
+                if told is None:
+                    raise
+                answer = told
+        failed = answer.get("FailedSOPSequence") or []
+        return {
+            str(item.get("ReferencedSOPInstanceUID", "")): f"failure reason {int(item.get('FailureReason', 0)):#06x}"
+            for item in failed
+        }
+
+    def instances(self, study: str, series: str) -> set[str]:
+        """The SOP instances that the server has of a series."""
+        found: set[str] = set()
+        with self._translated_errors():
+            while True:
+                items = self.client.search_for_instances(study, series, limit=PAGE, offset=len(found))
+                new = {_text(item, "00080018") for item in items} - found
+                if not new:
+                    return found
+                found |= new
+
     @contextmanager
     def _translated_errors(self, missing: str = "") -> Iterator[None]:
         """Errors with messages; `missing` is what the server lacks if it answers that something is not there."""
@@ -260,6 +293,17 @@ class DicomWeb:
                 raise StoreAccessError(f"{server} {what}") from error
             # it is off, hangs, or ended during the answer
             raise StoreDownError(f"{server} does not answer; nothing was changed") from error
+
+
+def _told_failures(response: requests.Response | None) -> Dataset | None:
+    """What a server says of each instance when it refuses all of them; None if it does not."""
+    if response is None or response.status_code != 409:
+        return None
+    try:
+        answer = Dataset.from_json(response.json())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return answer if answer.get("FailedSOPSequence") else None
 
 
 def _entries(items: Iterable[Mapping[str, Any]], known: Container[str]) -> list[SeriesEntry]:

@@ -9,12 +9,16 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 from nibabel.nifti1 import Nifti1Extension, Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from lib.errors import RequestError
 from lib.imaging.nifti_places import nifti_places
-from lib.imaging.stored import Room, Stored, opened
+from lib.imaging.stored import Room, Stored, check_axes, opened
 
 MAX_HEADER = 16 << 20
 """Bytes before the voxels of a NIfTI file; a header that claims more is damaged."""
@@ -30,12 +34,13 @@ def read_nifti(path: Path, room: Room) -> Stored:
     """The voxels of a NIfTI file; RequestError, or what nibabel raises, for a file that cannot be read."""
     compression = "gzip" if path.name.lower().endswith(".gz") else ""
     _check_header(path, compression, room)
-    image: Any = nibabel.load(path)  # typed as the base class, which has no voxels
+    image: Any = _load(path)
     if not isinstance(image, nibabel.Nifti1Image):  # includes NIfTI-2, but not CIFTI
         raise RequestError(f"is {type(image).__name__}; expected a NIfTI volume")
     voxels: Any = image.dataobj
     places = nifti_places(image.header)
     shape, dtype = tuple(int(side) for side in image.shape), voxels.dtype
+    check_axes(shape)
     colour = bool(dtype.fields) and tuple(dtype.fields)[:3] == _CHANNELS
     rescale = (1.0, 0.0) if colour else (float(voxels.slope), float(voxels.inter))
     with opened(path, compression) as stream:
@@ -57,6 +62,18 @@ def read_nifti(path: Path, room: Room) -> Stored:
         also_at=tuple(others),
         itk_affine=places.itk,
     )
+
+
+def _load(path: Path) -> Any:
+    """As `nibabel.load`, which knows no extensions in mixed letter case such as `.Nii.gz`."""
+    ending = path.name[-len(".nii.gz") :] if path.name.lower().endswith(".gz") else path.suffix
+    if ending in (ending.lower(), ending.upper()):
+        return nibabel.load(path)
+    file_map = {"image": FileHolder(str(path))}
+    try:
+        return nibabel.Nifti1Image.from_file_map(file_map)
+    except (HeaderDataError, WrapStructError, ImageFileError):
+        return nibabel.Nifti2Image.from_file_map(file_map)
 
 
 def note_volumes(header: Nifti1Header, volumes: int) -> None:

@@ -30,12 +30,12 @@ from kprism_model.orientation import stored_slice_axis
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.file_labels import FileLabels
 from lib.imaging.mapped import Allocate, in_memory
-from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage, describe
+from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage
 from lib.imaging.metaimage import data_file, read_metaimage
 from lib.imaging.nifti import noted_volumes, read_nifti
 from lib.imaging.nrrd_files import read_nrrd
 from lib.imaging.pictures import read_picture
-from lib.imaging.stored import CHUNK, Room, Stored
+from lib.imaging.stored import CHUNK, Room, Stored, check_axes
 from lib.imaging.wide_labels import MAX_VALUE, numbered
 
 NIFTI = (".nii.gz", ".nii")
@@ -250,10 +250,11 @@ def _as_volume(stored: Stored, name: str) -> tuple[NDArray[Any], int]:
     if not stored.colour:
         array = array[..., None]
     *space, _ = array.shape
-    while len(space) > 3 and space[-1] == 1:
-        space.pop()
-    if len(space) not in (2, 3):
-        raise RequestError(f"{name} has {len(space)} axes ({describe(tuple(space))}); expected 2 or 3")
+    try:
+        check_axes(tuple(space))
+    except RequestError as error:
+        raise RequestError(f"{name} {error}") from error
+    del space[3:]  # each of a single voxel
     array = array.reshape(*space, *[1] * (3 - len(space)), array.shape[-1])
     return array[..., :3] if stored.colour else array[..., 0], len(space)
 

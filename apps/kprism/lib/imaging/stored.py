@@ -85,6 +85,15 @@ class Room:
         return array
 
 
+def check_axes(shape: tuple[int, ...]) -> None:
+    """RequestError unless the axes in space are two or three; further ones may have a single voxel."""
+    axes = len(shape)
+    while axes > 3 and shape[axes - 1] == 1:
+        axes -= 1
+    if axes not in (2, 3):
+        raise RequestError(f"has {axes} axes ({describe(shape[:axes])}); expected 2 or 3")
+
+
 def too_large(shape: tuple[int, ...], size: int, limit: int, what: str = "one image", setting: str = "image_mb") -> str:
     """The end of a sentence about an image that takes more than the `limit` of a setting, both in bytes."""
     return (

@@ -17,8 +17,12 @@ from typing import Any
 
 from kprism_model.files import write_bytes
 from lib.files import read_json, write_json
+from lib.image_ids import shortened
 from lib.imaging.reading import suffix_of
 from lib.learning.annotation_notes import AnnotationNote, prompts_from_json
+
+RAW_NAME_BYTES = 200
+"""Bytes of an image id that a file in `raw/` begins with: a name has 255 at most, and more is added."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class PendingSubmission:
     ) -> PendingSubmission:
         """Copy `file` into the store at `folder` and write the JSON file, in this order."""
         content = file.read_bytes()
-        raw = f"raw/{image_id}-{uuid.uuid4().hex[:12]}{suffix_of(file)}"
+        raw = f"raw/{shortened(image_id, RAW_NAME_BYTES)}-{uuid.uuid4().hex[:12]}{suffix_of(file)}"
         write_bytes(folder / raw, content)
         pending = cls(
             path=folder / "pending" / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.json",

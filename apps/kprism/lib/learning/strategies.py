@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from lib.datastore import GuardedDatastore, stored_at
 
 NO_CASE_LEFT = "every case has a submitted label; there is no next one"
-"""The message if no case is left."""
+"""The message if no case is left, but some were."""
 
 CURRENT_IMAGE = "current"
 """Key of a request for the case that is open in the viewer; it is chosen only if there is no other."""
@@ -78,6 +78,12 @@ def _chosen(
             return {"id": image}
         images.remove(image)
     return None
+
+
+def why_none(datastore: Datastore) -> str:
+    """Why no strategy chooses a case."""
+    missing = datastore.nothing_to_serve() if isinstance(datastore, GuardedDatastore) else None
+    return missing or NO_CASE_LEFT
 
 
 def make_strategies(chosen: str = "random") -> dict[str, Strategy]:

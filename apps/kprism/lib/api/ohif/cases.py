@@ -36,7 +36,7 @@ from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_maps import renumbered, values_in
 from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage, planes_of
-from lib.learning.strategies import NO_CASE_LEFT
+from lib.learning.strategies import why_none
 
 THUMBNAIL = 112
 """Pixels along the longer side of a reference's thumbnail."""
@@ -251,7 +251,7 @@ def _next_case(strategy: str, body: dict[str, Any]) -> dict[str, Any]:
         raise NotFoundError(f"strategy {strategy!r} is unknown; expected one of {', '.join(app._strategies)}")
     chosen = app.next_sample({**body, "strategy": strategy}) or {}
     if not chosen.get("id"):
-        return {"message": NO_CASE_LEFT}
+        return {"message": why_none(datastore)}
     datastore.prefetch(chosen["id"])
     info = datastore.get_image_info(chosen["id"])
     return {"id": chosen["id"], "study": info.get("StudyInstanceUID"), "title": info.get("PatientID")}

@@ -21,8 +21,7 @@ from pydicom.dataset import Dataset
 from lib.api.ohif.cases import checked_names
 from lib.api.ohif.planes import unpack
 from lib.datastore import check_id, check_tag, grid_image, hand_names
-from lib.dicom.datastore import DicomStore
-from lib.dicom.images import DicomImages
+from lib.dicom.mixed_store import store_of
 from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.seg_writer import write_seg
 from lib.dicom.segments import colour_of
@@ -64,8 +63,9 @@ def stored_label(image_id: str, format: str = "seg", tag: str = DefaultLabelTag.
     kind, datastore = _format(format), app_instance().datastore()
     tag = check_tag(tag or DefaultLabelTag.FINAL.value)
     image = _grid(datastore, image_id)
-    if isinstance(datastore, DicomStore) and tag == DefaultLabelTag.FINAL:
-        datastore.see_label(image_id)
+    dicom = store_of(datastore, image_id)
+    if dicom is not None and tag == DefaultLabelTag.FINAL:
+        dicom.see_label(image_id)
     label_id = datastore.get_label_by_image_id(image_id, tag)
     path = Path(datastore.get_label_uri(label_id, tag)) if label_id else None
     if path is None or not path.is_file():
@@ -127,14 +127,13 @@ def _file(
         raise RequestError(f"the label of image {image_id!r} is empty: there is nothing to download")
     if unnamed := present - set(shown.values()):
         raise RequestError(f"the label contains the value {min(unnamed)}, which has no name")
-    form, series = FORMATS[kind], None
-    if isinstance(datastore, DicomImages):
-        series = datastore.open_series(image_id)
+    form, dicom = FORMATS[kind], store_of(datastore, image_id)
+    series = None if dicom is None else dicom.open_series(image_id)
     if form.needs_dicom:
         if series is None:
             raise RequestError(
                 f"image {image_id!r} is a file without DICOM headers (patient, study, references), which format "
-                f"{kind!r} needs; expected nifti or nrrd, or studies in a DICOMweb server (./kprism import)"
+                f"{kind!r} needs; expected nifti or nrrd, or a DICOM series (./kprism import makes one)"
             )
         content = as_bytes(DICOM_WRITERS[kind](labels, shown, series, "K-Prism"))
     elif kind == "nifti":

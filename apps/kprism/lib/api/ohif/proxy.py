@@ -18,7 +18,7 @@ from monailabel.config import settings
 
 from lib.api.ohif.cases import store
 from lib.dicom.access import TokenFileError, refusal, tls_refusal
-from lib.dicom.web import SeriesEntry, StoreAccessError
+from lib.dicom.web import DicomWeb, SeriesEntry, StoreAccessError
 from lib.errors import ForbiddenError, NotFoundError
 
 TIMEOUT = (5, 300)
@@ -104,8 +104,10 @@ def _asked(
 ) -> requests.Response | JSONResponse:
     """The answer of the store, or of the server where the store has none for it."""
     headers = {key: request.headers[key] for key in FORWARDED if key in request.headers}
+    web = store().web
+    assert isinstance(web, DicomWeb)  # see `dicom_web`
     try:
-        answer = store().web.session.request(
+        answer = web.session.request(
             request.method,
             address,
             params=params,

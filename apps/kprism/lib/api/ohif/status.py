@@ -13,14 +13,18 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from lib.api.ohif import versions
-from lib.dicom.datastore import DicomStore
+from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.label_objects import KINDS
+from lib.dicom.mixed_store import dicom_part
 from lib.dicom.segments import colour_of
 from lib.errors import NotFoundError
 from lib.imaging.label_registry import BACKGROUND
 
 QUEUE = 50
 """Cases without a label that are listed; there may be thousands."""
+
+NOT_SERVED = 100
+"""Entries of `not_served` that are listed."""
 
 
 def status() -> dict[str, Any]:
@@ -30,6 +34,8 @@ def status() -> dict[str, Any]:
     in each mode, see `versions.served`. `upgrade` is what remains to do after an
     upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
     report in seconds since 1970; null without a report. `worklist` is the setting that limits the cases, or null.
+    `not_served` is what is in the studies but cannot be segmented, with the reasons; there may be more than are listed
+    (`not_served_count`). `nothing_to_serve` is a sentence if there is no image, else null.
     """
     app = app_instance()
     info = app.info()
@@ -48,6 +54,7 @@ def status() -> dict[str, Any]:
         "trainers": list(info["trainers"]),
         "cases": _cases(app),
         "worklist": app.config.worklist.source if app.config.worklist else None,
+        **_not_served(app.datastore()),
         "training": _training(info.get("train_stats") or {}),
         "versions": versions.listed(app),
         "served": versions.served(app),
@@ -79,14 +86,32 @@ def _cases(app: Any) -> dict[str, Any]:
         "labelled": len(labelled),
         "waiting": [{"id": image, **_where(datastore.get_image_info(image))} for image in waiting[:QUEUE]],
         "refused": list(_refused(app)),
+        "indexed": _indexed(datastore),
+    }
+
+
+def _indexed(datastore: Any) -> list[int] | None:
+    """How many DICOM files of a folder are indexed, of how many; None while there are none to index."""
+    series = dicom_part(datastore)
+    progress = series.progress if isinstance(series, DicomFolderStore) else None
+    return None if progress is None else list(progress)
+
+
+def _not_served(datastore: Any) -> dict[str, Any]:
+    entries = datastore.not_served()
+    return {
+        "not_served": [entry._asdict() for entry in entries[:NOT_SERVED]],
+        "not_served_count": len(entries),
+        "nothing_to_serve": datastore.nothing_to_serve(),
     }
 
 
 def _refused(app: Any) -> Iterator[dict[str, Any]]:
     """Stored labels that cannot be used, and why."""
     datastore = app.datastore()
-    if isinstance(datastore, DicomStore):
-        for segmentation in datastore.unusable():
+    series = dicom_part(datastore)
+    if series is not None:
+        for segmentation in series.unusable():
             entry = segmentation.entry
             reason = f"{KINDS.get(entry.modality, 'label')} {entry.description or entry.series!r} {segmentation.reason}"
             yield {"title": entry.patient, "study": entry.study, "reason": reason}
@@ -97,7 +122,7 @@ def _refused(app: Any) -> Iterator[dict[str, Any]]:
 
 def _where(info: Mapping[str, Any]) -> dict[str, Any]:
     """The title of a case and the study to open; None if unknown."""
-    return {"title": info.get("PatientID"), "study": info.get("StudyInstanceUID")}
+    return {"title": info.get("title") or info.get("PatientID"), "study": info.get("StudyInstanceUID")}
 
 
 def _training(stats: Mapping[str, Any]) -> dict[str, Any]:
