@@ -28,6 +28,7 @@ from benchmarks.live_server import LiveServer
 from tests.e2e.site import PLACE, SHAPE, as_file, block, get, submit, wait
 from tests.e2e.viewer.conftest import program
 from tests.tiny_network import copy_weights
+from tests.unit.seg_nrrd_files import write_seg_nrrd
 
 CJK = "肝臓" * 37 + "肝"  # 75 letters, 225 bytes
 LONG = "n" * 215
@@ -338,7 +339,14 @@ def test_a_seg_nrrd_belongs_to_its_image(serve: Callable[..., Folder]) -> None:
         for name in ("x", "y", "y.seg"):
             volume().to_filename(path / f"{name}.nii.gz")
 
+        write_seg_nrrd(path / "x.seg.nrrd", block(30, 30), PLACE, [("cyst", 1, 0)])  # where Slicer saves all it has
+        write_seg_nrrd(path / "Segmentation.nrrd", block(30, 30), PLACE, [("cyst", 1, 0)])
+
     folder = serve("slicer's segmentations", fill)
+    assert "is a segmentation by its name" in folder.not_served()["x.seg.nrrd"]
+    segments = folder.until(lambda: folder.not_served().get("Segmentation.nrrd"))
+    assert "is a segmentation: it names its segments, the first 'cyst'" in segments
+    assert folder.status()["cases"]["all"] == 3
     place = {"space": "right-anterior-superior", "space directions": PLACE[:3, :3], "space origin": PLACE[:3, 3]}
     for name in ("x.seg.nrrd", "y.SEG.nrrd", "y.seg.nrrd"):
         nrrd.write(str(folder.labels / name), block(30, 30), place)

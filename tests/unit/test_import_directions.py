@@ -23,7 +23,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "options": {"errors"},
     "imaging": {"errors", "options", "files"},
     "image_ids": set(),
-    "folder_listing": {"image_ids", "not_served"},
+    "folder_listing": {"image_ids", "imaging", "not_served"},
     "folder_contents": {"folder_listing", "not_served"},
     "folder_watch": set(),
     "worklist": set(),

@@ -30,7 +30,7 @@ from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.label_names import listed_names, structures
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.nrrd_files import segment_names
-from lib.imaging.reading import NRRD
+from lib.imaging.reading import NRRD, files_of
 from lib.not_served import NotServed
 from lib.worklist import Worklist
 
@@ -239,10 +239,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def stamp(self, image_id: str) -> str:
         """Changes whenever the image is replaced, without a look into its file; empty if there is none."""
         try:
-            status = Path(self.get_image_uri(image_id)).stat()
+            states = [file.stat() for file in files_of(Path(self.get_image_uri(image_id)))]
         except OSError:
             return ""
-        return f"{status.st_mtime_ns} {status.st_size}"
+        return " ".join(f"{state.st_mtime_ns} {state.st_size}" for state in states)
 
     def grid_image(self, image_id: str, name: str) -> MedicalImage | None:
         """An image without its voxels, called `name`, if its grid is known without its file; None if it is not."""

@@ -22,7 +22,7 @@ from lib.errors import RETRY_SECONDS, RequestError
 from lib.file_checks import FileChecks, Stamp, stamp_of
 from lib.folder_contents import Changes, label_name
 from lib.folder_listing import expected, split_name
-from lib.imaging.reading import read_image
+from lib.imaging.reading import files_of, read_image
 from lib.label_arrivals import LabelArrivals
 from lib.not_served import NotServed
 
@@ -60,6 +60,7 @@ class FolderStore(GuardedDatastore):
         self._own: dict[str, Stamp | None] = {}  # labels that this process has written
         self._opened: dict[str, str] = {}  # file -> image id
         self._unchecked: dict[str, None] = {}
+        self._beside: dict[str, str] = {}  # name of a file of voxels -> the image whose header names it
         self._left_out: list[NotServed] = []
         self._types: dict[str, int] = {}
         self._is_watched = False
@@ -172,9 +173,9 @@ class FolderStore(GuardedDatastore):
                 if image_id in self._datastore.objects:
                     self._arrivals.add(image_id)
             elif file.parent == Path(self._datastore.image_path()):
-                image_id = split_name(file.name, self._extensions)[0]
+                image_id = self._beside.get(file.name) or split_name(file.name, self._extensions)[0]
                 entry = self._datastore.objects.get(image_id)
-                if entry is not None and file.name == image_id + entry.image.ext:
+                if entry is not None and (file.name in self._beside or file.name == image_id + entry.image.ext):
                     self._unchecked[image_id] = None
 
     def _take_note(self, changes: Changes) -> None:
@@ -234,6 +235,7 @@ class FolderStore(GuardedDatastore):
         if not path or not self.checks.is_due(image_id, Path(path)):
             return
         self.checks.look(image_id, Path(path))
+        self._beside |= {file.name: image_id for file in files_of(Path(path))[1:]}
         if before is not None and self._label_stamp(image_id) is not None:
             self._own.pop(image_id, None)
             self._arrivals.add(image_id)
