@@ -17,7 +17,7 @@ from threading import RLock
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.files import write_bytes
@@ -187,10 +187,26 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """Those of them without."""
         return self._named(super().get_unlabeled_images(label_tag, labels))
 
+    def check_new(self, image_id: str, file: Path) -> None:
+        """RequestError for a file that a client sends as an image, but that would not be served."""
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Store an image under a checked id."""
-        checked = check_id(image_id) if image_id else image_id
-        return str(super().add_image(checked, image_filename, check_info(image_info)))
+        """Store an image under a checked id; it replaces an earlier one in one step, and labels stay."""
+        own_id, suffix = self._to_id(Path(image_filename).name)
+        image_id, info = check_id(image_id or own_id), check_info(image_info)
+        before = self._datastore.objects.get(image_id)
+        if before is not None and before.image.ext.lower() != suffix.lower():
+            is_there = f"image {image_id!r} is there already, as {image_id}{before.image.ext}"
+            raise RequestError(f"{is_there}; expected another name for a file of type {suffix}")
+        suffix = suffix if before is None else before.image.ext
+        name = self._filename(image_id, suffix)
+        with FileLock(self._lock_file):
+            write_bytes(Path(self._datastore.image_path()) / name, Path(image_filename).read_bytes())
+            image = DataModel(info=info | {"ts": int(time.time()), "name": name}, ext=suffix)
+            labels = {} if before is None else before.labels
+            self._datastore.objects[image_id] = ImageLabelModel(image=image, labels=labels)
+            self._update_datastore_file(lock=False)
+        return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a label under a checked id and tag; it replaces an earlier one in one step."""

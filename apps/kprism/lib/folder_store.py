@@ -17,7 +17,7 @@ from typing import Any
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.datastore import GuardedDatastore, locked
+from lib.datastore import GuardedDatastore, check_id, locked
 from lib.errors import RETRY_SECONDS, RequestError
 from lib.file_checks import FileChecks, Stamp, stamp_of
 from lib.folder_contents import Changes, label_name
@@ -155,6 +155,10 @@ class FolderStore(GuardedDatastore):
         return [image for image in images if image not in refused] if refused else images
 
     # what others change
+
+    def check_new(self, image_id: str, file: Path) -> None:
+        """RequestError for a file that cannot be segmented."""
+        self.checks.read(file, f"image {check_id(image_id)!r}")
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a label, see `GuardedDatastore`."""
