@@ -160,6 +160,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """A sentence if there is no image: what was found instead, and what is expected; None if there is one."""
         return None
 
+    def hand_names(self) -> HandNames:
+        """The content of `labels.json` in the folder of studies; RequestError for a file that cannot be used."""
+        return HandNames.read(Path(self._datastore_path))
+
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""
 
@@ -372,8 +376,7 @@ class LabelledCase:
 
 def hand_names(datastore: Datastore) -> HandNames:
     """The content of `labels.json` in the datastore's folder; empty for other datastores."""
-    local = isinstance(datastore, LocalDatastore)
-    return HandNames.read(Path(datastore._datastore_path)) if local else HandNames()
+    return datastore.hand_names() if isinstance(datastore, GuardedDatastore) else HandNames()
 
 
 def labelled_cases(datastore: Datastore) -> list[LabelledCase]:
