@@ -22,13 +22,14 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.classes import clean_name
 from kprism_model.data.partial import AnnotatedCase
-from lib.datastore import GuardedDatastore, labelled_ids, state_path
+from lib.datastore import GuardedDatastore, state_path
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
 from lib.files import is_disk_full
 from lib.imaging.label_names import listed_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of, read_image, suffix_of
+from lib.labelled_cases import labelled_ids
 from lib.learning.annotation_notes import AnnotationNotes, Prompts, merged
 from lib.learning.pending_submission import PendingSubmission, digest_of
 from lib.learning.read_again import read_again, write_label
