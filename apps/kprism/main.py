@@ -23,7 +23,7 @@ from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
-from lib.datastore import GuardedDatastore, check_tag, known_names, opened_path  # noqa: E402
+from lib.datastore import GuardedDatastore, check_tag, opened_path  # noqa: E402
 from lib.dicom.access import StoreAccess  # noqa: E402
 from lib.dicom.dicom_folder_store import DicomFolderStore  # noqa: E402
 from lib.dicom.mixed_store import dicom_part  # noqa: E402
@@ -42,6 +42,7 @@ from lib.infers.result import Answer  # noqa: E402
 from lib.infers.scribbles import Scribbles  # noqa: E402
 from lib.infers.semantic import Semantic  # noqa: E402
 from lib.infers.task import KPrismTask  # noqa: E402
+from lib.labelled_cases import known_names  # noqa: E402
 from lib.learning.strategies import make_strategies  # noqa: E402
 from lib.learning_loop import LearningLoop  # noqa: E402
 from lib.options import as_bool  # noqa: E402

@@ -273,10 +273,10 @@ def test_failed_requests_leave_no_file(server: LiveServer) -> None:
     assert set(server.scratch.iterdir()) <= before
 
 
-def test_dicom_seg_needs_a_dicom_server(server: LiveServer) -> None:
+def test_dicom_seg_needs_dicom_series(server: LiveServer) -> None:
     answer = server.infer("semantic", IMAGE, {}, output="dicom_seg")
     assert answer.status_code == 400
-    assert "DICOMweb" in answer.json()["detail"]
+    assert "needs studies that are DICOM series" in answer.json()["detail"]
 
 
 def test_others_are_served_during_a_long_request(server: LiveServer) -> None:

@@ -21,6 +21,7 @@ import nrrd
 import numpy as np
 import pytest
 import requests
+import SimpleITK
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -28,6 +29,7 @@ from benchmarks.live_server import LiveServer
 from tests.e2e.site import PLACE, SHAPE, as_file, block, get, submit, wait
 from tests.e2e.viewer.conftest import program
 from tests.tiny_network import copy_weights
+from tests.unit.seg_nrrd_files import write_seg_nrrd
 
 CJK = "肝臓" * 37 + "肝"  # 75 letters, 225 bytes
 LONG = "n" * 215
@@ -333,12 +335,43 @@ def test_labels_that_arrive_change_and_go_while_the_server_runs(serve: Callable[
     assert {entry["id"] for entry in references} == {"a", "c"}
 
 
+def test_a_label_of_two_files_counts_when_both_are_there(serve: Callable[..., Folder]) -> None:
+    folder = serve("two files", lambda path: volume().to_filename(path / "\u809d.nii.gz"))
+    label = SimpleITK.GetImageFromArray(np.ascontiguousarray(block(30, 30).T))
+    label.SetDirection(np.diag([-1.0, -1, 1]).ravel().tolist())
+    label.SetSpacing([1.0, 1, 4])
+    SimpleITK.WriteImage(label, str(folder.path.parent / "\u809d.mhd"))
+    shutil.copy(folder.path.parent / "\u809d.mhd", folder.labels)
+    refused = folder.until(lambda: folder.status()["cases"]["refused"])
+    assert "its voxels in '\u809d.raw', which is not beside it" in refused[0]["reason"]
+    shutil.copy(folder.path.parent / "\u809d.raw", folder.labels)
+    folder.until(lambda: folder.submitted() == {"\u809d"} and not folder.status()["cases"]["refused"])
+
+    def kept() -> np.ndarray:
+        case = json.loads((folder.path / ".kprism/intake/cases/\u809d.json").read_text())
+        sent = SimpleITK.ReadImage(str(folder.path / ".kprism/intake" / case["raw"]))
+        stored = np.asarray(nibabel.load(folder.path / ".kprism/intake" / case["label"]).dataobj)
+        assert np.array_equal(SimpleITK.GetArrayFromImage(sent).T, stored)
+        return stored
+
+    assert np.array_equal(kept(), block(30, 30))
+    (folder.labels / "\u809d.raw").write_bytes(block(20, 40).tobytes(order="F"))
+    folder.until(lambda: np.array_equal(kept(), block(20, 40)))
+
+
 def test_a_seg_nrrd_belongs_to_its_image(serve: Callable[..., Folder]) -> None:
     def fill(path: Path) -> None:
         for name in ("x", "y", "y.seg"):
             volume().to_filename(path / f"{name}.nii.gz")
 
+        write_seg_nrrd(path / "x.seg.nrrd", block(30, 30), PLACE, [("cyst", 1, 0)])  # where Slicer saves all it has
+        write_seg_nrrd(path / "Segmentation.nrrd", block(30, 30), PLACE, [("cyst", 1, 0)])
+
     folder = serve("slicer's segmentations", fill)
+    assert "is a segmentation by its name" in folder.not_served()["x.seg.nrrd"]
+    segments = folder.until(lambda: folder.not_served().get("Segmentation.nrrd"))
+    assert "is a segmentation: it names its segments, the first 'cyst'" in segments
+    assert folder.status()["cases"]["all"] == 3
     place = {"space": "right-anterior-superior", "space directions": PLACE[:3, :3], "space origin": PLACE[:3, 3]}
     for name in ("x.seg.nrrd", "y.SEG.nrrd", "y.seg.nrrd"):
         nrrd.write(str(folder.labels / name), block(30, 30), place)
@@ -365,3 +398,35 @@ def test_a_folder_with_nothing_to_serve_says_so(serve: Callable[..., Folder]) ->
     assert folder.next() == ""
     volume().to_filename(folder.path / "new.nii.gz")
     folder.until(lambda: folder.status()["nothing_to_serve"] is None and folder.next() == "new")
+
+
+def test_an_upload_that_cannot_be_segmented_changes_nothing(serve: Callable[..., Folder]) -> None:
+    folder = serve("uploads", lambda path: volume().to_filename(path / "a.nii.gz"))
+    before = (folder.path / "a.nii.gz").read_bytes()
+    write_seg_nrrd(folder.path.parent / "segments.nrrd", block(30, 30), PLACE, [("cyst", 1, 0)])
+    whole = volume(1).to_bytes()
+
+    def upload(name: str, content: bytes, image: str = "") -> requests.Response:
+        address = f"{folder.server.url}/datastore/image"
+        return requests.put(address, params={"image": image}, files={"file": (name, content)}, timeout=60)
+
+    for name, content, reason in (
+        ("a.nii.gz", b"", "image 'a' is an empty file"),
+        ("cut.nii", whole[:-50], "image 'cut' is not a readable .nii file"),
+        ("notes.txt", b"text", "image 'notes' is of type '.txt'"),
+        ("two.mhd", b"NDims = 3\nElementDataFile = two.raw\n", "which is not beside it; an .mha file holds its own"),
+        ("s.nrrd", (folder.path.parent / "segments.nrrd").read_bytes(), "image 's' is a segmentation"),
+        ("a.nii", whole, "image 'a' is there already, as a.nii.gz; expected another name for a file of type .nii"),
+    ):
+        answer = upload(name, content)
+        assert (answer.status_code, reason in answer.json()["detail"]) == (400, True), answer.text
+    assert (folder.path / "a.nii.gz").read_bytes() == before
+    assert folder.status()["cases"]["all"] == 1 and folder.not_served() == {}
+    assert {path.name for path in folder.path.iterdir() if path.is_file() and not path.name.startswith(".")} == {
+        *("a.nii.gz", "labels.json", "datastore_v2.json")
+    }
+    submit(folder.server, "a", as_file(block(30, 30)), "tumour")
+    assert upload("any name.nii.gz", gzip.compress(whole), image="a").json() == {"image": "a"}
+    assert (folder.path / "a.nii.gz").read_bytes() == gzip.compress(whole)
+    label = get(folder.server, "/datastore/label/info", label="a", tag="final")  # the names of its values stay
+    assert label["label_info"] == [{"name": "tumour", "idx": 3}]

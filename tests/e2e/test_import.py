@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from benchmarks.live_server import free_port
 from benchmarks.places import ROOT
 from lib.dicom.seg_reader import read_seg
 from lib.dicom.series import describe_series, read_headers, read_voxels
+from lib.folder_store import FolderStore
 from tools.import_folder import main
 
 Run = Callable[..., tuple[int, str]]
@@ -130,6 +132,43 @@ def test_what_cannot_be_imported_is_named_and_the_rest_goes_on(tmp_path: Path) -
     assert "left out: broken.png is not a readable .png file" in done.stderr
     assert "Imported 1 of 2 images into dicom." in done.stdout
     assert len(list((tmp_path / "dicom" / "fine").iterdir())) == 1
+
+
+def test_what_of_a_label_is_left_out_is_said(run: Run, tmp_path: Path) -> None:
+    studies, affine = tmp_path / "studies", np.diag([-1.0, -1.0, 2.0, 1.0])
+    final = studies / "labels" / "final"
+    final.mkdir(parents=True)
+    for name in "abcd":
+        voxels = np.random.default_rng(0).integers(0, 900, (12, 10, 4)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), studies / f"{name}.nii.gz")
+    organ, lesion = np.zeros((12, 10, 4), np.uint8), np.zeros((12, 10, 4), np.uint8)
+    organ[2:8, 2:8], lesion[3:5, 3:5, 1:3] = 1, 1
+    directions = np.vstack([[np.nan] * 3, affine[:3, :3]])
+    segments = {"Segment0_Name": "organ", "Segment1_Name": "lesion", "Segment0_Layer": "0", "Segment1_Layer": "1"}
+    place = {"space": "right-anterior-superior", "space directions": directions, "space origin": affine[:3, 3]}
+    nrrd.write(str(final / "a.seg.nrrd"), np.stack([organ, lesion]), {**place, **segments})
+    nibabel.save(nibabel.Nifti1Image(organ + lesion, affine), final / "b.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(organ.astype(np.int16) * 1001, affine), final / "c.nii.gz")
+    nibabel.save(nibabel.Nifti1Image((organ + lesion).astype(np.int16) * 1001, affine), final / "d.nii.gz")
+    (studies / "labels.json").write_text(json.dumps({"labels": {"1": "organ", "1001": "organ"}}))
+    FolderStore(str(studies), extensions=("*.nii.gz", "*.nrrd"))  # as a server that has served it
+    status, errors = run(studies, "--to", tmp_path / "dicom")
+    assert status == 1
+    assert "the label of a.nii.gz: 'organ' and 'lesion' overlap in 8 of the 144 voxels of 'organ'" in errors
+    assert "the label of b.nii.gz: nothing names the value 2; expected a name in labels.json" in errors
+    assert "the label of d.nii.gz: nothing names the value 2002; expected a name in labels.json" in errors
+    assert sorted(path.name for path in (tmp_path / "dicom").iterdir()) == ["a", "c"]
+    for name, wanted in (("a", {"organ": organ - lesion, "lesion": lesion}), ("c", {"organ": organ})):
+        series = describe_series(imported(tmp_path / "dicom" / name)[0])
+        headers = read_headers((tmp_path / "dicom" / name).glob("*.dcm"))
+        [path] = [path for path, header in headers.items() if header.Modality == "SEG"]
+        label = read_seg(dcmread(path), series)
+        assert set(label.names) == set(wanted)
+        turned = np.rint(np.linalg.inv(series.affine) @ affine).astype(int)  # grid of the file -> that of the series
+        for structure, mask in wanted.items():
+            i, j, k, _ = turned @ np.c_[np.argwhere(mask), np.ones(mask.sum(), int)].T
+            assert (label.labels[i, j, k] == label.names[structure]).all()
+            assert int((label.labels == label.names[structure]).sum()) == int(mask.sum())
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,21 @@ def test_voxels_that_are_not_beside_the_header(tmp_path: Path, name: str) -> Non
     np.testing.assert_array_equal(read_image(path, "v").array, small_files.voxels("int16"))
 
 
+@pytest.mark.parametrize("name", ["\u809d\u81d3", "M\u00fcller", "\u0441\u043a\u0430\u043d 1"])
+def test_voxels_in_files_of_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.mhd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ascontiguousarray(small_files.voxels("int16").T)), str(path))
+    assert [file.name for file in files_of(path)] == [f"{name}.mhd", f"{name}.raw"]
+    np.testing.assert_array_equal(read_image(path, "v").array, small_files.voxels("int16"))
+    one = tmp_path / "one.mha"
+    one.write_bytes(b"".join(as_one_file(path)))
+    np.testing.assert_array_equal(
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(one))).T, read_image(one, "v").array
+    )
+    path.write_bytes(path.read_bytes().decode().encode("latin-1", "replace"))  # as older programs write
+    assert (len(files_of(path)) == 2) == (name == "M\u00fcller")
+
+
 def test_the_voxels_make_the_digest(tmp_path: Path) -> None:
     path = save(tmp_path / "v.mhd", {}, b"", "v.raw")
     digests = set()

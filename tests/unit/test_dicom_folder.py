@@ -27,6 +27,7 @@ from lib.dicom.web import StoreDownError, StoreError
 from lib.errors import RequestError
 from lib.folder_store import FolderStore
 from lib.imaging.reading import read_image, read_mask
+from lib.labelled_cases import hand_names
 from tests.e2e import dicom_folders as made
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'DicomDir' class")
@@ -302,7 +303,7 @@ def test_an_image_that_is_gone_is_said(tmp_path: Path) -> None:
 
 
 def opened(studies: Path, state: Path) -> Any:
-    return open_folder(studies, state, 1 << 30)
+    return open_folder(studies, state, 1 << 30, None)
 
 
 def test_the_datastore_fits_what_the_folder_holds(tmp_path: Path) -> None:
@@ -325,6 +326,18 @@ def labelled(store: DicomFolderStore, image: str, folder: Path) -> np.ndarray:
     save_volume(label, store.open_series(check_id(image)).affine, folder / "label.nii.gz")
     store.save_label(image, str(folder / "label.nii.gz"), FINAL, {"label_info": [{"name": "ball"}]})
     return label
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_names_by_hand_lie_in_the_folder_of_studies(others: bool, tmp_path: Path) -> None:
+    studies, state = tmp_path / "studies", tmp_path / "studies" / ".kprism"
+    written(studies / "sub")
+    (studies / "labels.json").write_text('{"labels": {"1": "liver"}}')
+    if others:
+        save_volume(made.body(), np.eye(4), studies / "volume.nii.gz")
+    store = opened(studies, state)
+    assert isinstance(store, MixedStore if others else DicomFolderStore)
+    assert hand_names(store).of("1.2.3") == {1: "liver"}
 
 
 def test_a_label_stays_over_a_restart_and_can_be_stored_elsewhere(tmp_path: Path) -> None:

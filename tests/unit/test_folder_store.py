@@ -18,6 +18,7 @@ import nibabel
 import nrrd
 import numpy as np
 import pytest
+import SimpleITK
 from monailabel.datastore.local import LocalDatastore
 from PIL import Image
 
@@ -29,7 +30,7 @@ from lib.folder_listing import split_name
 from lib.folder_store import FolderStore
 from lib.image_ids import MAX_BYTES, problem_of_id
 from lib.imaging.completeness import looks_complete
-from lib.imaging.reading import SUFFIXES, read_image
+from lib.imaging.reading import SUFFIXES, files_of, read_image
 from lib.label_arrivals import LabelArrivals
 from lib.learning.strategies import FirstCase, RandomCase, why_none
 
@@ -82,8 +83,13 @@ def all_kinds(folder: Path) -> dict[str, bool]:
     picture.save(folder / "big.tif", big_tiff=True)
     Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200).save(folder / "sixteen.png")
     picture.quantize(16).save(folder / "palette.png")
-    slow = {"bzip2.nrrd", "ascii.nrrd", "bmp_a.bmp", "behind.jpg"}
-    return {path.name: path.name not in slow for path in sorted(folder.iterdir())}
+    for name in ("meta.mha", "packed.mha", "two.mhd", "packed_two.mhd", "\u809d\u81d3.mhd"):
+        image = SimpleITK.GetImageFromArray(np.ascontiguousarray(VOXELS.T))
+        SimpleITK.WriteImage(image, str(folder / name), useCompression=name.startswith("packed"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(PIXELS, isVector=True), str(folder / "colour.mha"))
+    slow = {"bzip2.nrrd", "ascii.nrrd", "bmp_a.bmp", "behind.jpg", "colour.mha"}
+    names = [path.name for path in sorted(folder.iterdir()) if not path.name.endswith("raw")]
+    return {name: name not in slow for name in names}
 
 
 def test_a_quick_look_refuses_nothing_that_can_be_read(tmp_path: Path) -> None:
@@ -104,6 +110,38 @@ def test_what_ends_too_early_does_not_look_complete(tmp_path: Path, share: float
         if name not in ("more_behind.nii", "behind.jpg", "padded.jpg"):
             path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
             assert not looks_complete(path), name
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_voxels_beside_a_header_that_end_too_early_do_not_look_complete(tmp_path: Path, share: float) -> None:
+    all_kinds(tmp_path)
+    headers = list(tmp_path.glob("*.mhd"))
+    assert len(headers) == 3
+    for header in headers:
+        (voxels,) = files_of(header)[1:]
+        voxels.write_bytes(voxels.read_bytes()[: int(share * voxels.stat().st_size)])
+        assert not looks_complete(header), header.name
+        voxels.unlink()
+        assert not looks_complete(header), header.name
+
+
+def test_voxels_beside_a_header_that_change_make_another_image(tmp_path: Path) -> None:
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    header = tmp_path / "a.mhd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ascontiguousarray(VOXELS.T)), str(header))
+    voxels, content = tmp_path / "a.raw", (tmp_path / "a.raw").read_bytes()
+    header.write_text(header.read_text().replace("a.raw", "other name.raw"))
+    store = opened(tmp_path, auto_reload=True)
+    assert eventually(lambda: "a" in store.checks.refused()), "its voxels are not there"
+    assert store.list_images() == []
+    voxels.rename(tmp_path / "other name.raw")
+    assert eventually(lambda: store.list_images() == ["a"])
+    before = store.stamp("a")
+    (tmp_path / "other name.raw").write_bytes(content[:-10])
+    assert store.stamp("a") != before
+    assert eventually(lambda: store.list_images() == [])
+    (tmp_path / "other name.raw").write_bytes(content)
+    assert eventually(lambda: store.list_images() == ["a"])
 
 
 def test_a_file_is_read_as_a_whole_only_where_it_looks_damaged(tmp_path: Path) -> None:

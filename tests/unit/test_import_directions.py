@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 GROUND = {"errors", "options", "files", "imaging", "request_statistics", "routes"}
-SERVICES = GROUND | {"datastore", "engine", "networks"}
+SERVICES = GROUND | {"datastore", "labelled_cases", "engine", "networks"}
 
 APP_RULES: Mapping[str, set[str]] = {
     "errors": set(),
@@ -23,7 +23,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "options": {"errors"},
     "imaging": {"errors", "options", "files"},
     "image_ids": set(),
-    "folder_listing": {"image_ids", "not_served"},
+    "folder_listing": {"image_ids", "imaging", "not_served"},
     "folder_contents": {"folder_listing", "not_served"},
     "folder_watch": set(),
     "worklist": set(),
@@ -38,6 +38,7 @@ APP_RULES: Mapping[str, set[str]] = {
         "folder_watch",
         "worklist",
     },
+    "labelled_cases": {"datastore", "imaging"},
     "file_checks": {"errors", "imaging"},
     "label_arrivals": set(),
     "folder_store": GROUND

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from lib import folder_contents
-from lib.datastore import GuardedDatastore, known_names, labelled_case, labelled_cases
+from lib.datastore import GuardedDatastore
 from lib.folder_watch import FolderWatch
+from lib.labelled_cases import known_names, labelled_case, labelled_cases
 from lib.learning.strategies import RandomCase
 
 EXTENSIONS = ("*.png", "*.nii.gz")
@@ -158,7 +159,7 @@ def test_where_the_system_does_not_tell_the_folder_is_polled(folder: Path) -> No
         return str(label) in changed
 
     assert eventually(is_noticed)
-    assert not any(".kprism" in path for path in changed)
+    assert not any(".kprism/" in path for path in changed)
 
 
 @pytest.mark.parametrize("error", [OSError("no space left on device"), ValueError("damaged"), KeyError("objects")])

@@ -13,8 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from lib.datastore import known_names
 from lib.imaging.reading import read_image
+from lib.labelled_cases import known_names
 from lib.learning.submission_store import Submission
 from lib.learning.submitted_label import REFUSE
 from tests.unit.seg_nrrd_files import write_seg_nrrd

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MONAI Label's datastore, made safe for many threads; images by id, and labelled cases with their names."""
+"""MONAI Label's datastore, made safe for many threads; and the files of its images by their ids."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from monailabel.datastore.local import DataModel, LocalDatastore
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.files import write_bytes
@@ -27,10 +26,8 @@ from lib.folder_listing import split_name
 from lib.folder_watch import FolderWatch
 from lib.image_ids import problem_of_id
 from lib.imaging.hand_names import LABEL_FILE, HandNames
-from lib.imaging.label_names import listed_names, structures
 from lib.imaging.medical_image import MedicalImage
-from lib.imaging.nrrd_files import segment_names
-from lib.imaging.reading import NRRD
+from lib.imaging.reading import files_of
 from lib.not_served import NotServed
 from lib.worklist import Worklist
 
@@ -160,6 +157,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """A sentence if there is no image: what was found instead, and what is expected; None if there is one."""
         return None
 
+    def hand_names(self) -> HandNames:
+        """The content of `labels.json` in the folder of studies; RequestError for a file that cannot be used."""
+        return HandNames.read(Path(self._datastore_path))
+
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""
 
@@ -187,10 +188,26 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """Those of them without."""
         return self._named(super().get_unlabeled_images(label_tag, labels))
 
+    def check_new(self, image_id: str, file: Path) -> None:
+        """RequestError for a file that a client sends as an image, but that would not be served."""
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Store an image under a checked id."""
-        checked = check_id(image_id) if image_id else image_id
-        return str(super().add_image(checked, image_filename, check_info(image_info)))
+        """Store an image under a checked id; it replaces an earlier one in one step, and labels stay."""
+        own_id, suffix = self._to_id(Path(image_filename).name)
+        image_id, info = check_id(image_id or own_id), check_info(image_info)
+        before = self._datastore.objects.get(image_id)
+        if before is not None and before.image.ext.lower() != suffix.lower():
+            is_there = f"image {image_id!r} is there already, as {image_id}{before.image.ext}"
+            raise RequestError(f"{is_there}; expected another name for a file of type {suffix}")
+        suffix = suffix if before is None else before.image.ext
+        name = self._filename(image_id, suffix)
+        with FileLock(self._lock_file):
+            write_bytes(Path(self._datastore.image_path()) / name, Path(image_filename).read_bytes())
+            image = DataModel(info=info | {"ts": int(time.time()), "name": name}, ext=suffix)
+            labels = {} if before is None else before.labels
+            self._datastore.objects[image_id] = ImageLabelModel(image=image, labels=labels)
+            self._update_datastore_file(lock=False)
+        return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a label under a checked id and tag; it replaces an earlier one in one step."""
@@ -239,10 +256,10 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def stamp(self, image_id: str) -> str:
         """Changes whenever the image is replaced, without a look into its file; empty if there is none."""
         try:
-            status = Path(self.get_image_uri(image_id)).stat()
+            states = [file.stat() for file in files_of(Path(self.get_image_uri(image_id)))]
         except OSError:
             return ""
-        return f"{status.st_mtime_ns} {status.st_size}"
+        return " ".join(f"{state.st_mtime_ns} {state.st_size}" for state in states)
 
     def grid_image(self, image_id: str, name: str) -> MedicalImage | None:
         """An image without its voxels, called `name`, if its grid is known without its file; None if it is not."""
@@ -316,87 +333,3 @@ def _image_path(find: Callable[[str], str], image_id: Any) -> Path:
     if not uri:
         raise NotFoundError(f"image {image_id!r} is not in this datastore")
     return Path(uri)
-
-
-@dataclass(frozen=True)
-class LabelledCase:
-    """A case with a submitted label (tag final): its files and the names of the label's values."""
-
-    image_id: str
-    info: Mapping[str, Any]
-    hand_names: HandNames
-    datastore: Datastore
-
-    @property
-    def by_hand(self) -> Mapping[int, str]:
-        """Value -> name in `labels.json`, for a label that does not name its values."""
-        return self.hand_names.of(self.image_id)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the structures that the label may contain; empty if nothing names its values."""
-        return listed_names(self.info) or list(structures(self._in_file() or self.by_hand))
-
-    def _in_file(self) -> Mapping[int, str]:
-        """The names in the label file itself; only NRRD files have any."""
-        is_nrrd = str(self.info.get("name", "")).lower().endswith(NRRD)
-        return segment_names(self.label) if is_nrrd else {}
-
-    @property
-    def image(self) -> Path:
-        """The image file, for `Engine.image`: it may still arrive."""
-        return opened_path(self.datastore, self.image_id)
-
-    @property
-    def label(self) -> Path:
-        """The label file."""
-        label_id = self.datastore.get_label_by_image_id(self.image_id, DefaultLabelTag.FINAL)
-        return Path(self.datastore.get_label_uri(label_id, DefaultLabelTag.FINAL))
-
-
-def hand_names(datastore: Datastore) -> HandNames:
-    """The content of `labels.json` in the datastore's folder; empty for other datastores."""
-    local = isinstance(datastore, LocalDatastore)
-    return HandNames.read(Path(datastore._datastore_path)) if local else HandNames()
-
-
-def labelled_cases(datastore: Datastore) -> list[LabelledCase]:
-    """All cases with a label of tag final, sorted by id."""
-    by_hand = hand_names(datastore)
-    infos = _label_infos(datastore, images := labelled_ids(datastore))
-    return [LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in images if image_id in infos]
-
-
-def labelled_ids(datastore: Datastore) -> list[str]:
-    """The ids of all cases with a label of tag final, sorted."""
-    images = sorted(datastore.get_labeled_images())
-    infos = _label_infos(datastore, images)
-    return [image_id for image_id in images if image_id in infos]
-
-
-def labelled_case(datastore: Datastore, image_id: str) -> LabelledCase | None:
-    """One of the cases with a label of tag final."""
-    if image_id not in datastore.get_labeled_images():
-        return None
-    info = _label_infos(datastore, [image_id]).get(image_id)
-    return None if info is None else LabelledCase(image_id, info, hand_names(datastore), datastore)
-
-
-def _label_infos(datastore: Datastore, images: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-    """Image id -> information about its label of tag final, for `images` at least."""
-    tag = DefaultLabelTag.FINAL
-    if isinstance(datastore, GuardedDatastore):
-        return datastore.label_infos(tag)
-    return {
-        image_id: datastore.get_label_info(datastore.get_label_by_image_id(image_id, tag), tag) or {}
-        for image_id in images
-    }
-
-
-def known_names(datastore: Datastore) -> list[str]:
-    """Names of all structures in submitted labels, each once, in the order of first use; those of labels kept here."""
-    if not isinstance(datastore, GuardedDatastore):
-        return list(dict.fromkeys(name for case in labelled_cases(datastore) for name in case.names))
-    by_hand, infos = hand_names(datastore), datastore.label_infos(DefaultLabelTag.FINAL)
-    cases = (LabelledCase(image_id, infos[image_id], by_hand, datastore) for image_id in sorted(infos))
-    return list(dict.fromkeys(name for case in cases for name in case.names))

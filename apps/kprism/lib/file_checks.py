@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lib.errors import RETRY_SECONDS, NotFoundError, RequestError
 from lib.imaging.completeness import looks_complete
+from lib.imaging.reading import files_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,14 @@ YOUNG_SECONDS = 3.0
 READ_BYTES = 8 << 20
 """A file of at most so many bytes is read as a whole before it is handed out; it is opened in a moment anyway."""
 
-Stamp = tuple[int, int, int, int]
+
+class Stamp(NamedTuple):
+    """What changes whenever an image does: of its files the numbers, times and sizes; `size` is that of all."""
+
+    numbers: tuple[int, ...]
+    size: int
+    written: tuple[int, ...]
+    changed: tuple[int, ...]
 
 
 class Verdict(NamedTuple):
@@ -73,7 +81,7 @@ class FileChecks:
     def look(self, image_id: str, path: Path, *, hand_out: bool = False) -> str | None:
         """Why a file cannot be segmented; None if it can, as far as a quick look tells. `hand_out`: look closely."""
         known, stamp = self._verdicts.get(image_id), stamp_of(path)
-        whole = hand_out and stamp is not None and stamp[1] <= READ_BYTES
+        whole = hand_out and stamp is not None and stamp.size <= READ_BYTES
         is_enough = known is not None and (known.reason is not None or known.read or not whole)
         if known is not None and is_enough and not self.is_due(image_id, path):
             return known.reason
@@ -86,7 +94,7 @@ class FileChecks:
 
     def _judge(self, image_id: str, path: Path, stamp: Stamp | None, whole: bool) -> Verdict:
         is_young = stamp is not None and _is_young(stamp)
-        if stamp is not None and stamp[1] > 0 and not whole and looks_complete(path, count=not is_young):
+        if stamp is not None and stamp.size > 0 and not whole and looks_complete(path, count=not is_young):
             return Verdict(stamp, None, read=False)
         if is_young and not whole:
             reason = "is not complete; it may still be copied"
@@ -123,16 +131,21 @@ class FileChecks:
 
 
 def stamp_of(path: Path | str) -> Stamp | None:
-    """What changes whenever a file does; None if it cannot be asked for."""
+    """What changes whenever an image or label does, whose header is at `path`; None if it cannot be asked for."""
     try:
-        state = Path(path).stat()
+        states = [file.stat() for file in files_of(Path(path))]
     except (OSError, ValueError):
         return None
-    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    return Stamp(
+        tuple(state.st_ino for state in states),
+        sum(state.st_size for state in states),
+        tuple(state.st_mtime_ns for state in states),
+        tuple(state.st_ctime_ns for state in states),
+    )
 
 
 def _is_young(stamp: Stamp) -> bool:
-    return abs(time.time() - stamp[3] / 1e9) < YOUNG_SECONDS
+    return abs(time.time() - max(stamp.changed) / 1e9) < YOUNG_SECONDS
 
 
 def _name(image_id: str) -> str:

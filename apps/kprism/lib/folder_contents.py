@@ -18,7 +18,7 @@ from typing import NamedTuple
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.folder_listing import FolderListing, fits, is_file, printable, split_name
+from lib.folder_listing import FolderListing, fits, is_file, is_segmentation, printable, split_name
 from lib.not_served import NotServed
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class _Look:
         self, index: LocalDatastoreModel, patterns: Sequence[str], stays: Callable[[str], bool], gone: Gone
     ) -> None:
         self._index, self._patterns, self._stays, self._gone = index, patterns, stays, gone
-        self._images = FolderListing(index.image_path(), patterns)
+        self._images = FolderListing(index.image_path(), patterns, of_images=True)
         self._tags: dict[str, FolderListing | None] = {}  # None for one that cannot be listed
         self._left_out: list[NotServed] = []
         with os.scandir(index.label_path(None)) as found:
@@ -90,7 +90,7 @@ class _Look:
     def _remove_images(self) -> None:
         for image_id, entry in list(self._index.objects.items()):
             name = image_id + entry.image.ext
-            is_there = not image_id.startswith(".") and self._images.holds(name)
+            is_there = not (image_id.startswith(".") or is_segmentation(name)) and self._images.holds(name)
             if not is_there and not self._stays(image_id):
                 logger.info("Image %r is no longer there", image_id)
                 self._gone[name] = self._index.objects.pop(image_id)

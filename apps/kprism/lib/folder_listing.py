@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from lib.image_ids import problem_of_id
+from lib.imaging.metaimage import DATA_SUFFIXES
 from lib.not_served import NotServed
 
 IGNORED = {"thumbs.db", "desktop.ini", "license", "readme", "dicomdir", "lost+found", "__macosx"}
@@ -17,9 +18,6 @@ IGNORED = {"thumbs.db", "desktop.ini", "license", "readme", "dicomdir", "lost+fo
 
 IGNORED_SUFFIXES = (".json", ".txt", ".md", ".rst", ".csv", ".tsv", ".bval", ".bvec", ".log", ".yaml", ".yml", ".part")
 """Extensions, in lower case, of notes about images; nobody has to be told of them."""
-
-RAW_SUFFIXES = (".raw", ".zraw")
-"""Extensions of voxels that a `.mhd` file beside them names."""
 
 APPLE_DOUBLE = "._"
 """How the name of a file begins in which macOS keeps the attributes of another."""
@@ -32,9 +30,13 @@ SEARCHED = 5000
 
 
 class FolderListing:
-    """The files of a folder that match `patterns` such as "*.nii.gz", in any letter case; the rest with reasons."""
+    """The files of a folder that match `patterns` such as "*.nii.gz", in any letter case; the rest with reasons.
 
-    def __init__(self, path: str, patterns: Sequence[str]) -> None:
+    In a folder of images (`of_images`), segmentations are of the rest.
+    """
+
+    def __init__(self, path: str, patterns: Sequence[str], *, of_images: bool = False) -> None:
+        self._of_images = of_images
         self._path, self._patterns = Path(path), [pattern.lower() for pattern in patterns]
         self._broken: dict[str, str] = {}
         self.files: set[str] = set()
@@ -76,7 +78,7 @@ class FolderListing:
             for name in names:
                 if name.lower() in fitting:
                     places.setdefault(name, place)
-        usable = (name for name in places if problem_of_id(split_name(name, self._patterns)[0]) is None)
+        usable = (name for name in places if self._name_problem(name) is None)
         return sorted(usable, key=lambda name: (places[name], name))
 
     def left_out(self) -> list[NotServed]:
@@ -87,7 +89,7 @@ class FolderListing:
             if not self._fits(name):
                 if self._is_told(name) and not self._is_part_of_another(name):
                     unknown.setdefault(PurePath(name).suffix.lower(), []).append(name)
-            elif (reason := _name_problem(name, self._patterns)) is not None:
+            elif (reason := self._name_problem(name)) is not None:
                 found.append(NotServed(printable(name), reason))
         for suffix, names in unknown.items():
             is_many = len(names) > MANY
@@ -130,6 +132,14 @@ class FolderListing:
     def _fits(self, name: str) -> bool:
         return fits(name, self._patterns)
 
+    def _name_problem(self, name: str) -> str | None:
+        """Why a file of a known type cannot be served for its name alone."""
+        if name.startswith(APPLE_DOUBLE):
+            return f"is no image: macOS keeps the attributes of {printable(name[len(APPLE_DOUBLE) :])} in it"
+        if self._of_images and is_segmentation(name):
+            return "is a segmentation by its name; put it into labels/final under the name of its image"
+        return problem_of_id(split_name(name, self._patterns)[0])
+
     def _is_told(self, name: str) -> bool:
         lower = name.lower()
         if lower.startswith(".") and not self._fits(name):
@@ -139,7 +149,7 @@ class FolderListing:
     def _is_part_of_another(self, name: str) -> bool:
         path = PurePath(name)
         headers = (path.stem + suffix for suffix in (".mhd", ".MHD"))
-        return path.suffix.lower() in RAW_SUFFIXES and any(header in self.files for header in headers)
+        return path.suffix.lower() in DATA_SUFFIXES and any(header in self.files for header in headers)
 
 
 def fits(name: str, patterns: Sequence[str]) -> bool:
@@ -154,6 +164,11 @@ def split_name(name: str, patterns: Sequence[str]) -> tuple[str, str]:
     fitting = [ending for ending in endings if ending and name[-len(ending) :].lower() == ending]
     length = len(max(fitting, key=len, default=PurePath(name).suffix))
     return name[: len(name) - length], name[len(name) - length :]
+
+
+def is_segmentation(name: str) -> bool:
+    """Whether a file has the name of one of 3D Slicer's segmentations."""
+    return name.lower().endswith(".seg.nrrd")
 
 
 def expected(patterns: Sequence[str]) -> str:
@@ -173,13 +188,6 @@ def printable(name: str) -> str:
     """A name for messages and JSON: bytes that are not UTF-8 and control characters are replaced."""
     text = os.fsencode(name).decode(errors="replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _name_problem(name: str, patterns: Sequence[str]) -> str | None:
-    """Why a file of a known type cannot be served for its name alone."""
-    if name.startswith(APPLE_DOUBLE):
-        return f"is no image: macOS keeps the attributes of {printable(name[len(APPLE_DOUBLE) :])} in it"
-    return problem_of_id(split_name(name, patterns)[0])
 
 
 def _kind_of(entry: os.DirEntry[str], is_folder: bool) -> str:

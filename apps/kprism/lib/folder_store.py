@@ -17,12 +17,12 @@ from typing import Any
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.datastore import GuardedDatastore, locked
+from lib.datastore import GuardedDatastore, check_id, locked
 from lib.errors import RETRY_SECONDS, RequestError
 from lib.file_checks import FileChecks, Stamp, stamp_of
 from lib.folder_contents import Changes, label_name
 from lib.folder_listing import expected, split_name
-from lib.imaging.reading import read_image
+from lib.imaging.reading import files_of, read_image
 from lib.label_arrivals import LabelArrivals
 from lib.not_served import NotServed
 
@@ -60,6 +60,7 @@ class FolderStore(GuardedDatastore):
         self._own: dict[str, Stamp | None] = {}  # labels that this process has written
         self._opened: dict[str, str] = {}  # file -> image id
         self._unchecked: dict[str, None] = {}
+        self._beside: dict[str, str] = {}  # name of a file of voxels -> the image whose header names it
         self._left_out: list[NotServed] = []
         self._types: dict[str, int] = {}
         self._is_watched = False
@@ -155,6 +156,10 @@ class FolderStore(GuardedDatastore):
 
     # what others change
 
+    def check_new(self, image_id: str, file: Path) -> None:
+        """RequestError for a file that cannot be segmented."""
+        self.checks.read(file, f"image {check_id(image_id)!r}")
+
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a label, see `GuardedDatastore`."""
         saved = super().save_label(image_id, label_filename, label_tag, label_info)
@@ -172,9 +177,9 @@ class FolderStore(GuardedDatastore):
                 if image_id in self._datastore.objects:
                     self._arrivals.add(image_id)
             elif file.parent == Path(self._datastore.image_path()):
-                image_id = split_name(file.name, self._extensions)[0]
+                image_id = self._beside.get(file.name) or split_name(file.name, self._extensions)[0]
                 entry = self._datastore.objects.get(image_id)
-                if entry is not None and file.name == image_id + entry.image.ext:
+                if entry is not None and (file.name in self._beside or file.name == image_id + entry.image.ext):
                     self._unchecked[image_id] = None
 
     def _take_note(self, changes: Changes) -> None:
@@ -234,6 +239,7 @@ class FolderStore(GuardedDatastore):
         if not path or not self.checks.is_due(image_id, Path(path)):
             return
         self.checks.look(image_id, Path(path))
+        self._beside |= {file.name: image_id for file in files_of(Path(path))[1:]}
         if before is not None and self._label_stamp(image_id) is not None:
             self._own.pop(image_id, None)
             self._arrivals.add(image_id)

@@ -28,9 +28,10 @@ from lib.dicom.series import describe_series
 from lib.dicom.series_writer import SOP_CLASSES, dicom_series, guess_modality
 from lib.dicom.web import DicomWeb, StoreAccessError, StoreDownError, as_bytes
 from lib.errors import RequestError
-from lib.imaging.hand_names import HandNames
+from lib.imaging.file_labels import FileLabels
+from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.label_maps import values_in
-from lib.imaging.label_names import one_value_each, value_names
+from lib.imaging.label_names import one_value_each, shown, value_names
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import SUFFIXES, read_image, read_mask, suffix_of
 from tools.import_dicom import Tally, find_dicom, import_dicom, left_out
@@ -93,27 +94,36 @@ def described_modality(path: Path) -> str | None:
     return None
 
 
-def label_of(path: Path, name: str, image: MedicalImage, instances: list[Dataset]) -> list[Dataset]:
-    """The submitted label of an image in a folder that MONAI Label has served, as a SEG; empty if it has none.
+def label_of(path: Path, name: str, image: MedicalImage, instances: list[Dataset]) -> tuple[list[Dataset], list[str]]:
+    """The submitted label of an image in a folder that MONAI Label has served, as a SEG, and what is not in that.
 
-    RequestError if the label cannot be read, has another shape, or nothing names its values.
+    Both are empty if it has none. RequestError if the label cannot be read, has another shape, or nothing names its
+    values.
     """
     info = _label_info(path.parent, name)
     file = path.parent / "labels" / "final" / str(info.get("name", ""))
     if not info.get("name") or not file.is_file():
-        return []
+        return [], []
     mask = read_mask(file, f"the label of {path.name}")
-    values = image.on_grid(mask, mask.name)
+    values, own = image.on_grid(mask, mask.name), mask.file_labels or FileLabels()
+    present = values_in(values)
     try:
-        named = value_names(info, HandNames.read(path.parent).of(name), values_in(values), mask.file_labels)
+        named = value_names(info, HandNames.read(path.parent).of(name), present, own)
     except RequestError as error:
         raise RequestError(f"{mask.name}: {error}") from error
+    nameless = own.in_file(present.difference(named))
+    if nameless:
+        raise RequestError(
+            f"{mask.name}: nothing names the value{'s' if len(nameless) > 1 else ''} {shown(nameless)[1:-1]}; "
+            f"expected a name in {LABEL_FILE} of its folder"
+        )
     table, names = one_value_each(named)
     labels = image.to_slices(table[values]).transpose(2, 1, 0)
     series = describe_series(instances)
     numbers = {str(instance.SOPInstanceUID): row for row, instance in enumerate(instances)}
     rows = [numbers[frame.instance] for frame in series.frames]
-    return [write_seg(np.ascontiguousarray(labels[:, :, rows]), names, series, "K-Prism")]
+    seg = write_seg(np.ascontiguousarray(labels[:, :, rows]), names, series, "K-Prism")
+    return [seg], [f"{mask.name}: {warning}" for warning in own.warnings]
 
 
 def _label_info(folder: Path, name: str) -> dict[str, Any]:
@@ -126,15 +136,16 @@ def _label_info(folder: Path, name: str) -> dict[str, Any]:
     return {"name": f"{name}{label['ext']}", **label["info"]}
 
 
-def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> int:
-    """Convert one file and store it; returns the number of instances. RequestError if that is not possible."""
+def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> list[str]:
+    """Convert one file and store it; returns what of its label is left out. RequestError if that is not possible."""
     image = read_image(path, path.name)
     name = path.name[: -len(suffix_of(path))]
     chosen = modality or guess_modality(image)
     if modality is None and image.is_colour and chosen == "OT":
         chosen = "XC"
     instances: list[Dataset] = list(dicom_series(image, name, chosen))
-    instances += label_of(path, name, image, instances)
+    label, warnings = label_of(path, name, image, instances)
+    instances += label
     if isinstance(store, Path):
         folder = store / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,10 +153,10 @@ def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> int
             partial = folder / f"{number:04}.partial"
             partial.write_bytes(as_bytes(instance))
             os.replace(partial, folder / f"{number:04}.dcm")
-        return len(instances)
+        return warnings
     for start in range(0, len(instances), INSTANCES_PER_REQUEST):
         store.store(instances[start : start + INSTANCES_PER_REQUEST])
-    return len(instances)
+    return warnings
 
 
 def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Path) -> Iterator[str]:
@@ -162,7 +173,7 @@ def import_found(found: Sequence[Found], modality: str | None, store: DicomWeb |
         quiet = not place.files or not sys.stderr.isatty()
         for file in tqdm(place.files, desc=place.path.name, unit="file", disable=quiet):
             try:
-                import_file(file, chosen, store)
+                yield from import_file(file, chosen, store)
             except RequestError as error:
                 if isinstance(error, StoreDownError | StoreAccessError):
                     raise

@@ -49,8 +49,9 @@ def add_image(
     name = Path(file.filename or "")
     image_id = image or name.name.removesuffix(name.name[len(name.name) - len(suffix_of(name)) :])
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
-        path = store_upload(file, Path(folder) / "image")
-        return {"image": app_instance().datastore().add_image(image_id, str(path), info)}
+        path, datastore = store_upload(file, Path(folder) / "image"), app_instance().datastore()
+        datastore.check_new(image_id, path)
+        return {"image": datastore.add_image(image_id, str(path), info)}
 
 
 def save_label(

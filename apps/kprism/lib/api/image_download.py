@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
@@ -32,5 +33,6 @@ def send_image(user: Viewer, image: str) -> Any:
     path = Path(app_instance().datastore().get_image_uri(image) or "")
     if not path.is_file() or len(files_of(path)) == 1:
         return download_image(image)
-    headers = {"Content-Disposition": f'attachment; filename="{path.stem}.mha"'}
+    name = f"filename*=utf-8''{quote(path.stem)}.mha"  # as MONAI Label's route sends others
+    headers = {"Content-Disposition": f"attachment; {name}"}
     return StreamingResponse(as_one_file(path), headers=headers, media_type="application/octet-stream")

@@ -14,6 +14,7 @@ from lib.dicom.images import VOLUME_BYTES
 from lib.dicom.series import Series
 from lib.dicom.web import SeriesEntry
 from lib.errors import ForbiddenError, RequestError
+from lib.imaging.hand_names import HandNames
 from lib.not_served import NotServed
 
 STATE = "files"
@@ -44,6 +45,10 @@ class DicomFolderStore(DicomStore):
     def name(self) -> str:
         """The folder."""
         return str(self.files.root)
+
+    def hand_names(self) -> HandNames:
+        """As in any folder of studies: a label that is sent as NIfTI, for example, may not name its values."""
+        return HandNames.read(self.files.root)
 
     @property
     def progress(self) -> tuple[int, int] | None:

@@ -17,7 +17,10 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from PIL import Image
 
+from lib.imaging.metaimage import holds_its_voxels
+from lib.imaging.nrrd_files import read_header
 from lib.imaging.pictures import PICTURE_FORMATS
+from lib.imaging.segments import segments_in
 from lib.imaging.stored import CHUNK, opened
 
 _GZIP = b"\x1f\x8b"
@@ -37,6 +40,8 @@ def looks_complete(path: Path, *, count: bool = True) -> bool:
             return _is_whole_nifti(path, count)
         if name.endswith(".nrrd"):
             return _is_whole_nrrd(path, count)
+        if name.endswith((".mha", ".mhd")):
+            return holds_its_voxels(path)
         return _is_whole_picture(path)
     except Exception:  # whatever a library raises for a damaged file: the reader will say what is wrong
         return False
@@ -64,9 +69,14 @@ def _is_whole_nifti(path: Path, count: bool) -> bool:
 
 def _is_whole_nrrd(path: Path, count: bool) -> bool:
     with path.open("rb") as file:
-        header = nrrd.read_header(file)
+        header = read_header(file)
         begin = file.tell()
-    if len(header["sizes"]) > 3 or min(header["sizes"]) < 1 or any("file" in key for key in header):
+    if (
+        segments_in(header)
+        or len(header["sizes"]) > 3
+        or min(header["sizes"]) < 1
+        or any("file" in key for key in header)
+    ):
         return False
     dtype = np.dtype(nrrd.reader._TYPEMAP_NRRD2NUMPY[header["type"]])
     size = math.prod(int(side) for side in header["sizes"]) * dtype.itemsize

@@ -21,7 +21,7 @@ from unicodedata import normalize
 
 from kprism_model.classes import clean_name
 from lib.errors import RequestError
-from lib.imaging.label_names import MAX_DIGITS, add_name
+from lib.imaging.label_names import add_name, as_number
 
 LABEL_FILE = "labels.json"
 
@@ -98,7 +98,7 @@ def _parse(entry: Any) -> dict[int, str]:
     names: dict[int, str] = {}
     for key, other in entry:
         for value, name in _pairs(key, other):
-            if value is None or not isinstance(name, str) or not clean_name(name):
+            if value is None or value < 0 or not isinstance(name, str) or not clean_name(name):
                 raise RequestError(f'{_WHERE}: expected {{"1": "name", ...}}, got {key!r}: {other!r}')
             if value > 0:
                 add_name(names, value, name, _WHERE)
@@ -108,15 +108,9 @@ def _parse(entry: Any) -> dict[int, str]:
 def _pairs(key: str, other: Any) -> list[tuple[int | None, Any]]:
     """The (value, name) of an entry; None for a value that is no number."""
     if isinstance(other, list) and not isinstance(other, _Object):
-        return [(_number(value), key) for value in other] or [(None, key)]
-    if isinstance(other, int):
-        return [(_number(other), key)]
-    if isinstance(other, str) and _number(key) is None:
-        return [(_number(other), key)]
-    return [(_number(key), other)]
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) < MAX_DIGITS:
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+        return [(as_number(value), key) for value in other] or [(None, key)]
+    if isinstance(other, int | float):
+        return [(as_number(other), key)]
+    if isinstance(other, str) and as_number(key) is None:
+        return [(as_number(other), key)]
+    return [(as_number(key), other)]

@@ -225,9 +225,9 @@ def _entry(entry: Mapping[str, Any], listed: Sequence[Any]) -> _Entry:
     found: dict[str, int] = {}
     for key in NUMBERS:
         value = entry.get(key)
-        if value is None or value == "" or (key == "label" and _as_number(value) is None):
+        if value is None or value == "" or (key == "label" and as_number(value) is None):
             continue
-        number = _as_number(value)
+        number = as_number(value)
         if number is None or number < (0 if is_background(name) else 1):
             raise RequestError(f"label_info gives segment {name!r} the {key} {value!r}; expected a number from 1")
         found[key] = number
@@ -244,11 +244,11 @@ def _name_in(entry: Mapping[str, Any]) -> str | None:
     if isinstance(name, str) and name:
         return name
     label = entry.get("label")
-    return label if isinstance(label, str) and label and _as_number(label) is None else None
+    return label if isinstance(label, str) and label and as_number(label) is None else None
 
 
-def _as_number(value: Any) -> int | None:
-    """A whole number that a client sends as a number or as text; None for anything else."""
+def as_number(value: Any) -> int | None:
+    """A whole number that is written as a number or as text; None for anything else."""
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < MAX_DIGITS:
         return int(value)
     if isinstance(value, float) and value.is_integer():

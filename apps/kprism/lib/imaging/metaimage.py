@@ -7,6 +7,7 @@ leaves aside (AnatomicalOrientation, CenterOfRotation, ElementToIntensityFunctio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
-from lib.imaging.stored import CHUNK, Room, Stored, opened
+from lib.imaging.stored import CHUNK, Room, Stored, decoded, opened
 
 MAX_HEADER = 64 << 10
 """Bytes of the longest header; those that ITK writes have a few hundred."""
@@ -48,6 +49,7 @@ AXES = ("TransformMatrix", "Rotation", "Orientation")
 SPACING = ("ElementSpacing", "ElementSize")
 HEADER_SIZE = "HeaderSize"
 COMPRESSED = "CompressedData"
+COMPRESSED_SIZE = "CompressedDataSize"
 MOST_SIGNIFICANT_FIRST = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 
 
@@ -78,6 +80,29 @@ def data_file(path: Path) -> Path | None:
         return None
 
 
+def holds_its_voxels(path: Path) -> bool:
+    """Whether all bytes of the voxels are where the header says, judged by the file's size.
+
+    RequestError for a header that cannot be used. False also where that does not tell: for several channels or other
+    axes than two or three, and compressed voxels of an unknown size.
+    """
+    with path.open("rb") as stream:
+        header = _header(stream)
+        begin = stream.tell()
+    data = _beside(path, header)
+    shape, dtype = _shape(header)
+    is_compressed = _flag(header, (COMPRESSED,))
+    if len(shape) not in (2, 3) or min(shape) < 1 or _whole(header, "ElementNumberOfChannels", 1) != 1:
+        return False
+    if is_compressed and COMPRESSED_SIZE not in header:
+        return False
+    size = _whole(header, COMPRESSED_SIZE, 0) if is_compressed else math.prod(shape) * dtype.itemsize
+    skipped = _whole(header, HEADER_SIZE, 0)
+    begin = max(skipped, begin if data is None and skipped <= 0 else 0)
+    _affine(header)  # it can be read
+    return (data or path).stat().st_size >= begin + size
+
+
 def as_one_file(path: Path) -> Iterator[bytes]:
     """The content of an `.mha` file that holds what a header and the file beside it hold, piece by piece."""
     with path.open("rb") as stream:
@@ -88,7 +113,7 @@ def as_one_file(path: Path) -> Iterator[bytes]:
     skipped = _whole(header, HEADER_SIZE, 0)
     kept = {key: value for key, value in header.items() if skipped == -1 or key != HEADER_SIZE}
     lines = (f"{key} = {value}\n" for key, value in {**kept, LAST_KEY: LOCAL}.items())
-    yield "".join(lines).encode("latin-1")
+    yield "".join(lines).encode()
     with data.open("rb") as voxels:
         voxels.seek(max(0, skipped))
         while piece := voxels.read(CHUNK):
@@ -102,7 +127,7 @@ def _header(stream: IO[bytes]) -> dict[str, str]:
     while LAST_KEY not in fields:
         line = stream.readline(room)
         room -= len(line)
-        key, equals, value = line.decode("latin-1").partition("=")
+        key, equals, value = decoded(line).partition("=")
         is_whole = line.endswith(b"\n") or key.strip() == LAST_KEY
         if not is_whole or (line.strip() and not equals):
             raise RequestError(f"has no MetaImage header: expected lines of the form Key = Value up to {LAST_KEY}")
@@ -131,8 +156,8 @@ def _beside(path: Path, header: Mapping[str, str]) -> Path | None:
     return data
 
 
-def _voxels(header: Mapping[str, str], stream: IO[bytes], room: Room) -> NDArray[Any]:
-    """The voxels ([channel,] i, j, ...) from a stream that is where they begin, or a header of their own."""
+def _shape(header: Mapping[str, str]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape ([channel,] i, j, ...) and the type of the voxels; RequestError if they cannot be read."""
     kind = header.get("ElementType", "")
     if kind not in TYPES:
         raise RequestError(f"holds values of type {kind!r}; expected one of {', '.join(TYPES)}")
@@ -142,7 +167,12 @@ def _voxels(header: Mapping[str, str], stream: IO[bytes], room: Room) -> NDArray
     channels = _whole(header, "ElementNumberOfChannels", 1)
     dimensions = _whole(header, "NDims", 0)
     shape = tuple(int(side) for side in _numbers(header, ("DimSize",), dimensions, None))
-    shape = shape if channels == 1 else (channels, *shape)
+    return shape if channels == 1 else (channels, *shape), dtype
+
+
+def _voxels(header: Mapping[str, str], stream: IO[bytes], room: Room) -> NDArray[Any]:
+    """The voxels ([channel,] i, j, ...) from a stream that is where they begin, or a header of their own."""
+    shape, dtype = _shape(header)
     room.check(shape, dtype)
     skipped = _whole(header, HEADER_SIZE, 0)
     if skipped == -1:

@@ -16,11 +16,9 @@ from nibabel.nifti1 import Nifti1Extension
 from numpy.typing import NDArray
 
 from lib.imaging.medical_image import LPS_TO_RAS, MedicalImage
+from lib.imaging.nifti import COMMENT
 
 Colours = Mapping[str, tuple[int, int, int]]
-
-COMMENT = 6
-"""The code of NIfTI's header extensions for plain text."""
 
 
 def nifti_bytes(labels: NDArray[np.uint8], names: Mapping[str, int], image: MedicalImage) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lib.errors import RequestError
 from lib.imaging.medical_image import LPS_TO_RAS
 from lib.imaging.segments import index_map, segments_in
-from lib.imaging.stored import Room, Stored, opened
+from lib.imaging.stored import Room, Stored, decoded, opened
 
 DETACHED = ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip")
 """NRRD fields that take voxels from another file, which could be any file of the server, or from another offset."""
@@ -122,14 +122,7 @@ def _segment_names(path: Path, changed: int, size: int) -> tuple[str, ...]:
 
 def read_header(stream: IO[bytes]) -> dict[str, Any]:
     """The header of a NRRD file, and `stream` behind it. Names are UTF-8, of which pynrrd itself keeps ASCII alone."""
-    return dict(nrrd.read_header(map(_decoded, iter(stream.readline, b""))))
-
-
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("latin-1")
+    return dict(nrrd.read_header(map(decoded, iter(stream.readline, b""))))
 
 
 def _voxels(header: dict[str, Any], stream: IO[bytes], room: Room) -> NDArray[Any]:

@@ -93,9 +93,16 @@ def read_image(
     `allocate` makes their array. A picture may take `memory` bytes while it is decoded.
 
     RequestError (NotFoundError if there is no file) for folders, unknown types, empty, damaged and too large files,
-    more than three axes, values that are not real numbers, NaN or infinity, and images with a single value.
+    more than three axes, values that are not real numbers, NaN or infinity, images with a single value, and
+    segmentations of 3D Slicer.
     """
     image = _read(path, name, Room(allocate, limit, memory))
+    if image.file_labels is not None and image.file_labels.names:
+        first = next(iter(image.file_labels.names.values()))
+        raise RequestError(
+            f"{name} is a segmentation: it names its segments, the first {first!r}; expected an image (a segmentation "
+            "is a label: it belongs into labels/final, under the name of its image)"
+        )
     _check_intensities(image)
     return image
 

@@ -85,6 +85,14 @@ class Room:
         return array
 
 
+def decoded(line: bytes) -> str:
+    """A line of a header: UTF-8 as most programs write, or else Latin-1, in which every byte is a letter."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
 def check_axes(shape: tuple[int, ...]) -> None:
     """RequestError unless the axes in space are two or three; further ones may have a single voxel."""
     axes = len(shape)

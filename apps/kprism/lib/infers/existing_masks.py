@@ -12,7 +12,6 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore
 
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import hand_names
 from lib.engine import Engine
 from lib.errors import RequestError
 from lib.imaging.file_labels import FileLabels
@@ -21,6 +20,7 @@ from lib.imaging.label_names import structures, value_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage, describe, planes_of
 from lib.infers.request import DrawnPlanes, Source
+from lib.labelled_cases import hand_names
 from lib.request_statistics import RequestStatistics
 
 logger = logging.getLogger(__name__)

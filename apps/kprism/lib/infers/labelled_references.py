@@ -12,7 +12,7 @@ from monailabel.interfaces.datastore import Datastore
 from numpy.typing import NDArray
 
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import LabelledCase, labelled_cases, stored_at
+from lib.datastore import stored_at
 from lib.engine import Engine
 from lib.errors import NotFoundError, RequestError
 from lib.imaging.label_maps import mask_of, values_in
@@ -21,6 +21,7 @@ from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import PICTURES, suffix_of
 from lib.infers.existing_masks import labels_on
+from lib.labelled_cases import LabelledCase, labelled_cases
 from lib.learning.reference_encoding import slices_by_area
 from lib.request_statistics import RequestStatistics
 

@@ -16,13 +16,28 @@ from pathlib import Path
 from typing import Any
 
 from kprism_model.files import write_bytes
-from lib.files import read_json, write_json
+from lib.files import read_json, sha256, write_json
 from lib.image_ids import shortened
-from lib.imaging.reading import suffix_of
+from lib.imaging.metaimage import as_one_file
+from lib.imaging.reading import files_of, suffix_of
 from lib.learning.annotation_notes import AnnotationNote, prompts_from_json
 
 RAW_NAME_BYTES = 200
 """Bytes of an image id that a file in `raw/` begins with: a name has 255 at most, and more is added."""
+
+
+def kept_as(file: Path) -> tuple[bytes, str]:
+    """The content and the extension of the one file that is kept of a label; a header and its voxels become `.mha`."""
+    if len(files_of(file)) == 1:
+        return file.read_bytes(), suffix_of(file)
+    return b"".join(as_one_file(file)), ".mha"
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a label file as it is kept, hexadecimal; empty if it is not there."""
+    if not file.is_file():
+        return ""
+    return sha256(file) if len(files_of(file)) == 1 else hashlib.sha256(kept_as(file)[0]).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,8 @@ class PendingSubmission:
         cls, folder: Path, image_id: str, file: Path, info: Mapping[str, Any], by: str, note: AnnotationNote
     ) -> PendingSubmission:
         """Copy `file` into the store at `folder` and write the JSON file, in this order."""
-        content = file.read_bytes()
-        raw = f"raw/{shortened(image_id, RAW_NAME_BYTES)}-{uuid.uuid4().hex[:12]}{suffix_of(file)}"
+        content, suffix = kept_as(file)
+        raw = f"raw/{shortened(image_id, RAW_NAME_BYTES)}-{uuid.uuid4().hex[:12]}{suffix}"
         write_bytes(folder / raw, content)
         pending = cls(
             path=folder / "pending" / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.json",

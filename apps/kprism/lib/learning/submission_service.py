@@ -22,15 +22,16 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.classes import clean_name
 from kprism_model.data.partial import AnnotatedCase
-from lib.datastore import GuardedDatastore, labelled_ids, state_path
+from lib.datastore import GuardedDatastore, state_path
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
-from lib.files import is_disk_full, sha256
+from lib.files import is_disk_full
 from lib.imaging.label_names import listed_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of, read_image, suffix_of
+from lib.labelled_cases import labelled_ids
 from lib.learning.annotation_notes import AnnotationNotes, Prompts, merged
-from lib.learning.pending_submission import PendingSubmission
+from lib.learning.pending_submission import PendingSubmission, digest_of
 from lib.learning.read_again import read_again, write_label
 from lib.learning.submission_store import Submission, SubmissionStore, patient_of
 from lib.learning.submitted_label import ADD, LabelReader, SubmittedLabel
@@ -124,7 +125,7 @@ class SubmissionService:
         label_id = self.datastore.get_label_by_image_id(image_id, DefaultLabelTag.FINAL)
         file = Path(self.datastore.get_label_uri(label_id, DefaultLabelTag.FINAL))
         info = self.datastore.get_label_info(label_id, DefaultLabelTag.FINAL) or {}
-        digest, patient = sha256(file) if file.is_file() else "", self.patient(image_id)
+        digest, patient = digest_of(file), self.patient(image_id)
         inputs = self._reader.inputs(image_id, file, digest, info, patient)
         before, rejected = self.store.get(image_id), self.store.rejected().get(image_id, {})
         if rejected.get("sha256") == digest and rejected.get("inputs") == inputs:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import GuardedDatastore, grid_image, hand_names, image_path
+from lib.datastore import GuardedDatastore, grid_image, image_path
 from lib.errors import RequestError
 from lib.imaging.file_labels import FileLabels
 from lib.imaging.label_maps import renumbered, values_in
@@ -25,6 +25,7 @@ from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.nrrd_files import segment_names
 from lib.imaging.reading import NRRD, read_image, read_mask, suffix_of
+from lib.labelled_cases import hand_names
 from lib.learning.annotation_notes import Prompts
 from lib.learning.submission_store import Submission
 

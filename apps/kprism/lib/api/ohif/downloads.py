@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 
 from lib.api.ohif.cases import checked_names
 from lib.api.ohif.planes import unpack
-from lib.datastore import check_id, check_tag, grid_image, hand_names
+from lib.datastore import check_id, check_tag, grid_image
 from lib.dicom.mixed_store import store_of
 from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.seg_writer import write_seg
@@ -33,6 +33,7 @@ from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.named_labels import nifti_bytes, seg_nrrd_bytes
 from lib.imaging.reading import read_mask
+from lib.labelled_cases import hand_names
 
 Labels = NDArray[np.uint8]
 
