@@ -23,11 +23,10 @@ import pytest
 import requests
 import SimpleITK
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from benchmarks.live_server import LiveServer
 from tests.e2e.site import PLACE, SHAPE, as_file, block, get, submit, wait
-from tests.e2e.viewer.conftest import program
 from tests.tiny_network import copy_weights
 from tests.unit.seg_nrrd_files import write_seg_nrrd
 
@@ -149,20 +148,6 @@ def serving(path: Path, fill: Callable[[Path], object]) -> Iterator[Folder]:
     weights = copy_weights(path.parent / "weights")
     with LiveServer(path, conf={"model_path": str(weights), "train_after": "0"}) as server:
         yield Folder(path, server)
-
-
-@pytest.fixture
-def page() -> Iterator[Page]:
-    """A page of a real browser, in which no error may occur."""
-    with sync_playwright() as playwright:
-        path = program("chromium", "chromium-browser", "google-chrome", package="chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        shown = browser.new_page()
-        errors: list[str] = []
-        shown.on("pageerror", lambda error: errors.append(str(error)))
-        yield shown
-        browser.close()
-        assert not errors
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,19 @@ class Site(NamedTuple):
         return LiveServer(self.studies, conf={"model_path": str(self.weights), "train_after": "0"})
 
     def changed(self, *kept: str) -> list[str]:
-        """The files of the old state below `kept` that are not what they were, or gone."""
+        """The files of the old state below `kept` that are not what they were, or gone; cases may gain entries."""
         now = contents(self.studies)
-        return [name for name, content in self.before.items() if name.startswith(kept) and now.get(name) != content]
+        return [
+            name
+            for name, content in self.before.items()
+            if name.startswith(kept) and now.get(name) != content and not has_all(name, content, now.get(name))
+        ]
+
+
+def has_all(name: str, before: bytes, now: bytes | None) -> bool:
+    """Whether a file describes a case and still says all that it said."""
+    is_case = Path(name).parts[:-1] == (".kprism", "intake", "cases")
+    return is_case and now is not None and json.loads(before).items() <= json.loads(now).items()
 
 
 def contents(studies: Path) -> dict[str, bytes]:

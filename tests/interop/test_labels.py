@@ -43,15 +43,26 @@ def save(path: Path, array: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(1.002, "1.002"), (0.5, "0.5"), (-1, "-1"), (256, "256"), (1003, "1003"), (np.nan, "nan"), (np.inf, "inf")],
+    [(1.002, "1.002"), (0.5, "0.5"), (-1, "-1"), (1e20, "1e\\+20"), (np.nan, "nan"), (np.inf, "inf")],
 )
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
 def test_other_values_are_named(tmp_path: Path, suffix: str, value: float, shown: str) -> None:
     array = LABELS.astype(np.float32)
     array[3, 2, 4] = value
     save(tmp_path / f"label{suffix}", array)
-    with pytest.raises(RequestError, match=rf"the label is not a label map: it is {value} at \[3, 2, 4\]; expected"):
+    with pytest.raises(RequestError, match=rf"the label is not a label map: it is {shown} at \[3, 2, 4\]; expected"):
         read_mask(tmp_path / f"label{suffix}", "the label")
+
+
+@pytest.mark.parametrize("value", [256, 1003.0003, 14175])
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_values_above_eight_bits_are_numbered(tmp_path: Path, suffix: str, value: float) -> None:
+    array = LABELS.astype(np.float32)
+    array[3, 2, 4] = value
+    save(tmp_path / f"label{suffix}", array)
+    mask = read_mask(tmp_path / f"label{suffix}", "the label")
+    assert mask.file_labels is not None and mask.file_labels.values == (1, 2, 4, round(value))
+    np.testing.assert_array_equal(np.array([0, *mask.file_labels.values])[mask.array], np.rint(array))
 
 
 def test_a_map_of_probabilities_in_eight_bits_is_no_label_map(tmp_path: Path) -> None:

@@ -174,7 +174,6 @@ COLOURED[3, 4] = 128, 0, 0
 REFUSED = {
     "colour.png": (Image.fromarray(COLOURED), r"is in colour: it is \[128, 0, 0\] at \[4, 3, 0\]"),
     "alpha.png": (Image.fromarray(np.dstack([COLOURED, GREY]), "RGBA"), r"is in colour: it is \[128, 0, 0\]"),
-    "large.png": (Image.fromarray(LABELS.astype(np.uint16) + 1000), r"it is 100\d at \[0, 0, 0\]"),
     "half.tif": (Image.fromarray(LABELS * np.float32(0.5)), r"it is 0.5 at \["),
 }
 
@@ -183,5 +182,5 @@ REFUSED = {
 def test_pictures_that_are_no_label_maps(tmp_path: Path, name: str) -> None:
     picture, sentence = REFUSED[name]
     picture.save(tmp_path / name)
-    with pytest.raises(RequestError, match=f"the label .*{sentence}.*one integer from 0 to 255"):
+    with pytest.raises(RequestError, match=f"the label .*{sentence}.*one integer from 0"):
         read_mask(tmp_path / name, "the label")

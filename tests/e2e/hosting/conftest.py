@@ -17,7 +17,7 @@ from lib.dicom.web import DicomWeb
 from lib.errors import RequestError
 from tests.certificates import HERE, Authority
 from tests.conftest import lacking
-from tests.e2e.viewer.conftest import browser, page, program  # noqa: F401 - fixtures
+from tests.e2e.browser import program
 from tests.e2e.viewer.site import Site, serving
 from tests.nginx import nginx
 from tools.ohif import ensure_ohif

@@ -27,7 +27,8 @@ from benchmarks.places import ROOT
 from lib.dicom.access import StoreAccess
 from lib.dicom.web import DicomWeb, StoreAccessError
 from tests.certificates import HERE, Authority, Pair
-from tests.e2e.hosting.conftest import TLS, program
+from tests.e2e.browser import program
+from tests.e2e.hosting.conftest import TLS
 from tests.e2e.store.planes import Mask
 from tests.e2e.viewer.site import wait
 from tests.nginx import nginx

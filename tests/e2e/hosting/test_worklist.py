@@ -17,7 +17,7 @@ import requests
 import tests.unit.dicom_files as dicom_files
 from benchmarks.live_server import LiveServer, free_port
 from lib.dicom.web import DicomWeb
-from tests.e2e.hosting.conftest import program
+from tests.e2e.browser import program
 from tests.e2e.viewer.site import wait
 from tools.orthanc import Orthanc
 

@@ -126,11 +126,11 @@ def test_the_viewer_fills_its_store_with_what_is_new(
 ) -> None:
     first, second = made.series("viewer first"), made.series("viewer second")
     made.write(first, studies / "a")
-    _fill(site.orthanc.url, studies)
+    _fill(DicomWeb.at(site.orthanc.url), studies)
     assert "Imported 10 DICOM instances." in capsys.readouterr().err
     made.write(second, studies / "b")
     shutil.copy(studies / "a" / "IM000000", studies / "again.dcm")
-    _fill(site.orthanc.url, studies)
+    _fill(DicomWeb.at(site.orthanc.url), studies)
     assert "Imported 10 DICOM instances; 10 were there already." in capsys.readouterr().err
     assert len(in_store(site, first)) == len(in_store(site, second)) == 10
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,32 +16,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
 from benchmarks.places import ROOT
 from lib.errors import RequestError
 from tests.conftest import SHARED, lacking
+from tests.e2e.browser import program
 from tests.e2e.viewer.driver import Mode
-from tests.e2e.viewer.site import PATIENCE, Site, running
+from tests.e2e.viewer.site import Site, running
 from tools.ohif import ensure_ohif
 
 XRAYS = SHARED / "data" / "montgomery_xray"
 PICTURES = Path(os.environ.get("KPRISM_SCREENSHOTS", ROOT / "var" / "screenshots"))
-WINDOW = {"width": 1100, "height": 700}
-
-FLAGS = [
-    *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-    *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),  # WebGL without a graphics card
-]
-
-
-def program(*names: str, package: str) -> str:
-    """Path of an installed program."""
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        lacking(f"the browser tests need {names[0]}, which is not installed (Debian, Ubuntu: apt install {package}).")
-    return found
 
 
 def xrays(count: int) -> list[dict[str, str]]:
@@ -65,30 +50,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Site]
         lacking(f"the browser tests need the OHIF viewer: {error}")
     with running(tmp_path_factory.mktemp("viewer"), [XRAYS / entry["image"] for entry in xrays(4)]) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium."""
-    path = program("chromium", "chromium-browser", package="chromium")
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=path, args=FLAGS, headless=True)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh page; an error that its scripts do not catch fails the test."""
-    context = browser.new_context(viewport=WINDOW)
-    context.set_default_timeout(PATIENCE * 1000)
-    opened = context.new_page()
-    errors: list[str] = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
-    found = list(errors)  # closing the page aborts what its workers still load
-    context.close()
-    assert found == []
 
 
 @pytest.fixture
