@@ -114,7 +114,8 @@ def _named(
         named = value_names(info, by_hand, present, mask.file_labels, partial=True)
     except ValueError as error:
         raise RequestError(f"the label of {image_id!r}: {error}") from error
-    table, values = one_value_each({**{value: f"segment {value}" for value in sorted(present)}, **named})
+    nameless = {value: f"segment {value}" for value in sorted(present) if value not in named}
+    table, values = one_value_each({**named, **nameless})
     return table[labels], values
 
 
