@@ -98,9 +98,10 @@ class SeriesHeaders:
 
     @property
     def are_garbled(self) -> bool:
-        """Whether the server has lost numbers: for Orthanc, the backslash between them is a yen sign in Japanese text."""
+        """Whether the server has lost numbers: to Orthanc, the backslash between them is a yen sign in ISO_IR 13."""
         return any(
-            "IR 13" in str(item.get(CHARACTER_SET)) and any(tag in item and not item[tag].get("Value") for tag in NUMBERS)
+            "IR 13" in str(item.get(CHARACTER_SET))
+            and any(tag in item and not item[tag].get("Value") for tag in NUMBERS)
             for item in self.items
         )
 
