@@ -239,7 +239,7 @@ def test_a_series_that_cannot_be_read_is_not_handed_out(
     memory = MemoryStore(spoil(dicom_files.volume("CT", SHAPE)))
     store = opened(memory, tmp_path)
     assert FirstCase()({}, store) is None
-    assert store.list_images() == []
+    assert eventually(lambda: store.list_images() == [])
     [(name, reason)] = store.not_served()
     assert memory.entry.series in name
     assert reason
