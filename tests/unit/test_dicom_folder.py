@@ -322,6 +322,23 @@ def test_the_datastore_fits_what_the_folder_holds(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "dicom").iterdir()) == [".kprism", "sub"]
 
 
+@pytest.mark.parametrize("place", [".", "sub", "a/b"])
+def test_data_sets_without_a_header_are_served_beside_other_files(place: str, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    images = made.series("bare")
+    made.write_bare(images, studies / place)
+    save_volume(made.body(), np.eye(4), studies / "volume.nii.gz")
+    (studies / "notes.bin").write_bytes(b"\x08\x00\x05\x00 no data set")
+    store = opened(studies, tmp_path / "state")
+    assert isinstance(store, MixedStore)
+    assert counts(DicomFolder(studies)) == {str(images[0].SeriesInstanceUID): len(images)}
+    other = tmp_path / "other"
+    other.mkdir()
+    save_volume(made.body(), np.eye(4), other / "volume.nii.gz")
+    (other / "notes.bin").write_bytes(b"\x08\x00\x05\x00 no data set")
+    assert type(opened(other, tmp_path / "other state")) is FolderStore
+
+
 def labelled(store: DicomFolderStore, image: str, folder: Path) -> np.ndarray:
     label = made.ball().astype(np.uint8)
     save_volume(label, store.open_series(check_id(image)).affine, folder / "label.nii.gz")
