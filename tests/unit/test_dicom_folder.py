@@ -22,6 +22,7 @@ from lib.dicom.dicom_folder import DicomFolder
 from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.mixed_store import MixedStore
 from lib.dicom.open_store import open_folder
+from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.volumes import save_volume
 from lib.dicom.web import StoreDownError, StoreError
 from lib.errors import RequestError
@@ -29,6 +30,7 @@ from lib.folder_store import FolderStore
 from lib.imaging.reading import read_image, read_mask
 from lib.labelled_cases import hand_names
 from tests.e2e import dicom_folders as made
+from tests.unit import dicom_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'DicomDir' class")
 
@@ -321,6 +323,23 @@ def test_the_datastore_fits_what_the_folder_holds(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "dicom").iterdir()) == [".kprism", "sub"]
 
 
+@pytest.mark.parametrize("place", [".", "sub", "a/b"])
+def test_data_sets_without_a_header_are_served_beside_other_files(place: str, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    images = made.series("bare")
+    made.write_bare(images, studies / place)
+    save_volume(made.body(), np.eye(4), studies / "volume.nii.gz")
+    (studies / "notes.bin").write_bytes(b"\x08\x00\x05\x00 no data set")
+    store = opened(studies, tmp_path / "state")
+    assert isinstance(store, MixedStore)
+    assert counts(DicomFolder(studies)) == {str(images[0].SeriesInstanceUID): len(images)}
+    other = tmp_path / "other"
+    other.mkdir()
+    save_volume(made.body(), np.eye(4), other / "volume.nii.gz")
+    (other / "notes.bin").write_bytes(b"\x08\x00\x05\x00 no data set")
+    assert type(opened(other, tmp_path / "other state")) is FolderStore
+
+
 def labelled(store: DicomFolderStore, image: str, folder: Path) -> np.ndarray:
     label = made.ball().astype(np.uint8)
     save_volume(label, store.open_series(check_id(image)).affine, folder / "label.nii.gz")
@@ -366,20 +385,57 @@ def test_a_label_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert store.get_label_uri(image, FINAL) == ""
 
 
-@pytest.mark.parametrize("damage", ["size", "JPEG-LS", "JPEG 2000"])
+def seg_of(images: list[Any], mask: np.ndarray) -> Any:
+    return made.segmentation(images, {"ball": mask})
+
+
+def rtstruct_of(images: list[Any], mask: np.ndarray) -> Any:
+    return write_rtstruct(mask.astype(np.uint8), {"ball": 1}, dicom_files.series_of(images), "K-Prism")
+
+
+@pytest.mark.parametrize(("make", "renewed"), [(seg_of, False), (seg_of, True), (rtstruct_of, False)])
+def test_a_label_that_is_written_over_is_read_again(
+    make: Callable[[list[Any], np.ndarray], Any], renewed: bool, tmp_path: Path
+) -> None:
+    """A tool that saves its own file again: the series has the same identifier, the object perhaps another one."""
+    studies, state = tmp_path / "studies", tmp_path / "state"
+    images = written(studies)
+    image = str(images[0].SeriesInstanceUID)
+    block = np.zeros(made.SHAPE, bool)
+    block[10:20, 12:20, 2:5] = True
+    first, second = make(images, made.ball()), make(images, block)
+    second.SeriesInstanceUID = first.SeriesInstanceUID
+    if not renewed:
+        second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    store = DicomFolderStore(DicomFolder(studies, state / "files.jsonl"), state)
+    for expected, label in ((made.ball(), first), (block, second), (made.ball(), first)):
+        label.save_as(studies / "label.dcm", write_like_original=False)
+        assert store.sync(force=True) == [image]
+        found = read_mask(Path(store.get_label_uri(image, FINAL)), "the label").array
+        np.testing.assert_array_equal(found, expected)
+        assert store.sync(force=True) == []
+    again = DicomFolderStore(DicomFolder(studies, state / "files.jsonl"), state)
+    assert again.sync(force=True) == []
+    (studies / "label.dcm").unlink()
+    assert again.sync(force=True) == [image]
+    assert again.get_labeled_images() == []
+
+
+@pytest.mark.parametrize("damage", ["RLE", "JPEG-LS", "JPEG 2000"])
 def test_a_series_that_was_mended_is_served_again(damage: str, tmp_path: Path) -> None:
     images = made.series("a")
     image = str(images[0].SeriesInstanceUID)
     made.write(images, tmp_path / "studies")
-    if damage == "size":
-        images[4].Rows -= 8
-    else:
-        made.compressed(images[4:5], JPEGLSLossless if damage == "JPEG-LS" else JPEG2000Lossless)
-        images[4].PixelData = encapsulate([b"no picture at all."])
+    syntax = {"RLE": RLELossless, "JPEG-LS": JPEGLSLossless, "JPEG 2000": JPEG2000Lossless}[damage]
+    made.compressed(images[4:5], syntax)
+    images[4].PixelData = encapsulate([b"no picture at all."])
     made.write(images[4:5], tmp_path / "studies", lambda number: "IM000004")
     store = DicomFolderStore(DicomFolder(tmp_path / "studies"), tmp_path / "state")
     with pytest.raises(RequestError):
         store.get_image_uri(image)
+    deadline = time.monotonic() + 20
+    while store.get_unlabeled_images() and time.monotonic() < deadline:  # it is noted a moment after the answer
+        time.sleep(0.01)
     assert store.get_unlabeled_images() == []
     made.write(made.again(images), tmp_path / "studies")
     store._listing._refresher.now()

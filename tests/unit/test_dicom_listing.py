@@ -345,6 +345,9 @@ class Headers:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
+    def state(self, series: str) -> str:
+        return ""
+
     def headers(self, study: str, series: str, attributes: Iterable[str]) -> list[Any]:
         from pydicom.dataset import Dataset
 

@@ -15,12 +15,14 @@ import pytest
 import requests
 from dicomweb_client import DICOMwebClient
 from monailabel.datastore.local import DataModel
+from pydicom.dataset import Dataset
 
 from lib.api.ohif import cases
 from lib.datastore import opened_path
 from lib.dicom import volume_file
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
+from lib.learning.strategies import FirstCase
 from tests.unit import dicom_files
 from tests.unit.dicom_arrivals import MemoryStore
 
@@ -192,6 +194,55 @@ def test_only_what_is_needed_is_fetched_of_a_series_that_is_not_worked_on(
     assert len(memory.asked) == 1
     assert opened_path(store, image, begin=True) == path
     assert eventually(path.is_file)
+
+
+def test_a_next_case_is_handed_out_by_its_headers_and_one_image(
+    memory: MemoryStore, image: str, tmp_path: Path
+) -> None:
+    store = opened(memory, tmp_path)
+    for _ in range(3):
+        assert FirstCase()({}, store) == {"id": image}
+    assert eventually(lambda: store._series_cache._pool.running == 0)
+    assert memory.headers_asked == 1
+    assert memory.asked == [str(memory.instances[SHAPE[2] // 2].SOPInstanceUID)]
+
+
+def test_a_file_with_all_slices_is_not_fetched_before_a_next_case(tmp_path: Path) -> None:
+    memory = MemoryStore(dicom_files.enhanced())
+    store = opened(memory, tmp_path)
+    assert FirstCase()({}, store) == {"id": memory.entry.series}
+    assert (memory.headers_asked, memory.asked) == (1, [])
+
+
+def truncated(instances: list[Dataset]) -> list[Dataset]:
+    for instance in instances:
+        instance.PixelData = instance.PixelData[:20]
+    return instances
+
+
+def without_size(instances: list[Dataset]) -> list[Dataset]:
+    for instance in instances:
+        del instance.Rows
+    return instances
+
+
+def without_columns(instances: list[Dataset]) -> list[Dataset]:
+    for instance in instances:
+        instance.Columns = 0
+    return instances
+
+
+@pytest.mark.parametrize("spoil", [truncated, without_size, without_columns])
+def test_a_series_that_cannot_be_read_is_not_handed_out(
+    spoil: Callable[[list[Dataset]], list[Dataset]], tmp_path: Path
+) -> None:
+    memory = MemoryStore(spoil(dicom_files.volume("CT", SHAPE)))
+    store = opened(memory, tmp_path)
+    assert FirstCase()({}, store) is None
+    assert eventually(lambda: store.list_images() == [])
+    [(name, reason)] = store.not_served()
+    assert memory.entry.series in name
+    assert reason
 
 
 def test_a_series_that_nobody_asks_about_stops(

@@ -13,6 +13,7 @@ from matplotlib.path import Path as MatplotlibPath
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from lib.dicom.label_objects import read_label_object
 from lib.dicom.rtstruct_reader import read_rtstruct
@@ -264,6 +265,46 @@ def test_what_encloses_nothing_is_told_and_left_out() -> None:
         "Of 'isocentre', 1 contour is left out: a point, open or damaged. "
         "Left out, as they have no contours: 'nothing'."
     )
+
+
+def typed(structures: Dataset, types: list[str | None]) -> Dataset:
+    """What each ROI is, as planning systems say it; None for one of which nothing is said."""
+    structures.RTROIObservationsSequence = Sequence()
+    for number, kind in enumerate(types, 1):
+        if kind is not None:
+            observation = Dataset()
+            observation.ObservationNumber = observation.ReferencedROINumber = number
+            observation.RTROIInterpretedType, observation.ROIInterpreter = kind, ""
+            structures.RTROIObservationsSequence.append(observation)
+    return structures
+
+
+def test_what_is_drawn_for_a_treatment_is_no_structure() -> None:
+    series = turned("axial")
+    square, wide = box(1.5, 1.5, 6.5, 5.5), box(0.5, 0.5, 12.5, 9.5)
+    rois: dict[str, list[Drawn]] = {
+        "BODY": [(wide, 2)],
+        "liver": [(square, 2)],
+        "PTV 60": [(wide, 3)],
+        "tumour": [(square, 3)],
+        "couch": [(wide, 4)],
+        "lung": [(square, 4)],
+        "カウチ": [(wide, 5)],
+        "heart": [(square, 5)],
+    }
+    types = ["EXTERNAL", "ORGAN", "PTV", "GTV", "SUPPORT", "", "bolus", None]
+    found = read_rtstruct(sent(typed(foreign(series, rois), types)), series)
+    assert list(found.names) == ["liver", "tumour", "lung", "heart"]
+    for k, name in enumerate(found.names, 2):
+        mask = expected(series, {k: [(slice(2, 7), slice(2, 6))]})
+        np.testing.assert_array_equal(found.labels == found.names[name], mask, err_msg=name)
+    assert found.notes == (
+        "Left out, as they are drawn for a treatment: "
+        "'BODY' (EXTERNAL), 'PTV 60' (PTV), 'couch' (SUPPORT), 'カウチ' (BOLUS).",
+    )
+    alone = typed(foreign(series, {"BODY": [(wide, 2)], "margin": [(square, 2)]}), ["EXTERNAL", "CTV"])
+    with pytest.raises(RequestError, match=r"no closed contour.*drawn for a treatment: 'BODY' \(EXTERNAL\), 'margin'"):
+        read_rtstruct(alone, series)
 
 
 def test_contours_beside_the_images_are_cut_and_told() -> None:

@@ -68,6 +68,10 @@ class Web:
         self.said = dict(said)
         self.asked: list[str] = []
 
+    def state(self, series: str) -> str:
+        """Series never change."""
+        return ""
+
     def headers(self, study: str, series: str, attributes: Iterable[str]) -> list[Dataset]:
         """The header of a series of one instance."""
         self.asked.append(series)

@@ -123,7 +123,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         for patient, modality, date in (("old", "CT", "20201231"), ("new", "CT", "20240615"), ("mr", "MR", "20240616")):
             images = dicom_files.volume(modality, (24, 20, 4), patient)
             for image in images:
-                image.StudyDate = date
+                image.StudyDate, image.StudyDescription = date, f"of the {patient}"
             web.store(images)
             places[patient] = (str(images[0].StudyInstanceUID), str(images[0].SeriesInstanceUID))
         yield Store(orthanc, places)
@@ -151,6 +151,8 @@ def assert_served(server: LiveServer, store: Store, patients: set[str], source: 
     assert next_case(server) == min(series for _, series in served.values())
     assert shown(server) == sorted(study for study, _ in served.values())
     assert len(shown(server, limit="1", offset=str(len(served) - 1))) == 1
+    for limit in ("many", "-1", "1.5"):
+        assert f"limit is '{limit}'" in get(server, "/kprism/dicom-web/studies", limit=limit).json()["detail"]
     assert shown(server, limit="5", offset=str(len(served))) == []
     for patient, (study, series) in store.places.items():
         case = get(server, f"/kprism/api/case/{series}")
@@ -174,6 +176,19 @@ def test_a_store_with_a_query(store: Store, tmp_path: Path) -> None:
         store.places["late"] = (str(late[0].StudyInstanceUID), str(late[0].SeriesInstanceUID))
         wait(lambda: get(server, "/kprism/api/status").json()["cases"]["all"] == 2, "study that was stored later")
         assert_served(server, store, {"new", "late"}, query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"PatientName": "*ld", "PatientID": "ol*"},
+        {"StudyDescription": "of the old", "StudyDate": "20200101-20201231"},
+        {"StudyDescription": "*THE*OL?"},
+    ],
+    ids=str,
+)
+def test_a_query_with_wildcards_and_spaces(query: dict[str, str], store: Store) -> None:
+    assert DicomWeb.at(store.orthanc.url).studies(query) == {store.places["old"][0]}
 
 
 def test_a_store_with_a_list_of_studies(store: Store, tmp_path: Path) -> None:

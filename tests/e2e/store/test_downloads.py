@@ -156,6 +156,23 @@ def test_what_is_drawn_is_downloaded_and_nothing_is_stored(kind: str, site: Site
     assert site.get(f"/kprism/api/case/{image_id}/download", format="seg").status_code == 404
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "山", "𠮷"])
+def test_a_name_fits_into_a_file_system(letter: str, site: Site) -> None:
+    images = dicom_files.volume("CT", SHAPE, f"down {letter}")
+    for image in images:
+        image.SpecificCharacterSet, image.PatientID, image.SeriesDescription = "ISO_IR 192", letter * 64, letter * 64
+    image_id = site.put(images)
+    answer = requests.post(
+        f"{site.server.url}/kprism/api/case/{image_id}/download",
+        params={"format": "nrrd"},
+        data=message(drawn(describe_series(images).grid), NAMES),
+        timeout=120,
+    )
+    name = name_of(answer)
+    assert name.startswith(letter * 40) and name.endswith(ENDS["nrrd"])
+    assert len(name.encode()) <= 255
+
+
 def test_the_submitted_label_and_a_draft_are_downloaded(site: Site, tmp_path: Path) -> None:
     images = dicom_files.volume("MR", SHAPE, "down stored")
     image_id, series = site.put(images), describe_series(images)

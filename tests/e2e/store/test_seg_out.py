@@ -154,6 +154,9 @@ SETS: list[tuple[str | list[str], str, str]] = [
     ("ISO_IR 192", "Ünal^山田", "患者 1"),
     ("GB18030", "王^小东", "病人 1"),
     (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", "plain 1"),
+    ("ISO_IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ", "plain 2"),
+    (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう", "plain 3"),
+    (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", "plain 4"),
 ]
 
 
@@ -181,3 +184,4 @@ def test_names_of_every_script_are_those_of_the_images(
     np.testing.assert_array_equal(found.voxels, labels)
     assert site.get("/datastore/image/info", image=image).json()["PatientID"] == identifier
     assert set(names) <= set(site.server.info()["labels"])
+    assert_geometry(stored, instances)  # Orthanc loses numbers of images in ISO_IR 13

@@ -16,6 +16,8 @@ from monailabel.config import settings
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from lib.dicom.search_address import plain_search
+
 TIMEOUT_SECONDS = (5, 120)
 """Seconds to connect, and between two parts of an answer."""
 
@@ -67,7 +69,7 @@ class BearerToken(AuthBase):
 class StoreAdapter(HTTPAdapter):
     """Adds `TIMEOUT_SECONDS` to each request, which would hang with the server, and the authority `ca` to believe.
 
-    requests would prefer the authorities of REQUESTS_CA_BUNDLE.
+    requests would prefer the authorities of REQUESTS_CA_BUNDLE. Searches are sent as `plain_search`.
     """
 
     def __init__(self, ca: Path | None) -> None:
@@ -77,6 +79,7 @@ class StoreAdapter(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *arguments: Any, **named: Any) -> requests.Response:
         """Send a request."""
         named["timeout"] = named.get("timeout") or TIMEOUT_SECONDS
+        request.url = plain_search(str(request.url))
         if self._ca is not None:
             named["verify"] = str(self._ca)
         return super().send(request, *arguments, **named)

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 FINAL = DefaultLabelTag.FINAL
 
+STATE = "state"
+"""Key in the information about a label: the state of its segmentation, see `DicomSource.state`; left out if empty."""
+
 SYNC_PATIENCE_SECONDS = 1.0
 """A request that needs the labels waits until a check of the server is this old."""
 
@@ -162,7 +165,10 @@ class DicomStore(DicomImages):
         with self._storing:
             self.web.store([segmentation])
             self._index.add(segmentation)
-            info |= {"label_names": names, **_identity(segmentation)}
+            info |= {
+                "label_names": names,
+                **_identity(segmentation, self.web.state(str(segmentation.SeriesInstanceUID))),
+            }
             return self._keep(image_id, labels, series, label_tag, info)
 
     def stamp(self, image_id: str) -> str:
@@ -300,7 +306,7 @@ class DicomStore(DicomImages):
         known = self.label_infos(FINAL)
         for image_id in {**newest, **known}:
             stored = newest.get(image_id)
-            if stored is None or known.get(image_id, {}).get("SOPInstanceUID") != stored.instance:
+            if stored is None or not self._is_kept(stored, known.get(image_id, {})):
                 if self._update_label(image_id, stored, there):
                     self._last_changed.append(image_id)
                 if len(self._changed) >= LABELS_PER_NOTICE:
@@ -314,7 +320,7 @@ class DicomStore(DicomImages):
         """
         with self._storing:
             current = self.get_label_info(image_id, FINAL)
-            if stored is not None and current.get("SOPInstanceUID") == stored.instance:
+            if stored is not None and self._is_kept(stored, current):
                 return False
             series = current.get("SeriesInstanceUID")
             if series and series not in there and self.web.find(series) is not None:
@@ -330,18 +336,25 @@ class DicomStore(DicomImages):
                 self._changed.append(image_id)
             return changed
 
+    def _is_kept(self, stored: StoredSegmentation, label: Mapping[str, Any]) -> bool:
+        """Whether a label, by its information, is that of a segmentation as it is now."""
+        return label.get("SOPInstanceUID") == stored.instance and label.get(STATE, "") == self.web.state(
+            stored.entry.series
+        )
+
     def _adopt(self, image_id: str, stored: StoredSegmentation) -> bool:
         """Make a segmentation the label of its image, unless it cannot be used."""
         if self._index.is_postponed(stored.entry):
             return False
         try:
             series = self.open_series(image_id)
+            state = self.web.state(stored.entry.series)  # before the content, which may change meanwhile
             instances = self.web.fetch(stored.entry.study, stored.entry.series)
             instance = next((item for item in instances if item.SOPInstanceUID == stored.instance), None)
             if instance is None:
                 raise StoreError(f"the DICOMweb server does not send instance {stored.instance} of it")
             seg = read_label_object(instance, series)
-            info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance)}
+            info = {"label_names": seg.names, "description": stored.entry.description, **_identity(instance, state)}
             if seg.notes:
                 info["notes"] = list(seg.notes)
                 logger.warning("Segmentation %s: %s", stored.entry.series, " ".join(seg.notes))
@@ -377,11 +390,12 @@ def names_of(
     return labels, values
 
 
-def _identity(segmentation: Dataset) -> dict[str, str]:
-    """The identifiers of a segmentation on the server."""
-    return {
+def _identity(segmentation: Dataset, state: str) -> dict[str, str]:
+    """What a segmentation is known by, in the information about its label."""
+    known = {
         "SeriesInstanceUID": str(segmentation.SeriesInstanceUID),
         "StudyInstanceUID": str(segmentation.StudyInstanceUID),
         "SOPInstanceUID": str(segmentation.SOPInstanceUID),
         "content_time": content_time(segmentation),
     }
+    return {**known, STATE: state} if state else known

@@ -118,12 +118,20 @@ def read_object(path: Path) -> DicomObject:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
+    """Whether a file begins as DICOM files do, or is a data set without the header of PS3.10."""
     try:
         with path.open("rb") as stream:
-            return _has_header(stream.read(MAGIC_AT + len(MAGIC)))
-    except OSError:
+            start = stream.read(MAGIC_AT + len(MAGIC))
+        if _has_header(start):
+            return True
+        return _may_be_bare(start) and bool(read_object(path))
+    except (OSError, NotDicomError, UnusableFileError):
         return False
+
+
+def _may_be_bare(start: bytes) -> bool:
+    """Whether a file without a header begins as a data set: a small element of one of the first groups."""
+    return start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
 
 
 def _has_header(start: bytes) -> bool:
@@ -137,7 +145,7 @@ def _check(stream: BinaryIO, path: Path) -> bool:
     if _has_header(start):
         return True
     named = path.suffix.lower() in SUFFIXES
-    if start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00":  # little-endian group, small element
+    if _may_be_bare(start):
         return False
     if named:
         raise UnusableFileError("is empty" if not start else "is no DICOM file, though its name is that of one")

@@ -131,9 +131,15 @@ class DicomImages(GuardedDatastore):
         return sorted(found)
 
     def can_be_served(self, image_id: str) -> bool:
-        """Whether a series can be read as a volume; True as well if that cannot be told now."""
+        """Whether a series can be read as a volume, by its headers and one image; True as well if nobody can tell now.
+
+        The other images arrive when the series is opened; only a file with all slices is not fetched for this.
+        """
         try:
-            self.get_image_uri(image_id)  # whoever gets it as the next case gets its file too
+            volume = self.volume(image_id)
+            count = len(volume.series.frames)
+            if len({frame.instance for frame in volume.series.frames}) == count:
+                volume.wait([count // 2])
         except StoreDownError:
             return True
         except RequestError as error:

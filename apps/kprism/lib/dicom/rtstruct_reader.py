@@ -3,7 +3,7 @@
 
 A pixel belongs to a ROI if its centre is inside. Contours are drawn on the image that they lie on, or else on the
 nearest one, and nothing is interpolated between them. Where ROIs overlap the smaller one counts: a lesion stays visible
-inside its organ. Whatever is left out is told in a note.
+inside its organ. ROIs of types for planning (`PLANNING`) are no structures. Whatever is left out is told in a note.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ HOLE = 0.9
 
 XOR = "CLOSEDPLANAR_XOR"
 """Contours of this type are combined by exclusive or (PS3.3, C.8.8.6.3)."""
+
+PLANNING = frozenset(
+    (
+        *("EXTERNAL", "PTV", "CTV", "TREATED_VOLUME", "IRRAD_VOLUME", "BOLUS", "REGISTRATION", "ISOCENTER", "SUPPORT"),
+        *("FIXATION", "DOSE_REGION", "CONTROL", "DOSE_MEASUREMENT"),
+        *("BRACHY_CHANNEL", "BRACHY_ACCESSORY", "BRACHY_SRC_APP", "BRACHY_CHNL_SHLD"),
+    )
+)
+"""Types of ROIs (PS3.3, C.8.8.8.1) that are drawn for a treatment, with margins, and show no structure. A GTV does."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,12 @@ def read_rtstruct(structures: Dataset, series: Series) -> SegLabels:
     planes = ContourPlanes(series)
     contours = _contours_by_roi(structures)
     rois: dict[int, _Roi] = {}
-    empty = []
+    types = _roi_types(structures)
+    empty, planning = [], []
     for number, (name, frame_of_reference) in _roi_names(structures).items():
+        if types.get(number) in PLANNING:
+            planning.append(f"{name!r} ({types[number]})")
+            continue
         if not contours.get(number):
             empty.append(name)
             continue
@@ -81,6 +94,8 @@ def read_rtstruct(structures: Dataset, series: Series) -> SegLabels:
             rois[number] = roi
     if empty:
         notes.append(f"Left out, as they have no contours: {', '.join(map(repr, empty))}.")
+    if planning:
+        notes.append(f"Left out, as they are drawn for a treatment: {', '.join(planning)}.")
     if not rois:
         reason = f"the structure set has no closed contour on the images of series {series.uid}"
         raise RequestError(". ".join([reason, *notes]))
@@ -103,6 +118,15 @@ def _roi_names(structures: Dataset) -> dict[int, tuple[str, str]]:
         name = " ".join(whole(short, description).split()) or f"ROI {number}"
         names[number] = name, str(item.get("ReferencedFrameOfReferenceUID") or "")
     return names
+
+
+def _roi_types(structures: Dataset) -> dict[int, str]:
+    """ROI number -> what it is, where that is said."""
+    return {
+        int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "").strip().upper()
+        for item in structures.get("RTROIObservationsSequence") or []
+        if item.get("ReferencedROINumber") is not None
+    }
 
 
 def _contours_by_roi(structures: Dataset) -> dict[int, list[Dataset]]:

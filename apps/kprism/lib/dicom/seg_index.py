@@ -72,7 +72,7 @@ _READ_PER_WRITE = 500
 class SegIndex:
     """Reads each segmentation once, and keeps in the file `path` what it has read; for many threads.
 
-    `images` gives the series that can be labelled. A series with more instances than before is a new segmentation.
+    `images` gives the series that can be labelled. A series that has changed is a new segmentation, see `_key`.
     After an error that may pass, a segmentation is tried again a while later.
     """
 
@@ -89,7 +89,7 @@ class SegIndex:
 
     def newest(self, entries: Iterable[SeriesEntry]) -> dict[str, StoredSegmentation]:
         """Image -> its newest segmentation; `entries` are all that the server lists now."""
-        there = {_entry_key(entry): entry for entry in entries}
+        there = {self._key(entry): entry for entry in entries}
         for gone in set(self._seen) - set(there):
             self._seen.pop(gone, None)
             self._unusable.pop(gone, None)
@@ -102,7 +102,7 @@ class SegIndex:
 
     def newest_of(self, image_id: str, study: str, entries: Iterable[SeriesEntry]) -> StoredSegmentation | None:
         """The newest segmentation of an image; `entries` are all of one `study` that the server lists now."""
-        there = {_entry_key(entry): entry for entry in entries}
+        there = {self._key(entry): entry for entry in entries}
         self.read(there.values())
         found = [
             stored
@@ -123,7 +123,7 @@ class SegIndex:
 
     def read(self, entries: Iterable[SeriesEntry], *, are_all: bool = False) -> None:
         """Read the segmentations that were not read before, or could not be; `are_all`: all that the server has."""
-        there = {_entry_key(entry): entry for entry in entries}
+        there = {self._key(entry): entry for entry in entries}
         structure_sets = {key for key, entry in there.items() if entry.modality == "RTSTRUCT"}
         self._arrival_times.note(there.keys() - structure_sets, structure_sets, are_all=are_all)
         now = time.monotonic()
@@ -162,13 +162,13 @@ class SegIndex:
         study, series = str(segmentation.StudyInstanceUID), str(segmentation.SeriesInstanceUID)
         description, patient = (str(segmentation.get(name, "")) for name in ("SeriesDescription", "PatientID"))
         entry = SeriesEntry(study, series, str(segmentation.Modality), description, patient, 1)
-        key = _entry_key(entry)
+        key = self._key(entry)
         self._arrival_times.note([key])
         self._seen[key] = self._stored(key, entry, _said(segmentation))
 
     def mark_unusable(self, entry: SeriesEntry, error: Exception) -> None:
         """Mark a segmentation as unusable; an older one counts instead, unless the error may pass."""
-        key = _entry_key(entry)
+        key = self._key(entry)
         if is_passing(error):
             self._postponed[key] = time.monotonic() + RETRY_SECONDS
         else:
@@ -177,14 +177,19 @@ class SegIndex:
 
     def is_postponed(self, entry: SeriesEntry) -> bool:
         """Whether an error that may pass has kept a segmentation out a moment ago."""
-        return self._postponed.get(_entry_key(entry), 0.0) > time.monotonic()
+        return self._postponed.get(self._key(entry), 0.0) > time.monotonic()
 
     def unusable(self) -> list[UnusableSegmentation]:
         """Segmentations on the server that cannot be used, with the reason."""
         return list(self._unusable.values())
 
+    def _key(self, entry: SeriesEntry) -> str:
+        """What a segmentation is known by: another one if it has more instances than before, or its files changed."""
+        count = f"({entry.instances})" if entry.instances > 1 else ""
+        return " ".join(filter(None, (entry.series, count, self._web.state(entry.series))))
+
     def _note(self, entry: SeriesEntry, reason: str) -> None:
-        self._unusable[_entry_key(entry)] = UnusableSegmentation(entry, reason)
+        self._unusable[self._key(entry)] = UnusableSegmentation(entry, reason)
         logger.warning("Segmentation %s %s", entry.series, reason)
 
     def _read(self, key: str, entry: SeriesEntry) -> StoredSegmentation | None:
@@ -240,10 +245,6 @@ class SegIndex:
             _, reason = self._unresolved.get(key, (0, f"refers to no image series of this server (it names {names})"))
             self._note(stored.entry, reason)
         return image_id
-
-
-def _entry_key(entry: SeriesEntry) -> str:
-    return entry.series if entry.instances < 2 else f"{entry.series} ({entry.instances})"
 
 
 def _sentence(error: Exception) -> str:

@@ -48,6 +48,11 @@ KEYWORDS = (
 NEEDED = frozenset(f"{tag_for_keyword(keyword):08X}" for keyword in KEYWORDS)
 """The attributes that `describe_series` and `pixel_type` read, and those that an image is listed with."""
 
+CHARACTER_SET = "00080005"
+NUMBERS = tuple(
+    f"{tag_for_keyword(name):08X}" for name in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient")
+)
+
 
 @dataclass(frozen=True)
 class SeriesHeaders:
@@ -90,6 +95,15 @@ class SeriesHeaders:
         """Whether they say how large the images are: some servers answer with a few attributes only."""
         sized = [item for item in self.items if "00280010" in item and "00280011" in item]
         return bool(sized) and all("00280100" in item and "00080018" in item for item in sized)
+
+    @property
+    def are_garbled(self) -> bool:
+        """Whether the server has lost numbers: to Orthanc, the backslash between them is a yen sign in ISO_IR 13."""
+        return any(
+            "IR 13" in str(item.get(CHARACTER_SET))
+            and any(tag in item and not item[tag].get("Value") for tag in NUMBERS)
+            for item in self.items
+        )
 
     def describe(self, folder: Path) -> tuple[Series, PixelType]:
         """The series whose headers are kept in `folder`, and how its voxels are stored; RequestError if it is none."""
@@ -177,12 +191,12 @@ def _read_all(folder: Path, changed: int) -> tuple[Dataset, ...]:
 def fetch_headers(web: DicomSource, entry: SeriesEntry) -> SeriesHeaders:
     """The headers of a series from its server.
 
-    They are read from the instances themselves if the server has no metadata, or only a few attributes of them.
+    They are read from the instances themselves if the server has no metadata, only a few attributes or garbled ones.
     StoreDownError if it does not answer.
     """
     try:
         headers = SeriesHeaders.of(web.header_items(entry.study, entry.series), entry.instances)
-        if headers.are_sufficient:
+        if headers.are_sufficient and not headers.are_garbled:
             return headers
     except StoreDownError:
         raise

@@ -23,6 +23,9 @@ class DicomSource(Protocol):
     def find(self, series: str, **filters: str) -> SeriesEntry | None:
         """The entry of a series, if it is there and matches."""
 
+    def state(self, series: str) -> str:
+        """A text that changes with the content of a series; always "" where a series of a label never changes."""
+
     def fetch(self, study: str, series: str) -> Iterator[Dataset]:
         """The complete instances of a series."""
 

@@ -164,6 +164,10 @@ class DicomWeb:
         entries = map(SeriesEntry.of, self._search({**filters, "SeriesInstanceUID": series}))
         return next((entry for entry in entries if entry.series == series), None)
 
+    def state(self, series: str) -> str:
+        """Always the same: a DICOMweb server changes no object."""
+        return ""
+
     def studies(self, filters: Mapping[str, str]) -> frozenset[str]:
         """The studies that match all filters of a search for studies, such as ModalitiesInStudy="CT".
 

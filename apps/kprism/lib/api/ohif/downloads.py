@@ -37,8 +37,8 @@ from lib.labelled_cases import hand_names
 
 Labels = NDArray[np.uint8]
 
-MAX_STEM = 100
-"""Characters of a file name before what the label adds; file systems allow 255 bytes."""
+MAX_STEM = 200
+"""Bytes of a file name, in UTF-8, before what the label adds; file systems allow 255."""
 
 _NOT_IN_NAMES = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]+')
 
@@ -157,7 +157,8 @@ def _stem(image_id: str, series: Series | None) -> str:
     header = series.headers[0] if series is not None else Dataset()
     parts = [str(header.get(name) or "").strip() for name in ("PatientID", "SeriesDescription")]
     text = "_".join(part for part in parts if part) or image_id
-    return _NOT_IN_NAMES.sub("_", text)[:MAX_STEM].strip(". ") or "label"
+    short = _NOT_IN_NAMES.sub("_", text).encode()[:MAX_STEM].decode(errors="ignore")
+    return short.strip(". ") or "label"
 
 
 def attachment(name: str) -> str:

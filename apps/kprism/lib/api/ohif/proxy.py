@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import requests
 from fastapi import Request
@@ -19,7 +20,7 @@ from monailabel.config import settings
 from lib.api.ohif.cases import store
 from lib.dicom.access import TokenFileError, refusal, tls_refusal
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreAccessError
-from lib.errors import ForbiddenError, NotFoundError
+from lib.errors import ForbiddenError, NotFoundError, RequestError
 
 TIMEOUT = (5, 300)
 """Seconds to connect, and between two pieces of an answer."""
@@ -34,18 +35,28 @@ async def dicom_web(request: Request, path: str) -> Any:
 
     A store that does not let this server in is an error of the server, 502: the browser has no password for it.
     """
-    studies = settings.MONAI_LABEL_STUDIES.rstrip("/")
-    if not studies.startswith(("http://", "https://")):
+    if not settings.MONAI_LABEL_STUDIES.startswith(("http://", "https://")):
         raise NotFoundError("this server's studies are a folder; OHIF needs a DICOMweb server (./kprism viewer)")
     if request.method == "GET" and store().worklist is not None:
         return await run_in_threadpool(_limited, request, path)
     body = await request.body() if request.method == "POST" else None
-    return await run_in_threadpool(_forward, request, f"{studies}/{_prefix(request.method, path)}{path}", body)
+    return await run_in_threadpool(_forward, request, _address(request.method, path), body)
 
 
 async def stock_dicom_web(request: Request, op: str, path: str) -> Any:
     """The same at the address that the bundled OHIF uses: /proxy/dicom/{wado|qido|stow}/..."""
     return await dicom_web(request, path)
+
+
+def _address(method: str, path: str) -> str:
+    """The address in the store of a path, which is decoded; RequestError for one that leads out of its DICOMweb."""
+    parts = path.split("/")
+    if {".", ".."} & set(parts):
+        raise RequestError(
+            f"the path {path!r} leads out of the DICOMweb server; expected one such as studies/UID/series"
+        )
+    plain = "/".join(quote(part, safe="!$&'()*+,:;=@") for part in parts)
+    return f"{settings.MONAI_LABEL_STUDIES.rstrip('/')}/{_prefix(method, path)}{plain}"
 
 
 def _prefix(method: str, path: str) -> str:
@@ -61,8 +72,7 @@ def _prefix(method: str, path: str) -> str:
 
 def _limited(request: Request, path: str) -> Any:
     """What `_forward` answers, for studies on the work list only; a search leaves out the others."""
-    datastore, studies = store(), settings.MONAI_LABEL_STUDIES.rstrip("/")
-    address = f"{studies}/{_prefix(request.method, path)}{path}"
+    datastore, address = store(), _address(request.method, path)
     first, _, rest = path.strip("/").partition("/")
     study = rest.partition("/")[0]
     served = datastore.served_studies()
@@ -77,6 +87,7 @@ def _limited(request: Request, path: str) -> Any:
 def _search(request: Request, address: str, served: Container[str]) -> Any:
     """A search whose answer holds served studies only, and of those as many as the browser asks for."""
     asked = request.query_params
+    start, limit = _number(asked.get("offset"), "offset") or 0, _number(asked.get("limit"), "limit")
     answer = _asked(
         request, address, None, [item for item in asked.multi_items() if item[0] not in ("limit", "offset")]
     )
@@ -86,9 +97,16 @@ def _search(request: Request, address: str, served: Container[str]) -> Any:
         if answer.status_code != 200:
             return Response(answer.content, answer.status_code)
         found = [item for item in answer.json() if SeriesEntry.of(item).study in served]
-    start = int(asked.get("offset") or 0)
-    end = start + int(asked["limit"]) if "limit" in asked else None
+    end = None if limit is None else start + limit
     return JSONResponse(found[start:end], media_type="application/dicom+json")
+
+
+def _number(text: str | None, name: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise RequestError(f"{name} is {text!r}; expected a whole number from 0")
+    return int(text)
 
 
 def _forward(request: Request, address: str, body: bytes | None) -> Any:
