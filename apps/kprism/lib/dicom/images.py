@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -297,6 +298,9 @@ class DicomImages(GuardedDatastore):
     def _note_unusable(self, image_id: str, error: RequestError) -> None:
         """Offer a series that cannot be a volume to nobody, until its number of images changes."""
         entry = self._entries().get(image_id)
+        if entry is None:
+            with suppress(NotFoundError):  # it may be opened before it is listed
+                entry = self._unlisted(image_id)
         if entry is not None and not error.is_passing:
             if self._unusable.get(image_id) != (entry.instances, str(error)):
                 logger.warning("Series %s is not served: %s", image_id, error)
