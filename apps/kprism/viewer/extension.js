@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The K-Prism extension of OHIF: one panel. Its content is plain DOM, so that no copy of React is shared or bundled.
+// With it, OHIF opens series of which some images have no position.
+import { mendUnplaced } from './core/unplaced.js';
 import { mountPanel } from './panel/panel.js';
 
 const REACT_ELEMENT = Symbol.for('react.element');
@@ -19,6 +21,11 @@ function island(fill) {
 
 export default {
   id: 'kprism',
+  onModeEnter: ({ servicesManager, extensionManager }) => {
+    const { uiNotificationService } = servicesManager.services;
+    const kind = { title: 'K-Prism', type: 'error', duration: 30000 };
+    mendUnplaced(extensionManager, message => uiNotificationService.show({ ...kind, message }));
+  },
   getPanelModule: ({ servicesManager, commandsManager, extensionManager }) => [
     {
       name: 'kprism',

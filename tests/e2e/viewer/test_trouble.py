@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
+import pytest
 import requests
 from playwright.sync_api import expect
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from kprism_model.volumes.slice_map import SliceMap
@@ -15,6 +19,7 @@ from tests.e2e.store import foreign
 from tests.e2e.store.planes import places
 from tests.e2e.viewer.driver import Mode
 from tests.e2e.viewer.site import PATIENCE, Site, wait
+from tests.unit import dicom_files
 
 DRAWN = "lesion"
 
@@ -75,6 +80,57 @@ def test_a_label_that_cannot_be_used_is_told_on_the_panel_and_the_page(mode: Mod
     mode.page.goto(f"{site.url}/kprism/")
     mode.page.get_by_text("Labels that cannot be used: 1").click()
     expect(mode.page.locator("#refused li")).to_contain_text(sentence)
+
+
+def with_odd_image(kind: str) -> list[Dataset]:
+    """Five images of a CT, one or two of which are not in its volume."""
+    images = dicom_files.volume("CT", (64, 48, 5), f"odd {kind}")
+    if kind == "no position":
+        del images[3].ImagePositionPatient
+    if kind == "empty positions":
+        images[0].ImagePositionPatient = images[4].ImagePositionPatient = None
+    if kind == "position of two numbers":
+        images[1].ImagePositionPatient = [1, 2]
+    if kind == "another size":
+        images[3].Rows, images[3].Columns = 24, 32
+        images[3].PixelData = np.zeros((24, 32), np.int16).tobytes()
+    if kind == "another plane":
+        images[3].ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    if kind == "sent twice":
+        images.append(copy.deepcopy(images[3]))
+        images[5].SOPInstanceUID = images[5].file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        images[5].InstanceNumber = 99
+    return images
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["no position", "empty positions", "position of two numbers", "another size", "another plane", "sent twice"],
+)
+def test_a_series_with_an_odd_image_opens_and_its_other_images_are_segmented(mode: Mode, site: Site, kind: str) -> None:
+    images = with_odd_image(kind)
+    site.store.store(images)
+    mode.open(f"odd {kind}")
+    _, series = site.series(f"odd {kind}")
+    kept = site.frames(series)
+    odd = {str(image.SOPInstanceUID) for image in images} - set(kept)
+    assert len(odd) == (2 if kind == "empty positions" else 1)
+    expect(mode.page.get_by_text("set aside, not segmented").first).to_be_visible()
+
+    mode.name_structure("thing")
+    mode.press("c")
+    mode.page.evaluate("instance => kprism.scene.show([instance, 1])", min(odd))
+    mode.page.wait_for_function(
+        "instance => kprism.scene.viewport().getCurrentImageId().includes(`/instances/${instance}/`)", arg=min(odd)
+    )
+    mode.click((20, 12, 0))
+    expect(mode.page.get_by_text("Nothing is segmented on this image").first).to_be_visible()
+    assert mode.labels().sum() == 0
+
+    mode.show(1)
+    _, labels = mode.answer(lambda: mode.click((30, 20, 1)))
+    assert labels[:, :, 1].any()
+    np.testing.assert_array_equal(mode.labels() > 0, labels > 0)
 
 
 def test_a_store_that_is_down_costs_no_drawing(mode: Mode, site: Site) -> None:

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Clicks, strokes and boxes in the viewports while one of our tools is in hand, before OHIF's own tools see them.
 // Shift or the right button means "beside the structure".
+import { locate } from './cuts.js';
+
 const DRAG = 4; // pixels; less is a click
 const DRAWING = /Brush|Eraser|Scissor|RegionSegment|PaintFill|Contour/; // names of OHIF's tools that change label maps
 
@@ -87,12 +89,21 @@ export class Pointer {
       .filter(Boolean);
     const axis = this.session.scene.axis(viewport);
     const here = places.filter(place => slice(place, axis) === slice(places[0], axis));
-    if (box && here.length > 1) {
+    if (here.length && this.#isAside(here, axis)) {
+      const message = 'Nothing is segmented on this image: it is set aside from the others of its series.';
+      this.session.scene.notify(message, 'warning');
+    } else if (box && here.length > 1) {
       this.session.point({ axis, places: [here[0], here.at(-1)], inside: true, box });
     } else if (here.length) {
       this.session.point({ axis, places: here, inside });
     }
     this.session.dispatchEvent(new Event('drawing'));
+  }
+
+  /** Whether places are on an image of the open case that the server has set aside; not if the click opens another. */
+  #isAside(places, axis) {
+    const { case: shown, scene } = this.session;
+    return shown !== null && scene.caseId === shown.id && !locate(shown.frames, axis, places);
   }
 }
 
