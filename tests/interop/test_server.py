@@ -111,7 +111,7 @@ def test_what_is_downloaded_is_a_whole_image(server: LiveServer, tmp_path: Path,
     """As 3D Slicer does with a server on another machine; an image of two files comes as one."""
     answer = requests.get(f"{server.url}/datastore/image", params={"image": image_id(name)}, timeout=60)
     assert answer.status_code == 200, answer.text
-    sent_as = answer.headers["content-disposition"].partition("filename=")[2].strip('"')
+    sent_as = answer.headers["content-disposition"].partition("filename=")[2].split('"')[1]
     assert sent_as == name.replace(".mhd", ".mha")
     (tmp_path / sent_as).write_bytes(answer.content)
     sent, stored = by_simpleitk(tmp_path / sent_as), by_simpleitk(Path(server.studies) / name)

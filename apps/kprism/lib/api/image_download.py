@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
@@ -17,6 +16,7 @@ from monailabel.endpoints.datastore import download_image
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
+from lib.api.attachments import attachment
 from lib.imaging.metaimage import as_one_file
 from lib.imaging.reading import files_of
 
@@ -33,6 +33,5 @@ def send_image(user: Viewer, image: str) -> Any:
     path = Path(app_instance().datastore().get_image_uri(image) or "")
     if not path.is_file() or len(files_of(path)) == 1:
         return download_image(image)
-    name = f"filename*=utf-8''{quote(path.stem)}.mha"  # as MONAI Label's route sends others
-    headers = {"Content-Disposition": f"attachment; {name}"}
+    headers = {"Content-Disposition": attachment(f"{path.stem}.mha")}
     return StreamingResponse(as_one_file(path), headers=headers, media_type="application/octet-stream")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 from fastapi import Request
@@ -18,6 +17,7 @@ from monailabel.interfaces.utils.app import app_instance
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from lib.api.attachments import attachment
 from lib.api.ohif.cases import checked_names
 from lib.api.ohif.planes import unpack
 from lib.datastore import check_id, check_tag, grid_image
@@ -159,9 +159,3 @@ def _stem(image_id: str, series: Series | None) -> str:
     text = "_".join(part for part in parts if part) or image_id
     short = _NOT_IN_NAMES.sub("_", text).encode()[:MAX_STEM].decode(errors="ignore")
     return short.strip(". ") or "label"
-
-
-def attachment(name: str) -> str:
-    """The Content-Disposition of a file to save (RFC 6266): also for clients that read ASCII only."""
-    plain = name.encode("ascii", "replace").decode().replace("?", "_").replace('"', "_")
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
