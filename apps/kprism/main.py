@@ -23,7 +23,7 @@ from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.interfaces.tasks.train import TrainTask  # noqa: E402
 
 from lib.configs.app_config import AppConfig, apply_monailabel_settings  # noqa: E402
-from lib.datastore import GuardedDatastore, check_tag, opened_path  # noqa: E402
+from lib.datastore import GuardedDatastore, check_tag  # noqa: E402
 from lib.dicom.access import StoreAccess  # noqa: E402
 from lib.dicom.dicom_folder_store import DicomFolderStore  # noqa: E402
 from lib.dicom.mixed_store import dicom_part  # noqa: E402
@@ -31,6 +31,7 @@ from lib.dicom.open_store import open_dicom_store, open_folder  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.folder_store import FolderStore  # noqa: E402
+from lib.image_files import opened_path  # noqa: E402
 from lib.imaging.label_registry import BACKGROUND  # noqa: E402
 from lib.infers.app_context import AppContext  # noqa: E402
 from lib.infers.earlier_references import EarlierReferences  # noqa: E402

@@ -16,6 +16,7 @@ from lib.api.app import install
 from lib.errors import NotFoundError, RequestError
 
 LIMIT = 1 << 20
+ORIGIN = "https://viewer.example"
 
 ERRORS: dict[str, tuple[Exception, int, str]] = {
     "request": (RequestError("option x is 7"), 400, "option x is 7"),
@@ -38,7 +39,7 @@ ERRORS: dict[str, tuple[Exception, int, str]] = {
 @pytest.fixture
 def client() -> Iterator[TestClient]:
     application = FastAPI()
-    install(application, LIMIT)
+    install(application, LIMIT, allow_origin=[ORIGIN])
 
     def raising(error: Exception) -> Callable[[], None]:
         def endpoint() -> None:
@@ -61,7 +62,8 @@ def client() -> Iterator[TestClient]:
 def test_errors_are_answered_with_a_sentence(client: TestClient, name: str, caplog: pytest.LogCaptureFixture) -> None:
     _, status, sentence = ERRORS[name]
     with caplog.at_level(logging.ERROR):
-        answer = client.get(f"/{name}")
+        answer = client.get(f"/{name}", headers={"Origin": ORIGIN})
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert answer.status_code == status
     assert answer.json()["detail"].startswith(sentence)
     assert bool(caplog.records) == (status >= 500)

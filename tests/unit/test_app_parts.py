@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from kprism_model.store import ByteStore
-from lib.datastore import GuardedDatastore, check_id, check_tag, image_path, stored_at
+from lib.datastore import GuardedDatastore, check_tag, stored_at
 from lib.errors import NotFoundError, RequestError
+from lib.image_files import image_path
+from lib.image_ids import check_id
 from lib.learning.strategies import FirstCase, RandomCase
 from lib.options import Option, names_in, read_options
 from lib.request_statistics import RequestStatistics

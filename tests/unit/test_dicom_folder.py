@@ -14,7 +14,6 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
-from lib.datastore import check_id
 from lib.dicom import dicom_folder, folder_index, folder_report
 from lib.dicom.datastore import FINAL
 from lib.dicom.dicom_files import UnusableFileError, read_object
@@ -27,6 +26,7 @@ from lib.dicom.volumes import save_volume
 from lib.dicom.web import StoreDownError, StoreError
 from lib.errors import RequestError
 from lib.folder_store import FolderStore
+from lib.image_ids import check_id
 from lib.imaging.reading import read_image, read_mask
 from lib.labelled_cases import hand_names
 from tests.e2e import dicom_folders as made

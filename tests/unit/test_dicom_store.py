@@ -18,10 +18,10 @@ from monailabel.datastore.local import DataModel
 from pydicom.dataset import Dataset
 
 from lib.api.ohif import cases
-from lib.datastore import opened_path
 from lib.dicom import volume_file
 from lib.dicom.datastore import FINAL, DicomStore
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
+from lib.image_files import opened_path
 from lib.learning.strategies import FirstCase
 from tests.unit import dicom_files
 from tests.unit.dicom_arrivals import MemoryStore

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 GROUND = {"errors", "options", "files", "imaging", "request_statistics", "routes"}
-SERVICES = GROUND | {"datastore", "labelled_cases", "engine", "networks"}
+SERVICES = GROUND | {"datastore", "image_ids", "image_files", "labelled_cases", "engine", "networks"}
 
 APP_RULES: Mapping[str, set[str]] = {
     "errors": set(),
@@ -22,7 +22,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "request_statistics": set(),
     "options": {"errors"},
     "imaging": {"errors", "options", "files"},
-    "image_ids": set(),
+    "image_ids": {"errors"},
     "folder_listing": {"image_ids", "imaging", "not_served"},
     "folder_contents": {"folder_listing", "not_served"},
     "folder_watch": set(),
@@ -38,20 +38,21 @@ APP_RULES: Mapping[str, set[str]] = {
         "folder_watch",
         "worklist",
     },
-    "labelled_cases": {"datastore", "imaging"},
+    "image_files": {"errors", "imaging", "datastore", "image_ids"},
+    "labelled_cases": {"datastore", "image_files", "imaging"},
     "file_checks": {"errors", "imaging"},
     "label_arrivals": set(),
     "folder_store": GROUND
-    | {"datastore", "not_served", "folder_contents", "folder_listing", "file_checks", "label_arrivals"},
+    | {"datastore", "image_ids", "not_served", "folder_contents", "folder_listing", "file_checks", "label_arrivals"},
     "routes": set(),
     "turns": set(),
     "networks": {"routes"},
     "engine": GROUND | {"networks", "turns"},
     "dicom": {
-        *("errors", "files", "imaging", "datastore", "not_served", "worklist"),
+        *("errors", "files", "imaging", "datastore", "image_ids", "not_served", "worklist"),
         *("folder_contents", "folder_listing", "folder_store"),
     },
-    "learning": SERVICES | {"image_ids"},
+    "learning": SERVICES,
     "infers": SERVICES | {"learning"},
     "trainers": SERVICES | {"learning"},
     "configs": GROUND | {"dicom", "learning", "trainers", "worklist"},

@@ -4,27 +4,30 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import re
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import nullcontext
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore
-from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.datastore import DefaultLabelTag
 
 from kprism_model.files import write_bytes
 from lib.errors import ForbiddenError, NotFoundError, RequestError
 from lib.folder_contents import Changes, Gone, as_text, is_stale, reconcile
 from lib.folder_listing import split_name
 from lib.folder_watch import FolderWatch
-from lib.image_ids import problem_of_id
+from lib.image_ids import check_id
 from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of
@@ -32,13 +35,6 @@ from lib.not_served import NotServed
 from lib.worklist import Worklist
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
-
-def check_id(image_id: Any) -> str:
-    """The image id, or NotFoundError if it is not a valid id: ids are single names, never paths."""
-    if not isinstance(image_id, str) or problem_of_id(image_id) is not None:
-        raise NotFoundError(f"{image_id!r} is not an image id of this datastore")
-    return image_id
 
 
 def check_tag(tag: Any) -> str:
@@ -67,7 +63,7 @@ UNSAFE_METHODS = (
     *("get_labeled_images", "get_unlabeled_images", "get_labels_by_image_id", "get_label_by_image_id"),
     *("get_image", "get_image_uri", "get_image_info", "add_image", "remove_image", "update_image_info"),
     *("get_label", "get_label_uri", "get_label_info", "save_label", "remove_label", "update_label_info"),
-    *("get_dataset_archive", "_init_from_datastore_file", "_update_datastore_file", "_reconcile_datastore"),
+    *("_init_from_datastore_file", "_update_datastore_file", "_reconcile_datastore"),
 )
 """Methods of MONAI Label's datastore that read or change what other threads change at the same time."""
 
@@ -164,8 +160,8 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
     def settle(self) -> None:
         """Wait until all labels are known: a server may have thousands that were not looked at yet."""
 
-    def _named(self, images: Iterable[str]) -> list[str]:
-        """Those of the images that the work list names; all of them without one."""
+    def _served(self, images: Iterable[str]) -> list[str]:
+        """Those of the images that are served: the work list names them, if there is one."""
         if self.worklist is None:
             return list(images)
         names = self.worklist.names()
@@ -173,20 +169,61 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
 
     def check_served(self, image_id: str) -> None:
         """ForbiddenError for an image that is not on the work list."""
-        if self.worklist is not None and not self._named([image_id]):
+        if self.worklist is not None and image_id not in self.worklist.names():
             raise ForbiddenError(f"image {image_id!r} is not on the work list of this server ({self.worklist.source})")
 
     def list_images(self) -> list[str]:
         """Ids of the images that are served."""
-        return self._named(super().list_images())
+        return self._served(super().list_images())
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Those of them with a submitted label."""
-        return self._named(super().get_labeled_images(label_tag, labels))
+        return self._served(super().get_labeled_images(label_tag, labels))
 
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Those of them without."""
-        return self._named(super().get_unlabeled_images(label_tag, labels))
+        return self._served(super().get_unlabeled_images(label_tag, labels))
+
+    def json(self) -> dict[str, Any]:
+        """The index of the images that are served."""
+        content: dict[str, Any] = super().json()
+        served = self._served(content["objects"])
+        return {**content, "objects": {image: content["objects"][image] for image in served}}
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Pairs of image and label files of the images that are served."""
+        pairs = self._labelled_pairs()
+        kept = [pairs[image] for image in self._served(pairs)]
+        return kept if full_path else self._within_folder(kept)
+
+    def _labelled_pairs(self) -> dict[str, dict[str, str]]:
+        """Image -> its file and that of its submitted label."""
+        with self._lock:
+            images = self._datastore.filter_by_tag(DefaultLabelTag.FINAL)
+            return dict(zip(images, LocalDatastore.datalist(self), strict=True))
+
+    def _within_folder(self, pairs: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+        """The same pairs with paths from the folder of the datastore on."""
+        start = f"{os.path.realpath(self._datastore_path)}/"
+        return [{kind: path.removeprefix(start) for kind, path in pair.items()} for pair in pairs]
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """A new ZIP file of the labelled images, of the first `limit_cases` if given, which the caller removes.
+
+        Nothing is locked meanwhile: it may take minutes.
+        """
+        pairs = self.datalist()[: limit_cases or None]
+        with tempfile.NamedTemporaryFile(prefix="kprism-dataset-", suffix=".zip", delete=False) as file:
+            try:
+                with zipfile.ZipFile(file, mode="w") as archive:
+                    for pair in pairs:
+                        for kind, path in pair.items():
+                            archive.write(path, arcname=f"{kind}/{Path(path).name}")
+                    archive.writestr("metadata.json", json.dumps(self.json(), default=str))
+            except BaseException:
+                Path(file.name).unlink()
+                raise
+        return file.name
 
     def check_new(self, image_id: str, file: Path) -> None:
         """RequestError for a file that a client sends as an image, but that would not be served."""
@@ -293,43 +330,3 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         if label is not None:
             label.info = dict(label.info)  # others may be reading the old one, see `label_infos`
         super().update_label_info(label_id, label_tag, checked)
-
-
-def image_path(datastore: Datastore, image_id: Any) -> Path:
-    """The file of an image of the datastore; NotFoundError for anything else, including other files of the server."""
-    return _image_path(datastore.get_image_uri, image_id)
-
-
-def opened_path(datastore: Datastore, image_id: Any, *, begin: bool = False) -> Path:
-    """As `image_path`, for `Engine.image`: the file of a DICOM series may still arrive, with `begin` all of it."""
-    is_guarded = isinstance(datastore, GuardedDatastore)
-    opened = partial(datastore.opened_image, begin=begin) if is_guarded else datastore.get_image_uri
-    return _image_path(opened, image_id)
-
-
-def state_path(datastore: Datastore, image_id: Any) -> Path:
-    """A file that changes whenever the image does; that of a DICOM series needs none of its voxels."""
-    return _image_path(
-        datastore.state_file if isinstance(datastore, GuardedDatastore) else datastore.get_image_uri, image_id
-    )
-
-
-def grid_image(
-    datastore: Datastore, image_id: Any, name: str, read: Callable[[Path, str], MedicalImage]
-) -> MedicalImage:
-    """An image for what needs its grid alone: its voxels may be missing; with a `read` of its file if need be."""
-    known = datastore.grid_image(check_id(image_id), name) if isinstance(datastore, GuardedDatastore) else None
-    return known or read(image_path(datastore, image_id), name)
-
-
-def _image_path(find: Callable[[str], str], image_id: Any) -> Path:
-    check_id(image_id)
-    try:
-        uri = find(image_id)
-    except RequestError:  # it has a message already, such as a store that is down
-        raise
-    except Exception as error:  # remote stores raise whatever their client raises
-        raise NotFoundError(f"image {image_id!r} cannot be read from this datastore: {error}") from error
-    if not uri:
-        raise NotFoundError(f"image {image_id!r} is not in this datastore")
-    return Path(uri)

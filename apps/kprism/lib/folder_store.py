@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from monailabel.interfaces.datastore import DefaultLabelTag
 
-from lib.datastore import GuardedDatastore, check_id, locked
+from lib.datastore import GuardedDatastore, locked
 from lib.errors import RETRY_SECONDS, RequestError
 from lib.file_checks import FileChecks, Stamp, stamp_of
 from lib.folder_contents import Changes, label_name
 from lib.folder_listing import expected, split_name
+from lib.image_ids import check_id
 from lib.imaging.reading import files_of, read_image
 from lib.label_arrivals import LabelArrivals
 from lib.not_served import NotServed
@@ -71,31 +72,15 @@ class FolderStore(GuardedDatastore):
             self._is_watched = True
             self._is_listed = not named.get("read_only")
             self._listed_at = time.monotonic()
-            self._unchecked = dict.fromkeys(super().list_images())
+            self._unchecked = dict.fromkeys(self._datastore.objects)
             Thread(target=_work, args=(weakref.ref(self),), name="folder", daemon=True).start()
 
     # what is served
 
-    def list_images(self) -> list[str]:
-        """Ids of the images that can be segmented, as far as known."""
-        return self._served(super().list_images())
-
-    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Those of them that have a submitted label."""
-        return self._served(super().get_labeled_images(label_tag, labels))
-
-    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Those of them that have none."""
-        return self._served(super().get_unlabeled_images(label_tag, labels))
-
-    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Pairs of image and label files for training."""
-        refused = {self.get_image_uri(image_id) for image_id in self.checks.refused()}
-        kept = [pair for pair in super().datalist() if pair["image"] not in refused]
-        if not full_path:
-            start = f"{self._datastore_path.rstrip('/')}/"
-            kept = [{key: path.removeprefix(start) for key, path in pair.items()} for pair in kept]
-        return kept
+    def _served(self, images: Iterable[str]) -> list[str]:
+        """Those of the images that can be segmented, as far as known, and that the work list names."""
+        refused = self.checks.refused()
+        return [image for image in super()._served(images) if image not in refused]
 
     def status(self) -> dict[str, Any]:
         """The numbers of images, of labels, and of what is not served."""
@@ -135,7 +120,9 @@ class FolderStore(GuardedDatastore):
 
     def check_all(self) -> None:
         """Look at the headers of all images now."""
-        for image_id in super().list_images():
+        with self._lock:
+            images = list(self._datastore.objects)
+        for image_id in images:
             self.checks.look(image_id, Path(self.get_image_uri(image_id)))
 
     def opened_image(self, image_id: str, *, begin: bool = False) -> str:
@@ -149,10 +136,6 @@ class FolderStore(GuardedDatastore):
         image_id = self._opened.get(str(path))
         if image_id is not None:
             self.checks.refuse(image_id, path, error)
-
-    def _served(self, images: list[str]) -> list[str]:
-        refused = self.checks.refused()
-        return [image for image in images if image not in refused] if refused else images
 
     # what others change
 

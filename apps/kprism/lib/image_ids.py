@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from lib.errors import NotFoundError
 
 MAX_BYTES = 246
 """Bytes of an id in UTF-8: with `.seg.nrrd`, the longest extension of a label, it is a file name of 255 bytes."""
@@ -33,3 +36,10 @@ def problem_of_id(image_id: str) -> str | None:
 def shortened(image_id: str, size: int) -> str:
     """The beginning of an id, at most `size` bytes in UTF-8, to begin the name of a file with."""
     return image_id.encode()[:size].decode(errors="ignore")
+
+
+def check_id(image_id: Any) -> str:
+    """The image id, or NotFoundError if it is not a valid id: ids are single names, never paths."""
+    if not isinstance(image_id, str) or problem_of_id(image_id) is not None:
+        raise NotFoundError(f"{image_id!r} is not an image id of this datastore")
+    return image_id

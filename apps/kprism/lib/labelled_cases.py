@@ -10,7 +10,8 @@ from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from lib.datastore import GuardedDatastore, opened_path
+from lib.datastore import GuardedDatastore
+from lib.image_files import opened_path
 from lib.imaging.hand_names import HandNames
 from lib.imaging.label_names import listed_names, structures
 from lib.imaging.nrrd_files import segment_names

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,11 @@ def totals(server: LiveServer) -> tuple[int, int]:
     return cases["all"], cases["labelled"]
 
 
+def indexed(server: LiveServer) -> set[str]:
+    """The images in MONAI Label's own listing."""
+    return set(get(server, "/datastore/", output="all").json()["objects"])
+
+
 @pytest.fixture(scope="module")
 def labels() -> dict[str, bytes]:
     """A label for each image of the folder."""
@@ -103,8 +110,16 @@ def test_a_folder_with_a_list(tmp_path: Path, labels: dict[str, bytes]) -> None:
         assert totals(server) == (2, 0) and next_case(server) == "a"
         assert server.infer("interactive", "a", click).status_code == 200
         assert refused(server.infer("interactive", "b", click), "b", str(worklist))
+        assert indexed(server) == {"a", "d"} and get(server, "/datastore/", output="train").json() == []
+        assert get(server, "/datastore/dataset").status_code == 404
         worklist.write_text("a\nb\nd\n")
         assert totals(server) == (3, 1)  # the label of b was kept
+        assert indexed(server) == {"a", "b", "d"}
+        [pair] = get(server, "/datastore/", output="train").json()
+        assert Path(pair["image"]).name.split(".")[0] == Path(pair["label"]).name.split(".")[0] == "b"
+        archive = zipfile.ZipFile(io.BytesIO(get(server, "/datastore/dataset").content))
+        assert {name.split("/")[-1].split(".")[0] for name in archive.namelist()} == {"b", "metadata"}
+        assert set(json.loads(archive.read("metadata.json"))["objects"]) == {"a", "b", "d"}
 
 
 @dataclass
@@ -149,6 +164,7 @@ def assert_served(server: LiveServer, store: Store, patients: set[str], source: 
     assert status["all"] == len(served)
     assert {entry["id"] for entry in status["waiting"]} == {series for _, series in served.values()}
     assert next_case(server) == min(series for _, series in served.values())
+    assert indexed(server) <= {series for _, series in served.values()}
     assert shown(server) == sorted(study for study, _ in served.values())
     assert len(shown(server, limit="1", offset=str(len(served) - 1))) == 1
     for limit in ("many", "-1", "1.5"):

@@ -24,8 +24,9 @@ from monailabel.interfaces.exception import (
 )
 from starlette.middleware import Middleware
 
-from lib.api import datastore, hosting, image_download, inference, task_log, training
+from lib.api import datastore, hosting, inference, stored_files, task_log, training
 from lib.api.inference import read_params
+from lib.api.internal_errors import InternalErrors
 from lib.api.served import ServedOnly
 from lib.api.uploads import UploadLimit
 from lib.errors import ForbiddenError, OutOfMemoryError, RequestError
@@ -56,7 +57,7 @@ def install(
     router.add_api_route("/docs", reference_page, methods=["GET"], include_in_schema=False)
     inference.add_routes(router)
     datastore.add_routes(router)
-    image_download.add_routes(router)
+    stored_files.add_routes(router)
     training.add_routes(router)
     task_log.install()
     for method in ("PUT", "DELETE"):
@@ -66,13 +67,13 @@ def install(
     application.add_exception_handler(MONAILabelException, _answer_monailabel_error)
     for error in (MemoryError, torch.OutOfMemoryError):
         application.add_exception_handler(error, _answer_out_of_memory)
-    application.add_exception_handler(Exception, _answer_internal_error)
     # MONAI Label lets pages of any origin call the server, and its setting against that crashes at the start (0.8.5).
     # Our viewer has the server's own origin and 3D Slicer is not a browser; other pages are allowed by name.
     kept = [layer for layer in application.user_middleware if getattr(layer, "cls", None) is not CORSMiddleware]
     application.user_middleware = [
         Middleware(hosting.RootPath, root_path=root_path),
         *hosting.cross_origin(allow_origin),
+        Middleware(InternalErrors),
         Middleware(UploadLimit, limit=upload_limit),
         *([Middleware(ServedOnly)] if worklist else []),
         *kept,
@@ -117,10 +118,3 @@ def _answer_out_of_memory(request: Request, error: Exception) -> JSONResponse:
     logger.error("Too little memory for %s %s", request.method, request.url.path, exc_info=error)
     message = f"too little memory for this request on this machine: {str(error)[:MAX_MESSAGE] or 'none left'}"
     return JSONResponse({"detail": message}, OutOfMemoryError.status)
-
-
-def _answer_internal_error(request: Request, error: Exception) -> JSONResponse:
-    """The server itself logs the traceback: it gets the error after this answer."""
-    logger.error("%s %s failed: %r", request.method, request.url.path, error)
-    what = type(error).__name__
-    return JSONResponse({"detail": f"the server failed ({what}); its log holds the details. Your data are safe"}, 500)

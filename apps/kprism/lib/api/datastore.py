@@ -20,11 +20,12 @@ from monailabel.interfaces.utils.app import app_instance
 from pydicom.misc import is_dicom
 
 from lib.api.uploads import read_object, store_upload
-from lib.datastore import check_id, check_tag
+from lib.datastore import check_tag
 from lib.dicom.label_objects import read_label_file
 from lib.dicom.mixed_store import store_of
 from lib.dicom.volumes import save_volume
 from lib.errors import RequestError
+from lib.image_ids import check_id
 from lib.imaging.reading import SUFFIXES, suffix_of
 
 Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]

@@ -12,7 +12,8 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import get_mime_type
 
+from lib.api.opened_file import pieces
 from lib.api.uploads import read_object, store_upload
 from lib.dicom.datastore import names_of
 from lib.dicom.mixed_store import dicom_part, store_of
@@ -42,9 +44,6 @@ RESERVED = ("model", "image", "file", "session", "session_id", "label_file", "li
 
 UNCOMPRESSED = (".nrrd", ".nii")
 """Masks of these types are compressed for the transfer; other types are compressed already."""
-
-PIECE = 4 << 20
-"""Bytes of an answer that are sent at once."""
 
 _SESSION = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -125,19 +124,10 @@ def _multipart_answer(path: Path, params: Mapping[str, Any]) -> Response:
         f"\r\nContent-Type: {mime}\r\n\r\n"
     ).encode()
     after = f"\r\n--{boundary}--\r\n".encode()
-    stream = path.open("rb")
-
-    def pieces() -> Iterator[bytes]:
-        yield before
-        with stream:
-            while piece := stream.read(PIECE):
-                yield piece
-        yield after
-
-    length = len(before) + path.stat().st_size + len(after)
+    stream, size = path.open("rb"), path.stat().st_size
     return StreamingResponse(
-        pieces(),
-        headers={"Content-Length": str(length)},
+        chain([before], pieces(stream, size), [after]),
+        headers={"Content-Length": str(len(before) + size + len(after))},
         media_type=f"multipart/form-data; boundary={boundary}",
     )
 

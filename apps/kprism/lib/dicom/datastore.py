@@ -192,18 +192,25 @@ class DicomStore(DicomImages):
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
         """Pairs of image and label files for training, without images that cannot be read; the others arrive first."""
         self.sync(force=True)
-        for image_id in super().get_labeled_images():
+        arrived = []
+        for image_id in self.get_labeled_images():
             try:
                 self.get_image_uri(image_id)
+                arrived.append(image_id)
             except StoreDownError:
                 raise
             except RequestError as error:
                 logger.warning("Image %s is left out of the list: %s", image_id, error)
-        return [pair for pair in super().datalist(full_path) if not full_path or Path(pair["image"]).exists()]
+        pairs = self._labelled_pairs()
+        kept = [pairs[image_id] for image_id in arrived if image_id in pairs]
+        there = [pair for pair in kept if Path(pair["image"]).exists()]  # the local copies have a budget
+        return there if full_path else self._within_folder(there)
 
-    def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """A ZIP file of all images and labels."""
-        return str(LocalDatastore.get_dataset_archive(self, limit_cases))  # without the lock while the server answers
+    def json(self) -> dict[str, Any]:
+        """The index of the images that are served."""
+        content = super().json()
+        listed = content["objects"] if self.worklist is None else set(self.list_images())
+        return {**content, "objects": {image: entry for image, entry in content["objects"].items() if image in listed}}
 
     def sync(self, force: bool = False) -> list[str]:
         """Adopt segmentations that others stored or deleted; those that cannot be used are `unusable`.

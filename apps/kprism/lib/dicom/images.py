@@ -19,7 +19,7 @@ from typing import Any
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
-from lib.datastore import GuardedDatastore, check_id
+from lib.datastore import GuardedDatastore
 from lib.dicom.listing import SeriesListing
 from lib.dicom.series import Series
 from lib.dicom.series_cache import SUFFIX, SeriesCache
@@ -27,6 +27,7 @@ from lib.dicom.series_volume import SeriesVolume
 from lib.dicom.source import DicomSource
 from lib.dicom.web import DicomWeb, SeriesEntry, StoreDownError, StoreError
 from lib.errors import ForbiddenError, NotFoundError, RequestError
+from lib.image_ids import check_id
 from lib.imaging.medical_image import MedicalImage
 from lib.not_served import NotServed
 
@@ -109,7 +110,7 @@ class DicomImages(GuardedDatastore):
         if entry is None or not self.served({image_id: entry}):
             raise ForbiddenError(f"image {image_id!r} is not on the work list of this server ({self.worklist.source})")
 
-    def _named(self, images: Iterable[str]) -> list[str]:
+    def _served(self, images: Iterable[str]) -> list[str]:
         """All of them: they are under the lock of the index here, and `list_images` is not."""
         return list(images)
 

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -119,16 +116,6 @@ class MixedStore(FolderStore):
         content = dict(super().json())
         content["objects"] = {**content["objects"], **self.dicom.json()["objects"]}
         return content
-
-    def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """A ZIP file of all images and labels."""
-        pairs = self.datalist()[: limit_cases or None]
-        with tempfile.NamedTemporaryFile(delete=False) as file, zipfile.ZipFile(file, mode="w") as archive:
-            for pair in pairs:
-                for kind, path in pair.items():
-                    archive.write(path, arcname=f"{kind}/{Path(path).name}")
-            archive.writestr("metadata.json", json.dumps(self.json(), default=str))
-        return file.name
 
     def settle(self) -> None:
         """Wait until all labels are known."""

@@ -22,9 +22,10 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from kprism_model.classes import clean_name
 from kprism_model.data.partial import AnnotatedCase
-from lib.datastore import GuardedDatastore, state_path
+from lib.datastore import GuardedDatastore
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
 from lib.files import is_disk_full
+from lib.image_files import state_path
 from lib.imaging.label_names import listed_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from kprism_model.data.partial import AnnotatedCase
 from kprism_model.volumes.slice_map import SliceMap
-from lib.datastore import GuardedDatastore, grid_image, image_path
+from lib.datastore import GuardedDatastore
 from lib.errors import RequestError
+from lib.image_files import grid_image, image_path
 from lib.imaging.file_labels import FileLabels
 from lib.imaging.label_maps import renumbered, values_in
 from lib.imaging.label_names import check_both, listed_names, shown, sources, structures, value_names

@@ -10,9 +10,9 @@ import torch
 
 from kprism_model.network.references import References
 from kprism_model.predictor import ImageEmbedding
-from lib.datastore import image_path
 from lib.engine import Engine
 from lib.errors import RequestError
+from lib.image_files import image_path
 from lib.imaging.medical_image import MedicalImage
 from lib.learning.reference_cache import Entry, ReferenceCache
 from lib.learning.submission_service import SubmissionService

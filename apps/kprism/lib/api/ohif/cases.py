@@ -27,12 +27,13 @@ from kprism_model.orientation import PLANES, SliceOrientation
 from kprism_model.volumes.slice_map import SliceMap
 from lib.api.ohif.planes import pack, unpack
 from lib.api.uploads import read_object
-from lib.datastore import check_id, stored_at
+from lib.datastore import stored_at
 from lib.dicom.datastore import DicomStore
 from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
 from lib.dicom.volumes import save_volume
 from lib.errors import NotFoundError, RequestError
+from lib.image_ids import check_id
 from lib.imaging.label_maps import renumbered, values_in
 from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage, planes_of

@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from lib.api.attachments import attachment
 from lib.api.ohif.cases import checked_names
 from lib.api.ohif.planes import unpack
-from lib.datastore import check_id, check_tag, grid_image
+from lib.datastore import check_tag
 from lib.dicom.mixed_store import store_of
 from lib.dicom.rtstruct_writer import write_rtstruct
 from lib.dicom.seg_writer import write_seg
@@ -28,6 +28,8 @@ from lib.dicom.segments import colour_of
 from lib.dicom.series import Series
 from lib.dicom.web import as_bytes
 from lib.errors import NotFoundError, RequestError
+from lib.image_files import grid_image
+from lib.image_ids import check_id
 from lib.imaging.label_maps import values_in
 from lib.imaging.label_names import one_value_each, value_names
 from lib.imaging.medical_image import MedicalImage

@@ -19,8 +19,8 @@ from lib.api.inference import read_params
 from lib.api.ohif.cases import store
 from lib.api.ohif.planes import pack, unpack
 from lib.api.ohif.streaming import streamed
-from lib.datastore import check_id
 from lib.errors import RequestError
+from lib.image_ids import check_id
 from lib.infers.parts import Listener
 from lib.infers.request import DrawnPlanes
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi.responses import FileResponse
+from fastapi.responses import Response
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from lib.api.ohif import versions
+from lib.api.opened_file import opened_file
 from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.label_objects import KINDS
 from lib.dicom.mixed_store import dicom_part
@@ -63,12 +64,12 @@ def status() -> dict[str, Any]:
     }
 
 
-def report() -> FileResponse:
+def report() -> Response:
     """The page that the last training wrote."""
     path = _report(app_instance())
     if path is None:
         raise NotFoundError("no training has written a report yet")
-    return FileResponse(path, media_type="text/html", headers={"Cache-Control": "no-cache"})
+    return opened_file(path, media_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
 def _report(app: Any) -> Path | None:

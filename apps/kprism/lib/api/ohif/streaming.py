@@ -19,6 +19,7 @@ from fastapi.responses import StreamingResponse
 
 from kprism_model.orientation import SliceOrientation
 from kprism_model.volumes.slice_map import SliceMap
+from lib.api.internal_errors import FAILED
 from lib.api.ohif.planes import pack
 from lib.errors import RequestError
 from lib.imaging.medical_image import planes_of
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 """How often the event loop looks for a new message."""
-
-FAILED = "the server failed ({}); its log holds the details. Your data are safe"
 
 
 class ClientLeftError(Exception):
