@@ -221,6 +221,41 @@ def test_a_segmentation_without_referenced_series_is_found(what: str, site: Site
     assert_counts(site, image, images, drawn)
 
 
+def name_as_elsewhere(segmentation: Dataset, images: list[Dataset]) -> Dataset:
+    """The images are named where the standard wants those of other studies."""
+    study = Dataset()
+    study.StudyInstanceUID = images[0].StudyInstanceUID
+    study.ReferencedSeriesSequence = segmentation.ReferencedSeriesSequence
+    del segmentation.ReferencedSeriesSequence
+    segmentation.StudiesContainingOtherReferencedInstancesSequence = [study]
+    return segmentation
+
+
+@pytest.mark.parametrize("what", ["other studies", "source images", "frame of reference"])
+def test_a_segmentation_in_another_study_is_found(what: str, site: Site) -> None:
+    """The study of the segmentation has images of its own, and another patient has a series on the same frame."""
+    images, own, stranger = (dicom_files.volume("CT", SHAPE, f"elsewhere by {what}") for _ in range(3))
+    image, drawn = site.put(images), drawing(images)
+    segmentation = foreign.by_ohif(images, drawn)
+    segmentation.StudyInstanceUID, series_of_others = generate_uid(), [generate_uid(), generate_uid()]
+    for others, series in zip((own, stranger), series_of_others, strict=True):
+        for item in others:
+            item.StudyInstanceUID, item.SeriesInstanceUID = segmentation.StudyInstanceUID, series
+            item.SOPInstanceUID = item.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    for item in own:
+        item.FrameOfReferenceUID = f"{item.FrameOfReferenceUID}.1"[-64:].lstrip(".0")
+    for item in stranger:
+        item.PatientID, item.StudyInstanceUID = f"{item.PatientID} too", f"{item.StudyInstanceUID}.1"[-64:].lstrip(".0")
+    site.put(own)
+    site.put(stranger)
+    if what == "other studies":
+        series = site.put([name_as_elsewhere(segmentation, images)])
+    else:
+        series = site.put([strip(segmentation, what)])
+    wait(lambda: submitted(site, image, series), site.server)
+    assert_counts(site, image, images, drawn)
+
+
 def test_a_segmentation_that_fits_two_series_is_told_and_found_when_one_is_left(site: Site) -> None:
     images, other = (dicom_files.volume("CT", SHAPE, "fits two") for _ in range(2))
     for item in other:
@@ -229,11 +264,13 @@ def test_a_segmentation_that_fits_two_series_is_told_and_found_when_one_is_left(
     image, second, drawn = site.put(images), site.put(other), drawing(images)
     series = site.put([strip(foreign.by_ohif(images, drawn), "frame of reference")])
     wait(
-        lambda: f"Segmentation {series} names no images, and 2 series of its study fit" in site.server.log(),
+        lambda: (
+            f"Segmentation {series} names no images that are here, and 2 series of its patient fit" in site.server.log()
+        ),
         site.server,
     )
     reasons = [entry["reason"] for entry in refused(site) if entry["study"] == images[0].StudyInstanceUID]
-    assert any("2 series of its study fit its frame of reference" in reason for reason in reasons)
+    assert any("2 series of its patient fit its frame of reference" in reason for reason in reasons)
     site.delete(second)
     wait(lambda: submitted(site, image, series), site.server)
     assert_counts(site, image, images, drawn)

@@ -34,7 +34,8 @@ TIMES = (
 """Attributes for the time of a segmentation's content, the best first."""
 
 HEADER = (
-    *("SOPInstanceUID", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence"),
+    *("SOPInstanceUID", "ReferencedSeriesSequence", "StudiesContainingOtherReferencedInstancesSequence"),
+    "ReferencedFrameOfReferenceSequence",
     *(name for names in TIMES for name in names),
 )
 """Attributes that are read: the frames of a large segmentation take a second to parse."""

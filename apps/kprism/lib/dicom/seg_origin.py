@@ -6,7 +6,7 @@ A label is a segmentation, or an RT structure set, whose contours may name image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,20 +34,54 @@ class Origin(NamedTuple):
 
     images: tuple[str, ...]
     reason: str = ""
+    is_ambiguous: bool = False
+    """Several series fit."""
 
 
 def find_series(web: DicomSource, entry: SeriesEntry, instance: str) -> Origin:
-    """The series of its study that a segmentation without ReferencedSeriesSequence is of."""
+    """The series of its patient that a segmentation without ReferencedSeriesSequence is of.
+
+    The images that it names come first, then the frame of reference; its own study before the patient's others, which
+    are only looked at if need be.
+    """
     headers = web.headers(entry.study, entry.series, SEG_ATTRIBUTES)
     segmentation = next(header for header in headers if header.SOPInstanceUID == instance)
-    listed = [found for found in web.search(StudyInstanceUID=entry.study) if found.study == entry.study]
-    series = {found.series: found for found in listed if found.holds_images}
-    images = {name: web.headers(entry.study, name, IMAGE_ATTRIBUTES) for name in series}
     sources = set(_sources(segmentation))
-    for name, items in images.items():
-        if any(str(item.get("SOPInstanceUID")) in sources for item in items):
-            return Origin((name,))
-    return _by_frame_of_reference(segmentation, images)
+    listed = [found for found in web.search(StudyInstanceUID=entry.study) if found.study == entry.study]
+    images = _headers(web, listed)
+    named = _named_series(sources, images)
+    if named:
+        return Origin((named,))
+    by_place = _by_frame_of_reference(segmentation, images)
+    if by_place.images and not sources:
+        return by_place
+    others = _headers(web, _other_studies(web, entry))
+    named = _named_series(sources, others)
+    if named:
+        return Origin((named,))
+    if by_place.images or by_place.is_ambiguous:
+        return by_place
+    return _by_frame_of_reference(segmentation, images | others)
+
+
+def _headers(web: DicomSource, entries: Iterable[SeriesEntry]) -> dict[str, list[Dataset]]:
+    """The headers of each series with images."""
+    there = {found.series: found for found in entries if found.holds_images}
+    return {name: web.headers(found.study, name, IMAGE_ATTRIBUTES) for name, found in there.items()}
+
+
+def _other_studies(web: DicomSource, entry: SeriesEntry) -> list[SeriesEntry]:
+    """The series of the patient in other studies; none if the patient has no identifier."""
+    if not entry.patient:
+        return []
+    found = web.search(PatientID=entry.patient)  # wildcards in it find more, and filters may be ignored
+    return [series for series in found if series.patient == entry.patient and series.study != entry.study]
+
+
+def _named_series(sources: Container[str], images: Mapping[str, Sequence[Dataset]]) -> str | None:
+    """The first series with an image that is named."""
+    found = (name for name, items in images.items() if any(str(x.get("SOPInstanceUID")) in sources for x in items))
+    return next(found, None)
 
 
 def _sources(segmentation: Dataset) -> Iterator[str]:
@@ -71,11 +105,11 @@ def _named(sequence: Sequence[Dataset] | None) -> Iterator[str]:
             yield str(item.ReferencedSOPInstanceUID)
 
 
-def _by_frame_of_reference(segmentation: Dataset, images: dict[str, list[Dataset]]) -> Origin:
+def _by_frame_of_reference(segmentation: Dataset, images: Mapping[str, Sequence[Dataset]]) -> Origin:
     """The only series on the same frame of reference, or the only one of them with the same planes."""
     reference = _frame_of_reference(segmentation)
     if not reference:
-        return Origin((), "names no images and no frame of reference")
+        return Origin((), "names no images that are here, and no frame of reference")
     on_it = [name for name, items in images.items() if any(x.get("FrameOfReferenceUID") == reference for x in items)]
     alike = [name for name in on_it if _has_same_planes(segmentation, images[name])]
     if len(alike) == 1:
@@ -83,8 +117,11 @@ def _by_frame_of_reference(segmentation: Dataset, images: dict[str, list[Dataset
     if len(on_it) == 1:
         return Origin((on_it[0],))
     if not on_it:
-        return Origin((), "names no images, and no series of its study is on its frame of reference")
-    return Origin((), f"names no images, and {len(alike) or len(on_it)} series of its study fit its frame of reference")
+        return Origin((), "names no images that are here, and no series of its patient is on its frame of reference")
+    fitting = len(alike) or len(on_it)
+    return Origin(
+        (), f"names no images that are here, and {fitting} series of its patient fit its frame of reference", True
+    )
 
 
 def _frame_of_reference(segmentation: Dataset) -> str:

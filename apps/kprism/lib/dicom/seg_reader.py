@@ -44,6 +44,8 @@ class SegLabels:
 def referenced_series(header: Dataset) -> list[str]:
     """The series that a segmentation, or a structure set, says it refers to."""
     items = list(header.get("ReferencedSeriesSequence") or [])
+    for study in header.get("StudiesContainingOtherReferencedInstancesSequence") or []:
+        items += study.get("ReferencedSeriesSequence") or []
     for place in header.get("ReferencedFrameOfReferenceSequence") or []:
         for study in place.get("RTReferencedStudySequence") or []:
             items += study.get("RTReferencedSeriesSequence") or []
