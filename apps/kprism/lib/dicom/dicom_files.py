@@ -25,6 +25,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from lib.dicom.text import one_text
 from lib.dicom.web import NON_IMAGE_MODALITIES
 
 MAGIC_AT, MAGIC = 128, b"DICM"
@@ -180,8 +181,8 @@ def _read(stream: BinaryIO, has_header: bool) -> DicomObject:
 
 def _facts(header: Dataset) -> Facts:
     def text(name: str) -> str:
-        value = header.get(name)
-        return "" if value is None else " ".join(str(value).replace("^", " ").split()) if "Name" in name else str(value)
+        value = one_text(header.get(name))
+        return " ".join(value.replace("^", " ").split()) if "Name" in name else value
 
     return Facts(
         text("StudyInstanceUID"),
