@@ -152,3 +152,28 @@ def test_a_palette_that_cannot_be_read_is_said(lack: str) -> None:
         image.GreenPaletteColorLookupTableData = bytes(100)
     with pytest.raises(RequestError, match=r"the colours of it cannot be read: its? "):
         decode(as_bytes(image), "it")
+
+
+def empty_positions(image: Dataset) -> None:
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    groups = Dataset()
+    groups.PlanePositionSequence = Sequence()
+    image.PerFrameFunctionalGroupsSequence, image.NumberOfFrames = Sequence([groups]), 1
+
+
+GEOMETRIES: dict[str, Any] = {
+    "empty positions in functional groups": empty_positions,
+    "directions without a length": lambda image: setattr(image, "ImageOrientationPatient", [0] * 6),
+    "two numbers of a position": lambda image: setattr(image, "ImagePositionPatient", [1, 0]),
+    "pixels without a size": lambda image: setattr(image, "PixelSpacing", [0, 0]),
+    "no class": lambda image: image.pop("SOPClassUID"),
+}
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("kind", GEOMETRIES)
+def test_pixels_are_read_whatever_is_said_of_their_place(kind: str, syntax: str) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, SHAPE).astype("<u2")
+    image = image_of(values, 12)
+    GEOMETRIES[kind](image)
+    np.testing.assert_array_equal(decode(written(image, syntax), "it")[0], values)

@@ -464,14 +464,13 @@ def unnumbered_roi(structures: Dataset) -> None:
     structures.StructureSetROISequence.append(Dataset())
 
 
-def unnumbered_contours(structures: Dataset) -> None:
-    structures.ROIContourSequence.append(copy.deepcopy(structures.ROIContourSequence[0]))
-    structures.ROIContourSequence[-1].ReferencedROINumber = None
+def no_contours_of_nothing(structures: Dataset) -> None:
+    structures.ROIContourSequence.append(Dataset())
 
 
 @pytest.mark.parametrize(
     "change",
-    [blank_reference, blank_observation, two_types, unnumbered_roi, unnumbered_contours],
+    [blank_reference, blank_observation, two_types, unnumbered_roi, no_contours_of_nothing],
     ids=lambda f: f.__name__,
 )
 def test_an_item_that_says_nothing_takes_nothing_else_along(change: Callable[[Dataset], None]) -> None:
@@ -481,6 +480,13 @@ def test_an_item_that_says_nothing_takes_nothing_else_along(change: Callable[[Da
     assert (list(found.names), found.notes) == (["a", "b"], ())
     np.testing.assert_array_equal(found.labels == 1, first)
     np.testing.assert_array_equal(found.labels == 2, second)
+
+
+def test_contours_of_no_roi_are_those_of_a_damaged_file() -> None:
+    series, structures, _, _ = two_rois()
+    del structures.ROIContourSequence[1].ReferencedROINumber
+    with pytest.raises(RequestError, match="is damaged: it has contours that are of no ROI"):
+        read_rtstruct(sent(structures), series)
 
 
 def test_two_rois_of_one_number_are_refused() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,12 @@ def decode(content: bytes, instance: str) -> NDArray[Any]:
         return _of_htj2k(dataset, instance)
     if _is_beyond_gdcm(dataset):
         return _finished(dataset, _by_gdcm(as_bytes(_as_stored(dataset)), instance), instance)
-    return _by_gdcm(content, instance)
+    try:
+        return _by_gdcm(content, instance)
+    except RequestError:  # it may be something beside the pixels that GDCM cannot read, such as a position
+        with suppress(RequestError):
+            return _finished(dataset, _by_gdcm(as_bytes(_as_stored(dataset)), instance), instance)
+        raise
 
 
 def stored_values(dataset: Dataset, instance: str) -> NDArray[Any]:
@@ -86,21 +92,29 @@ def _is_beyond_gdcm(dataset: Dataset) -> bool:
 
 
 def _as_stored(dataset: Dataset) -> Dataset:
-    """The image as one that GDCM decodes to the stored values."""
-    plain = Dataset({element.tag: element for element in dataset if element.keyword not in MEANING})
+    """The image as one that GDCM decodes to the stored values: nothing but its pixels, and how they are stored."""
+    plain = Dataset({element.tag: element for element in dataset if element.tag.group in PIXEL_GROUPS})
+    for name in MEANING:
+        plain.pop(name, None)
+    for name in IDENTITY:
+        if name in dataset:
+            plain[name] = dataset[name]
     plain.file_meta, plain.preamble = dataset.file_meta, b"\0" * 128
     plain.is_little_endian, plain.is_implicit_VR = dataset.is_little_endian, dataset.is_implicit_VR
-    plain.PhotometricInterpretation = "RGB" if int(dataset.get("SamplesPerPixel") or 1) == 3 else "MONOCHROME2"
+    if str(dataset.get("PhotometricInterpretation")) in ("MONOCHROME1", "PALETTE COLOR"):
+        plain.pop("PhotometricInterpretation")  # else the new value would be written into the image's own element
+        plain.PhotometricInterpretation = "MONOCHROME2"
     return plain
 
 
+PIXEL_GROUPS = (0x0028, 0x7FE0)
+IDENTITY = ("SOPClassUID", "SOPInstanceUID")
 MEANING = (
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelValueTransformationSequence"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType", "PhotometricInterpretation"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelSpacing"),
     *(f"{colour}PaletteColorLookupTable{part}" for colour in COLOURS for part in ("Descriptor", "Data")),
     *(f"Segmented{colour}PaletteColorLookupTableData" for colour in COLOURS),
 )
-"""Attributes that say what stored values mean."""
+"""Attributes beside the pixels that say what stored values mean."""
 
 
 def _check(dataset: Dataset) -> None:

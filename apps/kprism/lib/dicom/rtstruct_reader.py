@@ -139,8 +139,13 @@ def _contours_by_roi(structures: Dataset) -> dict[int, list[Dataset]]:
     found: dict[int, list[Dataset]] = {}
     for item in structures.get("ROIContourSequence") or []:
         number = whole_number(item, "ReferencedROINumber")
+        contours = item.get("ContourSequence") or []
+        if number is None and contours:
+            raise RequestError(
+                "the structure set is damaged: it has contours that are of no ROI, or it ends within them"
+            )
         if number is not None:
-            found.setdefault(number, []).extend(item.get("ContourSequence") or [])
+            found.setdefault(number, []).extend(contours)
     return found
 
 
