@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -18,6 +21,7 @@ from pydicom.uid import (
     EnhancedXAImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     OphthalmicTomographyImageStorage,
     RLELossless,
@@ -177,3 +181,33 @@ def test_pixels_are_read_whatever_is_said_of_their_place(kind: str, syntax: str)
     image = image_of(values, 12)
     GEOMETRIES[kind](image)
     np.testing.assert_array_equal(decode(written(image, syntax), "it")[0], values)
+
+
+SMOOTH = np.clip(np.add.outer(np.arange(10) * 8, np.arange(12) * 9)[..., None] + np.array([0, 20, 40]), 0, 255).astype(
+    np.uint8
+)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("said", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("stream", ["4:4:4", "4:2:2", "4:2:0", "red, green, blue", "no marker, 4:2:2"])
+def test_colours_of_jpeg_are_those_of_the_stream_whatever_the_header_says(stream: str, said: str, frames: int) -> None:
+    options: dict[str, Any] = {"keep_rgb": True} if stream.startswith("red") else {"subsampling": stream[-5:]}
+    if stream == "4:4:4":
+        options = {"subsampling": stream}
+    file = io.BytesIO()
+    Image.fromarray(SMOOTH).save(file, "JPEG", quality=100, **options)
+    content = file.getvalue()
+    if stream.startswith("no marker"):
+        assert content[2:4] == b"\xff\xe0"
+        content = content[:2] + content[4 + int.from_bytes(content[4:6], "big") :]
+    image = dicom_files.picture("US", colour=True, shape=(12, 10))[0]
+    image.PhotometricInterpretation = said
+    if frames > 1:
+        image.NumberOfFrames = frames
+    image.PixelData = encapsulate([content] * frames)
+    image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    found = decode(as_bytes(image), "it")
+    assert found.shape == (frames, 10, 12, 3)
+    np.testing.assert_allclose(found.astype(int), np.stack([SMOOTH] * frames), atol=8)

@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from lib.dicom import htj2k
 from lib.dicom.frames import frame_count, functional, number
+from lib.dicom.jpeg_colours import true_colours
 from lib.dicom.palette import COLOURS, coloured
 from lib.dicom.series import decode_file
 from lib.dicom.web import as_bytes
@@ -81,11 +82,11 @@ def _by_gdcm(content: bytes, instance: str) -> NDArray[Any]:
 def _is_beyond_gdcm(dataset: Dataset) -> bool:
     """Whether GDCM reads the values well, but makes something else of them, or refuses to.
 
-    It inverts no values with a sign, knows few kinds of palettes, and rescales the frames of an enhanced image all
-    alike, or not at all if it is no CT, MR or PET.
+    It inverts no values with a sign, knows few kinds of palettes and believes wrong headers of JPEG. The frames of an
+    enhanced image it rescales all alike, or not at all if it is no CT, MR or PET.
     """
     kind = str(dataset.get("PhotometricInterpretation"))
-    if kind in ("MONOCHROME1", "PALETTE COLOR"):
+    if kind in ("MONOCHROME1", "PALETTE COLOR") or true_colours(dataset) is not None:
         return True
     has_groups = "SharedFunctionalGroupsSequence" in dataset or "PerFrameFunctionalGroupsSequence" in dataset
     return has_groups and any(rescale_of(dataset, frame) != (1, 0) for frame in range(frame_count(dataset)))
@@ -101,9 +102,11 @@ def _as_stored(dataset: Dataset) -> Dataset:
             plain[name] = dataset[name]
     plain.file_meta, plain.preamble = dataset.file_meta, b"\0" * 128
     plain.is_little_endian, plain.is_implicit_VR = dataset.is_little_endian, dataset.is_implicit_VR
-    if str(dataset.get("PhotometricInterpretation")) in ("MONOCHROME1", "PALETTE COLOR"):
-        plain.pop("PhotometricInterpretation")  # else the new value would be written into the image's own element
-        plain.PhotometricInterpretation = "MONOCHROME2"
+    grey = str(dataset.get("PhotometricInterpretation")) in ("MONOCHROME1", "PALETTE COLOR")
+    kind = "MONOCHROME2" if grey else true_colours(dataset)
+    if kind is not None:
+        plain.pop("PhotometricInterpretation", None)  # else the new value would be written into the image's own element
+        plain.PhotometricInterpretation = kind
     return plain
 
 
