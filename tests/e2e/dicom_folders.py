@@ -143,6 +143,21 @@ def write_bare(images: Sequence[Dataset], folder: Path) -> None:
         bare.save_as(folder / f"{number:03}.dcm", write_like_original=True)
 
 
+def write_without_syntax(images: Sequence[Dataset], folder: Path) -> None:
+    """Write images whose header does not say how they are encoded."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        del image.file_meta.TransferSyntaxUID
+        image.save_as(folder / f"{number:03}.dcm", write_like_original=True)
+
+
+def state_in(images: Sequence[Dataset]) -> FileDataset:
+    """A presentation state that lies in the series of its images, which it should not."""
+    state = report(images)
+    state.SeriesInstanceUID, state.Modality = images[0].SeriesInstanceUID, "PR"
+    return state
+
+
 def write_disc(images: Sequence[Dataset], folder: Path) -> None:
     """Write images as a disc has them: a DICOMDIR, and files with short names in folders."""
     files = FileSet()

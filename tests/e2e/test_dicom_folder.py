@@ -25,6 +25,7 @@ from tests.e2e.store.planes import planes_of
 
 PATIENCE = 120.0  # seconds; a few suffice, this is for a busy machine
 
+INVERTED = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
 UNSIGNED = {"PixelRepresentation": 0, "RescaleIntercept": "-1024", "RescaleSlope": "1"}
 SYNTAXES = {
     "implicit": ImplicitVRLittleEndian,
@@ -109,6 +110,14 @@ def fill(folder: Folder) -> None:
             ),
             **shifted,
         )
+    folder.put(
+        "inverted",
+        lambda images: made.write(made.compressed(images, RLELossless), path / "inverted"),
+        (-1 - made.body()).astype(np.int16),
+        **INVERTED,
+    )
+    folder.put("unsaid", lambda images: made.write_without_syntax(images, path / "unsaid"))
+    folder.put("reported", lambda images: made.write([*images, made.state_in(images)], path / "reported"))
     folder.put("bare", lambda images: made.write_bare(images, path))
     folder.put("disc", lambda images: made.write_disc(images, path / "disc"))
     folder.put("twice", lambda images: [made.write(images, path / place) for place in ("twice", "copy of twice")])
@@ -138,7 +147,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
         yield made_here
 
 
-@pytest.mark.parametrize("name", ["nested", *SYNTAXES, "bare", "disc", "twice", "labelled"])
+@pytest.mark.parametrize(
+    "name", ["nested", *SYNTAXES, "bare", "disc", "twice", "labelled", "inverted", "unsaid", "reported"]
+)
 def test_every_series_is_served_voxel_by_voxel(folder: Folder, name: str) -> None:
     volume = folder.volume(name)
     np.testing.assert_array_equal(np.asarray(volume.dataobj), made.body())
@@ -236,7 +247,7 @@ def test_what_is_not_served_is_listed_with_the_reason(folder: Folder) -> None:
     assert found["header alone"] == "holds no pixels, or ends before them (CT Image Storage)"
     assert found["text.dcm"] == "is no DICOM file, though its name is that of one"
     assert found["autorun.exe"] == "is of type .exe, neither DICOM nor an image"
-    assert found["1 SR object"] == "holds no image to segment"
+    assert found["1 SR object"] == found["1 PR object"] == "holds no image to segment"
     assert not {"notes.txt", "disc/DICOMDIR"} & found.keys()
 
 

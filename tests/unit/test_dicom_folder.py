@@ -22,6 +22,8 @@ from lib.dicom.dicom_folder_store import DicomFolderStore
 from lib.dicom.mixed_store import MixedStore
 from lib.dicom.open_store import open_folder
 from lib.dicom.rtstruct_writer import write_rtstruct
+from lib.dicom.seg_reader import read_seg
+from lib.dicom.seg_writer import write_seg
 from lib.dicom.volumes import save_volume
 from lib.dicom.web import StoreDownError, StoreError
 from lib.errors import RequestError
@@ -441,3 +443,65 @@ def test_a_series_that_was_mended_is_served_again(damage: str, tmp_path: Path) -
     store._listing._refresher.now()
     assert store.get_unlabeled_images() == [image]
     np.testing.assert_array_equal(read_image(Path(store.get_image_uri(image)), "the image").array, made.body())
+
+
+def test_images_with_the_identifier_of_another_are_told_and_copies_are_not(tmp_path: Path) -> None:
+    images = written(tmp_path)
+    made.write(images, tmp_path / "copy")
+    folder = DicomFolder(tmp_path)
+    series = str(images[0].SeriesInstanceUID)
+    assert (counts(folder), reasons(folder)) == ({series: 10}, {})
+    shutil.rmtree(tmp_path / "copy")
+    for image in (images[3], images[7]):
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = images[0].SOPInstanceUID
+    written_again = [path.name for path in sorted(tmp_path.glob("IM*"))]
+    made.write(images, tmp_path)
+    assert counts(folder) == {series: 8}
+    reason = f"has the identifier of another image of series {series}, with another number or position"
+    assert reasons(folder) == {written_again[3]: reason, written_again[7]: reason}
+    notes = tmp_path / ".kprism" / "index"
+    assert reasons(DicomFolder(tmp_path, notes)) == reasons(DicomFolder(tmp_path, notes)) == reasons(folder)
+    for image in images:
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = images[0].SOPInstanceUID
+    made.write(images, tmp_path)
+    assert counts(folder) == {series: 1}
+    assert len(reasons(folder)) == 9
+
+
+@pytest.mark.parametrize("kind", ["PR", "SR", "KO"])
+@pytest.mark.parametrize("name", ["A", "Z"])
+def test_an_object_without_an_image_in_a_series_does_not_hide_the_images(kind: str, name: str, tmp_path: Path) -> None:
+    images = written(tmp_path)
+    report = made.report(images)
+    report.SeriesInstanceUID, report.Modality = images[0].SeriesInstanceUID, kind
+    made.write([report], tmp_path, lambda number: name)
+    folder = DicomFolder(tmp_path)
+    [entry] = folder.search()
+    assert (entry.modality, entry.instances, entry.holds_images) == ("CT", 10, True)
+    assert reasons(folder) == {f"1 {kind} object": "holds no image to segment"}
+
+
+@pytest.mark.parametrize("syntax", [made.ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("lack", ["TransferSyntaxUID", "SOPClassUID"])
+def test_files_that_say_too_little_of_themselves_are_completed(lack: str, syntax: str, tmp_path: Path) -> None:
+    images = made.series("a")
+    source = tmp_path / "images"
+    source.mkdir()
+    for number, image in enumerate(images):
+        image.file_meta.TransferSyntaxUID, image.is_implicit_VR = syntax, syntax == ImplicitVRLittleEndian
+        del (image.file_meta if lack == "TransferSyntaxUID" else image)[lack]
+        image.save_as(source / f"IM{number:03}", write_like_original=True)
+    store = DicomFolderStore(DicomFolder(source), tmp_path / "state")
+    [name] = store.list_images()
+    volume = store.volume(name)
+    volume.complete()
+    np.testing.assert_array_equal(volume.image("it").array, made.body())
+    label = write_seg(made.ball().astype(np.uint8), {"ball": 1}, volume.series, "K-Prism")
+    np.testing.assert_array_equal(read_seg(label, volume.series).labels, made.ball())
+
+
+def test_names_with_a_backslash_are_shown_as_they_are(tmp_path: Path) -> None:
+    images = made.series("a", PatientName="Doe\\Jane", SeriesDescription="axial\\thin", PatientID="7\\8")
+    made.write(images, tmp_path)
+    [facts] = {read_object(path).facts for path in tmp_path.iterdir()}
+    assert (facts.patient_name, facts.description, facts.patient) == ("Doe\\Jane", "axial\\thin", "7\\8")

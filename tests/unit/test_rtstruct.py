@@ -416,3 +416,103 @@ def test_other_objects_are_no_structure_sets() -> None:
         np.testing.assert_array_equal(back.labels == back.names["肝臓"], labels == NAMES["肝臓"])
     with pytest.raises(RequestError, match="is not an RT structure set"):
         read_rtstruct(write_seg(labels, NAMES, series, "K-Prism"), series)
+
+
+@pytest.mark.parametrize("again", ["the same", "the other way round", "from another corner", "with a corner more"])
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_a_contour_that_is_there_twice_is_no_hole_in_itself(again: str, kind: str) -> None:
+    series = turned("axial")
+    corners = box(0.5, 0.5, 10.5, 9.5)
+    twice = {
+        "the same": corners,
+        "the other way round": corners[::-1],
+        "from another corner": [*corners[1:], corners[0]],
+        "with a corner more": [corners[0], (5, 0.5), *corners[1:]],
+    }[again]
+    masks, notes = read(series, {"a": [(corners, 2, kind), (twice, 2, kind)]})
+    np.testing.assert_array_equal(masks["a"], expected(series, {2: [(slice(1, 11), slice(1, 10))]}))
+    assert notes == ""
+
+
+def two_rois() -> tuple[Series, Dataset, NDArray[np.bool_], NDArray[np.bool_]]:
+    """A series, a structure set with the ROIs a and b, and their masks."""
+    series = turned("axial")
+    first, second = box(1.5, 1.5, 6.5, 5.5), box(7.5, 1.5, 9.5, 5.5)
+    structures = foreign(series, {"a": [(first, 2), (first, 3)], "b": [(second, 2)]}, references=True)
+    here = (slice(2, 7), slice(2, 6))
+    parts = expected(series, {2: [here], 3: [here]}), expected(series, {2: [(slice(8, 10), slice(2, 6))]})
+    return series, structures, *parts
+
+
+def blank_reference(structures: Dataset) -> None:
+    for roi in structures.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            contour.ContourImageSequence = Sequence([Dataset()])
+
+
+def blank_observation(structures: Dataset) -> None:
+    structures.RTROIObservationsSequence = Sequence([Dataset()])
+
+
+def two_types(structures: Dataset) -> None:
+    item = Dataset()
+    item.ReferencedROINumber, item.RTROIInterpretedType = 1, ["ORGAN", "X"]
+    structures.RTROIObservationsSequence = Sequence([item])
+
+
+def unnumbered_roi(structures: Dataset) -> None:
+    structures.StructureSetROISequence.append(Dataset())
+
+
+def no_contours_of_nothing(structures: Dataset) -> None:
+    structures.ROIContourSequence.append(Dataset())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [blank_reference, blank_observation, two_types, unnumbered_roi, no_contours_of_nothing],
+    ids=lambda f: f.__name__,
+)
+def test_an_item_that_says_nothing_takes_nothing_else_along(change: Callable[[Dataset], None]) -> None:
+    series, structures, first, second = two_rois()
+    change(structures)
+    found = read_rtstruct(sent(structures), series)
+    assert (list(found.names), found.notes) == (["a", "b"], ())
+    np.testing.assert_array_equal(found.labels == 1, first)
+    np.testing.assert_array_equal(found.labels == 2, second)
+
+
+def test_contours_of_no_roi_are_those_of_a_damaged_file() -> None:
+    series, structures, _, _ = two_rois()
+    del structures.ROIContourSequence[1].ReferencedROINumber
+    with pytest.raises(RequestError, match="is damaged: it has contours that are of no ROI"):
+        read_rtstruct(sent(structures), series)
+
+
+def test_two_rois_of_one_number_are_refused() -> None:
+    series, structures, _, _ = two_rois()
+    structures.StructureSetROISequence[1].ROINumber = 1
+    with pytest.raises(RequestError, match="two ROIs of the number 1, 'a' and 'b'"):
+        read_rtstruct(sent(structures), series)
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (["x 3", "x", "x"], ["x 3", "x", "x 3 3"]),
+        (["left\\right", "GTV^1", "a=b"], ["left\\right", "GTV^1", "a=b"]),
+        (["肝\\臓", "肝\\臓", "ß"], ["肝\\臓", "肝\\臓 2", "ß"]),
+    ],
+)
+def test_names_of_rois_that_repeat_or_hold_a_backslash(written: list[str], names: list[str]) -> None:
+    series = turned("axial")
+    square = box(1.5, 1.5, 6.5, 5.5)
+    structures = foreign(series, {f"r{number}": [(square, number + 1)] for number in range(3)})
+    for roi, name in zip(structures.StructureSetROISequence, written, strict=True):
+        roi.ROIName = name
+    found = read_rtstruct(sent(structures), series)
+    assert list(found.names) == names
+    for k, name in enumerate(names, 1):
+        np.testing.assert_array_equal(
+            found.labels == found.names[name], expected(series, {k: [(slice(2, 7), slice(2, 6))]}), err_msg=name
+        )

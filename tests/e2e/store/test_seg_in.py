@@ -86,6 +86,11 @@ def stored(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
         images = dicom_files.volume("CT", SHAPE, f"in {tool}")
         drawn = drawing(images, names=PLAIN_NAMES if tool == "3D Slicer" else NAMES)
         found[tool] = put(images, tool, drawn, drawn)
+    thick = dicom_files.volume("CT", SHAPE, "in thick slices")
+    for slice_ in thick:
+        slice_.SliceThickness = 2 * float(slice_.SliceThickness)
+        slice_.pop("SpacingBetweenSlices", None)
+    found["slices that overlap"] = put(thick, "highdicom", drawing(thick), drawing(thick))
     film = dicom_files.cine(shape=SHAPE[:2], name="in film")
     found["film"] = put(film, "OHIF", drawing(film), drawing(film))
     images = dicom_files.volume("CT", SHAPE, "in overlap")
@@ -97,7 +102,7 @@ def stored(site: Site, tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
     return found
 
 
-@pytest.mark.parametrize("what", [*TOOLS, "film", "overlap"])
+@pytest.mark.parametrize("what", [*TOOLS, "slices that overlap", "film", "overlap"])
 def test_what_another_tool_stores_counts_within_seconds(what: str, site: Site, stored: dict[str, Stored]) -> None:
     """Segments by name; where they overlap the smaller one is kept."""
     case = stored[what]

@@ -52,7 +52,7 @@ def closed_contours(items: Iterable[Dataset]) -> tuple[list[Contour], int]:
         if kind not in CLOSED or points is None or len(points) < 3:
             others += 1
             continue
-        named = item.get("ContourImageSequence") or []
+        named = [image for image in item.get("ContourImageSequence") or [] if image.get("ReferencedSOPInstanceUID")]
         images = ((str(image.ReferencedSOPInstanceUID), _frame_number(image)) for image in named)
         contours.append(Contour(kind, points, tuple(images)))
     return contours, others

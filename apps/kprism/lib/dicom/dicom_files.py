@@ -25,9 +25,13 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from lib.dicom.text import one_text
 from lib.dicom.web import NON_IMAGE_MODALITIES
 
 MAGIC_AT, MAGIC = 128, b"DICM"
+
+TRANSFER_SYNTAX, LONGEST_HEADER = b"\x02\x00\x10\x00UI", 2048
+"""How the element begins in a header, which is always written alike, and bytes in which it is."""
 
 SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 """What names of DICOM files end with if they end with anything; other files with these names are mistakes."""
@@ -48,7 +52,7 @@ UNREADABLE = (InvalidDicomError, OSError, ValueError, TypeError, AttributeError,
 _KEYWORDS = (
     *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"),
     *("PatientID", "PatientName", "StudyDate", "StudyDescription", "SeriesNumber", "SeriesDescription"),
-    *("Rows", "Columns"),
+    *("Rows", "Columns", "InstanceNumber", "ImagePositionPatient"),
 )
 _TAGS = tuple(Tag(name) for name in _KEYWORDS)
 
@@ -84,10 +88,14 @@ class Facts(NamedTuple):
 
 
 class DicomObject(NamedTuple):
-    """The DICOM object in a file: its SOP instance, and the facts of its series."""
+    """The DICOM object in a file: its SOP instance, and the facts of its series.
+
+    `mark` is its number and position, which differ between two images of one identifier that are not copies.
+    """
 
     instance: str
     facts: Facts
+    mark: str = ""
 
 
 class NotDicomError(Exception):
@@ -175,13 +183,13 @@ def _read(stream: BinaryIO, has_header: bool) -> DicomObject:
         )
     if facts.may_be_image or facts.is_segmentation:
         _check_pixels(stream, header, end)
-    return DicomObject(str(header.SOPInstanceUID), facts)
+    return DicomObject(str(header.SOPInstanceUID), facts, _mark(header))
 
 
 def _facts(header: Dataset) -> Facts:
     def text(name: str) -> str:
-        value = header.get(name)
-        return "" if value is None else " ".join(str(value).replace("^", " ").split()) if "Name" in name else str(value)
+        value = one_text(header.get(name))
+        return " ".join(value.replace("^", " ").split()) if "Name" in name else value
 
     return Facts(
         text("StudyInstanceUID"),
@@ -195,6 +203,13 @@ def _facts(header: Dataset) -> Facts:
         text("SeriesNumber"),
         text("SeriesDescription"),
     )
+
+
+def _mark(header: Dataset) -> str:
+    try:
+        return " ".join(one_text(header.get(name)) for name in ("InstanceNumber", "ImagePositionPatient"))
+    except (ValueError, TypeError, OverflowError):  # no numbers
+        return ""
 
 
 def _is_identifier(text: str) -> bool:
@@ -237,6 +252,8 @@ def _missing_items(stream: BinaryIO, at: int, size: int) -> int:
 def header_item(path: Path) -> dict[str, Any]:
     """The header of a file as DICOM JSON (PS3.18, F.2), without pixels and other large binary values."""
     header = dcmread(path, stop_before_pixels=True, force=True)
+    if not header.get("SOPClassUID") and header.file_meta.get("MediaStorageSOPClassUID"):
+        header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID
     item: dict[str, Any] = header.to_json_dict(
         bulk_data_threshold=LARGEST_INLINE, bulk_data_element_handler=lambda element: "", suppress_invalid_tags=True
     )
@@ -246,9 +263,9 @@ def header_item(path: Path) -> dict[str, Any]:
 
 
 def file_bytes(path: Path) -> bytes:
-    """The content of a file as PS3.10 has it; a preamble and a header are added where they are missing."""
+    """The content of a file as PS3.10 has it; a preamble, a header or a transfer syntax is added if it is missing."""
     content = path.read_bytes()
-    if _has_header(content[: MAGIC_AT + len(MAGIC)]):
+    if _has_header(content[: MAGIC_AT + len(MAGIC)]) and TRANSFER_SYNTAX in content[:LONGEST_HEADER]:
         return content
     dataset = dcmread(io.BytesIO(content), force=True)
     stream = io.BytesIO()
@@ -269,7 +286,7 @@ def _completed(dataset: Dataset) -> Dataset:
         syntax = ExplicitVRBigEndian
     meta = FileMetaDataset()
     meta.update(dataset.get("file_meta") or {})
-    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     meta.TransferSyntaxUID = meta.get("TransferSyntaxUID") or syntax
     dataset.file_meta = meta

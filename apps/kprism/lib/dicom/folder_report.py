@@ -33,6 +33,7 @@ def not_served(
         found += _files(index, serves_others)
         found += (NotServed(printable(path), reason) for path, reason in index.unreadable.items())
     for series in listed.values():
+        found += _doubles(series, indexes)
         if series.other_studies:
             reason = f"lies in several studies; its files in {', '.join(series.other_studies)} are left out"
             found.append(NotServed(f"series {series.facts.series}", reason))
@@ -42,11 +43,26 @@ def not_served(
 def _without_images(listed: Iterable[FolderSeries]) -> Iterator[NotServed]:
     numbers: Counter[str] = Counter()
     for series in listed:
+        numbers.update(series.without_image)
         if not series.facts.may_be_image and series.facts.kind not in MODALITIES:
             numbers[series.facts.kind] += len(series.files)
     for kind, number in numbers.items():
         name = f"{number:,} {kind or 'other'} {'object' if number == 1 else 'objects'}"
         yield NotServed(name, f"{'holds' if number == 1 else 'hold'} no image to segment")
+
+
+def _doubles(series: FolderSeries, indexes: Sequence[FolderIndex]) -> Iterator[NotServed]:
+    """Images that were given the identifier of another one, by a tool that makes data anonymous, for example."""
+    reason = f"has the identifier of another image of series {series.facts.series}, with another number or position"
+    roots = [index.root for index in indexes]
+    names = [
+        next((str(path.relative_to(root)) for root in roots if path.is_relative_to(root)), path.name)
+        for path in series.doubles
+    ]
+    if len(names) <= NAMED:
+        yield from (NotServed(printable(name), reason) for name in names)
+    else:
+        yield NotServed(f"{len(names):,} files, such as {printable(names[0])}", reason)
 
 
 def _files(index: FolderIndex, serves_others: bool) -> Iterator[NotServed]:

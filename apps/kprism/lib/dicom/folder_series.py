@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.dicom.dicom_files import Facts
@@ -18,13 +18,16 @@ from lib.dicom.web import SeriesEntry
 class FolderSeries:
     """A series as it is listed: `files` maps SOP instances to files, each instance once.
 
-    `state` changes with the files. `other_studies` are those in which files of the same series lie, which is wrong.
+    `state` changes with the files. Three things are wrong: files of the same series in `other_studies`, `doubles` with
+    the identifier of another image that they are no copy of, and objects without images among images (kind -> number).
     """
 
     facts: Facts
     files: Mapping[str, Path]
     state: str
     other_studies: tuple[str, ...] = ()
+    doubles: tuple[Path, ...] = ()
+    without_image: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def entry(self) -> SeriesEntry:
@@ -38,12 +41,23 @@ def series_of(files: Mapping[Path, Entry]) -> FolderSeries:
     objects = {path: entry.object for path, entry in sorted(files.items()) if entry.object is not None}
     studies = Counter(found.facts.study for found in objects.values())
     study = min(studies, key=lambda name: (-studies[name], name))
-    chosen = {path: found for path, found in objects.items() if found.facts.study == study}
+    of_study = {path: found for path, found in objects.items() if found.facts.study == study}
+    images = {path: found for path, found in of_study.items() if found.facts.may_be_image}
+    chosen = images or of_study
     instances: dict[str, Path] = {}
+    doubles = []
     for path, found in chosen.items():
-        instances.setdefault(found.instance, path)
+        first = instances.setdefault(found.instance, path)
+        if found.mark and chosen[first].mark and found.mark != chosen[first].mark:
+            doubles.append(path)
     state = hashlib.sha256()
     for instance, path in sorted(instances.items()):
         state.update(f"{instance} {files[path].stamp}\n".encode())
-    first = chosen[min(instances.values())].facts
-    return FolderSeries(first, instances, state.hexdigest()[:16], tuple(sorted(studies.keys() - {study})))
+    return FolderSeries(
+        chosen[min(instances.values())].facts,
+        instances,
+        state.hexdigest()[:16],
+        tuple(sorted(studies.keys() - {study})),
+        tuple(doubles),
+        Counter(found.facts.kind for path, found in of_study.items() if path not in chosen),
+    )

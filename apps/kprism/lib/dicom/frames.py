@@ -31,10 +31,15 @@ class Frame:
 
 def functional(header: Dataset, frame: int, group: str) -> Dataset | None:
     """A functional group of a multi-frame image: that of the frame, else the shared one."""
+    return next(iter(functional_items(header, frame, group)), None)
+
+
+def functional_items(header: Dataset, frame: int, group: str) -> list[Dataset]:
+    """All items of a functional group, of which most have one."""
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
     groups = [per_frame[frame]] if frame < len(per_frame) else []
     groups += list(header.get("SharedFunctionalGroupsSequence") or [])
-    return next((item[group].value[0] for item in groups if item.get(group)), None)
+    return next((list(item[group].value) for item in groups if item.get(group)), [])
 
 
 def frames_of(header: Dataset) -> list[Frame]:
@@ -44,7 +49,7 @@ def frames_of(header: Dataset) -> list[Frame]:
     for number in range(frame_count(header)):
         place = functional(header, number, "PlanePositionSequence") or header
         turn = functional(header, number, "PlaneOrientationSequence") or header
-        frames.append(Frame(uid, number + 1, numbers(place, "ImagePositionPatient", 3), _orientation(turn)))
+        frames.append(Frame(uid, number + 1, numbers(place, "ImagePositionPatient", 3), orientation(turn)))
     return frames
 
 
@@ -77,7 +82,7 @@ def whole_number(dataset: Dataset, name: str) -> int | None:
     return int(value) if value is not None and value.is_integer() else None
 
 
-def _orientation(dataset: Dataset) -> tuple[float, ...] | None:
+def orientation(dataset: Dataset) -> tuple[float, ...] | None:
     """The directions of rows and of columns; None if they are not at right angles, or have no length."""
     cosines: tuple[float, ...] | None = numbers(dataset, "ImageOrientationPatient", 6)
     if cosines is None:

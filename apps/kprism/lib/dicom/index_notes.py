@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was read of files, kept in a file of JSON lines that grows; torn and outdated lines are left out.
 
-A line is the facts of a series, `{"facts": [...], "number": 3}`; or a file: path, time, size and then the SOP instance
-and the number of its facts, or the reason why it has no object.
+A line is the facts of a series, `{"facts": [...], "number": 3}`; or a file: path, time, size and then the SOP instance,
+the number of its facts and its mark, or the reason why it has no object.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class IndexNotes:
                 number = self._last
                 self._numbers[found.facts], self._facts[number] = number, found.facts
                 lines.append(json.dumps({"facts": found.facts, "number": number}))
-            lines.append(json.dumps([path, *stamp, found.instance, self._numbers[found.facts]]))
+            lines.append(json.dumps([path, *stamp, found.instance, self._numbers[found.facts], found.mark]))
         if lines:
             self._write("".join(f"{line}\n" for line in lines))
 
@@ -107,6 +107,6 @@ class IndexNotes:
             self._numbers[facts], self._facts[number] = number, facts
             self._last = max(self._last, number)
             return None
-        path, changed, size, said, *numbers = content
-        found = DicomObject(str(said), self._facts[numbers[0]]) if numbers else None
+        path, changed, size, said, *more = content  # earlier versions wrote no mark
+        found = DicomObject(str(said), self._facts[more[0]], *map(str, more[1:2])) if more else None
         return str(path), (int(changed), int(size)), found, "" if found else str(said)

@@ -2,13 +2,15 @@
 """The pixels of one DICOM instance, decoded and rescaled.
 
 SimpleITK (GDCM) decodes most kinds of images, from a file, and OpenJPEG those in HTJ2K. Grey images that are not
-compressed, which most are, are read with NumPy instead, in a fifth of the time and with the same values.
+compressed, which most are, are read with NumPy instead, in a fifth of the time and with the same values. What GDCM
+does not do for every image, such as to invert or to rescale it, is done here with the values as they are stored.
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from pydicom.uid import (
 
 from lib.dicom import htj2k
 from lib.dicom.frames import frame_count, functional, number
+from lib.dicom.jpeg_colours import true_colours
+from lib.dicom.palette import COLOURS, coloured
 from lib.dicom.series import decode_file
 from lib.dicom.web import as_bytes
 from lib.errors import RequestError
@@ -50,12 +54,22 @@ def decode(content: bytes, instance: str) -> NDArray[Any]:
         return planes
     if dataset.file_meta.get("TransferSyntaxUID") in htj2k.NAMES:
         return _of_htj2k(dataset, instance)
-    if rescales := _of_frames(dataset):
-        planes = _by_gdcm(as_bytes(_without_rescale(dataset)), instance)
-        return np.stack(
-            [plane.astype(np.float64) * slope + low for plane, (slope, low) in zip(planes, rescales, strict=True)]
-        )
-    return _by_gdcm(content, instance)
+    if _is_beyond_gdcm(dataset):
+        return _finished(dataset, _by_gdcm(as_bytes(_as_stored(dataset)), instance), instance)
+    try:
+        return _by_gdcm(content, instance)
+    except RequestError:  # it may be something beside the pixels that GDCM cannot read, such as a position
+        with suppress(RequestError):
+            return _finished(dataset, _by_gdcm(as_bytes(_as_stored(dataset)), instance), instance)
+        raise
+
+
+def stored_values(dataset: Dataset, instance: str) -> NDArray[Any]:
+    """The values (frame, row, column[, 3]) of an image as they are stored; RequestError if they cannot be decoded."""
+    _check(dataset)
+    if dataset.file_meta.get("TransferSyntaxUID") in htj2k.NAMES:
+        return htj2k.stored_values(dataset)
+    return _by_gdcm(as_bytes(_as_stored(dataset)), instance)
 
 
 def _by_gdcm(content: bytes, instance: str) -> NDArray[Any]:
@@ -65,21 +79,45 @@ def _by_gdcm(content: bytes, instance: str) -> NDArray[Any]:
         return decode_file(path)
 
 
-def _of_frames(dataset: Dataset) -> list[tuple[float, float]]:
-    """(slope, intercept) of each frame if they differ, for GDCM takes those of the first frame for all; else empty."""
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        return []
-    rescales = [rescale_of(dataset, frame) for frame in range(frame_count(dataset))]
-    return rescales if len(set(rescales)) > 1 else []
+def _is_beyond_gdcm(dataset: Dataset) -> bool:
+    """Whether GDCM reads the values well, but makes something else of them, or refuses to.
+
+    It inverts no values with a sign, knows few kinds of palettes and believes wrong headers of JPEG. The frames of an
+    enhanced image it rescales all alike, or not at all if it is no CT, MR or PET.
+    """
+    kind = str(dataset.get("PhotometricInterpretation"))
+    if kind in ("MONOCHROME1", "PALETTE COLOR") or true_colours(dataset) is not None:
+        return True
+    has_groups = "SharedFunctionalGroupsSequence" in dataset or "PerFrameFunctionalGroupsSequence" in dataset
+    return has_groups and any(rescale_of(dataset, frame) != (1, 0) for frame in range(frame_count(dataset)))
 
 
-def _without_rescale(dataset: Dataset) -> Dataset:
-    """The image with its stored values; changes `dataset`."""
-    groups = [*(dataset.get("SharedFunctionalGroupsSequence") or []), *dataset.PerFrameFunctionalGroupsSequence]
-    for item in (dataset, *groups):
-        for name in ("PixelValueTransformationSequence", "RescaleSlope", "RescaleIntercept", "RescaleType"):
-            item.pop(name, None)
-    return dataset
+def _as_stored(dataset: Dataset) -> Dataset:
+    """The image as one that GDCM decodes to the stored values: nothing but its pixels, and how they are stored."""
+    plain = Dataset({element.tag: element for element in dataset if element.tag.group in PIXEL_GROUPS})
+    for name in MEANING:
+        plain.pop(name, None)
+    for name in IDENTITY:
+        if name in dataset:
+            plain[name] = dataset[name]
+    plain.file_meta, plain.preamble = dataset.file_meta, b"\0" * 128
+    plain.is_little_endian, plain.is_implicit_VR = dataset.is_little_endian, dataset.is_implicit_VR
+    grey = str(dataset.get("PhotometricInterpretation")) in ("MONOCHROME1", "PALETTE COLOR")
+    kind = "MONOCHROME2" if grey else true_colours(dataset)
+    if kind is not None:
+        plain.pop("PhotometricInterpretation", None)  # else the new value would be written into the image's own element
+        plain.PhotometricInterpretation = kind
+    return plain
+
+
+PIXEL_GROUPS = (0x0028, 0x7FE0)
+IDENTITY = ("SOPClassUID", "SOPInstanceUID")
+MEANING = (
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelSpacing"),
+    *(f"{colour}PaletteColorLookupTable{part}" for colour in COLOURS for part in ("Descriptor", "Data")),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in COLOURS),
+)
+"""Attributes beside the pixels that say what stored values mean."""
 
 
 def _check(dataset: Dataset) -> None:
@@ -111,14 +149,38 @@ def _of_htj2k(dataset: Dataset, instance: str) -> NDArray[Any]:
     kind = str(dataset.get("PhotometricInterpretation"))
     if planes.ndim == 4 and kind in ("RGB", "YBR_RCT", "YBR_ICT"):  # the codec has made RGB of the last two
         return planes
-    if planes.ndim != 3 or kind not in ("MONOCHROME1", "MONOCHROME2"):
+    if planes.ndim != 3 or kind not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"):
         raise RequestError(f"the pixels of {instance} ({name}) cannot be decoded: {kind} is not supported")
-    stored = int(dataset.get("BitsStored") or planes.dtype.itemsize * 8)
-    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if planes.dtype.kind == "i" else (0, 2**stored - 1)
+    return _finished(dataset, planes, instance)
+
+
+def _finished(dataset: Dataset, planes: NDArray[Any], instance: str) -> NDArray[Any]:
+    """What the stored values of an image mean: colours, or numbers after inversion and rescaling."""
+    kind = str(dataset.get("PhotometricInterpretation"))
+    if kind == "PALETTE COLOR":
+        try:
+            return coloured(planes, dataset)
+        except (ValueError, AttributeError, TypeError, NotImplementedError) as error:
+            raise RequestError(f"the colours of {instance} cannot be read: {error}") from error
+    if planes.ndim == 4:
+        return planes
+    limits = _limits(int(dataset.get("BitsStored") or planes.dtype.itemsize * 8), planes.dtype.kind == "i")
     if kind == "MONOCHROME1":
-        planes = low + high - planes.astype(np.int32)
-    rescaled = [_rescaled(plane, *rescale_of(dataset, number), (low, high)) for number, plane in enumerate(planes)]
-    return np.stack(rescaled)
+        planes = _inverted(planes, limits)
+    rescales = (rescale_of(dataset, frame) for frame in range(len(planes)))
+    return np.stack([_rescaled(plane, *rescale, limits) for plane, rescale in zip(planes, rescales, strict=True)])
+
+
+def _limits(bits: int, signed: bool) -> tuple[int, int]:
+    """The smallest and the largest value of so many bits."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _inverted(values: NDArray[Any], limits: tuple[int, int]) -> NDArray[Any]:
+    """Values of which low ones are white, such that high ones are, in the same limits."""
+    wide = np.int32 if values.dtype.itemsize < 4 else np.int64
+    inverted: NDArray[Any] = np.subtract(sum(limits), values.astype(wide))
+    return inverted
 
 
 def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
@@ -136,7 +198,7 @@ def _plain(dataset: Dataset) -> NDArray[Any] | None:
         and allocated in (8, 16)
         and 0 < stored <= allocated
         and int(dataset.get("SamplesPerPixel") or 1) == 1
-        and dataset.get("PhotometricInterpretation") == "MONOCHROME2"
+        and dataset.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
         and "SharedFunctionalGroupsSequence" not in dataset
         and "PerFrameFunctionalGroupsSequence" not in dataset
     )
@@ -147,12 +209,14 @@ def _plain(dataset: Dataset) -> NDArray[Any] | None:
         return None
     signed = int(dataset.get("PixelRepresentation") or 0) == 1
     values: NDArray[Any] = np.frombuffer(content, f"<{'i' if signed else 'u'}{allocated // 8}", count).reshape(shape)
-    low, high = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
+    low, high = _limits(stored, signed)
     shift = int(dataset.get("HighBit", stored - 1)) + 1 - stored
     if 0 < shift < allocated and not (values & ((1 << shift) - 1)).any():
         values = values >> shift  # the values are in the upper bits; often only HighBit is wrong
     if stored < allocated and (values.min() < low or values.max() > high):
         return None  # something else is in the bits above those of the values
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values = _inverted(values, (low, high))
     return _rescaled(values, *rescale_of(dataset, 0), (low, high))
 
 

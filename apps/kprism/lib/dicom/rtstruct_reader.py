@@ -18,10 +18,11 @@ from pydicom.dataset import Dataset
 
 from lib.dicom.contour_planes import ContourPlanes, closed_contours
 from lib.dicom.contours import Points, filled
+from lib.dicom.frames import whole_number
 from lib.dicom.rtstruct_writer import RTSTRUCT_SOP_CLASS
 from lib.dicom.seg_reader import SegLabels, unique_names
 from lib.dicom.series import Series
-from lib.dicom.text import declares_set, read_text, whole
+from lib.dicom.text import declares_set, one_text, read_text, whole
 from lib.errors import RequestError
 from lib.imaging.label_maps import values_in
 
@@ -110,30 +111,41 @@ def read_rtstruct(structures: Dataset, series: Series) -> SegLabels:
 
 def _roi_names(structures: Dataset) -> dict[int, tuple[str, str]]:
     """ROI number -> (name, frame of reference), in the order of the structure set."""
-    names = {}
+    names: dict[int, tuple[str, str]] = {}
     declared = declares_set(structures)
     for item in structures.get("StructureSetROISequence") or []:
-        number = int(item.ROINumber)
+        number = whole_number(item, "ROINumber")
+        if number is None:
+            continue
         short, description = (read_text(item, keyword, declared=declared) for keyword in ("ROIName", "ROIDescription"))
         name = " ".join(whole(short, description).split()) or f"ROI {number}"
+        if number in names:
+            raise RequestError(
+                f"the structure set has two ROIs of the number {number}, {names[number][0]!r} and {name!r}"
+            )
         names[number] = name, str(item.get("ReferencedFrameOfReferenceUID") or "")
     return names
 
 
 def _roi_types(structures: Dataset) -> dict[int, str]:
     """ROI number -> what it is, where that is said."""
-    return {
-        int(item.ReferencedROINumber): str(item.get("RTROIInterpretedType") or "").strip().upper()
-        for item in structures.get("RTROIObservationsSequence") or []
-        if item.get("ReferencedROINumber") is not None
-    }
+    items = structures.get("RTROIObservationsSequence") or []
+    types = ((whole_number(item, "ReferencedROINumber"), one_text(item.get("RTROIInterpretedType"))) for item in items)
+    return {number: kind.strip().upper() for number, kind in types if number is not None}
 
 
 def _contours_by_roi(structures: Dataset) -> dict[int, list[Dataset]]:
     """ROI number -> its contours."""
     found: dict[int, list[Dataset]] = {}
     for item in structures.get("ROIContourSequence") or []:
-        found.setdefault(int(item.ReferencedROINumber), []).extend(item.get("ContourSequence") or [])
+        number = whole_number(item, "ReferencedROINumber")
+        contours = item.get("ContourSequence") or []
+        if number is None and contours:
+            raise RequestError(
+                "the structure set is damaged: it has contours that are of no ROI, or it ends within them"
+            )
+        if number is not None:
+            found.setdefault(number, []).extend(contours)
     return found
 
 
@@ -165,18 +177,18 @@ def _combined(contours: list[tuple[Points, str]], size: tuple[int, int]) -> _Pat
     """The mask of the contours of one ROI on one slice; None if they enclose no pixel of it.
 
     Inner contours are holes, by either convention: a keyhole is part of its contour, and a contour of its own inside
-    another one is left out of that. The same contour a second time is one contour.
+    another one is left out of that. The same contour a second time, whatever its first point, is one contour.
     """
-    polygons = {(points.tobytes(), kind): (points, kind) for points, kind in contours}
-    points = np.concatenate([polygon for polygon, _ in polygons.values()])
+    points = np.concatenate([polygon for polygon, _ in contours])
     low = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int)
     high = np.clip(np.ceil(points.max(axis=0)) + 1, 0, size).astype(int)
     shape = int(high[1] - low[1]), int(high[0] - low[0])
     if min(shape) <= 0:
         return None
-    masks = [(filled([polygon - low], shape), kind) for polygon, kind in polygons.values()]
+    masks = ((filled([polygon - low], shape), kind) for polygon, kind in contours)
+    different = {(part.tobytes(), kind): (part, kind) for part, kind in masks}
     mask = np.zeros(shape, bool)
-    for part, kind in sorted(masks, key=lambda entry: -int(np.count_nonzero(entry[0]))):
+    for part, kind in sorted(different.values(), key=lambda entry: -int(np.count_nonzero(entry[0]))):
         if kind == XOR:
             mask ^= part
         elif np.count_nonzero(mask & part) >= HOLE * max(np.count_nonzero(part), 1):

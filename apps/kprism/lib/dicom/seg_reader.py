@@ -20,13 +20,18 @@ from pydicom.dataset import Dataset
 from lib.dicom.frames import Frame
 from lib.dicom.placing import pixel_spacing
 from lib.dicom.seg_frames import Plane, SegFrames
-from lib.dicom.seg_resampling import GRID_TOLERANCE, Resampled, resampled
+from lib.dicom.seg_resampling import Resampled, resampled
 from lib.dicom.series import Series
 from lib.dicom.text import declares_set, read_text, whole
 from lib.errors import RequestError
 
 SEG_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
+
+SAME_PIXEL = 0.25
+"""A frame is on the image that it names if its pixels are nearer to those of the image than this part of one.
+
+Directions that are rounded in the header of an image, and made exact by another tool, shift the far corner."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,16 @@ def read_seg(segmentation: Dataset, series: Series) -> SegLabels:
     if str(segmentation.get("SOPClassUID")) not in SEG_SOP_CLASSES:
         raise RequestError(f"instance {segmentation.get('SOPInstanceUID')} is not a DICOM segmentation")
     numbered = segment_names(segmentation)
+    if not numbered:
+        raise RequestError("the segmentation names no segments")
     if len(numbered) > 255:
         raise RequestError(f"the segmentation has {len(numbered)} segments; a label map can have 255")
     names = unique_names(numbered)
     title = dict(zip(numbered, names, strict=True))
     drawing = _Drawing(segmentation, series, list(numbered), title)
     labels = drawing.labels()
-    lost = [number for number, voxels in drawing.lost.items() if voxels == drawing.sizes[number]]
-    kept = {name: value for name, value in names.items() if not any(title[number] == name for number in lost)}
+    lost = {title[number] for number, voxels in drawing.lost.items() if voxels == drawing.sizes[number]}
+    kept = {name: value for name, value in names.items() if name not in lost}
     return SegLabels(labels, kept, tuple(drawing.notes()))
 
 
@@ -77,7 +84,7 @@ class _Drawing:
     ) -> None:
         self._frames = SegFrames(segmentation)
         self._segmentation, self._series, self._titles = segmentation, series, titles
-        self._grid = _Grid(series, self._frames.shape, pixel_spacing(segmentation) or (1.0, 1.0))
+        self._grid = _Grid(series, self._frames.shape, pixel_spacing(segmentation))
         self._values = {number: np.uint8(value) for value, number in enumerate(numbers, 1)}
         self._on_images: dict[int, list[tuple[int, Plane]]] = {}
         stray: dict[int, list[Plane]] = {}
@@ -144,6 +151,8 @@ class _Drawing:
         """RequestError if nothing is on the series."""
         if self._on_images or any(found.bits for found in self._resampled.values()):
             return
+        if self._frames.unnamed and not self._unplaced and not self._resampled:
+            raise RequestError(f"the segmentation shows the segments {self._unnamed()}, which it does not name")
         if self._unplaced:
             raise RequestError(f"the segmentation has no positions for its frames on series {self._series.uid}")
         if self._resampled:
@@ -169,8 +178,10 @@ class _Drawing:
         for number, count in self._unplaced.items():
             yield f"{count} frames of {self._titles[number]!r} are on no image of the series and are left out."
         if self._frames.unnamed:
-            values = ", ".join(map(str, sorted(self._frames.unnamed)))
-            yield f"The segmentation has voxels of the values {values}, which it does not name; they are left out."
+            yield f"The segmentation shows the segments {self._unnamed()}, which it does not name; they are left out."
+
+    def _unnamed(self) -> str:
+        return ", ".join(map(str, sorted(self._frames.unnamed)))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -193,40 +204,41 @@ def segment_names(segmentation: Dataset) -> dict[int, str]:
 
 
 def unique_names(names: dict[int, str]) -> dict[str, int]:
-    """Name -> value; the segment number is appended to a repeated name."""
+    """Name -> value; the segment number is appended to a repeated name, and again if that is a name as well."""
     values: dict[str, int] = {}
     for row, (number, name) in enumerate(names.items(), 1):
-        values[f"{name} {number}" if name in values else name] = row
+        while name in values:
+            name = f"{name} {number}"
+        values[name] = row
     return values
 
 
 class _Grid:
     """Which image of a series a frame lies on, pixel by pixel; `shape` and `spacing` (row, column) are the frames'."""
 
-    def __init__(self, series: Series, shape: tuple[int, int], spacing: tuple[float, float]) -> None:
-        self.spacing = spacing
+    def __init__(self, series: Series, shape: tuple[int, int], spacing: tuple[float, float] | None) -> None:
         self._series, self._index = series, series.index()
         self._is_same_size = shape == series.grid[1::-1]
         column, row, _ = np.linalg.norm(series.affine[:3, :3], axis=0)
         self._image_spacing = float(row), float(column)
-        self._tolerance = max(GRID_TOLERANCE * min(spacing), 1e-3)
+        self.spacing = spacing or (self._image_spacing if self._is_same_size else (1.0, 1.0))
+        self._tolerance = SAME_PIXEL * min(self.spacing)
 
     def row(self, plane: Plane) -> int | None:
-        """The slice of the image that the frame names, if it has the same size and, if both have one, position."""
-        row = self._index.get(plane.source) if plane.source else None
-        if row is None or not self._is_same_size:
-            return None
+        """The slice of an image that the frame names, if it has the same size and, if both have one, position."""
+        rows = (self._index.get(source) for source in plane.sources) if self._is_same_size else ()
+        return next((row for row in rows if row is not None and self._is_on(plane, row)), None)
+
+    def _is_on(self, plane: Plane, row: int) -> bool:
         ours = self._corners(self._series.frames[row], self._image_spacing)
         theirs = self._corners(plane.frame, self.spacing)
-        is_here = not (ours and theirs) or np.abs(np.subtract(ours, theirs)).max() < self._tolerance
-        return row if is_here else None
+        return not (ours and theirs) or bool(np.abs(np.subtract(ours, theirs)).max() < self._tolerance)
 
     def _corners(self, frame: Frame, spacing: tuple[float, float]) -> list[float]:
         """The positions (LPS, mm) of three corner pixels, one after the other; empty without a position."""
         if frame.position is None or frame.orientation is None:
             return []
         columns, rows, _ = self._series.grid
-        across = [cosine * spacing[1] * (columns - 1) for cosine in frame.orientation[:3]]
-        down = [cosine * spacing[0] * (rows - 1) for cosine in frame.orientation[3:]]
-        edges = ((0.0, 0.0, 0.0), across, down)
-        return [x + step for edge in edges for x, step in zip(frame.position, edge, strict=True)]
+        along, down = (np.array(part) / np.linalg.norm(part) for part in (frame.orientation[:3], frame.orientation[3:]))
+        edges = (np.zeros(3), along * spacing[1] * (columns - 1), down * spacing[0] * (rows - 1))
+        return [float(x) for edge in edges for x in frame.position + edge]

@@ -18,6 +18,11 @@ from lib.imaging.medical_image import LPS_TO_RAS
 GRID_TOLERANCE = 0.01
 """Voxels that are less than this share of a voxel apart are the same."""
 
+SAME_LAYER = 0.1
+"""Frames that are closer together than this part of their thickness are at one place."""
+
+DEPTHS = ("SpacingBetweenSlices", "SliceThickness")
+
 
 @dataclass(frozen=True)
 class Resampled:
@@ -43,23 +48,22 @@ def resampled(
 ) -> Resampled:
     """The segment that frames with positions show; `spacing` is theirs, between rows and between columns."""
     first = planes[0].frame
-    along, down = np.array(first.orientation)[:3], np.array(first.orientation)[3:]
-    normal = np.cross(along, down)
+    along, down = (unit(part) for part in (np.array(first.orientation)[:3], np.array(first.orientation)[3:]))
+    normal = unit(np.cross(along, down))
     depths = np.array([plane.frame.position for plane in planes], np.float64) @ normal
-    gaps = np.diff(np.unique(np.round(depths, 3)))
-    step = _depth(segmentation) or (float(gaps.min()) if len(gaps) else float(np.linalg.norm(series.affine[:3, 2])))
-    layers = np.rint((depths - depths.min()) / step).astype(int)
-    volume = np.zeros((*frames.shape[::-1], layers.max() + 1), bool, order="F")
-    for plane, layer in zip(planes, layers, strict=True):
+    steps = _steps(segmentation, frames, normal)
+    layers = _Layers.of(depths, steps or float(np.linalg.norm(series.affine[:3, 2])))
+    volume = np.zeros((*frames.shape[::-1], len(layers.depths)), bool, order="F")
+    for plane, layer in zip(planes, layers.nearest(depths), strict=True):
         volume[:, :, layer] |= frames.mask(plane).T
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([along * spacing[1], down * spacing[0], normal * step], axis=1)
+    affine[:3, :3] = np.stack([along * spacing[1], down * spacing[0], normal], axis=1)
     affine[:3, 3] = planes[int(np.argmin(depths))].frame.position
     to_frames = np.linalg.inv(affine)
     places = [to_frames @ _plane_of(series, k) for k in range(series.grid[2])]
-    is_other_grid = not all(_is_whole(change) for change in places)
+    is_other_grid = not all(_is_whole(change, layers) for change in places)
     bits, found = {}, 0
-    for k, mask in enumerate(_sampled(volume, places, series.grid[:2])):
+    for k, mask in enumerate(_sampled(volume, places, layers, series.grid[:2])):
         if mask.any():
             bits[k] = np.packbits(mask)
             found += int(np.count_nonzero(mask))
@@ -67,13 +71,57 @@ def resampled(
     return Resampled(bits, series.grid[:2], is_other_grid, outside)
 
 
-def _depth(segmentation: Dataset) -> float:
+def unit(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The direction with length 1."""
+    result: NDArray[np.float64] = direction / np.linalg.norm(direction)
+    return result
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The depths of frames along their normal, from the first (mm, ascending), and the thickness of each.
+
+    Frames need not be equally far apart: empty ones are often left out, and places of the images may be missing.
+    """
+
+    depths: NDArray[np.float64]
+    thickness: float
+
+    @classmethod
+    def of(cls, depths: NDArray[np.float64], thickness: float) -> _Layers:
+        """From the depths of all frames, in any order."""
+        ordered = np.sort(depths) - depths.min()
+        starts = np.r_[True, np.diff(ordered) > SAME_LAYER * thickness]
+        return cls(ordered[starts], thickness)
+
+    def nearest(self, depths: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The numbers of the layers nearest to depths along the normal."""
+        return self._nearest(depths - depths.min())
+
+    def at(self, places: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The numbers of the layers at places (mm from the first one), -1 between them and outside."""
+        nearest = self._nearest(places)
+        away = places - self.depths[nearest]
+        edge = 1e-6 * self.thickness  # a place between two layers is in one of them
+        inside = (away > -self.thickness / 2 + edge) & (away <= self.thickness / 2 + edge)
+        return np.where(inside, nearest, -1)
+
+    def _nearest(self, places: NDArray[np.float64]) -> NDArray[np.intp]:
+        middles = (self.depths[1:] + self.depths[:-1]) / 2 + 1e-6 * self.thickness
+        return np.searchsorted(middles, places)
+
+
+def _steps(segmentation: Dataset, frames: SegFrames, normal: NDArray[np.float64]) -> float:
+    """How thick the frames are, in mm, 0 if nothing says it: the smallest of what is said of them and their distance.
+
+    Slices that overlap are further apart in their thickness than in space, and some tools repeat it as the distance.
+    """
+    gaps = np.diff(np.sort(frames.positions @ normal))
     measures = functional(segmentation, 0, "PixelMeasuresSequence")
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = number(measures, name) if measures else None
-        if value is not None and value > 0:
-            return value
-    return 0.0
+    values = [abs(number(measures, name) or 0.0) for name in DEPTHS] if measures else []
+    said = [value for value in values if value > 0]
+    least = SAME_LAYER * min(said, default=float(np.median(gaps[gaps > 1e-3])) if (gaps > 1e-3).any() else 0.0)
+    return min([*said, *(float(gap) for gap in gaps if gap > max(least, 1e-3))], default=0.0)
 
 
 def _plane_of(series: Series, k: int) -> NDArray[np.float64]:
@@ -85,24 +133,34 @@ def _plane_of(series: Series, k: int) -> NDArray[np.float64]:
     return affine
 
 
-def _is_whole(change: NDArray[np.float64]) -> bool:
-    """Whether every pixel of a slice is one of a frame, or between two of them."""
-    across = change[:3, [0, 1]]
-    return bool(np.abs(across - np.rint(across)).max() < GRID_TOLERANCE / 100) and bool(
-        np.abs(change[:3, 3] - np.rint(change[:3, 3])).max() < GRID_TOLERANCE
-    )
+def _is_whole(change: NDArray[np.float64], layers: _Layers) -> bool:
+    """Whether every pixel of a slice is one of a frame, or none."""
+    across = change[:2, [0, 1]]
+    if np.abs(across - np.rint(across)).max() >= GRID_TOLERANCE / 100:
+        return False
+    if np.abs(change[2, [0, 1]]).max() >= GRID_TOLERANCE / 100 * layers.thickness:
+        return False
+    start = change[:2, 3]
+    if np.abs(start - np.rint(start)).max() >= GRID_TOLERANCE:
+        return False
+    layer = int(layers.at(change[2:3, 3])[0])
+    return layer < 0 or bool(abs(layers.depths[layer] - change[2, 3]) < GRID_TOLERANCE * layers.thickness)
 
 
 def _sampled(
-    volume: NDArray[np.bool_], places: Sequence[NDArray[np.float64]], shape: tuple[int, int]
+    volume: NDArray[np.bool_], places: Sequence[NDArray[np.float64]], layers: _Layers, shape: tuple[int, int]
 ) -> Iterator[NDArray[np.bool_]]:
-    """The volume at every pixel (column, row) of each slice; `places` map (column, row, 0, 1) to its indices."""
+    """The volume at every pixel (column, row) of each slice.
+
+    `places` map (column, row, 0, 1) to the column and the row of a frame, and to millimetres from the first layer.
+    """
     columns, rows = (axis.ravel() for axis in np.meshgrid(*map(np.arange, shape), indexing="ij"))
     index = np.stack([columns, rows, np.zeros(columns.shape), np.ones(columns.shape)])
     for change in places:
-        i, j, layer = np.floor(change[:3] @ index + 0.5 - 1e-6).astype(int)
-        inside = np.ones(columns.shape, bool)
-        for values, size in zip((i, j, layer), volume.shape, strict=True):
+        i, j = np.floor(change[:2] @ index + 0.5 - 1e-6).astype(int)
+        layer = layers.at(change[2] @ index)
+        inside = layer >= 0
+        for values, size in zip((i, j), volume.shape, strict=False):
             inside &= (values >= 0) & (values < size)
         plane = np.zeros(columns.shape, bool)
         plane[inside] = volume[i[inside], j[inside], layer[inside]]

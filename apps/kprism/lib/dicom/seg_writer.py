@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
-from pydicom.valuerep import DA, TM, DSfloat
+from pydicom.valuerep import DA, TM, DSfloat, PersonName
 
 from lib.dicom.frames import number, numbers
 from lib.dicom.seg_labelmap import BINARY, LABELMAP, to_label_map
 from lib.dicom.segments import cielab, codes_of, colour_of
 from lib.dicom.series import Series
 from lib.dicom.stand_ins import order_by_slice, put_positions, put_references, remove_positions, stand_ins
-from lib.dicom.text import TEXT_LENGTH, UTF_8, label, to_utf_8
+from lib.dicom.text import TEXT_LENGTH, UTF_8, label, one_text, to_utf_8
 from lib.errors import RequestError
 from lib.imaging.label_maps import values_by_plane
 from lib.imaging.medical_image import describe
@@ -237,6 +237,8 @@ def _source(header: Dataset, columns: int) -> Dataset:
     for name in REQUIRED_ATTRIBUTES:
         if name not in source or not is_valid(name, source[name].value):
             setattr(source, name, "")
+        elif source[name].VR == "PN":
+            setattr(source, name, PersonName(one_text(source[name].value)))  # highdicom takes one name
     if source.get("LossyImageCompression") == "01":
         for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             setattr(source, name, source.get(name))

@@ -28,6 +28,9 @@ from lib.imaging.medical_image import LPS_TO_RAS
 SPACING_TOLERANCE = 0.05
 """Slice distances that differ by less than this share of their median count as equal."""
 
+ROUNDED = 1e-5
+"""A direction whose length differs from 1 by less is taken as it is."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -166,7 +169,7 @@ def _affine(
     affine = np.diag([spacing[1], spacing[0], _thickness(header), 1.0])
     if first.position is None or first.orientation is None:
         return LPS_TO_RAS @ affine, False, []
-    along, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    along, down = _direction(first.orientation[:3]), _direction(first.orientation[3:])
     affine[:3, 0], affine[:3, 1] = along * spacing[1], down * spacing[0]
     affine[:3, 2] = np.cross(along, down) * affine[2, 2]
     affine[:3, 3] = first.position
@@ -184,6 +187,13 @@ def _affine(
                 f"{distances[missing[0] - 1]:.3g} mm, elsewhere {usual:.3g} mm."
             )
     return LPS_TO_RAS @ affine, True, warnings
+
+
+def _direction(cosines: Sequence[float]) -> NDArray[np.float64]:
+    """A direction of length 1: a header may have it rounded to two digits, which would change the size of a pixel."""
+    direction = np.array(cosines)
+    length = float(np.linalg.norm(direction))
+    return direction if abs(length - 1) < ROUNDED else direction / length
 
 
 def _thickness(header: Dataset) -> float:

@@ -72,8 +72,15 @@ _TERMS = {_plain_term(term) for term in python_encoding} - {"", "ISO IR 6", "ISO
 
 def read_text(dataset: Dataset, keyword: str, *, declared: bool) -> str:
     """An attribute as text, empty if there is none; if the set is not `declared`, UTF-8 is recognised."""
-    value = str(dataset.get(keyword) or "")
+    value = one_text(dataset.get(keyword))
     return value if declared else _recognised(value)
+
+
+def one_text(value: Any) -> str:
+    """A value as one text: a backslash in a name, which DICOM does not allow, makes several values of it."""
+    if value is None or isinstance(value, str | PersonName | int | float):
+        return "" if value is None else str(value)
+    return "\\".join(map(one_text, value))
 
 
 def to_utf_8(dataset: Dataset) -> None:
