@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from lib.imaging.hand_names import HandNames
 from lib.imaging.reading import read_image
 from lib.labelled_cases import known_names
 from lib.learning.submission_store import Submission
@@ -69,6 +70,9 @@ FAULTS: list[tuple[Any, str]] = [
     ({"1": "liver"}, "nothing names the value 2"),
     ({"liver": 1, "spleen": 1}, "gives the value 1 two names"),
     ("{", "is not JSON"),
+    ('{"1": "liver", "2": "spleen"}', 'must be an object with "labels" or "cases"'),
+    ('{"label": {"1": "liver", "2": "spleen"}}', 'must be an object with "labels" or "cases"'),
+    ('["liver", "spleen"]', 'must be an object with "labels" or "cases"'),
 ]
 
 
@@ -356,3 +360,12 @@ def test_patterns_and_names_are_the_same_however_they_are_composed(site: Site, f
         "a": {"KNÖCHEL": 1},
         image: {"KNÖCHEL": 1},
     }
+
+
+@pytest.mark.parametrize("image", ["scan [1]", "a[b-c]d", "what?", "[x]", "50*2"])
+def test_an_image_is_named_as_it_stands_though_its_name_looks_like_a_pattern(tmp_path: Path, image: str) -> None:
+    text = {"cases": {"*": {"1": "any"}, image: {"1": "liver"}, "b?": {"1": "spleen"}}, "labels": {"1": "none"}}
+    (tmp_path / "labels.json").write_text(json.dumps(text))
+    names = HandNames.read(tmp_path)
+    assert names.of(image) == {1: "liver"}
+    assert names.of("b1") == {1: "any"}  # of patterns the first one

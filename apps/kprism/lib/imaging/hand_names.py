@@ -63,7 +63,8 @@ class HandNames:
             raise RequestError(f"{_WHERE} is not JSON: {error}") from error
         parts = content.once(("labels", "cases")) if isinstance(content, _Object) else {}
         patterns = parts.get("cases", _Object())
-        if not isinstance(content, _Object) or not isinstance(patterns, _Object) or (content and not parts):
+        names_nothing = bool(parts) and not parts.keys() & {"labels", "cases"}
+        if not isinstance(content, _Object) or not isinstance(patterns, _Object) or names_nothing:
             raise RequestError(f'{_WHERE} must be an object with "labels" or "cases"')
         cases = {normalize("NFC", pattern): _parse(entry) for pattern, entry in patterns.once().items()}
         return cls(_parse(parts.get("labels", _Object())), cases)
