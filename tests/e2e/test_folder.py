@@ -7,10 +7,12 @@ What cannot be segmented is listed with its reason and never handed out; what ot
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -340,6 +342,19 @@ def test_a_label_of_two_files_counts_when_both_are_there(serve: Callable[..., Fo
         return stored
 
     assert np.array_equal(kept(), block(30, 30))
+    answer = requests.get(f"{folder.server.url}/datastore/label", {"label": "\u809d", "tag": "final"}, timeout=60)
+    (folder.server.scratch / "sent.mha").write_bytes(answer.content)
+    assert "filename*=UTF-8''%E8%82%9D.mha" in answer.headers["Content-Disposition"]
+    sent = SimpleITK.ReadImage(str(folder.server.scratch / "sent.mha"))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(sent).T, block(30, 30))
+    for file in (folder.path / "\u809d.nii.gz", folder.labels / "\u809d.raw"):
+        os.utime(file, (0, 0))  # as tools write that make the same archive every time; ZIP begins in 1980
+    answer = requests.get(f"{folder.server.url}/datastore/dataset", timeout=60)
+    assert answer.status_code == 200, answer.text
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        names = {"image/\u809d.nii.gz", "label/\u809d.mhd", "label/\u809d.raw", "metadata.json"}
+        assert set(archive.namelist()) == names
+        assert archive.read("label/\u809d.raw") == (folder.labels / "\u809d.raw").read_bytes()
     (folder.labels / "\u809d.raw").write_bytes(block(20, 40).tobytes(order="F"))
     folder.until(lambda: np.array_equal(kept(), block(20, 40)))
 

@@ -190,3 +190,35 @@ def test_a_store_that_is_down_is_said(run: Run, tmp_path: Path) -> None:
     status, errors = run("fine.png", "--to", f"http://127.0.0.1:{free_port()}/dicom-web", folder=tmp_path)
     assert status == 1
     assert "does not answer" in errors
+
+
+@pytest.mark.parametrize("case", ["types", "letter case", "folders"])
+def test_files_of_one_name_do_not_replace_each_other(tmp_path: Path, run: Run, case: str) -> None:
+    """As in folders of patients, each with a file of the same name."""
+    names = {
+        "types": ["in/scan.nii.gz", "in/scan.nrrd", "in/scan.png"],
+        "letter case": ["in/scan.nii.gz", "in/Scan.nii.gz", "in/SCAN.nii.gz"],
+        "folders": ["one/scan.nii.gz", "two/scan.nii.gz", "three/scan.nii.gz"],
+    }[case]
+    for seed, name in enumerate(names):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        voxels = np.random.default_rng(seed).integers(0, 255, (6, 5, 4)).astype(np.uint8)
+        if name.endswith("gz"):
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+        elif name.endswith("nrrd"):
+            nrrd.write(str(path), voxels)
+        else:
+            Image.fromarray(voxels[:, :, 0]).save(path)
+    folders = sorted({tmp_path / name.split("/")[0] for name in names})
+    assert run(*folders, "--to", tmp_path / "out") == (0, "")
+    series: dict[str, list[str]] = {}
+    for file in (tmp_path / "out").rglob("*.dcm"):
+        series.setdefault(str(dcmread(file).SeriesInstanceUID), []).append(file.parent.name)
+    slices = sorted(len(found) for found in series.values())
+    assert slices == ([1, 4, 4] if case == "types" else [4, 4, 4])
+    assert all(len(set(found)) == 1 for found in series.values())
+    assert len({found[0].casefold() for found in series.values()}) == len(names)
+    before = set((tmp_path / "out").rglob("*.dcm"))
+    assert run(*folders, "--to", tmp_path / "out") == (0, "")
+    assert set((tmp_path / "out").rglob("*.dcm")) == before

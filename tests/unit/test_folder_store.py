@@ -329,6 +329,109 @@ def test_labels_of_others_are_given_out(tmp_path: Path, monkeypatch: pytest.Monk
     assert eventually(lambda: heard[4:] == [("removed", "b")])
 
 
+@pytest.mark.parametrize("kind", ["labels exchanged", "image behind a link", "label behind a link"])
+def test_changes_of_which_the_system_does_not_tell_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The system watches the folders that were there at the start, and not what links lead to."""
+    monkeypatch.setattr("lib.folder_store.LIST_SECONDS", 0.5)
+    studies, elsewhere = tmp_path / "studies", tmp_path / "elsewhere"
+    labels = studies / "labels" / "final"
+    labels.mkdir(parents=True)
+    elsewhere.mkdir()
+    mask = volume((VOXELS > 50).astype(np.uint8))
+    for name in ("far.nii", "label.nii"):
+        (elsewhere / name).write_bytes(volume() if name == "far.nii" else mask)
+    (studies / "a.nii").symlink_to(elsewhere / "far.nii")
+    (labels / "a.nii").symlink_to(elsewhere / "label.nii")
+    store = opened(studies, auto_reload=True)
+    heard: list[str] = []
+    store.on_label = lambda image, label: heard.append(image)
+    store.on_removed = heard.append
+    assert eventually(lambda: store.checks.known("a")) and not heard
+    if kind == "labels exchanged":
+        (studies / "labels").rename(tmp_path / "before")
+        labels.mkdir(parents=True)
+        (labels / "a.nii").write_bytes(mask)
+        assert eventually(lambda: heard == ["a"])
+        time.sleep(1)
+        (labels / "a.nii").write_bytes(volume((VOXELS > 60).astype(np.uint8)))
+        assert eventually(lambda: heard == ["a", "a"])
+        (labels / "a.nii").unlink()
+        assert eventually(lambda: heard == ["a", "a", "a"])
+    elif kind == "label behind a link":
+        (elsewhere / "label.nii").write_bytes(volume((VOXELS > 60).astype(np.uint8)))
+        assert eventually(lambda: heard == ["a"])
+    else:
+        (elsewhere / "far.nii").write_bytes(b"no image" * 100)
+        assert eventually(lambda: "does not begin with a NIfTI header" in str(store.not_served()))
+        (elsewhere / "far.nii").write_bytes(volume(VOXELS[::-1].copy()))
+        assert eventually(lambda: not store.not_served())
+
+
+def test_labels_in_a_folder_behind_a_link_are_given_out(tmp_path: Path) -> None:
+    studies, elsewhere = tmp_path / "studies", tmp_path / "elsewhere"
+    (studies / "labels").mkdir(parents=True)
+    elsewhere.mkdir()
+    (studies / "labels" / "final").symlink_to(elsewhere)
+    (studies / "a.nii").write_bytes(volume())
+    store = opened(studies, auto_reload=True)
+    heard: list[str] = []
+    store.on_label = lambda image, label: heard.append("label")
+    store.on_removed = lambda image: heard.append("removed")
+    for count, threshold in enumerate((50, 60), 1):
+        (elsewhere / "a.nii").write_bytes(volume((threshold < VOXELS).astype(np.uint8)))
+        assert eventually(lambda expected=["label"] * count: heard == expected)
+    (elsewhere / "a.nii").unlink()
+    assert eventually(lambda: heard == ["label", "label", "removed"])
+
+
+@pytest.mark.parametrize("content", [b"", b'{"na', b"[]", b"{}", b'{"objects": {"a": null}}', b"\xff\xfe{"])
+def test_a_damaged_index_is_made_anew_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """As a loss of power leaves it: the images and the labels in the folder are there all the same."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.nii").write_bytes(volume())
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    (tmp_path / "labels" / "final" / "b.nii").write_bytes(volume((VOXELS > 50).astype(np.uint8)))
+    (tmp_path / "datastore_v2.json").write_bytes(content)
+    store = opened(tmp_path)
+    assert store.list_images() == ["a", "b"] and store.get_labeled_images() == ["b"] and store.not_served() == []
+    [kept] = tmp_path.glob("datastore_v2.damaged-*.json")
+    assert kept.read_bytes() == content
+    assert "datastore_v2.json cannot be read" in caplog.text and kept.name in caplog.text
+    assert opened(tmp_path).list_images() == ["a", "b"]
+    assert list(tmp_path.glob("datastore_v2.damaged-*.json")) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "reason"),
+    [
+        ("M\u00fcller", "Mu\u0308ller", "encodes its accents in another way, as macOS does"),
+        ("cafe\u0301", "caf\u00e9", "encodes its accents in another way, as macOS does"),
+        ("Scan", "scan", "differs in letter case"),
+        ("\u00c9t\u00e9", "e\u0301te\u0301", "differs in letter case"),
+    ],
+)
+def test_a_label_whose_name_only_looks_like_that_of_its_image(
+    tmp_path: Path, image: str, label: str, reason: str
+) -> None:
+    (tmp_path / f"{image}.nii").write_bytes(volume())
+    labels = tmp_path / "labels" / "final"
+    labels.mkdir(parents=True)
+    for name in (label, "nobody"):
+        (labels / f"{name}.nii").write_bytes(volume((VOXELS > 50).astype(np.uint8)))
+    reasons = {entry.name: entry.reason for entry in opened(tmp_path).not_served()}
+    start = "is a label without an image: "
+    assert reasons == {
+        f"labels/final/{label}.nii": f"{start}the name of the image {image} {reason}; rename one of them",
+        "labels/final/nobody.nii": f"{start}there is none of the name nobody",
+    }
+    (labels / f"{label}.nii").rename(labels / f"{image}.nii")
+    assert opened(tmp_path).get_labeled_images() == [image]
+
+
 def test_a_label_that_grows_is_not_given_out_before_it_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     now, stamps = [0.0], {"grows": 1, "whole": 1}
     monkeypatch.setattr("lib.label_arrivals.time", SimpleNamespace(monotonic=lambda: now[0]))

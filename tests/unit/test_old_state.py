@@ -80,7 +80,7 @@ def test_a_case_that_is_recorded_again_keeps_all_but_the_split_which_becomes_a_f
         file = f"intake/cases/{submission.image_id}.json"
         written = json.loads(site.contents()[file])
         expected = {**site.read(file), "fold": submission.fold, "first_mask_origin": None, "prompts": {}}
-        expected |= {"inputs": "", "image": "", "image_revision": 0, "warnings": []}
+        expected |= {"inputs": "", "image": "", "image_revision": 0, "warnings": [], "sent_names": {}}
         del expected["side"]
         assert written == expected
     assert store.submissions() == before
@@ -132,7 +132,7 @@ def test_the_interrupted_submission_is_finished(site: OldSite) -> None:
     submission = site.loop.submission_store.get("e")
     assert submission is not None and submission.raw == pending.raw and submission.at == pending.at
     written = json.loads((site.state / "intake" / "cases" / "e.json").read_text())
-    added = {"fold", "first_mask_origin", "prompts", "inputs", "image", "image_revision", "warnings"}
+    added = {"fold", "first_mask_origin", "prompts", "inputs", "image", "image_revision", "warnings", "sent_names"}
     assert set(written) - added == set(site.read("intake/cases/a.json")) - {"side"}
     assert not path.exists()
     after = site.contents()

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from lib.imaging.hand_names import HandNames
 from lib.imaging.reading import read_image
 from lib.labelled_cases import known_names
 from lib.learning.submission_store import Submission
@@ -69,6 +70,9 @@ FAULTS: list[tuple[Any, str]] = [
     ({"1": "liver"}, "nothing names the value 2"),
     ({"liver": 1, "spleen": 1}, "gives the value 1 two names"),
     ("{", "is not JSON"),
+    ('{"1": "liver", "2": "spleen"}', 'must be an object with "labels" or "cases"'),
+    ('{"label": {"1": "liver", "2": "spleen"}}', 'must be an object with "labels" or "cases"'),
+    ('["liver", "spleen"]', 'must be an object with "labels" or "cases"'),
 ]
 
 
@@ -356,3 +360,61 @@ def test_patterns_and_names_are_the_same_however_they_are_composed(site: Site, f
         "a": {"KNÖCHEL": 1},
         image: {"KNÖCHEL": 1},
     }
+
+
+@pytest.mark.parametrize("image", ["scan [1]", "a[b-c]d", "what?", "[x]", "50*2"])
+def test_an_image_is_named_as_it_stands_though_its_name_looks_like_a_pattern(tmp_path: Path, image: str) -> None:
+    text = {"cases": {"*": {"1": "any"}, image: {"1": "liver"}, "b?": {"1": "spleen"}}, "labels": {"1": "none"}}
+    (tmp_path / "labels.json").write_text(json.dumps(text))
+    names = HandNames.read(tmp_path)
+    assert names.of(image) == {1: "liver"}
+    assert names.of("b1") == {1: "any"}  # of patterns the first one
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut off", "empty"])
+@pytest.mark.parametrize("by_hand", [None, {"1": "kidney", "2": "bladder"}])
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"label_names": {"liver": 1, "spleen": 2}},
+        {"label_info": [{"name": "liver", "id": 1}, {"name": "spleen", "id": 2}]},
+        {"params": {"label_names": {"liver": 1, "spleen": 2}}},
+    ],
+)
+def test_names_that_a_client_sent_outlive_the_index(
+    site: Site, names: dict[str, Any], by_hand: dict[str, str] | None, damage: str
+) -> None:
+    """MONAI Label's index holds them; without it, the label would be named by labels.json, or by nothing."""
+    site.submissions.submit("a", site.label(1, 2), names)
+    index = site.folder / "datastore_v2.json"
+    if damage == "removed":
+        index.unlink()
+    else:
+        index.write_text(index.read_text()[:200] if damage == "cut off" else "")
+    if by_hand is not None:
+        name(site, by_hand)
+    later = again(site)
+    assert later.submissions.reconcile() == ([], []) and later.store.rejected() == {}
+    check(later, {"liver": 0, "spleen": 1})
+    assert known_names(later.datastore) == ["liver", "spleen"]
+    changed = {"label_names": {"heart": 1, "spleen": 2}}
+    later.datastore.update_label_info("a", "final", changed)
+    later.submissions.reconcile()
+    index.unlink()
+    last = again(site)
+    assert last.submissions.reconcile() == ([], [])
+    assert only(last).sent_names["label_names"] == changed["label_names"]
+    check(last, {"heart": 0, "spleen": 1})
+
+
+def test_cases_from_before_get_the_names_of_the_index(site: Site) -> None:
+    site.submissions.submit("a", site.label(1, 2), {"label_names": {"liver": 1, "spleen": 2}})
+    case = site.store.folder / "cases" / "a.json"
+    content = json.loads(case.read_text())
+    assert content.pop("sent_names") == {"label_names": {"liver": 1, "spleen": 2}}
+    case.write_text(json.dumps(content))
+    assert again(site).submissions.reconcile() == ([], [])
+    (site.folder / "datastore_v2.json").unlink()
+    last = again(site)
+    assert last.submissions.reconcile() == ([], [])
+    check(last, {"liver": 0, "spleen": 1})

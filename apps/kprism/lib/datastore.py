@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 import re
@@ -34,6 +35,8 @@ from lib.imaging.reading import files_of
 from lib.not_served import NotServed
 from lib.worklist import Worklist
 
+logger = logging.getLogger(__name__)
+
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -56,6 +59,12 @@ def stored_at(info: Mapping[str, Any]) -> float:
     seconds = info.get("ts")
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
     return float(seconds) if is_number else 0.0  # type: ignore[arg-type]
+
+
+def _holds_links(folder: str) -> bool:
+    """Whether sub-folders lie elsewhere: the system does not tell of changes in these."""
+    with os.scandir(folder) as found:
+        return any(entry.is_symlink() and entry.is_dir() for entry in found)
 
 
 UNSAFE_METHODS = (
@@ -96,6 +105,7 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, auto_reload: bool = False, **named: Any) -> None:
         self._lock = RLock()
+        self._is_read_only = bool(named.get("read_only"))
         self.on_removed: Callable[[str], object] | None = None
         self.on_names: Callable[[], object] = lambda: None
         self.worklist: Worklist | None = None
@@ -107,7 +117,22 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
             images = os.path.normpath(self._datastore.image_path())
             folders = {os.path.normpath(self._datastore_path): False, images: False}
             folders[os.path.normpath(self._datastore.label_path(None))] = True
-            FolderWatch(folders, self._on_change, poll=self._is_on_mount(images))
+            poll = self._is_on_mount(images) or _holds_links(self._datastore.label_path(None))
+            FolderWatch(folders, self._on_change, poll=poll)
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read the index. One that is damaged is kept under another name, and made anew from what is in the folder."""
+        try:
+            super()._init_from_datastore_file(throw_exception=throw_exception)
+        except ValueError as error:
+            path = Path(self._datastore_config_path)
+            aside = path.with_name(f"{path.stem}.damaged-{int(time.time())}{path.suffix}")
+            reason = " ".join(str(error).split())[:200]
+            logger.error(
+                "%s cannot be read: %s. A new one is made; the old one is kept as %s", path, reason, aside.name
+            )
+            if not self._is_read_only:
+                os.replace(path, aside)
 
     def _on_change(self, path: str) -> None:
         """Take over what another process, or a user, has changed. Changes of this process are in the index already."""
@@ -215,10 +240,11 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         pairs = self.datalist()[: limit_cases or None]
         with tempfile.NamedTemporaryFile(prefix="kprism-dataset-", suffix=".zip", delete=False) as file:
             try:
-                with zipfile.ZipFile(file, mode="w") as archive:
+                with zipfile.ZipFile(file, mode="w", strict_timestamps=False) as archive:  # files may be from 1970
                     for pair in pairs:
                         for kind, path in pair.items():
-                            archive.write(path, arcname=f"{kind}/{Path(path).name}")
+                            for part in files_of(Path(path)):
+                                archive.write(part, arcname=f"{kind}/{part.name}")
                     archive.writestr("metadata.json", json.dumps(self.json(), default=str))
             except BaseException:
                 Path(file.name).unlink()

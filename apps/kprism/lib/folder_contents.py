@@ -12,8 +12,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
@@ -133,7 +135,7 @@ class _Look:
             label_id, extension = label_name(name, self._patterns, objects)
             path = f"{self._index.labels_dir}/{tag}/{name}"
             if label_id not in objects:
-                self._leave_out(path, f"is a label without an image: there is none of the name {printable(label_id)}")
+                self._leave_out(path, f"is a label without an image: {self._similar(label_id)}")
             elif (other := objects[label_id].labels.get(tag)) is not None:
                 used = printable(label_id + other.ext)
                 self._leave_out(path, f"is not used: the image has the label {used} already; remove one of them")
@@ -146,6 +148,20 @@ class _Look:
         if tag == FINAL:
             for found in folder.left_out():
                 self._leave_out(f"{self._index.labels_dir}/{tag}/{found.name}", found.reason)
+
+    @cached_property
+    def _spellings(self) -> dict[str, str]:
+        """Ids of images by what they have in common with those that look the same."""
+        return {_spelling(image_id): image_id for image_id in self._index.objects}
+
+    def _similar(self, label_id: str) -> str:
+        """That there is no image of a name, or one whose name only looks the same."""
+        image_id = self._spellings.get(_spelling(label_id))
+        if image_id is None:
+            return f"there is none of the name {printable(label_id)}"
+        is_case = normalize("NFC", image_id) != normalize("NFC", label_id)
+        how = "differs in letter case" if is_case else "encodes its accents in another way, as macOS does"
+        return f"the name of the image {printable(image_id)} {how}; rename one of them"
 
     def _leave_out(self, name: str, reason: str) -> None:
         self._left_out.append(NotServed(printable(name), reason))
@@ -209,6 +225,10 @@ def as_text(index: LocalDatastoreModel) -> str:
     objects = ",\n".join(f"{encode(name)}: {encode(entry)}" for name, entry in content.pop("objects").items())
     head = "".join(f"{encode(key)}: {encode(value)},\n" for key, value in content.items())
     return f'{{\n{head}"objects": {{\n{objects}\n}}\n}}\n'
+
+
+def _spelling(image_id: str) -> str:
+    return normalize("NFC", image_id).casefold()
 
 
 def _found(name: str, extension: str) -> DataModel:

@@ -2,7 +2,7 @@
 """A folder of image files as a datastore: what cannot be segmented is not served, and what others change is noticed.
 
 A thread looks at the headers of the images at a gentle pace, gives out labels that others put into `labels/final`, and
-lists the folder now and then, in case the system told of a change only in part.
+lists the folder and compares the times of its files now and then, in case the system told of a change only in part.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BUSY_PAUSE_SECONDS, PAUSE_SECONDS = 0.1, 0.5
 """Pauses between two turns, while there are images that were not looked at and after that."""
 
 LIST_SECONDS = 30.0
-"""The folder is listed so often, also if nobody tells of a change."""
+"""The folder is listed, and the times of its files are compared, so often, also if nobody tells of a change."""
 
 CHECKED_AT_ONCE = 20
 """New images that are looked at before they are listed; of more, the thread finds those that cannot be segmented."""
@@ -59,6 +59,7 @@ class FolderStore(GuardedDatastore):
         self.on_label: Callable[[str, str], object] | None = None
         self._arrivals = LabelArrivals(self._label_stamp)
         self._own: dict[str, Stamp | None] = {}  # labels that this process has written
+        self._seen_labels: dict[str, Stamp | None] = {}
         self._opened: dict[str, str] = {}  # file -> image id
         self._unchecked: dict[str, None] = {}
         self._beside: dict[str, str] = {}  # name of a file of voxels -> the image whose header names it
@@ -73,6 +74,7 @@ class FolderStore(GuardedDatastore):
             self._is_listed = not named.get("read_only")
             self._listed_at = time.monotonic()
             self._unchecked = dict.fromkeys(self._datastore.objects)
+            self._compare()
             Thread(target=_work, args=(weakref.ref(self),), name="folder", daemon=True).start()
 
     # what is served
@@ -195,6 +197,7 @@ class FolderStore(GuardedDatastore):
         if self._is_listed and time.monotonic() - self._listed_at > LIST_SECONDS:
             self._listed_at = time.monotonic()
             self.refresh()
+            self._compare()
         self._give_out_labels()
         for image_id in self.checks.refused():
             path = self.get_image_uri(image_id)
@@ -207,6 +210,19 @@ class FolderStore(GuardedDatastore):
                 break
         self._say_if_empty()
         return BUSY_PAUSE_SECONDS if self._unchecked else PAUSE_SECONDS
+
+    def _compare(self) -> None:
+        """Find the files that changed and of which the system did not tell, such as those behind links."""
+        with self._lock:
+            images = list(self._datastore.objects)
+            labelled = [image for image, entry in self._datastore.objects.items() if FINAL in entry.labels]
+        self._unchecked.update(dict.fromkeys(images))
+        for image_id in labelled:
+            stamp = self._label_stamp(image_id)
+            before = self._seen_labels.get(image_id)
+            self._seen_labels[image_id] = stamp
+            if before is not None and before != stamp:
+                self._arrivals.add(image_id)
 
     def _say_if_empty(self) -> None:
         """Log it once when there is nothing to serve: at the start, or after all images were looked at."""

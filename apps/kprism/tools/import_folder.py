@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,11 @@ def _label_info(folder: Path, name: str) -> dict[str, Any]:
     return {"name": f"{name}{label['ext']}", **label["info"]}
 
 
-def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> list[str]:
-    """Convert one file and store it; returns what of its label is left out. RequestError if that is not possible."""
+def import_file(path: Path, modality: str | None, store: DicomWeb | Path, taken: set[str]) -> list[str]:
+    """Convert one file and store it; returns what of its label is left out. RequestError if that is not possible.
+
+    In a folder, its images get a sub-folder of its name, which is not one of those that are `taken` by other files.
+    """
     image = read_image(path, path.name)
     name = path.name[: -len(suffix_of(path))]
     chosen = modality or guess_modality(image)
@@ -147,7 +151,7 @@ def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> lis
     label, warnings = label_of(path, name, image, instances)
     instances += label
     if isinstance(store, Path):
-        folder = store / name
+        folder = store / _free_name(name, taken)
         folder.mkdir(parents=True, exist_ok=True)
         for number, instance in enumerate(instances, 1):
             partial = folder / f"{number:04}.partial"
@@ -159,6 +163,14 @@ def import_file(path: Path, modality: str | None, store: DicomWeb | Path) -> lis
     return warnings
 
 
+def _free_name(name: str, taken: set[str]) -> str:
+    """A name, or with a number behind it if it is taken, in any letter case; it is taken now."""
+    numbered = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    free = next(candidate for candidate in numbered if candidate.casefold() not in taken)
+    taken.add(free.casefold())
+    return free
+
+
 def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Path) -> Iterator[str]:
     """Import everything at `paths`; yields a message for each file that could not be imported."""
     yield from import_found([find(path) for path in paths], modality, store, Tally())
@@ -166,6 +178,7 @@ def import_all(paths: Sequence[Path], modality: str | None, store: DicomWeb | Pa
 
 def import_found(found: Sequence[Found], modality: str | None, store: DicomWeb | Path, tally: Tally) -> Iterator[str]:
     """The same for what was found already; counts what was imported."""
+    taken: set[str] = set()
     for place in found:
         yield from left_out(place.dicom)
         yield from import_dicom(place.dicom, store, tally)
@@ -173,7 +186,7 @@ def import_found(found: Sequence[Found], modality: str | None, store: DicomWeb |
         quiet = not place.files or not sys.stderr.isatty()
         for file in tqdm(place.files, desc=place.path.name, unit="file", disable=quiet):
             try:
-                yield from import_file(file, chosen, store)
+                yield from import_file(file, chosen, store, taken)
             except RequestError as error:
                 if isinstance(error, StoreDownError | StoreAccessError):
                     raise
@@ -243,8 +256,8 @@ def others(found: Sequence[Found]) -> Iterator[str]:
 
 def summary(found: Sequence[Found], tally: Tally) -> str:
     """How much was imported."""
-    count = sum(len(place.files) for place in found)
-    parts = [f"{tally.images} of {count} images"] if count else []
+    files = sum(len(place.files) for place in found)
+    parts = [f"{tally.images} of {files} images"] if files else []
     if any(place.dicom.series for place in found):
         parts.append(str(tally))
     return " and ".join(parts) or "nothing"

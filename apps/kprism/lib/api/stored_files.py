@@ -2,7 +2,8 @@
 """GET of images, labels, data sets, weights and the log, in place of MONAI Label's own routes.
 
 Its routes send files that may be replaced meanwhile (see `opened_file`), block the event loop while a ZIP archive is
-written, and never remove it. 3D Slicer loads the one file that it gets, so an image of two files goes out as one.
+written, and never remove it. 3D Slicer loads the one file that it gets, so an image or label of two files goes out
+as one.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def add_routes(router: APIRouter) -> None:
 
 def send_image(user: Viewer, image: str) -> Response:
     """The file of an image; `.mha` for a header with its voxels beside it."""
-    return _sent(lambda: app_instance().datastore().get_image_uri(image), _image_answer, f"image {image!r}")
+    return _sent(lambda: app_instance().datastore().get_image_uri(image), _as_one_file, f"image {image!r}")
 
 
-def _image_answer(path: Path) -> Response:
+def _as_one_file(path: Path) -> Response:
     if len(files_of(path)) == 1:
         return opened_file(path, name=path.name)
     headers = {"Content-Disposition": attachment(f"{path.stem}.mha")}
@@ -57,13 +58,9 @@ def _image_answer(path: Path) -> Response:
 
 
 def send_label(user: Viewer, label: str, tag: str) -> Response:
-    """The file of a label with a tag, `final` for the submitted one."""
-
-    def answer(path: Path) -> Response:
-        return opened_file(path, name=path.name)
-
+    """The file of a label with a tag, `final` for the submitted one; `.mha` as for an image."""
     what = f"label {label!r} with the tag {tag!r}"
-    return _sent(lambda: app_instance().datastore().get_label_uri(label, tag), answer, what)
+    return _sent(lambda: app_instance().datastore().get_label_uri(label, tag), _as_one_file, what)
 
 
 def send_dataset(user: Annotator, limit_cases: int | None = None) -> Response:

@@ -18,12 +18,12 @@ from nibabel.nifti2 import Nifti2Header
 from PIL import Image
 
 from lib.imaging.metaimage import holds_its_voxels
+from lib.imaging.nifti import compression_of
 from lib.imaging.nrrd_files import read_header
 from lib.imaging.pictures import PICTURE_FORMATS
 from lib.imaging.segments import segments_in
 from lib.imaging.stored import CHUNK, opened
 
-_GZIP = b"\x1f\x8b"
 _ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TIFF_OFFSETS, _TIFF_COUNTS = (273, 324), (279, 325)  # of strips, of tiles
 
@@ -48,11 +48,10 @@ def looks_complete(path: Path, *, count: bool = True) -> bool:
 
 
 def _is_whole_nifti(path: Path, count: bool) -> bool:
-    with path.open("rb") as file:
-        compressed = file.read(2) == _GZIP
-    if compressed != path.name.lower().endswith(".gz"):
+    compression = compression_of(path)
+    if compression and not path.name.lower().endswith(".gz"):
         return False
-    with opened(path, "gzip" if compressed else "") as stream:
+    with opened(path, compression) as stream:
         start = stream.read(540)
     is_second = start[:4] in ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
     kind: Any = Nifti2Header if is_second else Nifti1Header  # the call has no types
@@ -61,10 +60,11 @@ def _is_whole_nifti(path: Path, count: bool) -> bool:
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     is_header = int(header["sizeof_hdr"]) == len(header.binaryblock) and header["magic"].item()[:3] in (b"n+1", b"n+2")
-    if not is_header or len(shape) not in (2, 3) or min(shape) < 1:
+    begin = int(header["vox_offset"])
+    if not is_header or begin < header.single_vox_offset or len(shape) not in (2, 3) or min(shape) < 1:
         return False
-    size = max(int(header["vox_offset"]), 352) + math.prod(shape) * header.get_data_dtype().itemsize
-    return _holds_gzip(path, 0, size, count) if compressed else path.stat().st_size >= size
+    size = begin + math.prod(shape) * header.get_data_dtype().itemsize
+    return _holds_gzip(path, 0, size, count) if compression else path.stat().st_size >= size
 
 
 def _is_whole_nrrd(path: Path, count: bool) -> bool:

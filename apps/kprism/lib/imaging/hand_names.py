@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`labels.json` in the folder of studies, written by hand: names of the values in label files that name none.
 
-`labels` applies to every label file, `cases` to those whose image id matches the pattern:
+`labels` applies to every label file, `cases` to those whose image id is the key or matches it as a pattern:
 
     {"labels": {"1": "liver", "2": "spleen"}, "cases": {"brain*": {"1": "tumour"}}}
 
@@ -32,7 +32,7 @@ _WHERE = f"{LABEL_FILE} of the datastore"
 
 @dataclass(frozen=True)
 class HandNames:
-    """The content of a `labels.json`: value -> name for all label files, and by pattern of the image id."""
+    """The content of a `labels.json`: value -> name for all label files, and by pattern (NFC) of the image id."""
 
     labels: Mapping[int, str] = field(default_factory=dict)
     cases: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
@@ -63,16 +63,18 @@ class HandNames:
             raise RequestError(f"{_WHERE} is not JSON: {error}") from error
         parts = content.once(("labels", "cases")) if isinstance(content, _Object) else {}
         patterns = parts.get("cases", _Object())
-        if not isinstance(content, _Object) or not isinstance(patterns, _Object):
+        names_nothing = bool(parts) and not parts.keys() & {"labels", "cases"}
+        if not isinstance(content, _Object) or not isinstance(patterns, _Object) or names_nothing:
             raise RequestError(f'{_WHERE} must be an object with "labels" or "cases"')
-        cases = {pattern: _parse(entry) for pattern, entry in patterns.once().items()}
+        cases = {normalize("NFC", pattern): _parse(entry) for pattern, entry in patterns.once().items()}
         return cls(_parse(parts.get("labels", _Object())), cases)
 
     def of(self, image_id: str) -> Mapping[int, str]:
-        """Value -> name in the label of an image, by the first pattern that matches."""
+        """Value -> name in an image's label: by its id, which may hold brackets, or the first pattern that fits."""
         image_id = normalize("NFC", image_id)  # macOS decomposes umlauts in names of files, and editors do not
-        fitting = (names for pattern, names in self.cases.items() if fnmatchcase(image_id, normalize("NFC", pattern)))
-        return next(fitting, self.labels)
+        if image_id in self.cases:
+            return self.cases[image_id]
+        return next((names for pattern, names in self.cases.items() if fnmatchcase(image_id, pattern)), self.labels)
 
 
 _known: dict[Path, tuple[tuple[int, int, int], HandNames]] = {}

@@ -108,6 +108,15 @@ def listed_names(info: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def sent_names(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a label's metadata that names its values, as `value_names` reads it; empty if none does."""
+    for source in sources(info):
+        found = {key: source[key] for key in ("label_names", "label_info") if source.get(key)}
+        if found:
+            return found
+    return {}
+
+
 def check_both(info: Mapping[str, Any], present: Iterable[int], file: FileLabels) -> None:
     """RequestError if a client sends `label_names` and `label_info`, and they name a value differently."""
     if file.names is not None or not isinstance(info.get("label_info"), list) or not info.get("label_names"):

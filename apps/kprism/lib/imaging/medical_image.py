@@ -278,6 +278,10 @@ class MedicalImage:
         if mask.is_colour or sorted(mask.grid) != sorted(self.grid):
             raise RequestError(f"{what} has {describe(mask.array.shape)} voxels, but {expected}")
         if not (mask.placed and self.placed):
+            slice_axis = self.orientation.axes[0]
+            columns_and_rows = tuple(np.delete(self.grid, slice_axis))
+            if mask.dimensions == 2 and self.slices == 1 and mask.grid[:2] == columns_and_rows:
+                return mask.array.reshape(self.grid)
             if mask.grid != self.grid:
                 raise RequestError(f"{what} has {describe(mask.grid)} voxels, but {expected}")
             return mask.array

@@ -142,8 +142,9 @@ def _beside(path: Path, header: Mapping[str, str]) -> Path | None:
     RequestError unless the header names one file of voxels in its own folder, and that exists.
     """
     name = header[LAST_KEY]
-    if name == LOCAL:
+    if name.upper() == LOCAL:
         return None
+    name = name.removeprefix("./")
     is_plain = name == Path(name).name and not name.startswith(".") and "\\" not in name and "\0" not in name
     if not is_plain or not name.lower().endswith(DATA_SUFFIXES):
         raise RequestError(

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import re
+from io import IOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
-from nibabel.nifti1 import Nifti1Extension, Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
+from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Image
 
 from lib.errors import RequestError
 from lib.imaging.nifti_places import nifti_places
@@ -22,6 +20,9 @@ from lib.imaging.stored import Room, Stored, check_axes, opened
 
 MAX_HEADER = 16 << 20
 """Bytes before the voxels of a NIfTI file; a header that claims more is damaged."""
+
+GZIP = b"\x1f\x8b"
+"""The first bytes of a gzip file."""
 
 COMMENT = 6
 """Code of NIfTI header extensions that hold text."""
@@ -31,19 +32,22 @@ _CHANNELS = ("R", "G", "B")
 
 
 def read_nifti(path: Path, room: Room) -> Stored:
-    """The voxels of a NIfTI file; RequestError, or what nibabel raises, for a file that cannot be read."""
-    compression = "gzip" if path.name.lower().endswith(".gz") else ""
-    _check_header(path, compression, room)
-    image: Any = _load(path)
-    if not isinstance(image, nibabel.Nifti1Image):  # includes NIfTI-2, but not CIFTI
-        raise RequestError(f"is {type(image).__name__}; expected a NIfTI volume")
-    voxels: Any = image.dataobj
-    places = nifti_places(image.header)
-    shape, dtype = tuple(int(side) for side in image.shape), voxels.dtype
-    check_axes(shape)
-    colour = bool(dtype.fields) and tuple(dtype.fields)[:3] == _CHANNELS
-    rescale = (1.0, 0.0) if colour else (float(voxels.slope), float(voxels.inter))
+    """The voxels of a NIfTI file; RequestError, or what nibabel raises, for a file that cannot be read.
+
+    Whether a `.nii.gz` file is compressed is seen in its content: browsers unpack what they download.
+    """
+    compression = compression_of(path)
+    if compression and not path.name.lower().endswith(".gz"):
+        raise RequestError("is compressed with gzip, but its name does not end in .gz; rename it")
+    kind = _check_header(path, compression, room)
     with opened(path, compression) as stream:
+        image: Any = kind.from_file_map({"image": FileHolder(fileobj=cast(IOBase, stream))})
+        voxels: Any = image.dataobj
+        places = nifti_places(image.header)
+        shape, dtype = tuple(int(side) for side in image.shape), voxels.dtype
+        check_axes(shape)
+        colour = bool(dtype.fields) and tuple(dtype.fields)[:3] == _CHANNELS
+        rescale = (1.0, 0.0) if colour else (float(voxels.slope), float(voxels.inter))
         stream.seek(voxels.offset)
         if colour:
             channels = room.filled(stream, (len(dtype.fields), *shape), np.dtype(np.uint8))
@@ -64,16 +68,10 @@ def read_nifti(path: Path, room: Room) -> Stored:
     )
 
 
-def _load(path: Path) -> Any:
-    """As `nibabel.load`, which knows no extensions in mixed letter case such as `.Nii.gz`."""
-    ending = path.name[-len(".nii.gz") :] if path.name.lower().endswith(".gz") else path.suffix
-    if ending in (ending.lower(), ending.upper()):
-        return nibabel.load(path)
-    file_map = {"image": FileHolder(str(path))}
-    try:
-        return nibabel.Nifti1Image.from_file_map(file_map)
-    except (HeaderDataError, WrapStructError, ImageFileError):
-        return nibabel.Nifti2Image.from_file_map(file_map)
+def compression_of(path: Path) -> str:
+    """How a NIfTI file is compressed, by its first bytes: "gzip" or not at all."""
+    with path.open("rb") as file:
+        return "gzip" if file.read(2) == GZIP else ""
 
 
 def note_volumes(header: Nifti1Header, volumes: int) -> None:
@@ -91,16 +89,28 @@ def noted_volumes(header: Nifti1Header, shape: tuple[int, ...]) -> int:
     return 1
 
 
-def _check_header(path: Path, compression: str, room: Room) -> None:
-    """Check the header before nibabel reads the file, because nibabel reads as much as the header says."""
+def _check_header(path: Path, compression: str, room: Room) -> type[Nifti1Image]:
+    """Check the header before nibabel reads the file, because nibabel reads as much as the header says.
+
+    Returns what reads the file.
+    """
     with opened(path, compression) as stream:
         start = stream.read(540)
     size = int.from_bytes(start[:4], "little")
-    kind: type[Nifti1Header]
-    kind, length = (Nifti2Header, 540) if size in (540, 0x1C020000) else (Nifti1Header, 348)
-    header = kind(start[:length], check=False)
-    if float(header["vox_offset"]) > MAX_HEADER:
+    is_second = size in (540, 0x1C020000)
+    kind: type[Nifti1Image] = Nifti2Image if is_second else Nifti1Image
+    header = kind.header_class(start[: 540 if is_second else 348], check=False)
+    magic, offset = header["magic"].item()[:3], float(header["vox_offset"])
+    if magic in (b"ni1", b"ni2"):
+        raise RequestError("is the header of a pair of files, .hdr and .img; expected one file")
+    if magic not in (b"n+1", b"n+2"):
+        raise ImageFileError("it does not begin with a NIfTI header")
+    if offset > MAX_HEADER:
+        raise RequestError(f"claims {offset:g} bytes before its voxels; expected at most {MAX_HEADER}")
+    if not offset >= header.single_vox_offset:
         raise RequestError(
-            f"claims {float(header['vox_offset']):g} bytes before its voxels; expected at most {MAX_HEADER}"
+            f"claims that its voxels begin at byte {offset:g}, inside of its header; expected "
+            f"{header.single_vox_offset} or more"
         )
     room.check(tuple(int(side) for side in header.get_data_shape()), header.get_data_dtype())
+    return kind

@@ -72,12 +72,32 @@ def _place(header: dict[str, Any], axes: int) -> tuple[NDArray[np.float64], NDAr
         origin = np.asarray(header.get("space origin", np.zeros(3)), float).ravel()[:3]
         affine[: directions.shape[1], : len(directions)] = directions.T
         affine[: len(origin), 3] = origin
-    elif "spacings" in header:
-        spacings = np.asarray(header["spacings"], float)[spatial][:3]
-        affine[range(len(spacings)), range(len(spacings))] = spacings
+    else:
+        axes_in_space = np.flatnonzero(spatial)[:3]
+        if "spacings" in header:
+            affine[range(len(axes_in_space)), range(len(axes_in_space))] = np.asarray(header["spacings"])[axes_in_space]
+        affine[: len(axes_in_space), 3] = _first_voxel(header, axes_in_space)
     if "space directions" not in header:  # then a space says nothing about the axes of the array
         return LPS_TO_RAS @ affine, spatial, False
     return to_ras @ affine, spatial, True
+
+
+def _first_voxel(header: dict[str, Any], axes: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The middle of the first voxel on each of some axes, as ITK finds it in a header without a space; 0 if unknown.
+
+    A minimum is that of the voxel's edge (`cell`, also if the header does not say), or of its middle (`node`).
+    """
+    none = [np.nan] * len(header["sizes"])
+    lowest, highest, spacings = (np.asarray(header.get(key, none)) for key in ("axis mins", "axis maxs", "spacings"))
+    if any(len(numbers) < len(none) for numbers in (lowest, highest, spacings)):
+        return np.zeros(len(axes))
+    centres = header.get("centerings", header.get("centers", none))
+    at_edge = np.array([centre != "node" for centre in centres] + [True] * len(none))[: len(none)]
+    steps = np.where(at_edge, header["sizes"], np.subtract(header["sizes"], 1))
+    with np.errstate(all="ignore"):
+        spacings = np.where(np.isfinite(spacings), spacings, (highest - lowest) / steps)
+    first = (lowest + np.where(at_edge, spacings / 2, 0))[axes]
+    return first if np.isfinite(first).all() else np.zeros(len(axes))
 
 
 def _to_ras(space: str) -> NDArray[np.float64]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads PNG, JPEG, TIFF and BMP files of one picture."""
+"""Reads PNG, JPEG, TIFF and BMP files of one picture.
+
+A JPEG of a telephone holds more than one: behind the picture come a preview, the depth, or what a brighter screen
+shows. As every viewer does, we read the first.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,9 @@ from lib.imaging.medical_image import LPS_TO_RAS
 from lib.imaging.stored import Room, Stored, kept_as
 
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+
+JPEGS = ("JPEG", "MPO")
+"""Pillow's names of JPEG files of one picture and of several."""
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is that of photographs; `Room` has those of the server
 
@@ -40,13 +47,17 @@ UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 def read_picture(path: Path, room: Room, *, indices: bool = False) -> Stored:
     """The pixels of a picture (column, row[, 3]), upright; RequestError, or what Pillow raises, if it cannot be read.
 
-    With `indices`, as label maps are stored, pixels of a palette are its indices and those of one bit are 0 and 1.
+    With `indices`, as label maps are stored, pixels of a palette are its indices and those of one bit are 0 and 1; what
+    changes values is refused.
     """
-    # Pillow chooses the decoder by content, not by name; other decoders must not run.
-    with Image.open(path, formats=PICTURE_FORMATS) as picture:
+    # Pillow chooses the decoder by content, not by name; other decoders must not run. It gets no name, because it maps
+    # a named TIFF into memory, and takes rows for columns in one that lies on its side.
+    with path.open("rb") as stream, Image.open(stream, formats=PICTURE_FORMATS) as picture:
         frames = getattr(picture, "n_frames", 1)
-        if frames > 1:
+        if frames > 1 and picture.format not in JPEGS:
             raise RequestError(f"holds {frames} pictures; expected one")
+        if indices:
+            _check_exact(picture)
         dtype = np.dtype(np.float32 if picture.mode[0] == "F" else np.int32 if picture.mode[0] == "I" else np.uint8)
         one_channel = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
         channels = 1 if one_channel or (indices and picture.mode in ("P", "PA")) else 3
@@ -66,6 +77,19 @@ def read_picture(path: Path, room: Room, *, indices: bool = False) -> Stored:
         placed=False,
         exif_orientation=orientation,
     )
+
+
+def _check_exact(picture: Image.Image) -> None:
+    """RequestError for a label map whose values are not, or would not be read as, those that were written."""
+    if picture.format in JPEGS or picture.info.get("compression") in ("jpeg", "tiff_jpeg"):
+        raise RequestError(
+            "is a JPEG, whose compression changes the values of a label map; expected a file without loss, such as PNG"
+        )
+    codings = [str(tile[3]) for tile in getattr(picture, "tile", [])]
+    if not picture.mode.startswith("I") and any(";16" in coding for coding in codings):
+        raise RequestError(
+            "is a label map of several channels with 16 bits, of which only 8 can be read; expected one channel"
+        )
 
 
 def _pixels(picture: Image.Image, indices: bool) -> NDArray[Any]:

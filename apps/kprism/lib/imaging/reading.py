@@ -48,6 +48,9 @@ SUFFIXES = NIFTI + NRRD + METAIMAGE + PICTURES
 LIMIT = 4 << 30
 """Bytes that the voxels of one file may take, by default."""
 
+MAX_FLOAT = 2**24
+"""Whole numbers below this are exact in 32-bit floats, in which real numbers are kept."""
+
 ROUNDING = 1e-3
 """A value of a label map may differ by this much from a whole number, because files with a slope round."""
 
@@ -169,6 +172,11 @@ def _whole(plane: NDArray[Any], image: MedicalImage, k: int) -> NDArray[Any]:
         raise RequestError(
             f"{image.name} is not a label map: it is {plane[i, j]:.7g} at {[i, j, k]}; expected one integer from 0 for "
             "each voxel"
+        )
+    if image.array.dtype.kind == "f" and labels.max(initial=0) >= MAX_FLOAT:
+        raise RequestError(
+            f"{image.name} holds {labels.max():.0f} as a floating-point number; expected values below {MAX_FLOAT}, or "
+            "integers"
         )
     return np.asarray(labels)
 

@@ -97,8 +97,8 @@ def write_mask(labels: SliceMap[np.uint8], image: MedicalImage, form: ResultForm
 
 def _write(path: Path, values: SliceMap[Any], image: MedicalImage, form: ResultFormat) -> None:
     if form.extension == ".png":
-        picture = values.turned(image.orientation).on(0)
-        Image.fromarray(np.ascontiguousarray(picture)).save(path, compress_level=1)
+        picture = values.volume().squeeze(image.orientation.axes[0])  # its columns and rows are those of the file
+        Image.fromarray(np.ascontiguousarray(picture.T)).save(path, compress_level=1)
     elif form.extension == ".nrrd":
         _write_nrrd(path, values, image, form.compress)
     elif form.extension == ".mha":

@@ -13,6 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from lib.datastore import GuardedDatastore
 from lib.errors import RETRY_SECONDS, RequestError, StorageError, is_passing
 from lib.files import is_disk_full
 from lib.image_files import state_path
-from lib.imaging.label_names import listed_names
+from lib.imaging.label_names import listed_names, sent_names
 from lib.imaging.label_registry import LabelRegistry
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of, read_image, suffix_of
@@ -127,15 +128,20 @@ class SubmissionService:
         file = Path(self.datastore.get_label_uri(label_id, DefaultLabelTag.FINAL))
         info = self.datastore.get_label_info(label_id, DefaultLabelTag.FINAL) or {}
         digest, patient = digest_of(file), self.patient(image_id)
-        inputs = self._reader.inputs(image_id, file, digest, info, patient)
         before, rejected = self.store.get(image_id), self.store.rejected().get(image_id, {})
+        if before is not None and before.sha256 == digest and before.sent_names and not listed_names(info):
+            self.datastore.update_label_info(
+                label_id, DefaultLabelTag.FINAL, dict(before.sent_names)
+            )  # its index is new
+            info = {**info, **before.sent_names}
+        inputs = self._reader.inputs(image_id, file, digest, info, patient)
         if rejected.get("sha256") == digest and rejected.get("inputs") == inputs:
             return None
         is_known = before is not None and before.sha256 == digest
         if before is not None and is_known and (before.inputs == inputs or _is_safe(before, info)):
             self.store.accept(image_id)
-            if not before.inputs:
-                self.store.note_inputs(before, inputs)
+            if not before.inputs or before.sent_names != sent_names(info):
+                self.store.note_inputs(before, inputs, sent_names(info))
             return None
         try:
             label = self._reader.read(image_id, file, info)
@@ -145,7 +151,7 @@ class SubmissionService:
                 self.store.reject(image_id, digest, str(error), inputs)
             raise
         if before is not None and is_known:
-            return self._read_again(before, label, patient, inputs)
+            return self._read_again(before, label, patient, inputs, sent_names(info))
         pending = self._keep(image_id, file, info, str(info.get("client_id") or ""))
         with self._storing:
             if self.store.get(image_id) != before:  # another label was submitted in the meantime
@@ -157,7 +163,9 @@ class SubmissionService:
                 pending.remove()
                 raise
 
-    def _read_again(self, before: Submission, label: SubmittedLabel, patient: str, inputs: str) -> Submission | None:
+    def _read_again(
+        self, before: Submission, label: SubmittedLabel, patient: str, inputs: str, names: Mapping[str, Any]
+    ) -> Submission | None:
         """Record what a label that counts says now that its names, its image or settings have changed.
 
         None if it says the same.
@@ -166,7 +174,8 @@ class SubmissionService:
             if self.store.get(before.image_id) != before:  # another label was submitted in the meantime
                 return None
             self._label_registry.add(label.structures)
-            entry = self.store.record(read_again(self.store.folder, before, label, patient, inputs))
+            after = read_again(self.store.folder, before, label, patient, inputs)
+            entry = self.store.record(replace(after, sent_names=names))
         return entry if entry.key != before.key or patient != before.patient else None
 
     def recover(self) -> list[str]:
@@ -290,6 +299,7 @@ class SubmissionService:
                 ),
                 image=label.image.digest,
                 warnings=label.warnings,
+                sent_names=sent_names(pending.info),
             )
         )
         pending.remove()

@@ -30,7 +30,7 @@ _PARTIAL_FILE_SECONDS = 3600.0  # a partial file that is older than this was lef
 _JSON_KEYS = {"initial_mask_version": "first_mask", "initial_mask_origin": "first_mask_origin"}
 """Fields of `Submission` that have another name in the JSON files: files of all versions of the app are alike."""
 
-_LATER_KEYS = {"first_mask_origin", "prompts", "inputs", "image", "image_revision", "warnings"}
+_LATER_KEYS = {"first_mask_origin", "prompts", "inputs", "image", "image_revision", "warnings", "sent_names"}
 """Keys that files of earlier versions of the app lack."""
 
 
@@ -47,7 +47,7 @@ class Submission:
     the slices of the case as it is read (`AnnotatedCase`). `revision` counts the different labels of this case from
     1. `inputs` is a digest of all that the label was read by (see `LabelReader.inputs`), `image` that of its image;
     both are empty in old files. `image_revision` counts how often the image was replaced. `warnings` say what of the
-    file is not in the label.
+    file is not in the label. `sent_names`: what a client said about the names of the file's values, as it said it.
     """
 
     image_id: str
@@ -68,6 +68,7 @@ class Submission:
     image: str = ""
     image_revision: int = 0
     warnings: Sequence[str] = ()
+    sent_names: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -140,11 +141,12 @@ class SubmissionStore:
             self._remove_rejection(entry.image_id)
         return entry
 
-    def note_inputs(self, submission: Submission, inputs: str) -> None:
-        """Note what a label that counts was read by, unless another one counts since."""
+    def note_inputs(self, submission: Submission, inputs: str, names: Mapping[str, Any]) -> None:
+        """Note what a label that counts was read by, and what named its values, unless another one counts since."""
         with locked(self.folder):
             if self.get(submission.image_id) == submission:
-                write_json(self._entry(submission.image_id), replace(submission, inputs=inputs).to_json())
+                noted = replace(submission, inputs=inputs, sent_names=names)
+                write_json(self._entry(submission.image_id), noted.to_json())
 
     def withdraw(self, image_id: str) -> None:
         """Remove the label of a case. The files that were sent stay."""
