@@ -32,7 +32,7 @@ from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of
 from lib.not_served import NotServed
-from lib.worklist import Worklist
+from lib.worklist import Worklist, listed
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -165,11 +165,16 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         if self.worklist is None:
             return list(images)
         names = self.worklist.names()
-        return [image for image in images if image in names]
+        return [image for image in images if listed(names, image, self._file_name(image))]
+
+    def _file_name(self, image_id: str) -> str:
+        """The name of an image's file, which a work list may give too; the id where there is none."""
+        entry = self._datastore.objects.get(image_id)
+        return image_id if entry is None else image_id + entry.image.ext
 
     def check_served(self, image_id: str) -> None:
         """ForbiddenError for an image that is not on the work list."""
-        if self.worklist is not None and image_id not in self.worklist.names():
+        if self.worklist is not None and not self.worklist.holds(image_id, self._file_name(image_id)):
             raise ForbiddenError(f"image {image_id!r} is not on the work list of this server ({self.worklist.source})")
 
     def list_images(self) -> list[str]:
@@ -224,6 +229,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
                 Path(file.name).unlink()
                 raise
         return file.name
+
+    def check_there(self) -> None:
+        """StudiesAwayError while the folder of studies is away."""
 
     def check_new(self, image_id: str, file: Path) -> None:
         """RequestError for a file that a client sends as an image, but that would not be served."""

@@ -35,6 +35,7 @@ def add_routes(router: APIRouter) -> None:
     """Add the routes of this file."""
     for path, endpoint in (
         ("/datastore/image", add_image),
+        ("/datastore/", add_image),
         ("/datastore/label", save_label),
         ("/datastore/image/info", update_image_info),
         ("/datastore/label/info", update_label_info),
@@ -51,6 +52,7 @@ def add_image(
     image_id = image or name.name.removesuffix(name.name[len(name.name) - len(suffix_of(name)) :])
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path, datastore = store_upload(file, Path(folder) / "image"), app_instance().datastore()
+        datastore.check_served(image_id)  # its name may be that of the file, which the address does not show
         datastore.check_new(image_id, path)
         return {"image": datastore.add_image(image_id, str(path), info)}
 
