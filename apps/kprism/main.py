@@ -57,7 +57,13 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     """Four models on one K-Prism network: trained classes, references, clicks, scribbles."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self.config = AppConfig.parse(conf, Path(app_dir), studies)
+        try:
+            self.config = AppConfig.parse(conf, Path(app_dir), studies)
+            StoreAccess.parse(conf)
+        except ValueError as error:  # whoever starts the server reads the sentence, not where in the code it was made
+            if "monailabel.app" in sys.modules:
+                sys.tracebacklimit = 0
+            raise ValueError(str(error)) from None
         super().__init__(
             app_dir,
             studies,

@@ -54,7 +54,7 @@ class Worklist:
             return None
         path = Path(text).expanduser()
         if path.is_file():
-            found = cls(text, path.resolve(), {})
+            found = cls(text, path.absolute(), {})
             found._read()
             return found
         query = dict(parse_qsl(text.removeprefix("?"), keep_blank_values=True)) if "=" in text else {}
