@@ -39,6 +39,7 @@ def add_routes(router: APIRouter) -> None:
         ("/datastore/label", save_label),
         ("/datastore/image/info", update_image_info),
         ("/datastore/label/info", update_label_info),
+        ("/datastore/updatelabelinfo", update_label_params),
     ):
         router.add_api_route(path, endpoint, methods=["PUT"], tags=["Datastore"], response_model=None)
 
@@ -105,6 +106,11 @@ def update_label_info(user: Annotator, label: str, tag: str, info: Annotated[str
     app_instance().datastore().update_label_info(label, tag, _metadata(info, "info", user))
     if tag == DefaultLabelTag.FINAL:
         app_instance().learning_loop.adopt(label)
+
+
+def update_label_params(user: Annotator, label: str, tag: str, params: Annotated[str, Form()] = "{}") -> None:
+    """The same at MONAI Label's earlier address."""
+    update_label_info(user, label, tag, params)
 
 
 def _submitter(info: dict[str, Any], user: User) -> str:
