@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The status page: asks the server every few seconds and writes down what it says.
 import { addressOf, ROOT } from './viewer/core/address.js';
+import { problemOf } from './viewer/core/answers.js';
 import { drawCurve } from './curve.js';
 
 const API = `${ROOT}kprism/api`;
@@ -9,11 +10,11 @@ const at = id => document.getElementById(id);
 
 async function ask(address, options) {
   const answer = await fetch(address, options);
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) {
-    throw new Error(content.detail ?? `The server answered with status ${answer.status}.`);
+  const problem = await problemOf(answer);
+  if (problem !== null) {
+    throw new Error(problem);
   }
-  return content;
+  return answer.json();
 }
 
 function say(text, problem = false) {
@@ -37,6 +38,8 @@ async function refresh() {
   showCases(status.cases);
   at('worklist').hidden = !status.worklist;
   at('worklist').textContent = `Only those of the work list are served: ${status.worklist}`;
+  at('worklist-problem').hidden = !status.worklist_problem;
+  at('worklist-problem').textContent = status.worklist_problem ?? '';
   showNotServed(status);
   showTraining(status);
   showVersions(status);

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from monailabel.interfaces.utils.app import app_instance
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from lib.datastore import GuardedDatastore
@@ -46,6 +47,8 @@ class InternalErrors:
 
         try:
             await self.app(scope, receive, noted)
+        except ClientDisconnect:
+            logger.info("%s %s: the client left before its request was complete", scope["method"], scope["path"])
         except Exception as error:
             if scope["type"] != "http" or has_begun:
                 raise

@@ -34,7 +34,8 @@ def status() -> dict[str, Any]:
     `warning` says why the published weights do not serve; null if they do. `served` lists what answers each structure
     in each mode, see `versions.served`. `upgrade` is what remains to do after an
     upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
-    report in seconds since 1970; null without a report. `worklist` is the setting that limits the cases, or null.
+    report in seconds since 1970; null without a report. `worklist` is the setting that limits the cases, or null,
+    and `worklist_problem` why it cannot be read any more.
     `not_served` is what is in the studies but cannot be segmented, with the reasons; there may be more than are listed
     (`not_served_count`). `nothing_to_serve` is a sentence if there is no image, else null.
     """
@@ -55,6 +56,7 @@ def status() -> dict[str, Any]:
         "trainers": list(info["trainers"]),
         "cases": _cases(app),
         "worklist": app.config.worklist.source if app.config.worklist else None,
+        "worklist_problem": app.config.worklist.problem if app.config.worklist else None,
         **_not_served(app.datastore()),
         "training": _training(info.get("train_stats") or {}),
         "versions": versions.listed(app),
