@@ -74,7 +74,7 @@ class Worklist:
             self._read()
             problem = None
         except ValueError as error:
-            problem = f"the work list stays as it was: {error}"
+            problem = f"The work list stays as it was: {error}"
         if problem is not None and problem != self.problem:
             logger.warning("%s", problem)
         self.problem = problem
@@ -101,7 +101,8 @@ class Worklist:
                 content = self._path.read_bytes()
                 lines = content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig").splitlines()
             except (OSError, UnicodeError) as error:
-                raise ValueError(f"work list {self._path} cannot be read: {error}") from error
+                reason = getattr(error, "strerror", None) or f"it is no text in UTF-8 ({error})"
+                raise ValueError(f"{self._path} cannot be read: {reason}") from error
             self._names, self._state = frozenset(name for line in lines for name in names_in(line)), state
 
 
