@@ -57,6 +57,16 @@ def test_a_file_may_be_written_by_windows(tmp_path: Path, encoding: str) -> None
     assert found.holds("other", "Zoe\u0308") and not found.holds("Zoe")
 
 
+def test_lines_that_name_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a\n\n# none\nb #2\n c.nii \nZoe\u0308\nd # the last\n")
+    found = Worklist.parse(str(path))
+    assert found is not None and found.missing({"a", "b #2", "Zo\u00eb"}) == ["c.nii", "d # the last"]
+    assert found.missing({"a", "b", "c.nii", "d", "Zo\u00eb"}) == []
+    path.write_text("a\nx")
+    assert found.missing({"a"}) == ["x"]
+
+
 def test_a_problem_is_logged_once_and_told_while_it_lasts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "list.txt"
     path.write_text("a")

@@ -32,7 +32,7 @@ from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of
 from lib.not_served import NotServed
-from lib.worklist import Worklist, listed
+from lib.worklist import Worklist, canonical, listed
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -171,6 +171,12 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         """The name of an image's file, which a work list may give too; the id where there is none."""
         entry = self._datastore.objects.get(image_id)
         return image_id if entry is None else image_id + entry.image.ext
+
+    def names_of_images(self) -> set[str]:
+        """What a work list may call the images, served or not, as `canonical` names."""
+        with self._lock:
+            entries = [(image_id, entry.image.ext) for image_id, entry in self._datastore.objects.items()]
+        return {canonical(name) for image_id, extension in entries for name in (image_id, image_id + extension)}
 
     def check_served(self, image_id: str) -> None:
         """ForbiddenError for an image that is not on the work list."""

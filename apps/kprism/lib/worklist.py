@@ -45,6 +45,7 @@ class Worklist:
         self.problem: str | None = None
         self._lock = Lock()
         self._state: tuple[int, ...] = ()
+        self._lines: tuple[tuple[str, set[str]], ...] = ()  # each with its names
         self._names: frozenset[str] = frozenset()
 
     @classmethod
@@ -80,6 +81,11 @@ class Worklist:
         self.problem = problem
         return self._names
 
+    def missing(self, known: Container[str]) -> list[str]:
+        """Lines of the file that name none of the `known`, which are `canonical`."""
+        self.names()
+        return [line for line, names in self._lines if not any(name in known for name in names)]
+
     def names_none_of(self, count: int) -> str:
         """A sentence where nothing of `count` images is served because of the list."""
         images = "not the one image" if count == 1 else f"none of the {count:,} images"
@@ -103,7 +109,9 @@ class Worklist:
             except (OSError, UnicodeError) as error:
                 reason = getattr(error, "strerror", None) or f"it is no text in UTF-8 ({error})"
                 raise ValueError(f"{self._path} cannot be read: {reason}") from error
-            self._names, self._state = frozenset(name for line in lines for name in names_in(line)), state
+            named = ((line.strip(), names_in(line)) for line in lines)
+            self._lines = tuple((line, names) for line, names in named if names)
+            self._names, self._state = frozenset().union(*(names for _, names in self._lines)), state
 
 
 def listed(names: Container[str], *own: str) -> bool:

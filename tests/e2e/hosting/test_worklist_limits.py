@@ -32,8 +32,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_names_with_blanks_accents_and_extensions_are_found(server: LiveServer) -> None:
-    cases = requests.get(f"{server.url}/kprism/api/status", timeout=60).json()["cases"]
+    status = requests.get(f"{server.url}/kprism/api/status", timeout=60).json()
+    cases = status["cases"]
     assert sorted(entry["id"] for entry in cases["waiting"]) == sorted(NAMES[:3]) and cases["all"] == 3
+    assert status["worklist_missing_count"] == 10_000 and status["worklist_problem"] is None
+    assert status["worklist_missing"] == [f"other {k}" for k in range(20)]
 
 
 @pytest.mark.parametrize(
