@@ -180,6 +180,12 @@ def assert_served(server: LiveServer, store: Store, patients: set[str], source: 
         else:
             assert refused(case, series, source) and refused(click, series, source)
             assert metadata.status_code == 403 and study in metadata.json()["detail"]
+            for start in ("studies//", "/studies/", "studies/./", "studies%2F", "studies/%2F"):
+                answer = requests.get(
+                    f"{server.url}/kprism/dicom-web/{start}{study}/series/{series}/metadata", timeout=60
+                )
+                assert answer.status_code in (400, 403, 404), start
+                assert not answer.json() or "detail" in answer.json()
 
 
 def test_a_store_with_a_query(store: Store, tmp_path: Path) -> None:
