@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import requests
 
+import tests.unit.dicom_files as dicom_files
+from lib.dicom.open_store import check_folder
 from tests.e2e.site import PLACE, Site, as_file, get, submit, wait
 
 
@@ -64,3 +67,24 @@ def test_a_folder_that_is_away_for_a_while(tmp_path: Path, instead: Callable[[Pa
     stored = nibabel.load(site.studies / "labels" / "final" / "a.nii")
     assert np.array_equal(stored.get_fdata(), nibabel.Nifti1Image.from_bytes(site.labels["a"]).get_fdata())
     assert np.allclose(stored.affine, PLACE)
+
+
+@pytest.mark.parametrize("names", [("a.nii.gz",), ("b.PNG", "sub/c.nii"), ()])
+def test_a_folder_that_cannot_be_written_to_is_told(
+    tmp_path: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"image")
+    check_folder(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # the tests may run as root
+    with pytest.raises(ValueError, match=f"the folder of studies {tmp_path} cannot be written to"):
+        check_folder(tmp_path)
+    (tmp_path / "DICOM").mkdir()
+    for number, image in enumerate(dicom_files.volume("CT", (8, 8, 2), "one")):
+        image.save_as(tmp_path / "DICOM" / str(number), write_like_original=False)
+    if any("/" not in name for name in names):
+        with pytest.raises(ValueError, match="images other than DICOM"):
+            check_folder(tmp_path)
+    else:
+        check_folder(tmp_path)
