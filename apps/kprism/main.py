@@ -27,7 +27,7 @@ from lib.datastore import GuardedDatastore, check_tag  # noqa: E402
 from lib.dicom.access import StoreAccess  # noqa: E402
 from lib.dicom.dicom_folder_store import DicomFolderStore  # noqa: E402
 from lib.dicom.mixed_store import dicom_part  # noqa: E402
-from lib.dicom.open_store import open_dicom_store, open_folder  # noqa: E402
+from lib.dicom.open_store import check_folder, open_dicom_store, open_folder  # noqa: E402
 from lib.dicom.store_watcher import StoreWatcher  # noqa: E402
 from lib.errors import NotFoundError, RequestError  # noqa: E402
 from lib.folder_store import FolderStore  # noqa: E402
@@ -57,7 +57,14 @@ class KPrismApp(MONAILabelApp):  # type: ignore[misc]
     """Four models on one K-Prism network: trained classes, references, clicks, scribbles."""
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self.config = AppConfig.parse(conf, Path(app_dir), studies)
+        try:
+            self.config = AppConfig.parse(conf, Path(app_dir), studies)
+            StoreAccess.parse(conf)
+            check_folder(Path(studies))
+        except ValueError as error:  # whoever starts the server reads the sentence, not where in the code it was made
+            if "monailabel.app" in sys.modules:
+                sys.tracebacklimit = 0
+            raise ValueError(str(error)) from None
         super().__init__(
             app_dir,
             studies,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import socket
@@ -13,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from kprism_model.addresses import check_origins, check_root_path, check_store, own_address
+from kprism_model.addresses import check_origins, check_root_path, check_store, is_url, own_address
 from kprism_model.cli.processes import become
+from kprism_model.cli.settings import check_setting
 from kprism_model.cli.usage import UsageError, usage
 from kprism_model.locations import app_folder, checkout, data_folder
 
@@ -41,7 +43,10 @@ class ServeOptions:
     @property
     def only_this_machine(self) -> bool:
         """Whether the server cannot be reached from another machine."""
-        return self.host.startswith("127.") or self.host in ("localhost", "::1")
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
 
 def run(name: str, words: Sequence[str]) -> int:
@@ -83,7 +88,7 @@ def parse(words: Sequence[str]) -> ServeOptions | None:
         if option == "--conf":
             if len(left) < 2:
                 raise UsageError("--conf needs a key and a value.")
-            conf.append((left.pop(0), left.pop(0)))
+            conf.append(_setting(left.pop(0), left.pop(0)))
             continue
         if option not in ("--studies", "--port", "--host", "--root-path", "--allow-origin"):
             raise UsageError(f"serve: unknown option {option!r} (see ./kprism help).")
@@ -97,9 +102,9 @@ def parse(words: Sequence[str]) -> ServeOptions | None:
         elif option == "--root-path":
             conf.append(("root_path", _checked(option, check_root_path, value)))
         elif option == "--allow-origin":
-            origins.append(value)
+            origins += _checked(option, _some_origins, value)
         else:
-            host = value.removeprefix("[").removesuffix("]")
+            host = check_host(value)
     if origins:
         conf.append(("allow_origin", " ".join(_checked("--allow-origin", check_origins, " ".join(origins)))))
     return ServeOptions(studies, host, port, tuple(conf))
@@ -107,11 +112,36 @@ def parse(words: Sequence[str]) -> ServeOptions | None:
 
 def check_studies(text: str) -> str:
     """The absolute path of a folder, or an address as it is."""
-    if text.startswith(("http://", "https://")):
+    if is_url(text):
         return _checked("--studies", check_store, text)
-    if not Path(text).is_dir():
-        raise UsageError(f"--studies: there is no folder {text!r}.")
-    return str(Path(text).resolve())
+    path = Path(text).expanduser()
+    if not text.strip():  # such as a variable of a script that is not set; the current folder is nobody's choice
+        raise UsageError("--studies: the value is empty; expected a folder or the address of a DICOMweb server.")
+    if not path.is_dir():
+        hint = ": it is a file; expected the folder that it is in" if path.is_file() else ""
+        raise UsageError(f"--studies: there is no folder {text!r}{hint}.")
+    return str(path.resolve())
+
+
+def check_host(text: str) -> str:
+    """An address or a name, without the brackets of an address of version 6."""
+    if not text.strip():
+        raise UsageError("--host: the value is empty; expected an address such as 127.0.0.1, or 0.0.0.0 for all.")
+    return text.strip().removeprefix("[").removesuffix("]")
+
+
+def _setting(key: str, value: str) -> tuple[str, str]:
+    try:
+        return check_setting(key, value)
+    except ValueError as error:
+        raise UsageError(f"--conf {key}: {error}.") from error
+
+
+def _some_origins(text: str) -> tuple[str, ...]:
+    origins = check_origins(text)
+    if not origins:
+        raise ValueError("the value is empty; expected an origin such as https://ohif.example.org, or *")
+    return origins
 
 
 def _checked(option: str, check: Callable[[str], Value], text: str) -> Value:
@@ -124,7 +154,7 @@ def _checked(option: str, check: Callable[[str], Value], text: str) -> Value:
 
 def check_port(text: str) -> int:
     """The number of a TCP port."""
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= 65535):
         raise UsageError(f"--port: expected a number from 1 to 65535, got {text!r}.")
     return int(text)
 

@@ -82,3 +82,43 @@ def test_the_same_commands_without_the_script(repository: Path) -> None:
         command = [sys.executable, "-m", "kprism_model", *words]
         ended = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
         assert (ended.returncode, ended.stderr) == (status, f"{sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("device", "gpu", "--conf device gpu: this machine has no such device"),
+        ("worklist", "nowhere.txt", "--conf worklist: there is no file 'nowhere.txt'"),
+        ("dicomweb_ca", "nowhere.pem", "nowhere.pem: there is no such file"),
+        ("cache_mb", "much", "--conf cache_mb much: expected a whole number"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_ends_the_start_with_a_sentence(
+    repository: Path, tmp_path: Path, key: str, value: str, sentence: str
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    words = ["--studies", str(tmp_path), "--port", port, "--conf", key, value]
+    ended = launch(repository, "serve", *words, folder=tmp_path)
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 3 and sentence in said and "Traceback" not in said and 'File "' not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["viewer", "--studies", "nowhere"], 1, "kprism: --studies: there is no file or folder 'nowhere'\n"),
+        (["viewer", "--store", "localhost:8042"], 1, "kprism: address 'localhost:8042': expected one such as http://"),
+        (["viewer", "--port", "99999"], 2, "argument --port: expected a number from 1 to 65535, got '99999'."),
+        (["import", ".", "--to", "localhost:8042/dicom-web"], 1, "expected a folder, or an address such as http://"),
+        (["import", ".", "--to", "ftp://pacs"], 1, "kprism: --to 'ftp://pacs': expected a folder, or an address"),
+        (["import", ".", "--to", ""], 1, "kprism: --to '': expected a folder, or an address such as http://"),
+    ],
+)
+def test_wrong_places_are_named_before_anything_is_fetched_or_written(
+    repository: Path, tmp_path: Path, words: list[str], status: int, sentence: str
+) -> None:
+    ended = launch(repository, *words, folder=tmp_path)
+    assert ended.returncode == status and sentence in ended.stderr
+    assert ended.stderr.count("\n") <= 8 and not list(tmp_path.iterdir())

@@ -21,6 +21,8 @@ from lib.worklist import Worklist
         ("# this week\r\n1.2.3  # first\r\n\r\n  1.2.4\r\n", {"1.2.3", "1.2.4"}),
         ("\ufeffLeber 1\n肝臓", {"Leber 1", "肝臓"}),
         ("", set()),
+        ("scan #3\nx#y\n#z\na  #\n", {"scan #3", "scan", "x#y", "x", "a"}),
+        ("Mu\u0308ller\nZoe\u0308 # NFD", {"M\u00fcller", "Zo\u00eb"}),
     ],
 )
 def test_a_file_names_one_a_line(tmp_path: Path, content: str, names: set[str]) -> None:
@@ -44,6 +46,40 @@ def test_a_file_is_read_again_when_it_changes_and_kept_when_it_is_gone(tmp_path:
     assert found.names() == {"d", "e"}
     path.write_bytes(b"\xff\xfe\x00broken")
     assert found.names() == {"d", "e"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_be_written_by_windows(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes("Zoë\r\n肝臓\r\n".encode(encoding))
+    found = Worklist.parse(str(path))
+    assert found is not None and found.names() == {"Zoë", "肝臓"}
+    assert found.holds("other", "Zoe\u0308") and not found.holds("Zoe")
+
+
+def test_lines_that_name_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a\n\n# none\nb #2\n c.nii \nZoe\u0308\nd # the last\n")
+    found = Worklist.parse(str(path))
+    assert found is not None and found.missing({"a", "b #2", "Zo\u00eb"}) == ["c.nii", "d # the last"]
+    assert found.missing({"a", "b", "c.nii", "d", "Zo\u00eb"}) == []
+    path.write_text("a\nx")
+    assert found.missing({"a"}) == ["x"]
+
+
+def test_a_problem_is_logged_once_and_told_while_it_lasts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a")
+    found = Worklist.parse(str(path))
+    assert found is not None and found.names() == {"a"} and found.problem is None
+    path.unlink()
+    assert [found.names() for _ in range(3)] == [{"a"}] * 3
+    assert found.problem is not None and f"{path} cannot be read" in found.problem
+    path.write_bytes("ä".encode("latin-1"))
+    assert [found.names() for _ in range(3)] == [{"a"}] * 3 and "utf-8" in found.problem
+    assert len(caplog.records) == 2
+    path.write_text("b")
+    assert found.names() == {"b"} and found.problem is None
 
 
 @pytest.mark.parametrize(
@@ -90,10 +126,24 @@ def test_no_text_is_no_list() -> None:
         ("/datastore/image", "image=x", "x"),
         ("/datastore/label/info", "label=x&tag=final", "x"),
         ("/datastore/image", "id=x", "x"),
-        ("/datastore/", "image=x", None),
+        ("/datastore/", "image=x", "x"),
+        ("/datastore/", "id=x", "x"),
+        ("/datastore/updatelabelinfo", "label=x&tag=final", "x"),
         ("/activelearning/first", "", None),
         ("/infer/semantic", "session_id=1", None),
     ],
 )
 def test_the_image_that_a_request_opens(path: str, query: str, image: str | None) -> None:
-    assert opened_by(path, query) == image
+    assert opened_by(path, query) == ([] if image is None else [image])
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "images"),
+    [
+        ("/infer/semantic", "image=a&image=b", ["a", "b"]),
+        ("/datastore/label", "image=a&label=b&tag=final", ["a", "b"]),
+        ("/datastore/image", "id=c&image=&image=a&label=b", ["a", "b", "c"]),
+    ],
+)
+def test_all_images_that_a_request_names_count(path: str, query: str, images: list[str]) -> None:
+    assert opened_by(path, query) == images

@@ -33,7 +33,7 @@ from lib.imaging.hand_names import LABEL_FILE, HandNames
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import files_of
 from lib.not_served import NotServed
-from lib.worklist import Worklist
+from lib.worklist import Worklist, canonical, listed
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +190,22 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
         if self.worklist is None:
             return list(images)
         names = self.worklist.names()
-        return [image for image in images if image in names]
+        return [image for image in images if listed(names, image, self._file_name(image))]
+
+    def _file_name(self, image_id: str) -> str:
+        """The name of an image's file, which a work list may give too; the id where there is none."""
+        entry = self._datastore.objects.get(image_id)
+        return image_id if entry is None else image_id + entry.image.ext
+
+    def names_of_images(self) -> set[str]:
+        """What a work list may call the images, served or not, as `canonical` names."""
+        with self._lock:
+            entries = [(image_id, entry.image.ext) for image_id, entry in self._datastore.objects.items()]
+        return {canonical(name) for image_id, extension in entries for name in (image_id, image_id + extension)}
 
     def check_served(self, image_id: str) -> None:
         """ForbiddenError for an image that is not on the work list."""
-        if self.worklist is not None and image_id not in self.worklist.names():
+        if self.worklist is not None and not self.worklist.holds(image_id, self._file_name(image_id)):
             raise ForbiddenError(f"image {image_id!r} is not on the work list of this server ({self.worklist.source})")
 
     def list_images(self) -> list[str]:
@@ -250,6 +261,9 @@ class GuardedDatastore(LocalDatastore):  # type: ignore[misc]
                 Path(file.name).unlink()
                 raise
         return file.name
+
+    def check_there(self) -> None:
+        """StudiesAwayError while the folder of studies is away."""
 
     def check_new(self, image_id: str, file: Path) -> None:
         """RequestError for a file that a client sends as an image, but that would not be served."""

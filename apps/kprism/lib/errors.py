@@ -45,6 +45,12 @@ class StorageError(RequestError):
     status = 507
 
 
+class StudiesAwayError(RequestError):
+    """The folder of studies is not there, such as a share that is not mounted for a moment; nothing has changed."""
+
+    status = 503
+
+
 RETRY_SECONDS = 30.0
 """Seconds after which work in the background that met a passing error is tried again."""
 

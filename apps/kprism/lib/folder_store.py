@@ -8,6 +8,7 @@ lists the folder and compares the times of its files now and then, in case the s
 from __future__ import annotations
 
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from typing import Any
 from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lib.datastore import GuardedDatastore, locked
-from lib.errors import RETRY_SECONDS, RequestError
+from lib.errors import RETRY_SECONDS, RequestError, StudiesAwayError
 from lib.file_checks import FileChecks, Stamp, stamp_of
 from lib.folder_contents import Changes, label_name
 from lib.folder_listing import expected, split_name
@@ -65,9 +66,9 @@ class FolderStore(GuardedDatastore):
         self._beside: dict[str, str] = {}  # name of a file of voxels -> the image whose header names it
         self._left_out: list[NotServed] = []
         self._types: dict[str, int] = {}
-        self._is_watched = False
+        self._is_watched = self._is_known = False
         super().__init__(*arguments, auto_reload=auto_reload, **named)
-        self._is_empty = False
+        self._is_empty, self._is_known = False, self._has_own_files()
         self._say_if_empty()
         if auto_reload:
             self._is_watched = True
@@ -103,6 +104,8 @@ class FolderStore(GuardedDatastore):
         """A sentence if there is no image: what was found instead, and what is expected."""
         if self.list_images():
             return None
+        if self.worklist is not None and (count := len(self._datastore.objects)):
+            return self.worklist.names_none_of(count)
         found = [
             f"{count} file{'s' if count > 1 else ''} of type {kind}" for kind, count in sorted(self._types.items())
         ]
@@ -145,8 +148,31 @@ class FolderStore(GuardedDatastore):
         """RequestError for a file that cannot be segmented."""
         self.checks.read(file, f"image {check_id(image_id)!r}")
 
+    def check_there(self) -> None:
+        """StudiesAwayError while the folder is away: what is written at its place is hidden once it is back."""
+        if self._is_known and not self._has_own_files():
+            raise StudiesAwayError(
+                f"the folder of studies {self._datastore_path} is not there, or without its index; is its share "
+                "mounted? Nothing was changed"
+            )
+
+    def _has_own_files(self) -> bool:
+        """Whether the index or the labels are there: the place of a share is there without the share, they are not."""
+        return any(os.path.lexists(path) for path in (self._datastore_config_path, self._datastore.label_path(None)))
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Store an image, see `GuardedDatastore`."""
+        self.check_there()
+        return super().add_image(image_id, image_filename, image_info)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """Write the index, but not to where the folder was."""
+        self.check_there()
+        super()._update_datastore_file(lock)
+
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Store a label, see `GuardedDatastore`."""
+        self.check_there()
         saved = super().save_label(image_id, label_filename, label_tag, label_info)
         if label_tag == FINAL:
             self._own[image_id] = self._label_stamp(image_id)
@@ -267,7 +293,7 @@ def _work(reference: weakref.ref[FolderStore]) -> None:
         pause = PAUSE_SECONDS
         try:
             pause = store.work()
-        except OSError as error:  # such as a share that is not mounted for a moment
+        except (OSError, StudiesAwayError) as error:  # such as a share that is not mounted for a moment
             logger.warning("The folder of studies cannot be looked at: %s", error)
         except Exception:
             logger.exception("The folder of studies could not be looked at; it is tried again")

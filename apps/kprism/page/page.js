@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The status page: asks the server every few seconds and writes down what it says.
 import { addressOf, ROOT } from './viewer/core/address.js';
+import { problemOf } from './viewer/core/answers.js';
 import { drawCurve } from './curve.js';
 
 const API = `${ROOT}kprism/api`;
@@ -9,11 +10,11 @@ const at = id => document.getElementById(id);
 
 async function ask(address, options) {
   const answer = await fetch(address, options);
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) {
-    throw new Error(content.detail ?? `The server answered with status ${answer.status}.`);
+  const problem = await problemOf(answer);
+  if (problem !== null) {
+    throw new Error(problem);
   }
-  return content;
+  return answer.json();
 }
 
 function say(text, problem = false) {
@@ -35,8 +36,7 @@ async function refresh() {
   const status = await ask(`${API}/status`);
   showUpgrade(status);
   showCases(status.cases);
-  at('worklist').hidden = !status.worklist;
-  at('worklist').textContent = `Only those of the work list are served: ${status.worklist}`;
+  showWorklist(status);
   showNotServed(status);
   showTraining(status);
   showVersions(status);
@@ -44,6 +44,18 @@ async function refresh() {
   at('report-section').hidden = !status.report;
   at('reported').textContent = status.report ? new Date(status.report * 1000).toLocaleString() : '';
   say(`Connected, ${new Date(status.time * 1000).toLocaleTimeString()}`);
+}
+
+function showWorklist(status) {
+  const { worklist, worklist_problem: problem, worklist_missing: missing, worklist_missing_count: count } = status;
+  at('worklist').hidden = !worklist;
+  at('worklist').textContent = `Only those of the work list are served: ${worklist}`;
+  at('worklist-problem').hidden = !problem;
+  at('worklist-problem').textContent = problem ?? '';
+  at('worklist-missing').hidden = !count;
+  const more = count > missing.length ? ', ...' : '';
+  const lines = count === 1 ? '1 line of it names' : `${count} lines of it name`;
+  at('worklist-missing').textContent = `${lines} nothing that is in the studies: ${missing.join(', ')}${more}`;
 }
 
 /** What is left to do after an upgrade to another network: one training, which takes all labels as any other does. */

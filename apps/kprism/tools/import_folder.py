@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import requests
 from pydicom.dataset import Dataset
 from tqdm import tqdm
 
-from kprism_model.addresses import check_store
+from kprism_model.addresses import check_store, is_url
 from lib.dicom.access import StoreAccess
 from lib.dicom.folder_index import FolderIndex
 from lib.dicom.seg_writer import write_seg
@@ -38,6 +39,9 @@ from lib.imaging.reading import SUFFIXES, read_image, read_mask, suffix_of
 from tools.import_dicom import Tally, find_dicom, import_dicom, left_out
 
 DEFAULT_STORE = "http://127.0.0.1:8042/dicom-web"
+_HOST = re.compile(r"[\w.-]+:[0-9]+(/|$)|//|\w+://")
+"""How addresses begin that lack http://, or have another scheme."""
+
 INSTANCES_PER_REQUEST = 32
 """Instances in one request, so that a series of many large slices is not in memory several times."""
 
@@ -197,7 +201,9 @@ def import_found(found: Sequence[Found], modality: str | None, store: DicomWeb |
 
 def _place(to: str, conf: Mapping[str, str]) -> DicomWeb | Path:
     """Where the images go; ValueError for an address or a setting that cannot be used."""
-    if not to.startswith(("http://", "https://")):
+    if not is_url(to):
+        if not to.strip() or _HOST.match(to):
+            raise ValueError(f"--to {to!r}: expected a folder, or an address such as {DEFAULT_STORE}")
         return Path(to)
     return DicomWeb.at(check_store(to), StoreAccess.parse(conf))
 

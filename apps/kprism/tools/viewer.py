@@ -19,6 +19,8 @@ from types import FrameType
 import requests
 
 from kprism_model.addresses import check_store
+from kprism_model.cli.serve import check_port
+from kprism_model.cli.usage import UsageError
 from kprism_model.locations import checkout, data_folder
 from lib.dicom.access import StoreAccess
 from lib.dicom.web import DicomWeb
@@ -38,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        check_store(options.store or "")
+        options.store = check_store(options.store or "")
+        if options.studies is not None and not options.studies.exists():
+            raise RequestError(f"--studies: there is no file or folder {str(options.studies)!r}")
         viewer = ensure_ohif(VIEWERS)
         options.folder.mkdir(parents=True, exist_ok=True)
         store = nullcontext() if options.store else Orthanc(options.folder / "orthanc", _free_port(options.store_port))
@@ -60,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     root = checkout()
     parser = argparse.ArgumentParser(prog="./kprism viewer", description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="port of the server (8000)")
+    parser.add_argument("--port", type=_port, default=8000, metavar="N", help="port of the server (8000)")
     parser.add_argument("--store", metavar="URL", help="your own DICOMweb store instead of an Orthanc started here")
-    parser.add_argument("--store-port", type=int, default=STORE_PORT, metavar="N", help=f"its port ({STORE_PORT})")
+    parser.add_argument("--store-port", type=_port, default=STORE_PORT, metavar="N", help=f"its port ({STORE_PORT})")
     parser.add_argument(
         "--studies",
         type=Path,
@@ -75,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--conf", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as for serve")
     return parser
+
+
+def _port(text: str) -> int:
+    """A port, for argparse."""
+    try:
+        return check_port(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--port: ")) from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -85,7 +85,8 @@ def test_a_folder_with_a_list(tmp_path: Path, labels: dict[str, bytes]) -> None:
     conf = {"worklist": str(worklist), "train_after": "0"}
     with LiveServer(studies, conf=conf) as server:
         assert totals(server) == (2, 0) and next_case(server) == "b"
-        assert get(server, "/kprism/api/status").json()["worklist"] == str(worklist)
+        status = get(server, "/kprism/api/status").json()
+        assert status["worklist"] == str(worklist) and status["worklist_missing"] == ["not there"]
         click = {"liver": [[8, 7, 3]], "result_extension": ".nii"}
         for answer in (
             server.infer("interactive", "a", click),
@@ -179,6 +180,12 @@ def assert_served(server: LiveServer, store: Store, patients: set[str], source: 
         else:
             assert refused(case, series, source) and refused(click, series, source)
             assert metadata.status_code == 403 and study in metadata.json()["detail"]
+            for start in ("studies//", "/studies/", "studies/./", "studies%2F", "studies/%2F"):
+                answer = requests.get(
+                    f"{server.url}/kprism/dicom-web/{start}{study}/series/{series}/metadata", timeout=60
+                )
+                assert answer.status_code in (400, 403, 404), start
+                assert not answer.json() or "detail" in answer.json()
 
 
 def test_a_store_with_a_query(store: Store, tmp_path: Path) -> None:
@@ -212,6 +219,7 @@ def test_a_store_with_a_list_of_studies(store: Store, tmp_path: Path) -> None:
     worklist.write_text("\n".join((store.places["old"][0], "1.2.3")))
     with serving(store, tmp_path, str(worklist)) as server:
         assert_served(server, store, {"old"}, str(worklist))
+        assert get(server, "/kprism/api/status").json()["worklist_missing"] == ["1.2.3"]
         worklist.write_text(f"{store.places['mr'][0]} # by its study\n{store.places['new'][1]} # by its series\n")
         assert_served(server, store, {"mr", "new"}, str(worklist))
         unknown: Any = get(server, "/kprism/api/case/1.2.3.4")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -64,6 +65,7 @@ def install(
         router.add_api_route("/model/{model}", refuse_to_change_weights, methods=[method], tags=["Model"])
     application.router.routes[:0] = router.routes
     application.add_exception_handler(RequestError, _answer_request_error)
+    application.add_exception_handler(RequestValidationError, _answer_invalid)
     application.add_exception_handler(MONAILabelException, _answer_monailabel_error)
     for error in (MemoryError, torch.OutOfMemoryError):
         application.add_exception_handler(error, _answer_out_of_memory)
@@ -72,6 +74,7 @@ def install(
     kept = [layer for layer in application.user_middleware if getattr(layer, "cls", None) is not CORSMiddleware]
     application.user_middleware = [
         Middleware(hosting.RootPath, root_path=root_path),
+        Middleware(hosting.HeadRequests),
         *hosting.cross_origin(allow_origin),
         Middleware(InternalErrors),
         Middleware(UploadLimit, limit=upload_limit),
@@ -81,9 +84,17 @@ def install(
     application.middleware_stack = None  # built again, with these handlers, at the next request
 
 
+WITHOUT_SCRIPTS = """<p>K-Prism is running. <a href="kprism/">What the server is doing</a>,
+<a href="viewer/">the viewer</a>, <a href="logs/">the log</a>, <a href="openapi.json">the addresses</a>.</p>
+<p>The addresses can be tried here where the browser reaches the internet, which has its scripts.</p>"""
+"""What is on the page of the addresses until its scripts have come, and where they never do."""
+
+
 def api_page() -> HTMLResponse:
     """The addresses of the server, to try; MONAI Label's own page finds their description only without a proxy."""
-    return get_swagger_ui_html(openapi_url="openapi.json", title="K-Prism - APIs")
+    page = get_swagger_ui_html(openapi_url="openapi.json", title="K-Prism - APIs")
+    content = bytes(page.body).decode().replace('<div id="swagger-ui">', f'<div id="swagger-ui">{WITHOUT_SCRIPTS}', 1)
+    return HTMLResponse(content)
 
 
 def reference_page() -> HTMLResponse:
@@ -101,6 +112,19 @@ def _answer_request_error(request: Request, error: Exception) -> JSONResponse:
     if len(message) > MAX_MESSAGE:
         message = f"{message[:MAX_MESSAGE]} ..."
     return JSONResponse({"detail": message}, getattr(error, "status", 400))
+
+
+def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI finds wrong in a request, as a sentence; uploads are not repeated in it."""
+    assert isinstance(error, RequestValidationError)
+    found = []
+    for problem in error.errors()[:3]:
+        place, *names = (str(part) for part in problem["loc"])
+        where = f"the {'query' if place == 'query' else 'request'}'s {' '.join(names)}" if names else "the request"
+        value = problem.get("input")
+        got = f" is {value!r:.80}" if isinstance(value, str | int | float) and names else ""
+        found.append(f"{where}{got}: {problem['msg'][:200]}")
+    return JSONResponse({"detail": "; ".join(found)}, 422)
 
 
 def _answer_monailabel_error(request: Request, error: Exception) -> JSONResponse:

@@ -35,9 +35,11 @@ def add_routes(router: APIRouter) -> None:
     """Add the routes of this file."""
     for path, endpoint in (
         ("/datastore/image", add_image),
+        ("/datastore/", add_image),
         ("/datastore/label", save_label),
         ("/datastore/image/info", update_image_info),
         ("/datastore/label/info", update_label_info),
+        ("/datastore/updatelabelinfo", update_label_params),
     ):
         router.add_api_route(path, endpoint, methods=["PUT"], tags=["Datastore"], response_model=None)
 
@@ -51,6 +53,7 @@ def add_image(
     image_id = image or name.name.removesuffix(name.name[len(name.name) - len(suffix_of(name)) :])
     with tempfile.TemporaryDirectory(prefix="kprism-upload-") as folder:
         path, datastore = store_upload(file, Path(folder) / "image"), app_instance().datastore()
+        datastore.check_served(image_id)  # its name may be that of the file, which the address does not show
         datastore.check_new(image_id, path)
         return {"image": datastore.add_image(image_id, str(path), info)}
 
@@ -103,6 +106,11 @@ def update_label_info(user: Annotator, label: str, tag: str, info: Annotated[str
     app_instance().datastore().update_label_info(label, tag, _metadata(info, "info", user))
     if tag == DefaultLabelTag.FINAL:
         app_instance().learning_loop.adopt(label)
+
+
+def update_label_params(user: Annotator, label: str, tag: str, params: Annotated[str, Form()] = "{}") -> None:
+    """The same at MONAI Label's earlier address."""
+    update_label_info(user, label, tag, params)
 
 
 def _submitter(info: dict[str, Any], user: User) -> str:

@@ -26,6 +26,10 @@ EXPOSED = ("Content-Disposition", "Content-Location", "Content-Range", "ETag", "
 """Headers of answers that scripts of other origins may read, beside the few that browsers always show them."""
 
 
+OWN_HEAD = ("/datastore/image", "/datastore/label")
+"""Ends of addresses with a HEAD of their own: MONAI Label's clients ask there whether a file is known."""
+
+
 def cross_origin(origins: Sequence[str]) -> list[Middleware]:
     """The layer that lets pages of these origins ask the server; none where no origin is allowed.
 
@@ -44,6 +48,22 @@ def cross_origin(origins: Sequence[str]) -> list[Middleware]:
             expose_headers=list(EXPOSED),
         )
     ]
+
+
+class HeadRequests:
+    """ASGI middleware: HEAD is answered wherever GET is, with its headers; servers drop the body of the answer.
+
+    Addresses that answer HEAD in their own way, `OWN_HEAD`, are passed on as they are.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith(OWN_HEAD):
+            scope = {**scope, "method": "GET"}
+        await self.app(scope, receive, send)
 
 
 class RootPath:

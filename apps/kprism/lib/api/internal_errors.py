@@ -10,7 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from monailabel.interfaces.utils.app import app_instance
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+
+from lib.datastore import GuardedDatastore
+from lib.errors import StudiesAwayError
 
 Message = MutableMapping[str, Any]
 
@@ -42,8 +47,25 @@ class InternalErrors:
 
         try:
             await self.app(scope, receive, noted)
+        except ClientDisconnect:
+            logger.info("%s %s: the client left before its request was complete", scope["method"], scope["path"])
         except Exception as error:
             if scope["type"] != "http" or has_begun:
                 raise
+            if away := _studies_away(error):
+                logger.warning("%s %s: %s", scope["method"], scope["path"], away)
+                await JSONResponse({"detail": str(away)}, away.status)(scope, receive, send)
+                return
             logger.exception("%s %s failed", scope["method"], scope["path"])
             await JSONResponse({"detail": FAILED.format(type(error).__name__)}, 500)(scope, receive, send)
+
+
+def _studies_away(error: Exception) -> StudiesAwayError | None:
+    """What is wrong if an error of the disk came because the folder of studies is away; None for other errors."""
+    datastore = app_instance().datastore() if isinstance(error, OSError) else None
+    if isinstance(datastore, GuardedDatastore):
+        try:
+            datastore.check_there()
+        except StudiesAwayError as away:
+            return away
+    return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
@@ -20,6 +21,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff/\\]")
+"""Characters that the name of a file cannot have."""
+
 MAX_SUFFIX = 20
 """Letters of a client's file extension that are kept: none that can be read is longer."""
 
@@ -27,7 +31,7 @@ MAX_SUFFIX = 20
 def store_upload(upload: UploadFile, stem: Path) -> Path:
     """Write an upload to `stem` with the extension of the client's file name."""
     suffix = suffix_of(Path(upload.filename)) if upload.filename else ".nii.gz"
-    path = stem.with_name(stem.name + suffix[:MAX_SUFFIX])
+    path = stem.with_name(stem.name + _UNUSABLE.sub("_", suffix)[:MAX_SUFFIX])
     with path.open("wb") as stream:
         shutil.copyfileobj(upload.file, stream)
     return path

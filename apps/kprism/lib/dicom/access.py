@@ -145,7 +145,7 @@ def _file(conf: Mapping[str, str], key: str) -> Path | None:
     path = Path(text).expanduser()
     if not path.is_file():
         raise ValueError(f"--conf {key} {text}: there is no such file")
-    return path.resolve()
+    return path.absolute()  # a link stays one: it may point to a new file when the secret is renewed
 
 
 ANY = "a token, a password or a certificate"

@@ -85,6 +85,7 @@ class DicomStore(DicomImages):
         self._syncing = Refresher(self._sync, LISTING_SECONDS, "dicom-sync")
         self._changed: list[str] = []  # not told to the listeners yet
         self._last_changed: list[str] = []  # by the last `_sync`
+        self._down = ""  # why the server could not be asked by the last `_sync`
         self._arrival_times = ArrivalTimes(folder / "segmentations.json")
         index = folder / "segmentation_headers.json"
         self._index = SegIndex(self.web, self._arrival_times, lambda: self._entries(complete=True), index)
@@ -267,8 +268,11 @@ class DicomStore(DicomImages):
             entries = self._listed_labels()
             busy = time.monotonic() - begun
             self._update_labels(entries)
+            self._down = ""
         except StoreDownError as error:
-            logger.warning("%s", error)
+            if str(error) != self._down:  # once, not at every attempt for as long as it lasts
+                logger.warning("%s", error)
+            self._down = str(error)
         self._notify()
         return busy
 

@@ -78,6 +78,8 @@ class DicomFolderStore(DicomStore):
         """A sentence if there is no series with images; None while the files are not known yet."""
         if not self.files.is_complete or self.files.changing or self.list_images():
             return None
+        if self.worklist is not None and (count := len(self._entries())):
+            return self.worklist.names_none_of(count)
         examples = "; ".join(f"{entry.name} {entry.reason}" for entry in self.not_served()[:3])
         return (
             f"There is nothing to serve: the folder {self.name()} holds no DICOM series that can be segmented"

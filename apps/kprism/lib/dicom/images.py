@@ -102,6 +102,10 @@ class DicomImages(GuardedDatastore):
         names = self._studies if self.worklist.query else self.worklist.names()
         return {image: entry for image, entry in entries.items() if image in names or entry.study in names}
 
+    def names_of_images(self) -> set[str]:
+        """The series and their studies, as far as they are listed."""
+        return {name for image_id, entry in self._entries().items() for name in (image_id, entry.study)}
+
     def check_served(self, image_id: str) -> None:
         """ForbiddenError for a series that is not on the work list."""
         if self.worklist is None:

@@ -80,6 +80,10 @@ class MixedStore(FolderStore):
         """Ids of the files, then of the series."""
         return [*super().list_images(), *self.dicom.list_images()]
 
+    def names_of_images(self) -> set[str]:
+        """Those of the files and of the series."""
+        return super().names_of_images() | self.dicom.names_of_images()
+
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """Ids of images with a label."""
         return [*super().get_labeled_images(label_tag, labels), *self.dicom.get_labeled_images(label_tag, labels)]

@@ -34,8 +34,15 @@ class StoreWatcher:
         self._thread.join()
 
     def _run(self) -> None:
+        said = ""
         while not self._ended.wait(max(self._interval, self._store.sync_pause)):
             try:
                 self._store.sync(force=True)
+                problem = ""
             except (RequestError, OSError) as error:
-                logger.warning("The DICOMweb server could not be checked: %s", error)
+                problem = str(error)
+            if problem and problem != said:  # once, not every two seconds for as long as it lasts
+                logger.warning("The DICOMweb server could not be checked; it is tried again: %s", problem)
+            elif said and not problem:
+                logger.info("The DICOMweb server can be checked again")
+            said = problem

@@ -50,6 +50,8 @@ class StoreDownError(StoreError):
     status = 503
 
 
+NO_DICOMWEB = "has no DICOMweb at this address; that of Orthanc ends with /dicom-web"
+
 DICOM_FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """What is asked for: DICOM files in the transfer syntax that the server has them in."""
 
@@ -190,11 +192,13 @@ class DicomWeb:
     def _search(
         self, filters: Mapping[str, str], *, limit: int | None = None, offset: int | None = None
     ) -> list[dict[str, Any]]:
-        with self._translated_errors():
+        with self._translated_errors(NO_DICOMWEB):
             found: list[dict[str, Any]] = self.client.search_for_series(
                 search_filters=dict(filters), fields=list(SERIES_FIELDS), limit=limit, offset=offset
             )
-            return found
+        if not all(isinstance(item, dict) for item in found):
+            raise StoreError(f"the DICOMweb server {self.client.base_url} {NO_DICOMWEB}")
+        return found
 
     def fetch(self, study: str, series: str) -> Iterator[Dataset]:
         """The complete instances of a series, as the server has them: not every server can decompress them all."""
@@ -287,7 +291,8 @@ class DicomWeb:
             if missing and status in (404, 410):
                 raise StoreError(f"{server} {missing}") from error
             kind = StoreDownError if status >= 500 else StoreError
-            raise kind(f"{server} answered with status {status}; nothing was changed") from error
+            hint = f"; perhaps it {missing}" if missing and status in (400, 405) else ""
+            raise kind(f"{server} answered with status {status}; nothing was changed{hint}") from error
         except requests.JSONDecodeError as error:
             raise StoreError(f"{server} did not answer with DICOM JSON; is the address right?") from error
         except TokenFileError as error:

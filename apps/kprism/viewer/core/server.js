@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The K-Prism server, from which this very file came: every request, and every failure as a sentence for the user.
 import { ROOT } from './address.js';
+import { problemOf, sentence } from './answers.js';
 import { BROKEN_OFF, messages } from './frames.js';
 import { pack, unpack } from './planes.js';
 
@@ -24,24 +25,11 @@ async function ask(address, options = {}) {
     }
     throw new ServerError('The K-Prism server does not answer. Your work stays here; try again in a moment.', 0);
   }
-  if (!answer.ok) {
-    const text = await answer.text();
-    throw new ServerError(sentenceIn(text) ?? `The server answered with status ${answer.status}.`, answer.status);
+  const problem = await problemOf(answer);
+  if (problem !== null) {
+    throw new ServerError(problem, answer.ok ? 0 : answer.status);
   }
   return answer;
-}
-
-function sentenceIn(text) {
-  try {
-    const { detail } = JSON.parse(text);
-    return typeof detail === 'string' ? sentence(detail) : null;
-  } catch {
-    return null;
-  }
-}
-
-function sentence(detail) {
-  return detail[0].toUpperCase() + detail.slice(1);
 }
 
 async function json(address, options) {

@@ -7,6 +7,7 @@ Slices are named by their DICOM images (SOP instance and frame), so the mode can
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,9 @@ THUMBNAIL = 112
 
 MAX_NAME = 64
 """Characters in the name of a structure: DICOM's limit."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and halves of characters, which no file can hold in a name."""
 
 _submitting = Lock()
 """One submission at a time: if two users correct the same label, the second gets a `ConflictError`."""
@@ -168,9 +172,10 @@ def checked_names(names: Any) -> dict[str, int]:
             f"the label's names are {names!r:.80}; expected an object of at least one name and its value"
         )
     for name, value in names.items():
-        if not name.strip() or len(name) > MAX_NAME or not isinstance(value, int) or not 1 <= value <= 255:
+        fits = name.strip() and len(name) <= MAX_NAME and not _UNPRINTABLE.search(name)
+        if not fits or isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 255:
             raise RequestError(
-                f"structure {name!r} has value {value!r}; expected a name of 1 to {MAX_NAME} characters "
+                f"structure {name[:80]!r} has value {value!r:.80}; expected a name of 1 to {MAX_NAME} characters "
                 "and a value from 1 to 255"
             )
     return dict(names)

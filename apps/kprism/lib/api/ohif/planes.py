@@ -57,7 +57,7 @@ def _read_header(stream: GzipFile) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(stream.read(min(length, MAX_HEADER)))
         header["planes"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise RequestError("the planes have no JSON header that lists them") from error
     return header
 

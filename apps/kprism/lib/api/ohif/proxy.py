@@ -29,6 +29,9 @@ FORWARDED = ("accept", "content-type", "range")
 RETURNED = ("content-type", "content-range", "content-location", "warning", "etag")
 PIECE = 1 << 18
 
+MAX_DIGITS = 16
+"""Of a number of studies; Python refuses to read numbers of thousands of digits."""
+
 
 async def dicom_web(request: Request, path: str) -> Any:
     """Forward GET and POST to the store; the browser gets 503 and a message if it does not answer.
@@ -72,9 +75,9 @@ def _prefix(method: str, path: str) -> str:
 
 def _limited(request: Request, path: str) -> Any:
     """What `_forward` answers, for studies on the work list only; a search leaves out the others."""
-    datastore, address = store(), _address(request.method, path)
-    first, _, rest = path.strip("/").partition("/")
-    study = rest.partition("/")[0]
+    parts = [part for part in path.split("/") if part]  # a store may read studies//UID as studies/UID
+    datastore, address = store(), _address(request.method, "/".join(parts))
+    first, study = (*parts[:2], "", "")[:2]
     served = datastore.served_studies()
     if study and study not in served and first == "studies":
         source = datastore.worklist.source if datastore.worklist else ""
@@ -104,7 +107,7 @@ def _search(request: Request, address: str, served: Container[str]) -> Any:
 def _number(text: str | None, name: str) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
         raise RequestError(f"{name} is {text!r}; expected a whole number from 0")
     return int(text)
 

@@ -16,6 +16,7 @@ from fastapi.responses import RedirectResponse
 from monailabel.config import settings
 
 from lib.api.ohif import bundled_viewer, cases, downloads, files, inference, proxy, status, versions, viewer
+from lib.errors import NotFoundError
 
 READ, BOTH = ["GET"], ["GET", "POST"]
 
@@ -40,12 +41,21 @@ def install(application: FastAPI) -> None:
     add("/kprism/api/status", status.status, methods=READ)
     add("/kprism/api/report", status.report, methods=READ)
     add("/kprism/api/versions/{number}/current", versions.roll_back, methods=["POST"])
+    add("/kprism/api/{path:path}", nothing_there, methods=READ)
     add("/kprism/{path:path}", files.page, methods=READ)
     add("/viewer", to_viewer, methods=READ)
     add("/viewer/{path:path}", viewer.viewer, methods=READ)
     add("/ohif/{path:path}", bundled_viewer.stock_viewer, methods=READ)
     add("/proxy/dicom/{op}/{path:path}", proxy.stock_dicom_web, methods=BOTH, response_model=None)
     application.router.routes[:0] = router.routes
+
+
+def nothing_there(path: str) -> None:
+    """A page in place of data would be saved as if it were the data."""
+    raise NotFoundError(
+        f"there is nothing to read at kprism/api/{path[: files.MAX_SHOWN]}; addresses have no slash at their end, and "
+        "ids of images are encoded (%2F for a slash)"
+    )
 
 
 def to_page() -> RedirectResponse:

@@ -24,6 +24,9 @@ from lib.imaging.label_registry import BACKGROUND
 QUEUE = 50
 """Cases without a label that are listed; there may be thousands."""
 
+MISSING = 20
+"""Lines of a work list that are shown because they name nothing."""
+
 NOT_SERVED = 100
 """Entries of `not_served` that are listed."""
 
@@ -34,7 +37,9 @@ def status() -> dict[str, Any]:
     `warning` says why the published weights do not serve; null if they do. `served` lists what answers each structure
     in each mode, see `versions.served`. `upgrade` is what remains to do after an
     upgrade to a new network, see `versions.upgrade`; null if nothing does. `report` is the time of the last training's
-    report in seconds since 1970; null without a report. `worklist` is the setting that limits the cases, or null.
+    report in seconds since 1970; null without a report. `worklist` is the setting that limits the cases, or null,
+    `worklist_problem` why it cannot be read any more, and `worklist_missing` its first lines that name nothing of the
+    studies, of `worklist_missing_count`.
     `not_served` is what is in the studies but cannot be segmented, with the reasons; there may be more than are listed
     (`not_served_count`). `nothing_to_serve` is a sentence if there is no image, else null.
     """
@@ -54,7 +59,7 @@ def status() -> dict[str, Any]:
         "strategies": {name: entry["description"] for name, entry in info["strategies"].items()},
         "trainers": list(info["trainers"]),
         "cases": _cases(app),
-        "worklist": app.config.worklist.source if app.config.worklist else None,
+        **_worklist(app),
         **_not_served(app.datastore()),
         "training": _training(info.get("train_stats") or {}),
         "versions": versions.listed(app),
@@ -96,6 +101,17 @@ def _indexed(datastore: Any) -> list[int] | None:
     series = dicom_part(datastore)
     progress = series.progress if isinstance(series, DicomFolderStore) else None
     return None if progress is None else list(progress)
+
+
+def _worklist(app: Any) -> dict[str, Any]:
+    worklist = app.config.worklist
+    missing = [] if worklist is None or worklist.query else worklist.missing(app.datastore().names_of_images())
+    return {
+        "worklist": worklist.source if worklist else None,
+        "worklist_problem": worklist.problem if worklist else None,
+        "worklist_missing": missing[:MISSING],
+        "worklist_missing_count": len(missing),
+    }
 
 
 def _not_served(datastore: Any) -> dict[str, Any]:

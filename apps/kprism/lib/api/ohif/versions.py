@@ -16,6 +16,9 @@ from lib.learning.version_files import SHIPPED, Version, VersionError
 from lib.learning.versions import Versions
 from lib.routes import MODES, SEMANTIC
 
+MAX_DIGITS = 10
+"""Of the number of a version; Python refuses to read numbers of thousands of digits."""
+
 
 def listed(app: Any) -> list[dict[str, Any]]:
     """All versions, the newest first; empty if the app keeps no versions."""
@@ -86,8 +89,8 @@ def _upgrade_sentence(versions: int, labels: int, structures: Sequence[str]) -> 
 def roll_back(number: str) -> dict[str, Any]:
     """Let a version serve from the next request on; RequestError if it is missing, damaged, or cannot serve."""
     versions = _versions(app_instance())
-    if versions is None or not number.isdigit():
-        raise NotFoundError(f"there is no version {number!r} of the weights")
+    if versions is None or not (number.isascii() and number.isdecimal() and len(number) < MAX_DIGITS):
+        raise NotFoundError(f"there is no version {number[:80]!r} of the weights")
     try:
         version = versions.roll_back(int(number))
     except VersionError as error:
