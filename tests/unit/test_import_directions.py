@@ -93,6 +93,8 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "evaluation": PREDICTION | {"interaction", "data"},
     "training": PREDICTION | {"interaction", "data", "losses", "named_values", "progress"},
     "export": {"network", "checkpoint", "intensity", "preprocess"},
+    "preparation": BASICS | {"data", "named_values", "progress"},
+    "published": PREDICTION | {"interaction", "data", "evaluation", "training", "losses", "named_values", "progress"},
 }
 """Module or package of `kprism_model` -> those that it may import."""
 

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The experiment of the K-Prism paper (arXiv 2509.25594): its data sets, its training and its table.
+
+`sets` says which data sets there are and what is used of each.
+"""
