@@ -40,6 +40,18 @@ LIBRARY_COMMANDS = {
 So each needs its own packages alone: training reads neither NIfTI files nor draws plots.
 """
 
+VARIANTS = {
+    ("train", "--recipe", "published"): (
+        "kprism_model.published.training_command",
+        "train the network of the paper as the paper does",
+    ),
+    ("evaluate", "--protocol", "published"): (
+        "kprism_model.published.evaluation_command",
+        "measure a checkpoint as the paper does, beside the figures of the paper",
+    ),
+}
+"""A command with this option and value is another one, with options of its own."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 1 or 2, with a sentence, for bad input."""
@@ -60,11 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run_library(name: str, words: Sequence[str]) -> int:
+def _run_library(name: str, words: list[str]) -> int:
     """A command of the library; bad input ends with a sentence and status 2."""
-    module, purpose = LIBRARY_COMMANDS[name]
+    command, (module, purpose), words = _variant(name, words)
     implementation = importlib.import_module(module)
-    parser = argparse.ArgumentParser(prog=f"kprism {name}", description=f"{purpose[0].upper()}{purpose[1:]}.")
+    others = [
+        f"kprism {' '.join(variant)} --help: {what}."
+        for variant, (_, what) in VARIANTS.items()
+        if variant[0] == command
+    ]
+    parser = argparse.ArgumentParser(
+        prog=f"kprism {command}", description=f"{purpose[0].upper()}{purpose[1:]}.", epilog=" ".join(others) or None
+    )
     implementation.add_arguments(parser)
     arguments = parser.parse_args(words)
     try:
@@ -73,3 +92,15 @@ def _run_library(name: str, words: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return status
+
+
+def _variant(name: str, words: list[str]) -> tuple[str, tuple[str, str], list[str]]:
+    """The command that is meant, its module and purpose, and the words without the option that chose it."""
+    for (command, option, value), chosen in VARIANTS.items():
+        for place, word in enumerate(words if command == name else []):
+            given = (word, *words[place + 1 : place + 2])
+            if given == (option, value):
+                return f"{command} {option} {value}", chosen, [*words[:place], *words[place + 2 :]]
+            if word == f"{option}={value}":
+                return f"{command} {option} {value}", chosen, [*words[:place], *words[place + 1 :]]
+    return name, LIBRARY_COMMANDS[name], words
