@@ -20,6 +20,7 @@ SERVER_COMMANDS = {
 """Commands that need the app or a checkout. Their module has `run(name, words)`."""
 
 LIBRARY_COMMANDS = {
+    "prepare": ("kprism_model.preparation.command", "make a data set of a public download"),
     "train": ("kprism_model.training.pretraining", "train the three modes jointly on MSD-style folders or a pack"),
     "fit-kinds": (
         "kprism_model.training.kinds_command",
