@@ -67,7 +67,9 @@ def open_nifti(path: Path) -> Any:
     try:
         return nib.load(path)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read as NIfTI; it is damaged, cut off or of another format: {error}"
+        ) from error
 
 
 def picture_size(path: Path) -> tuple[int, int]:

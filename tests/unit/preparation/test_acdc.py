@@ -72,7 +72,7 @@ def test_a_faulty_case_is_named_and_left_out(database: Path, tmp_path: Path, fau
         "value": "holds the value 7, expected 0 or one of [1, 2, 3]",
         "shape": "has the shape (9, 8, 5), but its image (9, 8, 4)",
         "half": "holds the value 1.5, expected whole numbers",
-        "cut off": "Compressed file ended before the end-of-stream marker",
+        "cut off": "damaged, cut off or of another format",
     }
     if fault == "value":
         volume(label, blocks(1, (1, 7)))
