@@ -80,10 +80,12 @@ class Comparison:
     def measured(self, sets: str, mode: str, metric: str) -> Measured | None:
         """The measured value of a set, or the mean over the measured sets of a role."""
         if sets in ROLES:
-            values = [figure.value for result in self._averaged(sets) if (figure := result.figure(mode, metric))]
+            found = [one for result in self._averaged(sets) if (one := self.measured(result.name, mode, metric))]
             of = ROLES[sets][1]
-            part = "" if len(values) == of else f"{len(values)} of {of} sets"
-            return Measured(float(np.mean(values)), None, part) if values and of else None
+            lacking = [f"{len(found)} of {of} sets"] if len(found) != of else []
+            lacking += [f"{parts} in part"] if (parts := sum(bool(one.part) for one in found)) else []
+            mean = float(np.mean([one.value for one in found])) if found else 0.0
+            return Measured(mean, None, ", ".join(lacking)) if found and of else None
         result = self.result(sets)
         figure = None if result is None else result.figure(mode, metric)
         if result is None or figure is None:

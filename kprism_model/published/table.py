@@ -23,7 +23,7 @@ MODE_TITLES = {
 
 
 class Footnotes:
-    """Letters for the sources and conditions of published figures, in the order of their first use."""
+    """Letters for the sources and conditions of published figures, numbers for the sources, in order of first use."""
 
     def __init__(self, printed: Printed) -> None:
         self._printed = printed
@@ -39,12 +39,14 @@ class Footnotes:
 
     def lines(self) -> Iterator[str]:
         """The footnotes."""
+        sources = list(dict.fromkeys(source for source, *_ in self._letters))
         for (source, *conditions), letter in self._letters.items():
-            described = self._printed.sources[source]
-            origin = "read in the paper" if described["kind"] == "paper" else "second hand, as reported by"
-            where = f"[{described['what']}]({described['address']})"
             known = "; ".join(self._printed.conditions[one] for one in conditions) or "conditions not stated"
-            yield f"- <sup>{letter}</sup> {origin} {where}: {known}."
+            origin = "read in" if self._printed.sources[source]["kind"] == "paper" else "second hand, as reported by"
+            yield f"- <sup>{letter}</sup> {origin} source {1 + sources.index(source)}: {known}."
+        for place, source in enumerate(sources, start=1):
+            described = self._printed.sources[source]
+            yield f"- Source {place}: [{described['what']}]({described['address']})."
 
 
 def to_markdown(comparison: Comparison, *, picture: str | None = None) -> str:
@@ -93,7 +95,7 @@ def _main_table(comparison: Comparison, footnotes: Footnotes) -> str:
     beside = [place for place in shown if any(row.published[place] for row in rows)]
     head = ["data set"]
     for place in shown:
-        head += [COLUMNS[place][0], *([OURS] if place in beside else [])]
+        head += [COLUMNS[place][0], *(["published"] if place in beside else [])]
     lines = [_line(head), _line(["---", *("---:" for _ in head[1:])])]
     for row in rows:
         cells = []
@@ -101,7 +103,7 @@ def _main_table(comparison: Comparison, footnotes: Footnotes) -> str:
             cells.append(_measured(row.measured[place]))
             cells += [footnotes.cell(row.published[place])] if place in beside else []
         lines.append(_line([_name(row), *cells]))
-    what = f'Dice in %, number of clicks (NoC) to a Dice. Columns "{OURS}" are the published figures.'
+    what = f'Dice in %, number of clicks (NoC) to a Dice. Columns "published" are the figures of {OURS} in the paper.'
     return f"## This checkpoint beside the published figures\n\n{what}\n\n" + "\n".join(lines)
 
 

@@ -251,7 +251,7 @@ def test_json_and_markdown_agree(report: tuple[Path, dict[str, Any]]) -> None:
     markdown = (out / "published.md").read_text()
     rows = rows_of(markdown, "This checkpoint beside the published figures")
     head = rows["data set"]
-    assert head[:4] == ["semantic", "K-Prism", "in-context", "K-Prism"]
+    assert head[:4] == ["semantic", "published", "in-context", "published"]
     by_name = {one["name"]: one for one in content["datasets"]}
     assert [one["role"] for one in content["datasets"]] == ["external", "external", "other"]
     columns = {"semantic": ("semantic", "dice"), "in-context": ("in_context", "dice")}
@@ -277,7 +277,7 @@ def test_json_and_markdown_agree(report: tuple[Path, dict[str, Any]]) -> None:
     assert mean["value"] == pytest.approx(np.mean(values)) and mean["of"] == ["acdc_mr", "bus_us"]
     shown = rows["**mean of the 4 external sets**"]
     assert shown[head.index("Dice(1)")] == f"{mean['value']:.2f} (2 of 4 sets)"
-    assert shown[:2][0].endswith("(1 of 4 sets)") and shown[1].startswith("83.45<sup>")
+    assert shown[0].endswith("(1 of 4 sets, 1 in part)") and shown[1].startswith("83.45<sup>")
     assert rows["**mean of the 12 trained sets**"][:2] == ["", shown[1].replace("83.45", "86.21")]
 
 
