@@ -100,6 +100,7 @@ def test_counts_are_those_of_the_network_s_masks(predictor: Predictor, tmp_path:
         assert counts.modes["semantic"].overlap[row, 0] == (found & label).sum()
         assert counts.modes["semantic"].predicted[row, 0] == found.sum()
     assert counts.modes["interactive"].predicted[:, 0].tolist() == [-1] * len(counts.true)
+    assert (counts.modes["interactive"].predicted[:, 1:] >= 0).all()  # the last mask of a series stays to the end
     assert result.figure("interactive", "dice_5").value > 60  # the network was taught to follow clicks
 
 
