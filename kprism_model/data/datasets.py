@@ -154,14 +154,17 @@ def load_case(dataset: Dataset, case: Case) -> LoadedCase:
 
 def open_images(dataset: Dataset, case: Case, scratch: Path | None = None) -> CaseImages:
     """The images of a case, to be read some slices at a time; `scratch` and errors are those of `open_slices`."""
-    try:
-        if case.is_volume:
-            stack: Stack = open_slices(case.image, volume_orientation(case.image), scratch)
-            return CaseImages(stack, IntensityRange.of_stack(stack, modality=dataset.modality))
+    stack: Stack
+    values: Stack
+    if case.is_volume:
+        stack = values = open_slices(case.image, volume_orientation(case.image), scratch)
+    else:
         picture = read_picture(case.image)
-        return CaseImages(picture[None], IntensityRange.of(picture, modality=dataset.modality))
+        stack, values = picture[None], picture
+    try:
+        return CaseImages(stack, IntensityRange.of_stack(values, modality=dataset.modality))
     except ValueError as error:
-        raise error if str(case.image) in str(error) else ValueError(f"{case.image}: {error}") from error
+        raise ValueError(f"{case.image}: {error}") from error
 
 
 def open_labels(dataset: Dataset, case: Case, scratch: Path | None = None) -> CaseLabels:

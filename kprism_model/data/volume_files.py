@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import math
 import mmap
-import os
 import tempfile
 import zlib
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
+from kprism_model.data.array_files import NoRoomError, reserve
 from kprism_model.orientation import SliceOrientation, stored_slice_axis
 
 LARGE = 32 << 20
@@ -43,7 +43,7 @@ if find_spec("isal") is not None:  # twice as fast or more
 
 @dataclass(frozen=True, eq=False)
 class VolumeSlices:
-    """The slices (slice, row, column) of a volume. `stored` are its voxels, `slope` and `intercept` make values of them.
+    """The slices (slice, row, column) of a volume; `slope` and `intercept` make values of its `stored` voxels.
 
     The values, and their type, are those that nibabel gives for the whole volume.
     """
@@ -76,7 +76,10 @@ class VolumeSlices:
 def volume_orientation(path: Path) -> SliceOrientation:
     """How a volume is cut into slices, from its header alone; ValueError if `path` is no volume of one channel."""
     image = _open_volume(path)
-    return SliceOrientation.of(image.affine, image.shape, slice_axis=stored_slice_axis(image.header))
+    try:
+        return SliceOrientation.of(image.affine, image.shape, slice_axis=stored_slice_axis(image.header))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def open_slices(path: Path, orientation: SliceOrientation, scratch: Path | None = None) -> VolumeSlices:
@@ -91,19 +94,13 @@ def open_slices(path: Path, orientation: SliceOrientation, scratch: Path | None 
         raise ValueError(f"{path} has shape {image.shape}, but its image has {orientation.shape}")
     proxy = image.dataobj
     try:
-        if path.name.endswith(".gz"):
-            stored = _unpacked(path, proxy, scratch)
-        else:
-            stored = np.asanyarray(proxy.get_unscaled())
+        compressed = path.name.endswith(".gz")
+        stored = _unpacked(path, proxy, scratch) if compressed else np.asanyarray(proxy.get_unscaled())
+    except NoRoomError:
+        raise
     except _damage as error:
-        if isinstance(error, NoRoomError):
-            raise
         raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
     return VolumeSlices(orientation.to_slices(stored), float(proxy.slope), float(proxy.inter))
-
-
-class NoRoomError(OSError):
-    """A disk has too little room."""
 
 
 def _open_volume(path: Path) -> Any:
@@ -134,7 +131,7 @@ def _unpacked(path: Path, proxy: Any, scratch: Path | None) -> NDArray[Any]:
 def _mapped(size: int, path: Path, scratch: Path) -> mmap.mmap:
     try:
         with tempfile.TemporaryFile(dir=scratch) as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a write to a mapping of a full disk would end the process
+            reserve(file, 0, size)  # a write to a mapping of a full disk would end the process
             return mmap.mmap(file.fileno(), size)
     except OSError as error:
         raise NoRoomError(f"{path} needs {size / 1e9:.2f} GB in {scratch} while it is read: {error}") from error
