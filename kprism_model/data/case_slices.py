@@ -29,9 +29,6 @@ from kprism_model.preprocess import Geometry
 COLUMNS = ("case", "slice", "content rows", "content columns")
 """Columns of the table of slices before the pixels of each class."""
 
-PART_FILES = "part-*"
-"""Pattern of the files that are needed only while a store is built."""
-
 _PART_SLICES = 64  # small cases are worked on together up to about so many slices: a part has its own files
 _BLOCK = 8  # slices that are read at once: neighbours share cache lines if slices are not the slowest axis
 

@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from kprism_model.data.array_files import NoRoomError, SlicesFile
 from kprism_model.data.case_slices import (
     COLUMNS,
-    PART_FILES,
-    Part,
     Selection,
     parts_of,
     read_table,
@@ -46,6 +44,7 @@ class SetBuild:
 
     def __init__(self, selection: Selection, key: str, out: Path) -> None:
         self._selection, self._key, self._place = selection, key, out / selection.name
+        self._parts = parts_of(selection)
         self._folder = out / f".{selection.name}.building"
         with suppress(OSError):
             if (self._folder / _KEY_NAME).read_text(encoding="utf-8") == key:
@@ -53,10 +52,6 @@ class SetBuild:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
         write_bytes(self._folder / _KEY_NAME, key.encode())
-
-    @cached_property
-    def _parts(self) -> list[Part]:
-        return parts_of(self._selection)
 
     @cached_property
     def _table(self) -> list[NDArray[np.int64]]:
@@ -133,7 +128,7 @@ class SetBuild:
             SlicesFile.create(self._folder / LABELS_NAME, shape)
         except OSError as error:
             (self._folder / IMAGES_NAME).unlink(missing_ok=True)
-            raise _no_room(self._folder.parent, count * selection.slice_bytes) from error
+            raise _no_room(self._folder.parent, count * selection.slice_bytes, f" ({error})") from error
 
     def _describe(self) -> None:
         """Write the table and, last, the description of the data set."""
@@ -157,8 +152,9 @@ class SetBuild:
 
     def _move_into_place(self) -> None:
         """Replace the old data set. This takes more than one step: it is renamed first and deleted last."""
-        for file in self._folder.glob(PART_FILES):
-            file.unlink()
+        for file in self._folder.iterdir():
+            if file.name not in (IMAGES_NAME, LABELS_NAME, TABLE_NAME, INDEX_NAME, _KEY_NAME):
+                file.unlink()
         old = self._folder.with_name(f".{self._selection.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if self._place.exists():
@@ -174,9 +170,9 @@ def check_room(folder: Path, needed: int) -> None:
         raise _no_room(folder, needed)
 
 
-def _no_room(folder: Path, needed: int) -> NoRoomError:
+def _no_room(folder: Path, needed: int, reason: str = "") -> NoRoomError:
     free = shutil.disk_usage(folder).free
     return NoRoomError(
-        f"the slices need {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free: "
+        f"the slices need {needed / 1e9:,.2f} GB in {folder}, where {free / 1e9:,.2f} GB are free{reason}: "
         "make room, choose a folder on a larger disk, or a smaller size of the slices"
     )
