@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -426,3 +428,23 @@ def test_damaged_volumes_are_named(damage: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"images/case_0.nii.gz cannot be read as NIfTI"):
         load_case(dataset, dataset.cases("training")[0])
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_processes_end_with_the_build_that_started_them(tmp_path: Path) -> None:
+    """However it ends: else they would go on writing beside the next build."""
+    (folder, _), out = folders_of(tmp_path), tmp_path / "store"
+    program = (
+        "import sys; from pathlib import Path; from kprism_model.data import building, case_slices\n"
+        "if __name__ == '__main__':\n"
+        "    building.build_store([Path(sys.argv[1])], Path(sys.argv[2]), size=32, workers=2, progress=False)\n"
+    )
+    places = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    build = psutil.Popen([sys.executable, "-c", program, folder, out], env=places)
+    started: list[psutil.Process] = []
+    while len(started) < 2:
+        assert build.poll() is None
+        started = [one for one in build.children() if "spawn_main" in " ".join(one.cmdline())]
+    build.kill()
+    build.wait()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not alive
