@@ -103,8 +103,11 @@ def _scans(folder: Path, findings: Findings) -> list[_Scan]:
     for place, files in folders.items():
         if _CAVITY not in files:
             held_back = any(_HELD_BACK.search(part) for part in place.relative_to(folder).parts)
-            kind, sentence = ("unlabelled", "") if held_back or _SCAR not in files else ("missing", "the cavity of ")
-            findings.remark(kind, f"{sentence}{next(iter(files.values()))}")  # type: ignore[arg-type]
+            first = next(iter(files.values()))
+            if held_back or _SCAR not in files:
+                findings.remark("unlabelled", str(first))
+            else:
+                findings.remark("missing", f"the cavity of {first}")
             continue
         task = _task(folder, place, files)
         name = f"task{task}_{place.name}"
@@ -119,8 +122,8 @@ def _scans(folder: Path, findings: Findings) -> list[_Scan]:
 
 
 def _task(folder: Path, place: Path, files: dict[str, Path]) -> int:
-    """By the nearest folder with the name of a task, else by whether there is a scar."""
-    parts = (folder.name, *place.relative_to(folder).parts)
+    """By the nearest folder with the name of a task, which may be above `folder`; else by whether there is a scar."""
+    parts = (*folder.resolve().parts[-2:], *place.relative_to(folder).parts)
     for part in reversed(parts):
         for task, pattern in _TASKS.items():
             if pattern.search(part):

@@ -9,10 +9,11 @@
 --images: the folder of the OAI (results/00m), with a folder of DICOM slices for each path of oai_mri_paths.txt; or a
 folder with 9001104.nii.gz, 9001104_0000.nii.gz or 9001104/image.nii.gz.
 
-The masks have no pose. Two converters turn them in different ways: github.com/erikbedard/oai-zib-converter against
-slices sorted from right to left, and one for mmsegmentation (moveaxis(-1, 0), then the first two axes reversed) against
-SimpleITK's order from left to right. Both say the same: the axes of a mask run to the patient's left, posterior and
-superior. So masks are turned by the affine of the image, whatever its axes are; overview.png shows whether they fit.
+Sources: the README of the download; github.com/erikbedard/oai-zib-converter. They agree; older downloads have no folder
+`segmentation`. The masks have no pose. That converter turns them to slices sorted from right to left; one for
+mmsegmentation, to SimpleITK's order from left to right (moveaxis(-1, 0), then the first two axes reversed). Both mean
+the same: the axes of a mask run to the patient's left, posterior and superior. So masks are turned by the affine of the
+image, whatever its axes are; overview.png shows whether they fit.
 
 Lists: the first of the official two folds; list 1 is for training, list 2 for test.
 """
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kprism_model.preparation.catalogue import CatalogueEntry
-from kprism_model.preparation.dicom import DicomSeries, PoselessMask
+from kprism_model.preparation.dicom import DicomSeries, PoselessMask, require_simpleitk
 from kprism_model.preparation.files import walk
 from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import ImageSource, StoredImage
@@ -56,6 +57,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         )
     if not options.images.is_dir():
         raise ValueError(f"--images {options.images} is not a folder; expected the OAI's results/00m, or NIfTI files")
+    require_simpleitk(entry.title)
     lists = _lists(files, findings)
     indices = {int(value): index for value, index in entry.indices.items()}
     for number, (header, data) in sorted(masks.items()):
