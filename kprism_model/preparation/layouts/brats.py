@@ -8,7 +8,8 @@ Sources: github.com/constantinpape/torch-em, torch_em/data/datasets/medical/brat
 github.com/MIC-DKFZ/nnUNet, nnunetv2/dataset_conversion/Dataset137_BraTS21.py (to 2021). They differ in the value of the
 enhancing tumour, because the challenge changed it: 4 to 2021, 3 in 2023. It goes by the names, never by the values.
 Case 355 of 2020 has W39_1998.09.19_Segm.nii for its label. BraTS 2024 (points in time from 100 on; another task, with a
-resection cavity), other tumours, and the Decathlon's Task01 (other values) are refused.
+resection cavity), other tumours, and the Decathlon's Task01 (other values) are refused, and so is a folder with several
+years, because they have the same patients under other numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _FILE = re.compile(
     rf"(?P<case>BraTS.+?)[_-](?P<kind>{'|'.join(sorted(_CHANNEL_OF, key=len, reverse=True))}|seg)\.nii(\.gz)?",
     re.IGNORECASE,
 )
-_CASE_TO_2021 = re.compile(r"BraTS(20)?(17|18|19|20|21)_.+", re.IGNORECASE)
+_CASE_TO_2021 = re.compile(r"BraTS(20)?(?P<year>17|18|19|20|21)_.+", re.IGNORECASE)
 _CASE_2023 = re.compile(r"BraTS-(?P<tumour>[A-Z]+)-(?P<patient>\d{5})-(?P<time>\d{3})", re.IGNORECASE)
 _GLIOMA = {"GLI", "SSA"}
 _FIRST_TIME_OF_2024 = 100
@@ -70,6 +71,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         elif _CHANNEL_OF[kind] == channel:
             images.append((case, path))
     _refuse_or_name_foreign(folder, findings, cases, foreign)
+    _refuse_several_years(folder, cases)
     labels += _odd_labels(findings, cases, {case for case, _ in labels})
     for case in sorted(cases.keys() - {case for case, _ in images} - {case for case, _ in labels}):
         findings.remark("missing", f"{channel} of {case}, in {cases[case].parent}")
@@ -114,6 +116,18 @@ def _refuse_or_name_foreign(folder: Path, findings: Findings, cases: dict[str, P
         raise ValueError(
             f"{folder} is not BraTS: expected case folders such as BraTS2021_00000 with BraTS2021_00000_flair.nii.gz, "
             f"or BraTS-GLI-00000-000 with BraTS-GLI-00000-000-t2f.nii.gz{found}"
+        )
+
+
+def _refuse_several_years(folder: Path, cases: dict[str, Path]) -> None:
+    years: dict[str, str] = {}
+    for case in cases:
+        older = _CASE_TO_2021.fullmatch(case)
+        years.setdefault(f"20{older['year']}" if older else "2023", case)
+    if len(years) > 1:
+        raise ValueError(
+            f"{folder} holds BraTS {' and '.join(sorted(years))} ({', '.join(years.values())}), which have the same "
+            "patients under other numbers; expected the folder of one year"
         )
 
 

@@ -74,12 +74,13 @@ def test_cases_of_2023_are_grouped_by_patient(tmp_path: Path, above: str) -> Non
     ("channel", "number"),
     [("t1", 0), ("t1ce", 1), ("T1gd", 1), ("t2", 2), ("t2w", 2), ("FLAIR", 3), ("t2f", 3)],
 )
-def test_the_channel_is_chosen_under_the_names_of_all_years(tmp_path: Path, channel: str, number: int) -> None:
-    case(tmp_path / "d", "BraTS2021_00001", 1)
-    case(tmp_path / "d", "BraTS-GLI-00002-000", 2)
+@pytest.mark.parametrize("name", ["BraTS2021_00001", "BraTS-GLI-00002-000"])
+def test_the_channel_is_chosen_under_the_names_of_all_years(
+    tmp_path: Path, channel: str, number: int, name: str
+) -> None:
+    case(tmp_path / "d", name, 1)
     made = prepare("brats_mr", tmp_path / "d", tmp_path / "out", "--channel", channel)
-    assert (made.image("BraTS2021_00001") == noise(10 + number)).all()
-    assert (made.image("BraTS-GLI-00002-000") == noise(20 + number)).all()
+    assert (made.image(name) == noise(10 + number)).all()
     assert made.content["channel"] == OLD[number]
 
 
@@ -115,13 +116,29 @@ def test_a_missing_sequence_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("BraTS2021_00001", 3), ("BraTS-GLI-00001-000", 4)])
 def test_the_values_of_another_year_are_an_error(tmp_path: Path, name: str, value: int) -> None:
-    case(tmp_path / "d", "BraTS2021_00009", 9)
+    whole = f"{name[:10]}0009{name[14:]}"
+    case(tmp_path / "d", whole, 9)
     folder = case(tmp_path / "d", name, 1)
     volume(next(folder.glob("*seg*")), blocks(1, (1, 2, value)))
     made = prepare("brats_mr", tmp_path / "d", tmp_path / "out")
     assert made.status == 1
     assert f"holds the value {value}, expected 0 or one of" in made.remarks("faulty")[0]
-    assert names(made) == {"BraTS2021_00009"}
+    assert names(made) == {whole}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "years"),
+    [
+        ("BraTS2021_00001", "BraTS-GLI-00001-000", "2021 and 2023"),
+        ("Brats18_2013_2_1", "BraTS20_Training_001", "2018 and 2020"),
+        ("BraTS19_2013_2_1", "Brats17_2013_2_1", "2017 and 2019"),
+    ],
+)
+def test_several_years_are_refused(tmp_path: Path, first: str, second: str, years: str) -> None:
+    case(tmp_path / "d", first, 1)
+    case(tmp_path / "d", second, 2)
+    with pytest.raises(ValueError, match=f"holds BraTS {years} .* same patients under other numbers"):
+        prepare("brats_mr", tmp_path / "d", tmp_path / "out")
 
 
 def test_other_tumours_of_2023_are_left_out_by_name(tmp_path: Path) -> None:
