@@ -55,7 +55,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     wanted = _NUMBERS[entry.name]
     later = [path for number, path in images if int(number) > 600]
     if later:
-        findings.remark("ignored", f"{len(later)} scans of another, unlabelled release: {later[0]} and others")
+        findings.remark("ignored", f"scans of another, unlabelled release ({len(later)}): {later[0]} and on")
     pairs = pair(findings, _among(images, wanted), _among(labels, wanted))
     remark_other_affines(findings, pairs)
     _copy_licence(findings, files, entry)

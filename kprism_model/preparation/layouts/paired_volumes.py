@@ -90,7 +90,7 @@ def _check_btcv(folder: Path, files: Sequence[Path], pairs: Sequence[Pair], find
             "RawData of BTCV's Abdomen, with img/img0001.nii.gz"
         )
     if averaged:
-        findings.remark("ignored", f"{len(averaged)} averaged images, another set: {averaged[0].parent} and others")
+        findings.remark("ignored", f"averaged images, another set ({len(averaged)} files): {averaged[0]} and on")
     packed = [path for path in files if path.suffix in (".npz", ".h5")]
     if packed and not pairs:
         raise ValueError(

@@ -63,7 +63,7 @@ def test_ct_has_its_numbers_lists_values_and_licence(root: Path, tmp_path: Path,
     assert made.content["licence"] == "CC BY 4.0 (Zenodo record); the download's dataset.json says: CC-BY-SA 4.0"
     assert made.content["modality"] == {"0": "CT"}
     assert [Path(path).name for path in made.remarks("unlabelled")] == ["amos_0002.nii.gz"]
-    assert "1 scans of another, unlabelled release" in made.remarks("ignored")[0]
+    assert "scans of another, unlabelled release (1)" in made.remarks("ignored")[0]
     assert "amos_5001.nii.gz" in made.remarks("ignored")[0]
 
 

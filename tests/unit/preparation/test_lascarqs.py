@@ -58,6 +58,15 @@ def test_task_1_has_cavity_and_scar(tmp_path: Path, place: str) -> None:
     assert (made.image("task1_train_2") == noise(2, SHAPE)).all()
 
 
+@pytest.mark.parametrize("below", ["task1", "task1/train_data"])
+def test_the_name_of_the_task_may_be_above_the_folder(tmp_path: Path, below: str) -> None:
+    task1(tmp_path / "task1")
+    (tmp_path / "task1" / "train_data" / "train_1" / "scarSegImgM.nii.gz").unlink()
+    made = prepare("lascarqs_mr", tmp_path / below, tmp_path / "out")
+    assert names(made) == {f"task1_train_{n}" for n in range(2, 6)}
+    assert made.remarks("missing")[0].startswith("scarSegImgM beside")
+
+
 @pytest.mark.parametrize("place", ["task2", "LA cavity segmentation（MRI）", "unpacked"])
 def test_task_2_has_the_cavity(tmp_path: Path, place: str) -> None:
     task2(tmp_path / "d" / place)

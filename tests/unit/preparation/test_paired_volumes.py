@@ -55,7 +55,7 @@ def test_btcv_in_all_its_folders(tmp_path: Path, below: str, folders: dict[str, 
         *("portal vein and splenic vein", "pancreas", "right adrenal gland", "left adrenal gland")
     ]
     assert [Path(path).name for path in made.remarks("unlabelled")] == ["img0061.nii.gz"]
-    assert "1 averaged images, another set" in made.remarks("ignored")[0]
+    assert "averaged images, another set (1 files)" in made.remarks("ignored")[0]
 
 
 def test_labels_of_gibson_are_refused(tmp_path: Path) -> None:
