@@ -145,7 +145,7 @@ def mapped_values(values: NDArray[Any], indices: Mapping[int, int], path: Path) 
 def label_counts(labels: LabelMap) -> NDArray[np.int64]:
     """How many voxels have each of the label indices 0 to 255."""
     flat = labels.reshape(-1)
-    parts = range(0, len(flat), _VALUES_AT_ONCE)  # all at once, bincount would need eight bytes for each voxel
+    parts = range(0, max(1, len(flat)), _VALUES_AT_ONCE)  # all at once, bincount would need eight bytes for each voxel
     counts = [np.bincount(flat[start : start + _VALUES_AT_ONCE], minlength=256) for start in parts]
     total: NDArray[np.int64] = np.sum(counts, axis=0, dtype=np.int64)
     return total
@@ -153,13 +153,14 @@ def label_counts(labels: LabelMap) -> NDArray[np.int64]:
 
 def mask_values(path: Path, grid: Grid) -> NDArray[np.uint8]:
     """The brightest channel of a mask, 8-bit (rows, columns); ValueError if it is not a picture of this size."""
+    values: NDArray[np.uint8]
     with _opened(path, grid) as picture:
         if picture.mode in ("1", "L"):
             return np.asarray(picture.convert("L"))
         if picture.mode == "P" and (palette := picture.getpalette("RGB")):
             brightest = np.zeros(256, np.uint8)
             brightest[: len(palette) // 3] = np.reshape(palette, (-1, 3)).max(axis=-1)
-            values: NDArray[np.uint8] = brightest[np.asarray(picture)]
+            values = brightest[np.asarray(picture)]
             return values
     values = read_rgb(path, grid).max(axis=-1)
     return values

@@ -75,9 +75,9 @@ def _tile(out: Path, record: CaseRecord) -> tuple[str, Image.Image]:
 
 def _slice(out: Path, record: CaseRecord) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     if not record.spacing:
-        image, labels = read_picture(out / record.image), read_picture(out / record.label)
-        step = max(1, min(labels.shape) // (2 * _SIDE))  # of a large picture every so many pixels are enough
-        return image[::step, ::step].astype(np.float32), labels[::step, ::step]
+        step = max(1, min(record.shape) // (2 * _SIDE))  # of a large picture every so many pixels are enough
+        picture = read_picture(out / record.image)[::step, ::step]
+        return picture.astype(np.float32), read_picture(out / record.label)[::step, ::step]
     label: Any = nib.load(out / record.label)
     orientation = SliceOrientation.of(label.affine, label.shape)
     labels = orientation.to_slices(np.asarray(label.dataobj))

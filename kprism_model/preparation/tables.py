@@ -24,7 +24,7 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     """
     rows = list(_rows(path))
     for place, (_, header) in enumerate(rows[:_HEADER_ROWS]):
-        names = [name.casefold() for name in header]
+        names = [name.lower() for name in header]
         if set(columns) <= set(names):
             return [
                 (number, {name: text for name, text in zip(names, row, strict=False) if name})
@@ -61,7 +61,7 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
 def _sheet_rows(book: zipfile.ZipFile) -> Iterator[tuple[int, list[str]]]:
     shared: list[str] = []
     if "xl/sharedStrings.xml" in book.namelist():
-        shared = [_text(item) for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml")).iter("{*}si")]
+        shared = [_text(item) for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml")).iterfind("{*}si")]
     sheet = ElementTree.fromstring(book.read(_first_sheet(book)))
     number = 0
     for row in sheet.iterfind("{*}sheetData/{*}row"):

@@ -39,7 +39,7 @@ _COMPARED = 9  # pictures in which the brightness tells whether x and y are swap
 
 def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Findings:
     """The pictures with a disc and a cup of the chosen expert, 1 unless another is named; both eyes are one patient."""
-    expert = options.expert or "1"
+    expert = "1" if options.expert is None else options.expert
     if expert not in _EXPERTS:
         raise ValueError(f"--expert must be 1, 2 or both (where both agree), got {expert!r}")
     root = one_root(folder, _is_root, "the folders FundusImages and ExpertsSegmentations/Contours")
@@ -101,7 +101,8 @@ def _remark_cup(findings: Findings, case: FoundCase) -> None:
         outer, inner = case.label.masks(case.image.grid())
     except ValueError:
         return
-    if outside := int((inner & ~outer).sum()):
+    outside = int((inner & ~outer).sum())
+    if 0 < outside < inner.sum():
         sentence = f"{outside} of {int(inner.sum())} pixels of the cup are outside the disc and are left out"
         findings.remark("note", f"{case.name}: {sentence}")
 
