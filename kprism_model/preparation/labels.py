@@ -176,7 +176,7 @@ def read_rgb(path: Path, grid: Grid) -> NDArray[np.uint8]:
             return np.repeat(grey[..., None], 3, axis=-1)
         if picture.mode == "1":
             return np.asarray(picture.convert("L").convert("RGB"))
-        return np.asarray(picture.convert("RGB"))
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 @contextmanager

@@ -52,7 +52,8 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         findings.remark("ignored", f"{path}, which is still packed")
     for path in files["test"].values():
         findings.remark("unlabelled", str(path))
-    findings.remark("note", "each pixel of a mask has the class of the nearest colour; no patient numbers exist")
+    findings.remark("note", "each pixel of a mask has the class of the nearest colour")
+    findings.remark("note", "no patient numbers exist: pictures of one person may be on several lists")
     colours = {read_colour(text): index for text, index in entry.indices.items()}
     for name, path, mask in paired(files["train"], files["train_gt"], findings):
         findings.cases.append(FoundCase(name, name, None, StoredImage(path), ColourMask(mask, colours)))

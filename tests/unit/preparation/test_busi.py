@@ -39,7 +39,7 @@ def test_masks_are_joined_and_normal_pictures_are_empty(download: Path, tmp_path
     assert (made.image("benign_001") == colour_noise(1)).all()
     assert sum(len(made.names(split)) for split in ("training", "validation", "test")) == 17
     with Image.open(tmp_path.parent / f"{tmp_path.name}_out" / "overview.png") as sheet:
-        assert sheet.width == 1024
+        assert sheet.size == (1056, 3 * 282 + 20)  # twelve tiles and a legend
 
 
 def test_pictures_and_masks_without_each_other_are_named(download: Path, tmp_path: Path) -> None:
