@@ -56,12 +56,21 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES
 
 
-def add_file(files: dict[str, Path], name: str, path: Path, findings: Findings) -> None:
-    """Add the file of a case, unless there is one: then it is remarked, and the first one stays."""
+def add_file(files: dict[str, Path], name: str, path: Path, findings: Findings, unclear: set[str]) -> None:
+    """Add the file of a case. A copy of one that is there is remarked; another content makes the case `unclear`."""
     first = files.setdefault(name, path)
-    if first is not path:
-        is_copy = filecmp.cmp(first, path, shallow=False)
-        findings.remark("doubled", f"{path} {'is a copy of' if is_copy else 'differs from'} {first}, which is used")
+    if first is path:
+        return
+    if filecmp.cmp(first, path, shallow=False):
+        findings.remark("doubled", f"{path} is a copy of {first}, which is used")
+    else:
+        findings.remark("faulty", f"{path} differs from {first}, so the case is left out")
+        unclear.add(name)
+
+
+def leave_out(findings: Findings, unclear: Collection[str]) -> None:
+    """Leave out the cases of these names."""
+    findings.cases = [case for case in findings.cases if case.name not in unclear]
 
 
 def paired(

@@ -21,7 +21,7 @@ from kprism_model.preparation.files import folders_above, walk
 from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import add_file, is_picture, join_equal_pictures, paired
+from kprism_model.preparation.pictures import add_file, is_picture, join_equal_pictures, leave_out, paired
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -32,6 +32,7 @@ _EXPECTED = "pictures in the folders train and train_gt"
 def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Findings:
     """The pictures of `train` with a mask in `train_gt`; those of `test` have none."""
     findings = Findings()
+    unclear: set[str] = set()
     files: dict[str, dict[str, Path]] = {name: {} for name in _FOLDERS}
     packed: list[Path] = []
     for path in walk(folder):
@@ -42,7 +43,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
             if path.suffix.lower() != ".csv":
                 findings.remark("ignored", str(path))
         else:
-            add_file(files[place], path.stem.casefold(), path, findings)
+            add_file(files[place], path.stem.casefold(), path, findings, unclear)
     lacking = [name for name in ("train", "train_gt") if not files[name]]
     if lacking:
         names = ", ".join(path.name for path in packed)
@@ -57,5 +58,6 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     colours = {read_colour(text): index for text, index in entry.indices.items()}
     for name, path, mask in paired(files["train"], files["train_gt"], findings):
         findings.cases.append(FoundCase(name, name, None, StoredImage(path), ColourMask(mask, colours)))
+    leave_out(findings, unclear)
     join_equal_pictures(findings)
     return findings

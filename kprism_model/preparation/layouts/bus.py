@@ -21,7 +21,7 @@ from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import add_file, is_picture, join_equal_pictures, paired
+from kprism_model.preparation.pictures import add_file, is_picture, join_equal_pictures, leave_out, paired
 from kprism_model.preparation.tables import TABLE_SUFFIXES, read_table
 
 OPTIONS: frozenset[str] = frozenset()
@@ -33,6 +33,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     """The pictures that have a mask and a row of the table."""
     root = one_root(folder, _is_root, "folders original and GT with pictures such as 000001.png, and DatasetB.xlsx")
     findings = Findings()
+    unclear: set[str] = set()
     table = _table(root)
     kinds = _kinds(table, entry, findings)
     files: dict[str, dict[str, Path]] = {"original": {}, "gt": {}}
@@ -42,7 +43,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         if place is None or match is None or not is_picture(path):
             findings.remark("ignored", str(path))
         else:
-            add_file(place, f"{int(match[1]):06d}", path, findings)
+            add_file(place, f"{int(match[1]):06d}", path, findings, unclear)
     for name in sorted(set(kinds) - set(files["original"])):
         findings.remark("missing", f"the picture {name}, which {table} lists")
     findings.remark("note", "no patient numbers exist: each picture counts as a patient")
@@ -51,6 +52,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
             findings.remark("missing", f"the type of {path} in {table}")
         elif kinds[name]:
             findings.cases.append(FoundCase(name, name, None, StoredImage(path), MaskPictures((mask,), kinds[name])))
+    leave_out(findings, unclear)
     join_equal_pictures(findings)
     return findings
 

@@ -34,7 +34,7 @@ from kprism_model.preparation.files import folders_above, walk
 from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import GreyPicture, add_file, join_equal_pictures, paired
+from kprism_model.preparation.pictures import GreyPicture, add_file, join_equal_pictures, leave_out, paired
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -54,6 +54,7 @@ _EXPECTED = (
 def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Findings:
     """The pictures with a mask of both lungs; those of Shenzhen may have none."""
     findings = Findings()
+    unclear: set[str] = set()
     files: dict[str, dict[str, Path]] = {place: {} for place in _PLACES.values()}
     for path in walk(folder):
         match = _NAME.fullmatch(path.name)
@@ -63,7 +64,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
                 findings.remark("ignored", str(path))
             continue
         place = next((_PLACES[name] for name in parents if name in _PLACES), "masks" if match["mask"] else "cxr_png")
-        add_file(files[place], match["stem"].upper(), path, findings)
+        add_file(files[place], match["stem"].upper(), path, findings, unclear)
     pictures, masks, doubles = files["cxr_png"], files["masks"], files["test"]
     if not pictures:
         raise ValueError(f"{folder} holds no chest X-rays: expected {_EXPECTED}")
@@ -83,6 +84,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     published = sum(masks[name].stem.casefold().endswith("_mask") for name in masks if name in pictures)
     if published < len(findings.cases):
         findings.remark("note", f"the published code reads {published} of these, whose masks' names end in _mask")
+    leave_out(findings, unclear)
     join_equal_pictures(findings)
     return findings
 

@@ -21,7 +21,7 @@ from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import add_file, join_equal_pictures, paired
+from kprism_model.preparation.pictures import add_file, join_equal_pictures, leave_out, paired
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -35,6 +35,7 @@ _LISTS: dict[str, Split] = {"training": "training", "validation": "validation", 
 def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Findings:
     """The pictures with a mask, on the official list of their folder."""
     findings = Findings()
+    unclear: set[str] = set()
     pictures: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     lists: dict[str, Split] = {}
@@ -47,7 +48,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
                 findings.remark("ignored", str(path))
             continue
         name = match["stem"].upper()
-        add_file(pictures if is_input else masks, name, path, findings)
+        add_file(pictures if is_input else masks, name, path, findings, unclear)
         if is_input:
             lists.setdefault(name, _LISTS[within["list"].casefold()])
     if not pictures or not masks:
@@ -60,5 +61,6 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     (index,) = entry.indices.values()
     for name, path, mask in paired(pictures, masks, findings, held_out):
         findings.cases.append(FoundCase(name, name, lists[name], StoredImage(path), MaskPictures((mask,), index)))
+    leave_out(findings, unclear)
     join_equal_pictures(findings)
     return findings

@@ -24,7 +24,7 @@ from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import add_file, is_picture, join_equal_pictures, paired
+from kprism_model.preparation.pictures import add_file, is_picture, join_equal_pictures, leave_out, paired
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -42,6 +42,7 @@ _EXPECTED = "folders such as Task1_patch_level/train/56Nx/12_116/img and mask"
 def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Findings:
     """The patches with a mask; their list is that of the folder, their patient is the animal."""
     findings = Findings()
+    unclear: set[str] = set()
     masks: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
     places: dict[str, tuple[str, Split | None]] = {}
@@ -58,7 +59,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     for case in sorted(cases):
         split = next((_LISTS[name] for name in folders_above(case, folder) if name in _LISTS), None)
         for name, path, is_mask in _files(case):
-            add_file(masks if is_mask else pictures, name, path, findings)
+            add_file(masks if is_mask else pictures, name, path, findings, unclear)
             places.setdefault(name, (_animal(case), split))
     if slides and not cases:
         raise ValueError(f"{folder} holds {slides} whole slides (task 2), expected the patches of task 1: {_EXPECTED}")
@@ -70,6 +71,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     for name, path, mask in paired(pictures, masks, findings):
         patient, split = places[name]
         findings.cases.append(FoundCase(name, patient, split, StoredImage(path), MaskPictures((mask,), index)))
+    leave_out(findings, unclear)
     join_equal_pictures(findings)
     return findings
 

@@ -25,7 +25,7 @@ from kprism_model.preparation.files import entries, folders_above, one_root, wal
 from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import PICTURE_ERRORS, Grid, StoredImage
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import add_file, join_equal_pictures
+from kprism_model.preparation.pictures import add_file, join_equal_pictures, leave_out
 
 OPTIONS: frozenset[str] = frozenset({"expert"})
 
@@ -44,6 +44,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         raise ValueError(f"--expert must be 1, 2 or both (where both agree), got {expert!r}")
     root = one_root(folder, _is_root, "the folders FundusImages and ExpertsSegmentations/Contours")
     findings = Findings()
+    unclear: set[str] = set()
     pictures: dict[str, Path] = {}
     contours: dict[str, Path] = {}
     for path in walk(root):
@@ -51,10 +52,10 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         if _NOT_READ & set(folders_above(path, root)[:-1]):
             continue
         if picture := _PICTURE.fullmatch(name):
-            add_file(pictures, (picture[1] + picture[2]).upper(), path, findings)
+            add_file(pictures, (picture[1] + picture[2]).upper(), path, findings, unclear)
         elif contour := _CONTOUR.fullmatch(name):
             eye, part = (contour[1] + contour[2]).upper(), contour[3].lower()
-            add_file(contours, f"{eye}_{part}_exp{contour[4]}.txt", path, findings)
+            add_file(contours, f"{eye}_{part}_exp{contour[4]}.txt", path, findings, unclear)
         elif _COPY.fullmatch(name):
             findings.remark("doubled", f"{path}, a copy that is not read")
         else:
@@ -63,6 +64,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         findings.remark("missing", f"the picture of {contours[key]}")
     for name, path in sorted(pictures.items()):
         _add_eye(findings, name, path, contours, _EXPERTS[expert], entry)
+    leave_out(findings, {name.split("_")[0] for name in unclear})
     findings.about["expert"] = expert
     _check_axes(findings)
     for case in findings.cases:

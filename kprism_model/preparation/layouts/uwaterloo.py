@@ -21,7 +21,7 @@ from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import add_file, join_equal_pictures, paired
+from kprism_model.preparation.pictures import add_file, join_equal_pictures, leave_out, paired
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -31,6 +31,7 @@ _NAME = re.compile(r"(?P<stem>.+)_(?P<kind>orig|contour)\.(?:jpe?g|png|bmp)", re
 def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Findings:
     """All pictures with a mask; a name is made of the kind, the source and the stem."""
     findings = Findings()
+    unclear: set[str] = set()
     files: dict[str, dict[str, Path]] = {"orig": {}, "contour": {}}
     for path in walk(folder.resolve()):
         match = _NAME.fullmatch(path.name)
@@ -40,7 +41,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
             continue
         stem = re.sub(r"\s+", "_", match["stem"])
         name = f"{kind}_{path.parent.name.casefold()}_{stem}"
-        add_file(files[match["kind"].casefold()], name, path, findings)
+        add_file(files[match["kind"].casefold()], name, path, findings, unclear)
     if not files["orig"] or not files["contour"]:
         raise ValueError(
             f"{folder} holds {len(files['orig'])} pictures and {len(files['contour'])} masks of this download, "
@@ -50,5 +51,6 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     (index,) = entry.indices.values()
     for name, path, mask in paired(files["orig"], files["contour"], findings):
         findings.cases.append(FoundCase(name, name, None, StoredImage(path), MaskPictures((mask,), index)))
+    leave_out(findings, unclear)
     join_equal_pictures(findings)
     return findings

@@ -120,7 +120,8 @@ def test_uwaterloo_faults_are_named(uwaterloo: Path, tmp_path: Path) -> None:
     (first / "dermIS" / "D1_orig.jpg").unlink()
     (first / "dermquest" / "10_contour.png").unlink()
     picture(first / "dermquest" / "D1_contour.png", np.zeros((24, 30), np.uint8))
-    picture(uwaterloo / "copy" / "skin_data" / "melanoma" / "dermis" / "10_orig.jpg", colour_noise(77))
+    other = uwaterloo / "copy" / "skin_data" / "melanoma" / "dermis" / "10_orig.jpg"
+    picture(other, colour_noise(77))
     (uwaterloo / "notes.doc").write_bytes(b"x")
     made = prepare("uwaterloo_dermoscopy", uwaterloo, tmp_path / "out")
     assert made.status == 1
@@ -128,8 +129,11 @@ def test_uwaterloo_faults_are_named(uwaterloo: Path, tmp_path: Path) -> None:
         "the picture of ",
         "the mask of ",
     ]
-    assert "differs from" in made.remarks("doubled")[0]
-    assert "D1_contour.png has (24, 30) rows and columns, but its image (24, 32)" in made.remarks("faulty")[0]
+    differing, size = made.remarks("faulty")
+    assert differing == f"{other} differs from {first / 'dermIS' / '10_orig.jpg'}, so the case is left out"
+    assert "D1_contour.png has (24, 30) rows and columns, but its image (24, 32)" in size
+    names = {case.name for cases in made.dataset.splits.values() for case in cases}
+    assert len(names) == 8 and "melanoma_dermis_10" not in names
     assert [Path(path).name for path in made.remarks("ignored")] == ["notes.doc"]
 
 

@@ -104,6 +104,7 @@ def test_missing_contours_and_faulty_ones_are_named(download: Path, tmp_path: Pa
     contour(contours / "RET005OD_cup_exp1.txt", (40, 28, 70, 38))  # leaves the disc by ten columns
     contour(contours / "RET005OS_cup_exp1.txt", (5, 5, 9, 9))  # outside the disc
     contour(contours / "RET009OD_disc_exp1.txt", DISCS["1"], lambda x, y: f"{y} {x}")  # leaves the picture
+    contour(download / "ExpertsSegmentations" / "old" / "RET009OS_cup_exp1.txt", CUPS["2"])
     made = prepare("papila_fundus", download, tmp_path / "out")
     assert made.status == 1
     missing = made.remarks("missing")
@@ -113,11 +114,12 @@ def test_missing_contours_and_faulty_ones_are_named(download: Path, tmp_path: Pa
     assert missing[4].startswith("RET002OD_cup_exp1.txt of ") and missing[4].endswith("RET002OD.jpg")
     assert made.remarks("note") == ["RET005OD: 110 of 341 pixels of the cup are outside the disc and are left out"]
     assert (made.label("RET005OD") == filled(DISCS["1"]) * 1 + filled((50, 28, 70, 38)) * 1).all()
-    outside, leaving = made.remarks("faulty")
+    differing, outside, leaving = made.remarks("faulty")
+    assert "RET009OS_cup_exp1.txt differs from" in differing
     assert "RET005OS_disc_exp1.txt, RET005OS_cup_exp1.txt, the inner contour is wholly outside" in outside
     assert "RET009OD_disc_exp1.txt has x from" in leaving and leaving.endswith("are x and y swapped?")
     names = {case.name for cases in made.dataset.splits.values() for case in cases}
-    assert names == {"RET002OS", "RET004OS", "RET005OD", "RET009OS"}
+    assert names == {"RET002OS", "RET004OS", "RET005OD"}
 
 
 def test_swapped_axes_are_noticed_by_the_brightness(download: Path, tmp_path: Path) -> None:

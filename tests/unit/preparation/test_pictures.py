@@ -13,7 +13,7 @@ from PIL import Image
 from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import Grid, StoredImage
 from kprism_model.preparation.labels import MaskPictures, label_counts, mask_values, read_rgb
-from kprism_model.preparation.pictures import join_equal_pictures
+from kprism_model.preparation.pictures import add_file, join_equal_pictures
 from tests.unit.preparation.downloads import colour_noise, disc, picture
 
 GRID = Grid((24, 32))
@@ -72,6 +72,24 @@ def test_voxels_are_counted_in_parts(shape: tuple[int, ...]) -> None:
     counts = label_counts(labels)
     assert counts.shape == (256,)
     assert counts.tolist() == [int((labels == index).sum()) for index in range(256)]
+
+
+@pytest.mark.parametrize("order", ["abc", "acb", "bca"])
+def test_files_of_one_name(tmp_path: Path, order: str) -> None:
+    for name, content in zip(order, (b"1", b"1", b"2"), strict=True):
+        (tmp_path / name).write_bytes(content)
+    files: dict[str, Path] = {}
+    findings, unclear = Findings(), set[str]()
+    for name in "abc":
+        add_file(files, "case", tmp_path / name, findings, unclear)
+    add_file(files, "other", tmp_path / "a", findings, unclear)
+    assert files == {"case": tmp_path / "a", "other": tmp_path / "a"}
+    assert unclear == {"case"}
+    same = [name for name in "bc" if (tmp_path / name).read_bytes() == (tmp_path / "a").read_bytes()]
+    assert findings.remarks.get("doubled", []) == [
+        f"{tmp_path / name} is a copy of {tmp_path / 'a'}, which is used" for name in same
+    ]
+    assert len(findings.remarks["faulty"]) == 2 - len(same)
 
 
 def found(folder: Path, pixels: dict[str, NDArray[np.uint8]], patients: dict[str, str] | None = None) -> Findings:
