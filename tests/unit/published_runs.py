@@ -105,7 +105,21 @@ def gradients(folder: Path, workers: Workers | None = None) -> dict[str, dict[st
             loss = values[:1].double()
             made.workers.average_values([loss])
             results[name]["loss"] = loss
+            if workers is not None and not frozen:
+                own, mean = statistics(made.model), statistics(made.network())
+                save_file({"own": own, "mean": mean}, folder / f"statistics of {mode_of(name)}.safetensors")
     return results
+
+
+def statistics(model: nn.Module) -> Tensor:
+    """All running statistics of batch normalization."""
+    parts = [m.running_mean for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    return torch.cat(parts)
+
+
+def mode_of(case: str) -> str:
+    """The mode of a comparison."""
+    return case.split()[0]
 
 
 def freeze(model: nn.Module) -> None:

@@ -32,8 +32,12 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Gradients:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Gradients:
-    folder = tmp_path_factory.mktemp("two")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path) -> Gradients:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [*torchrun, str(SCRIPT), "gradients", str(folder)]
@@ -83,6 +87,14 @@ def test_in_training_each_process_normalizes_by_its_own_images(one: Gradients, t
     print(f"{mode}: largest difference {difference:.3f} of the largest gradient")
     assert 1e-3 < difference < 2
     assert float(two[f"{mode} training"]["loss"]) == pytest.approx(float(one[f"{mode} training"]["loss"]), rel=0.02)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_checkpoint_has_the_mean_of_the_processes_statistics(two: Gradients, folder: Path, mode: str) -> None:
+    found = [load_file(folder / str(rank) / f"statistics of {mode}.safetensors") for rank in range(2)]
+    assert not torch.equal(found[0]["own"], found[1]["own"])
+    mean = (found[0]["own"] + found[1]["own"]) / 2
+    assert torch.equal(found[0]["mean"], mean) and torch.equal(found[1]["mean"], mean)
 
 
 @pytest.mark.parametrize("mode", MODES)
