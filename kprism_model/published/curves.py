@@ -76,15 +76,19 @@ class _Bar:
             self._bar.close()
 
 
+def check_mlflow(uri: str) -> None:
+    """ValueError if MLflow is asked for and not installed."""
+    if uri and importlib.util.find_spec("mlflow") is None:
+        raise ValueError(f"--mlflow {uri}: MLflow is not installed; `pip install mlflow-skinny` adds it")
+
+
 class MlflowTracker:
     """Sends the mean loss and Dice of every `every` steps to the MLflow server or database `uri`.
 
-    A server that cannot be reached is reported once and does not stop the training. ValueError if MLflow is missing.
+    A server that cannot be reached is reported once and does not stop the training.
     """
 
     def __init__(self, uri: str, folder: Path, parameters: Mapping[str, Any], every: int = 100) -> None:
-        if importlib.util.find_spec("mlflow") is None:
-            raise ValueError(f"--mlflow {uri}: MLflow is not installed; `pip install mlflow-skinny` adds it")
         self._uri, self._every = uri, every
         self._sums: dict[str, list[float]] = {}
         self._count = 0

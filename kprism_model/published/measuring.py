@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import resource
 import time
-from dataclasses import dataclass
 from itertools import count, islice
+from typing import NamedTuple
 
 import torch
 
@@ -14,8 +14,7 @@ from kprism_model.published.training import PublishedTraining
 from kprism_model.training.schedule import MODES
 
 
-@dataclass(frozen=True)
-class StepCost:
+class StepCost(NamedTuple):
     """seconds: of a step of the slowest process, the mean over modes by their shares. peak_bytes: of a GPU's memory.
 
     On a CPU `peak_bytes` are those of this process so far, with all that it holds.
@@ -28,7 +27,8 @@ class StepCost:
 def measure(training: PublishedTraining, rounds: int = 2) -> StepCost:
     """Make `rounds` steps of each mode, after one that does not count; weights and statistics stay as they are.
 
-    All processes must call it. It includes making the batches, one after the other.
+    All processes must call it. Batches are made between the steps, not beside them, and their time does not count:
+    `loaders` hide it in a training. torch.OutOfMemoryError passes through.
     """
     if rounds < 1:
         raise ValueError(f"a step cannot be measured in {rounds} rounds")
@@ -51,8 +51,9 @@ def measure(training: PublishedTraining, rounds: int = 2) -> StepCost:
 
 
 def _timed(training: PublishedTraining, step: int) -> float:
+    batches = training.batches(step)
     start = time.perf_counter()
-    float(training.gradients(step)[0])  # waits for the device
+    float(training.gradients(batches)[0])  # waits for the forward passes
     if training.device.type == "cuda":
         torch.cuda.synchronize(training.device)
     return time.perf_counter() - start

@@ -39,13 +39,12 @@ class Place(NamedTuple):
     reference: tuple[int, Draw] | None
 
 
-def sampling_weights(store: SliceStore, given: Mapping[str, float]) -> dict[str, float]:
-    """The weight of each slice of each set: from `given`, else the published one.
+def sampling_weights(names: Sequence[str], given: Mapping[str, float]) -> dict[str, float]:
+    """The weight of each slice of each of the data sets `names`: from `given`, else the published one.
 
-    ValueError for a set that the published training has not and that `given` does not name, for a name that is no set
-    of the store, and for a weight that is not above 0.
+    ValueError for a set that the published training has not and that `given` does not name, for a name in `given` that
+    is no set, and for a weight that is not above 0.
     """
-    names = [slice_set.name for slice_set in store.sets]
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise ValueError(f"--weight names {', '.join(unknown)}, but the data sets are {', '.join(names)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kprism_model.interaction.simulated_user import CentralClicks
+from kprism_model.interaction.simulated_user import CentralClicks, Clicks
 from kprism_model.losses import full_size_mask_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
@@ -27,7 +27,7 @@ class PublishedStep(nn.Module):
     def __init__(self, model: KPrism, recipe: PublishedRecipe) -> None:
         super().__init__()
         self.model, self.recipe = model, recipe
-        self._user = CentralClicks()
+        self._user: Clicks = CentralClicks()
 
     def forward(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
         """The loss to differentiate, and the mean Dice (2,) of the first and of the last masks, without gradient.

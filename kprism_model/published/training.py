@@ -15,7 +15,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ _FETCH_EVERY = 10  # steps whose values are fetched from a GPU together, so that
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the training is run; nothing here changes what is learned.
+    """How the training is run; nothing here changes what is learned. ValueError for what only a GPU can do.
 
     loaders: processes that make the batches, 0 for a thread. images_at_once: images in a forward pass of a process, by
     default all that fall to it; fewer take more passes a step and less memory. recompute: keep no activations inside of
@@ -57,6 +57,14 @@ class RunOptions:
     recompute: bool = False
     sync_batch_norm: bool = False
     save_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what only a GPU can do."""
+        if self.sync_batch_norm and not self.device.startswith("cuda"):
+            raise ValueError(
+                f"batch normalization can be synchronized on GPUs only, not on {self.device!r}: "
+                "leave --sync-batch-norm out"
+            )
 
 
 def parts_of_batch(batch: int, workers: int, images_at_once: int | None) -> tuple[int, int]:
@@ -74,8 +82,7 @@ class PublishedTraining:
     """Trains a network of `config` as the sampler's recipe says; `folder` holds all that is needed to resume.
 
     Only the first of the `workers` writes. `after_epoch` is called by every process at the end of each epoch.
-    ValueError if `folder` holds the state of another run, if the batch cannot be divided, or if batch normalization is
-    to be synchronized on a CPU.
+    ValueError if `folder` holds the state of another run, or if the batch cannot be divided.
     """
 
     def __init__(
@@ -92,8 +99,6 @@ class PublishedTraining:
         self.workers = workers or Workers()
         self.device = self.workers.device(options.device)
         self._parts, self._images = parts_of_batch(self.recipe.batch, self.workers.count, options.images_at_once)
-        if options.sync_batch_norm and self.device.type == "cpu":
-            raise ValueError("batch normalization can be synchronized on GPUs only: leave --sync-batch-norm out")
         self.autocast_type = autocast_type(options.precision, self.device)
         torch.manual_seed(sampler.seed)
         model = KPrism(config)
@@ -129,7 +134,7 @@ class PublishedTraining:
         """Share of the time in which this process waited for batches; a GPU waits at most so long for them."""
         return self.waited / self.seconds if self.seconds else 0.0
 
-    def steps(self) -> Iterator[dict[str, float]]:
+    def steps(self) -> Generator[dict[str, float]]:
         """Train to the end, or until SIGTERM asks to stop; yields the record of each step, which is in the log already.
 
         The state is saved every few minutes and at the end. After SIGTERM `stopped` is true.
@@ -162,12 +167,16 @@ class PublishedTraining:
         save_state(self.folder, self.step, parts, {"seconds": self.seconds, "waited": self.waited, **self._identity()})
         self._saved_step = self.step
 
-    def gradients(self, step: int) -> Tensor:
+    def batches(self, step: int) -> list[RawBatch]:
+        """The parts of a step that fall to this process."""
+        return [self._draw(step * self._parts + part) for part in range(self._parts)]
+
+    def gradients(self, batches: Iterable[RawBatch]) -> Tensor:
         """Leave the gradients of a step in the parameters; returns its loss and Dice (3,) in this process."""
         self.optimizer.zero_grad()
         values = torch.zeros(3, device=self.device)
-        for part in range(self._parts):
-            values += self._backward(self._draw(step * self._parts + part), part)
+        for part, raw in enumerate(batches):
+            values += self._backward(raw, part)
         return values
 
     def _train(self) -> Iterator[list[dict[str, float]]]:
@@ -191,19 +200,21 @@ class PublishedTraining:
         rate = self.recipe.rate_at(self.epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad()
-        values = torch.zeros(3, device=self.device)
-        for part in range(self._parts):
-            begin = time.monotonic()
-            raw = next(batches)
-            self.waited += time.monotonic() - begin
-            values += self._backward(raw, part)
+        values = self.gradients(self._waited_for(batches))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         step_if_finite(self.optimizer, norm)
         mode, (loss, first, last) = self.sampler.mode(self.step), values
         record = {"step": self.step, "rate": rate, "loss": loss, mode: first, f"{mode}_last": last}
         self.step += 1
         return record
+
+    def _waited_for(self, batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
+        """The next parts of a step; the time until they are there is counted."""
+        for _ in range(self._parts):
+            begin = time.monotonic()
+            raw = next(batches)
+            self.waited += time.monotonic() - begin
+            yield raw
 
     def _backward(self, raw: RawBatch, part: int) -> Tensor:
         """Add the gradients of one part of a step; returns its share of the step's loss and Dice (3,)."""

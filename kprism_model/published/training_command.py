@@ -18,11 +18,13 @@ from typing import Any
 import torch
 
 from kprism_model.checkpoint import checkpoint_stem, save_checkpoint
+from kprism_model.data.building import build_store
+from kprism_model.data.datasets import read_dataset
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
 from kprism_model.named_values import named_values
 from kprism_model.network.kprism import KPrism
-from kprism_model.published.curves import MlflowTracker, watch
+from kprism_model.published.curves import MlflowTracker, check_mlflow, watch
 from kprism_model.published.recipe import PublishedRecipe
 from kprism_model.published.sampling import PublishedSampler, sampling_weights
 from kprism_model.published.training import PublishedTraining, RunOptions, parts_of_batch
@@ -93,13 +95,15 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the options say; a run that was stopped is resumed by the same command."""
-    given = named_values("--weight", arguments.weight)
-    checkpoint_stem(arguments.out)  # a bad name is reported before the days of training
+    # What is wrong is reported before the hours of making slices and the days of training.
+    checkpoint_stem(arguments.out)
+    check_mlflow(arguments.mlflow)
     recipe, options = _recipe(arguments), _options(arguments)
+    names = [read_dataset(folder).name for folder in arguments.data]
+    weights = sampling_weights(names, named_values("--weight", arguments.weight))
     workers = Workers.join(arguments.device)
-    parts_of_batch(recipe.batch, workers.count, options.images_at_once)  # reported before slices are made
+    parts_of_batch(recipe.batch, workers.count, options.images_at_once)
     store = open_store(arguments, workers)
-    weights = sampling_weights(store, given)
     sampler = PublishedSampler(store, recipe, weights, seed=arguments.seed)
     heads = _sampler_for_heads(store, sampler, weights)
     config = config_with_kinds(recipe.network(num_classes=len(sampler.registry)), store.sets)
@@ -133,9 +137,6 @@ def open_store(arguments: argparse.Namespace, workers: Workers) -> SliceStore:
     """The slices of the training lists at the recipe's size: the first process makes them, the others open them."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
-        # It reads image files with nibabel, which nothing else here needs.
-        from kprism_model.data.building import build_store
-
         store = build_store(arguments.data, path, split="training", size=arguments.size)
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)

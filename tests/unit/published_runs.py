@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small published training for the tests, in this process or in those of `torchrun`, and the gradients of its steps.
 
-    python published_runs.py gradients OUT [torchrun starts several of them]
-    python published_runs.py train RUN_FOLDER LOADERS SAVE_MINUTES
+python published_runs.py gradients OUT [torchrun starts several of them]
+python published_runs.py train RUN_FOLDER LOADERS SAVE_MINUTES
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def gradients(folder: Path, workers: Workers | None = None) -> dict[str, dict[st
             made = training(folder / name, recipe, options, workers)
             if frozen:
                 freeze(made.model)
-            values = made.gradients(1)
+            values = made.gradients(made.batches(1))
             results[name] = {
                 key: parameter.grad.double().contiguous()
                 for key, parameter in made.model.named_parameters()

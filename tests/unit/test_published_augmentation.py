@@ -54,7 +54,9 @@ def test_a_flip_turns_the_image_and_leaves_its_padding_where_it_is(rows: int, co
 @pytest.mark.parametrize("degrees", [-45.0, 10.0, 45.0])
 @pytest.mark.parametrize("scale", [0.95, 1.05])
 @pytest.mark.parametrize("shift", [(0.05, -0.05), (0.0, 0.0)])
-def test_shift_scale_and_rotation_are_about_the_middle(degrees: float, scale: float, shift: tuple[float, float]) -> None:
+def test_shift_scale_and_rotation_are_about_the_middle(
+    degrees: float, scale: float, shift: tuple[float, float]
+) -> None:
     """Against SciPy: where a pixel (row, column) of the result comes from, with zeros from outside."""
     image, mask = changed(Draw(angle=math.radians(degrees), scale=scale, shift=shift))
     angle, middle = math.radians(degrees), (SIZE - 1) / 2
@@ -107,9 +109,7 @@ def test_blur_is_gaussian(side: int) -> None:
     images, masks, _ = picture()
     sigma = 0.3 * ((side - 1) / 2 - 1) + 0.8
     for channel in range(3):
-        expected = ndimage.gaussian_filter(
-            images[0, channel].numpy() / 255, sigma, mode="mirror", radius=side // 2
-        )
+        expected = ndimage.gaussian_filter(images[0, channel].numpy() / 255, sigma, mode="mirror", radius=side // 2)
         np.testing.assert_allclose(image[channel], expected, atol=1e-4)
     np.testing.assert_array_equal(mask, masks[0, 0].numpy())
 

@@ -26,6 +26,7 @@ from kprism_model.training import heads
 from kprism_model.training.kinds import fit_kinds
 from kprism_model.training.presence import fit_presence
 from tests.unit.dataset_files import rectangle, write_dataset
+from tests.unit.test_pack_training import BLOCKED
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
@@ -153,3 +154,19 @@ def test_two_processes_stop_and_go_on(data: list[Path], tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(STEPS))
     assert load_checkpoint(tmp_path / "new").metadata["training"]["processes"] == 2
+
+
+def test_the_benchmark_runs_where_only_the_training_packages_are(tmp_path: Path) -> None:
+    """On a GPU machine without MONAI, ignite, nibabel and others."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED}))")
+    places = {**os.environ, "PYTHONPATH": f"{blocked}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    options = ["--preset", "tiny", "--size", "64", "--batch", "2", "--seconds", "0", "--threads", "1"]
+    options += ["--device", "cpu"]
+    command = [sys.executable, "-m", "benchmarks.published_training", "--out", str(tmp_path / "found.json"), *options]
+    done = subprocess.run(command, env=places, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert found["steps of each"] == 1 and set(found["masks a second"]) == {"published", "before"}
+    assert 0 <= found["waiting"] <= 1

@@ -99,9 +99,7 @@ def test_a_checkpoint_has_the_mean_of_the_processes_statistics(two: Gradients, f
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("processes", [1, 2])
-def test_recomputing_activations_changes_no_gradient(
-    one: Gradients, two: Gradients, mode: str, processes: int
-) -> None:
+def test_recomputing_activations_changes_no_gradient(one: Gradients, two: Gradients, mode: str, processes: int) -> None:
     found = one if processes == 1 else two
     kept, recomputed = found[f"{mode} frozen"], found[f"{mode} recomputed"]
     assert kept.keys() == recomputed.keys()

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kprism_model.interaction import batched_clicks
 from kprism_model.interaction.clicks import next_click
 from kprism_model.losses import full_size_mask_loss
+from kprism_model.network import decoder
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
@@ -22,6 +24,7 @@ from kprism_model.published.recipe import PublishedRecipe
 from kprism_model.published.step import PublishedStep
 from kprism_model.training.schedule import MODES
 from tests.unit.published_runs import RECIPE, SIZE
+from tests.unit.unsynchronised import Unsynchronised
 
 
 def test_the_defaults_are_the_published_values() -> None:
@@ -156,8 +159,10 @@ def test_a_step_corrects_its_masks_by_clicks(mode: str) -> None:
     seen = [torch.zeros(2, 1, SIZE, SIZE)] if clicks else []
     for number, layers in enumerate(answers):
         probability = F.interpolate(layers[-1], (SIZE, SIZE), mode="bilinear", align_corners=False).sigmoid()
-        found = 2 * ((probability > 0.5) & (masks > 0.5)).sum((1, 2, 3)) / (
-            (probability > 0.5).sum((1, 2, 3)) + masks.sum((1, 2, 3))
+        found = (
+            2
+            * ((probability > 0.5) & (masks > 0.5)).sum((1, 2, 3))
+            / ((probability > 0.5).sum((1, 2, 3)) + masks.sum((1, 2, 3)))
         )
         if number in (0, 2):
             assert float(dice[number // 2]) == pytest.approx(float(found.mean()), abs=1e-6)
@@ -186,6 +191,29 @@ def test_an_image_without_an_error_gets_no_click() -> None:
     assert labels is not None and labels.tolist() == [[1], [-1]]
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+class ClicksOfGpus:
+    """The clicks of a GPU, on this device."""
+
+    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """As `CentralClicks` on a GPU."""
+        points, labels = batched_clicks.next_clicks(predictions[:, 0] > 0.5, masks[:, 0] > 0.5)
+        return points[:, None], labels[:, None]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_step_on_a_gpu_waits_for_nothing_and_has_the_same_loss(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    step, given = PublishedStep(KPrism(RECIPE.network(num_classes=2)), RECIPE), batch(mode)
+    expected, dice = step(given)
+    monkeypatch.setattr(decoder, "_may_contain_padding", lambda padded: True)  # as on a GPU
+    step._user = ClicksOfGpus()
+    with Unsynchronised():
+        loss, same_dice = step(given)
+        loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert same_dice.tolist() == pytest.approx(dice.tolist(), abs=1e-4)
 
 
 def test_a_step_does_not_depend_on_chance() -> None:

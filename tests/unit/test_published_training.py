@@ -174,9 +174,11 @@ def test_a_batch_that_cannot_be_divided_is_refused(batch: int, workers: int, ima
         parts_of_batch(batch, workers, images)
 
 
-def test_statistics_are_not_synchronized_on_a_cpu(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="on GPUs only: leave --sync-batch-norm out"):
-        training(tmp_path, options=RunOptions(sync_batch_norm=True))
+@pytest.mark.parametrize("device", ["cpu", "mps", "xpu"])
+def test_statistics_are_synchronized_on_gpus_only(device: str) -> None:
+    with pytest.raises(ValueError, match=f"on GPUs only, not on '{device}': leave --sync-batch-norm out"):
+        RunOptions(device=device, sync_batch_norm=True)
+    assert RunOptions(device="cuda", sync_batch_norm=True).sync_batch_norm
 
 
 def test_measuring_leaves_no_trace(tmp_path: Path) -> None:
@@ -194,5 +196,5 @@ def test_measuring_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_fewer_images_at_once_are_other_batches_of_the_same_images(tmp_path: Path) -> None:
     made = training(tmp_path, options=RunOptions(precision="float32", images_at_once=2))
-    whole, parts = made.sampler.batch(3, range(4)), [made._draw(6), made._draw(7)]
+    whole, parts = made.sampler.batch(3, range(4)), made.batches(3)
     assert torch.equal(torch.cat([part.images[:2] for part in parts]), whole.images[:4])
