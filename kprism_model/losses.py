@@ -60,6 +60,23 @@ def mask_loss(
     return torch.stack(losses).mean()
 
 
+def full_size_mask_loss(
+    logits: Sequence[Tensor], target: Tensor, *, dice_weight: float = 5.0, bce_weight: float = 5.0
+) -> Tensor:
+    """The published loss: weighted Dice + BCE of every layer at full size, summed over the decoder's layers.
+
+    `logits`: one (N, 1, h, w) per layer; `target`: (N, 1, H, W) float of 0 and 1. Unlike in `mask_loss`, every layer is
+    enlarged (bilinear). ValueError for an empty list, or a target that does not fit the logits.
+    """
+    if not logits:
+        raise ValueError("full_size_mask_loss needs the logits of at least one decoder layer; the list is empty")
+    losses = []
+    for layer in logits:
+        resized = F.interpolate(layer, size=target.shape[-2:], mode="bilinear", align_corners=False)
+        losses.append(_layer_loss(resized, target, dice_weight, bce_weight, None))
+    return torch.stack(losses).sum()
+
+
 def presence_loss(logits: Tensor, present: Tensor, *, row_weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of the presence logits (N,) with `present` (N,): whether the structure is in the image.
 

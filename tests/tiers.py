@@ -37,6 +37,9 @@ SLOW_FILES = (
     "unit/test_training.py",
     "unit/test_finetune.py",
     "unit/test_pretraining.py",
+    "unit/test_published_command.py",
+    "unit/test_published_processes.py",
+    "unit/test_published_training.py",
     "contract/test_batch.py",
     "interop/test_matrix.py",
 )

@@ -9,6 +9,7 @@ raised in the consumer, at the batch that failed.
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -42,9 +43,15 @@ def prefetched(make: Callable[[int], T], *, start: int, processes: int, pin: boo
         prefetch_factor=_BATCHES_PER_PROCESS,
         pin_memory=pin,
         multiprocessing_context="fork",
+        worker_init_fn=_outlast_termination,
     )
     with closing(_items(loader)) as made:
         yield made
+
+
+def _outlast_termination(_: int) -> None:
+    """Ignore SIGTERM, which schedulers send to a whole group: a training saves its state, and then ends its loaders."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _items(loader: DataLoader[T]) -> Generator[T]:

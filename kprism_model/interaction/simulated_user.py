@@ -40,14 +40,18 @@ def select_rows(applies: Tensor) -> RowSelection | None:
     return RowSelection(numbers, None) if len(numbers) else None
 
 
-class SimulatedUser(Protocol):
+class Clicks(Protocol):
+    """Who clicks. Masks (N, 1, H, W) are float32 of 0 and 1, predictions probabilities."""
+
+    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """One click a row on the largest error: points (N, 1, 2) and labels (N, 1); padding if there is no error."""
+
+
+class SimulatedUser(Clicks, Protocol):
     """The user's part in training. Masks (N, 1, H, W) are float32 of 0 and 1, predictions probabilities."""
 
     def rows(self, applies: Tensor) -> RowSelection | None:
         """The rows for a task that applies where `applies` (B,) is true; None if there are none."""
-
-    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """One click a row on the largest error: points (N, 1, 2) and labels (N, 1); padding if there is no error."""
 
     def scribbles(self, masks: Tensor) -> Scribbles:
         """A positive scribble for each row and, in half of the rows, a negative one close to the object."""
@@ -57,6 +61,19 @@ class SimulatedUser(Protocol):
 
     def propagated_masks(self, masks: Tensor) -> Tensor:
         """Simulated masks of the slice before, shaped as `masks`."""
+
+
+class CentralClicks:
+    """Clicks on the deepest pixel of the largest error, without chance: as in evaluation."""
+
+    def clicks(self, predictions: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Clicks`."""
+        predicted, target = predictions[:, 0] > 0.5, masks[:, 0] > 0.5
+        if masks.device.type != "cpu":
+            points, labels = batched_clicks.next_clicks(predicted, target)
+            return points[:, None], labels[:, None]
+        found, signs = next_clicks(predicted.numpy(), target.numpy())
+        return torch.from_numpy(found)[:, None], torch.from_numpy(signs)[:, None]
 
 
 class RowwiseUser:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from kprism_model.network.config import STRIDES, KPrismConfig
 from kprism_model.network.experts import MixtureCrossAttention, MixtureFeedForward
@@ -139,7 +140,12 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers that visit strides 16, 8, 4 in turn; each predicts a mask that guides the next layer's attention."""
+    """Layers that visit strides 16, 8, 4 in turn; each predicts a mask that guides the next layer's attention.
+
+    With `recompute`, a training keeps no activations inside of the layers and computes them again in the backward pass.
+    """
+
+    recompute = False
 
     def __init__(self, config: KPrismConfig) -> None:
         super().__init__()
@@ -174,9 +180,7 @@ class Decoder(nn.Module):
         count = len(prompts.image_index)
         kept = torch.arange(count, device=prompts.image_index.device)
         pixels: list[Tensor] = []
-        sources: list[
-            Tensor
-        ] = []  # what click tokens read: the embedded pixels, later those after the last three layers
+        sources: list[Tensor] = []  # what click tokens read: embedded pixels, later those after the last three layers
         logits: list[Tensor] = []
         presence = torch.zeros(count, device=kept.device)
         content: Tensor | None = None
@@ -197,7 +201,10 @@ class Decoder(nn.Module):
             if only_classes and content is not None:
                 tokens.content = content
             blocked = None if latest is None else self._blocked(latest, x.shape[1:3], tokens, prompts)
-            content, pixels[level] = layer(tokens, x, positions[level], blocked)
+            if self.recompute and torch.is_grad_enabled():
+                content, pixels[level] = checkpoint(layer, tokens, x, positions[level], blocked, use_reentrant=False)
+            else:
+                content, pixels[level] = layer(tokens, x, positions[level], blocked)
             if level == 2:
                 sources = list(pixels)
             latest = self.heads[level](pixels[level].permute(0, 3, 1, 2))

@@ -87,7 +87,7 @@ def click_discs(points: Tensor, point_labels: Tensor, size: tuple[int, int], rad
     channel = (point_labels == 0).long()[..., None]
     index = (channel * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
     discs = torch.zeros(len(points), 2 * height * width, device=points.device)
-    discs = discs.scatter_reduce(1, index.flatten(1), drawn.flatten(1).float(), "amax")
+    discs = discs.scatter_reduce(1, index.flatten(1), drawn.flatten(1).to(discs.dtype), "amax")
     return discs.view(-1, 2, height, width)
 
 

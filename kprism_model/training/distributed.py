@@ -8,7 +8,7 @@ training calls the encoders and the decoder separately.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -63,12 +63,18 @@ class Workers:
         for parameter in owned:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients: list[Tensor] = [parameter.grad for parameter in owned if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self.average_values([parameter.grad for parameter in owned if parameter.grad is not None])
+
+    @torch.no_grad()
+    def average_values(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type by their means over all processes, in one message."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
         distributed.all_reduce(flat)
         flat /= self.count
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     @torch.no_grad()
     def share_state(self, model: nn.Module) -> None:

@@ -9,10 +9,10 @@ pauses of a stopped process, and starts anew in a resumed one; the second writes
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.step_log import NOT_SCORES
@@ -52,9 +52,16 @@ def training_engine() -> Engine:
     return Engine(lambda _, record: record)
 
 
-def run_engine(engine: Engine, trainer: Trainer) -> None:
-    """Make the trainer's steps the iterations of the engine, until the budget is spent."""
+def run_engine(engine: Engine, trainer: Steps) -> None:
+    """Make the trainer's steps the iterations of the engine, to the end of the training."""
     engine.run(trainer.steps(), max_epochs=1)
+
+
+class Steps(Protocol):
+    """A training whose steps yield their records."""
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """Train to the end."""
 
 
 def attach_tensorboard(engine: Engine, folder: Path) -> None:

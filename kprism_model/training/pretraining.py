@@ -4,16 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kprism_model.checkpoint import Checkpoint, checkpoint_stem, load_checkpoint, save_checkpoint
@@ -25,12 +21,12 @@ from kprism_model.data.slices import SliceStore
 from kprism_model.named_values import named_values
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.efficientnet import read_imagenet
-from kprism_model.network.kprism import KPrism
 from kprism_model.training.distributed import Workers
-from kprism_model.training.kinds import config_with_kinds, fit_kinds, mark_possible, with_kinds
+from kprism_model.training.heads import fit_heads
+from kprism_model.training.kinds import config_with_kinds, with_kinds
 from kprism_model.training.loop import fit
-from kprism_model.training.presence import fit_presence
 from kprism_model.training.pretraining_options import add_arguments, network_config, training_plan
+from kprism_model.training.provenance import command_line, folder_provenance, set_provenance
 from kprism_model.training.slice_validation import split_validation
 from kprism_model.training.snapshots import SnapshotWriter, check_size
 from kprism_model.training.trainer import Trainer
@@ -83,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         model, _ = average_weights(networks, [arguments.mix, 1 - arguments.mix])
     if workers.rank == 0:
         metadata = describe(trainer)
-        metadata["training"] |= _fit_heads(model, sampler, sequences, store, arguments.seed)
+        metadata["training"] |= fit_heads(model, sampler, sequences, store, arguments.seed)
         if snapshots is not None:
             snapshots.write(trainer, model, metadata)
         save_checkpoint(arguments.out, model.cpu(), sampler.registry, metadata=metadata, dtype="float16")
@@ -111,15 +107,6 @@ def _sequences(
         return None
     mixture = SequenceMixture(pseudo=arguments.pseudo)
     return SequenceSampler(store, seed=arguments.seed, dataset_weights=weights, mixture=mixture)
-
-
-def _fit_heads(
-    model: KPrism, sampler: Sampler, sequences: SequenceSampler | None, store: SliceStore, seed: int
-) -> dict[str, dict[str, float]]:
-    """Fit the presence head and the kind head in place; returns their accuracies, for the checkpoint."""
-    presence = fit_presence(model, sampler, sequences)
-    mark_possible(model, sampler.registry, store)
-    return {"presence": presence, "kinds": fit_kinds(model, store, seed=seed)}
 
 
 def _check_mix(share: float, initial: Checkpoint | None, config: KPrismConfig, registry: ClassRegistry) -> None:
@@ -171,7 +158,7 @@ def _metadata(
         "name": arguments.out.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "training": {
-            "command": "python -m kprism_model " + " ".join(_without_folders(sys.argv[1:])),
+            "command": command_line(),
             "hours": round(trainer.seconds / 3600, 3),
             "steps": trainer.step,
             "images": images,
@@ -191,32 +178,5 @@ def _provenances(
 ) -> list[dict[str, Any]]:
     """For each data set, what the licence of the weights depends on."""
     if arguments.pack is None:
-        return [_provenance(folder, weights) for folder in arguments.data]
-    return [
-        {
-            "name": part.name,
-            "modality": part.modality,
-            "licence": part.licence,
-            "cases": len(np.unique(part.case)),
-            "weight": weights.get(part.name, part.weight),
-        }
-        for part in store.sets
-    ]
-
-
-def _provenance(folder: Path, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Name, modality, licence and number of training cases of a data set."""
-    content = json.loads((folder / "dataset.json").read_text())
-    name = content["name"]
-    return {
-        "name": name,
-        "modality": content["modality"]["0"],
-        "licence": content.get("licence", "not stated"),
-        "cases": len(content["training"]),
-        "weight": weights.get(name, 1.0),
-    }
-
-
-def _without_folders(words: Sequence[str]) -> list[str]:
-    """The command without the folders of the machine that ran it."""
-    return [Path(word).name if "/" in word else word for word in words]
+        return [folder_provenance(folder, weights) for folder in arguments.data]
+    return [set_provenance(part, weights) for part in store.sets]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kprism_model.data.batch import Batch
-from kprism_model.interaction.simulated_user import RowSelection, SimulatedUser, select_rows
+from kprism_model.interaction.simulated_user import Clicks, RowSelection, SimulatedUser, select_rows
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import COARSEST_ONLY, Prompts, click_discs
@@ -91,7 +91,7 @@ def without_clicks(previous: Tensor) -> Tensor:
     return F.pad(previous, (0, 0, 0, 0, 2, 0))
 
 
-def with_next_click(prompts: Prompts, probability: Tensor, masks: Tensor, user: SimulatedUser) -> Prompts:
+def with_next_click(prompts: Prompts, probability: Tensor, masks: Tensor, user: Clicks) -> Prompts:
     """The same prompts with one more click for each row, on the largest error of `probability` (N, 1, H, W).
 
     `probability` becomes the previous mask; `masks` (N, 1, H, W) are true.

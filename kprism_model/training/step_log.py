@@ -33,8 +33,10 @@ class PendingRecords:
     def add(self, record: Record) -> list[dict[str, float]]:
         """Add a record; returns all pending records as numbers when there are `every` of them, else none."""
         self._pending.append(record)
-        if len(self._pending) < self.every:
-            return []
+        return self.take() if len(self._pending) >= self.every else []
+
+    def take(self) -> list[dict[str, float]]:
+        """All pending records as numbers."""
         records, self._pending = self._pending, []
         tensors = [value for record in records for value in record.values() if isinstance(value, Tensor)]
         numbers = iter(torch.stack([tensor.double() for tensor in tensors]).tolist() if tensors else ())

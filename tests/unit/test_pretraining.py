@@ -14,7 +14,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.cli.main import main
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.training import pretraining
+from kprism_model.training import heads
 from kprism_model.training.kinds import fit_kinds
 from kprism_model.training.presence import fit_presence
 from tests.unit.dataset_files import rectangle, write_dataset
@@ -33,8 +33,8 @@ def initial(tmp_path: Path) -> Path:
 @pytest.fixture
 def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fitted at the end looks at a few images."""
-    monkeypatch.setattr(pretraining, "fit_presence", partial(fit_presence, batches=6))
-    monkeypatch.setattr(pretraining, "fit_kinds", partial(fit_kinds, images=6))
+    monkeypatch.setattr(heads, "fit_presence", partial(fit_presence, batches=6))
+    monkeypatch.setattr(heads, "fit_kinds", partial(fit_kinds, images=6))
 
 
 def train(folder: Path, *options: object) -> int:
