@@ -21,8 +21,8 @@ from kprism_model.data.case_slices import COLUMNS, Selection
 from kprism_model.data.datasets import open_labels
 from kprism_model.preprocess import evenly_spaced
 
-Measure = Callable[[int], tuple[float, int]]
-"""Makes so many steps of the training; gives the seconds of a step and the most bytes of memory it took."""
+Measure = Callable[[int], tuple[float, int | None]]
+"""Makes so many steps of the training; gives the seconds of a step and the most bytes of memory it took, if known."""
 
 MEASURED_STEPS = 2
 PARAMETER_BYTES = 16

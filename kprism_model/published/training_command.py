@@ -8,7 +8,9 @@ in 8, which share the batch of 16. A training that was stopped or killed goes on
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,13 +20,17 @@ from typing import Any
 import torch
 
 from kprism_model.checkpoint import checkpoint_stem, save_checkpoint
-from kprism_model.data.building import build_store
+from kprism_model.data.building import build_store, select
+from kprism_model.data.case_slices import Selection
 from kprism_model.data.datasets import read_dataset
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceStore
+from kprism_model.files import write_bytes
 from kprism_model.named_values import named_values
 from kprism_model.network.kprism import KPrism
 from kprism_model.published.curves import MlflowTracker, check_mlflow, watch
+from kprism_model.published.plan import Plan
+from kprism_model.published.planning import plan_training, used_structures
 from kprism_model.published.recipe import PublishedRecipe
 from kprism_model.published.sampling import PublishedSampler, sampling_weights
 from kprism_model.published.training import PublishedTraining, RunOptions, parts_of_batch
@@ -32,6 +38,10 @@ from kprism_model.training.distributed import Workers
 from kprism_model.training.heads import fit_heads
 from kprism_model.training.kinds import config_with_kinds
 from kprism_model.training.provenance import command_line, folder_provenance
+from kprism_model.training.run_state import has_state
+
+PLAN_NAME = "plan.json"
+"""File in the folder of a run with its plan."""
 
 TERMINATED = 143
 """Exit status after SIGTERM, as shells count it."""
@@ -62,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where to train; default: a GPU if there is one",
     )
     machine.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto")
+    machine.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        help="processes that store the slices before the training (default: %(default)s)",
+    )
     machine.add_argument("--loaders", type=int, default=0, help="processes that make batches; default: one thread")
     machine.add_argument(
         "--images-at-once",
@@ -73,6 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--sync-batch-norm", action="store_true", help="normalize by the images of all processes (GPUs only)"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="only say what the training will take: steps, hours, memory, disk"
     )
     _add_places(parser.add_argument_group("files"))
 
@@ -103,7 +122,15 @@ def run(arguments: argparse.Namespace) -> int:
     weights = sampling_weights(names, named_values("--weight", arguments.weight))
     workers = Workers.join(arguments.device)
     parts_of_batch(recipe.batch, workers.count, options.images_at_once)
+    selections = select(arguments.data, size=recipe.size, structures=used_structures, only_shown=True)
+    make_plan = partial(_plan, arguments, selections, recipe, options, weights, workers)
+    first = None if has_state(arguments.run_folder) else make_plan()
+    if arguments.plan:
+        workers.leave()
+        return 0
     store = open_store(arguments, workers)
+    if first is not None:
+        make_plan(known=first)
     sampler = PublishedSampler(store, recipe, weights, seed=arguments.seed)
     heads = _sampler_for_heads(store, sampler, weights)
     config = config_with_kinds(recipe.network(num_classes=len(sampler.registry)), store.sets)
@@ -137,9 +164,38 @@ def open_store(arguments: argparse.Namespace, workers: Workers) -> SliceStore:
     """The slices of the training lists at the recipe's size: the first process makes them, the others open them."""
     path = arguments.run_folder / "slices"
     if workers.rank == 0:
-        store = build_store(arguments.data, path, split="training", size=arguments.size)
+        store = build_store(
+            arguments.data,
+            path,
+            size=arguments.size,
+            structures=used_structures,
+            only_shown=True,
+            workers=arguments.workers,
+        )
     workers.wait()
     return store if workers.rank == 0 else SliceStore.open(path)
+
+
+def _plan(
+    arguments: argparse.Namespace,
+    selections: Sequence[Selection],
+    recipe: PublishedRecipe,
+    options: RunOptions,
+    weights: Mapping[str, float],
+    workers: Workers,
+    known: Plan | None = None,
+) -> Plan:
+    """Print and write the plan; ValueError if it cannot fit. What is `known` from an earlier plan is not measured."""
+    checkpoints = 1 + (recipe.epochs // arguments.checkpoint_every if arguments.checkpoint_every else 0)
+    plan = plan_training(
+        selections, arguments.run_folder, recipe, options, weights, workers, checkpoints=checkpoints, known=known
+    )
+    if workers.rank == 0:
+        print(plan, flush=True)
+        arguments.run_folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(arguments.run_folder / PLAN_NAME, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
+    plan.refuse()
+    return plan
 
 
 def _recipe(arguments: argparse.Namespace) -> PublishedRecipe:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a training from its options: slices and disk from the data sets, hours and memory from measured steps.
+
+The steps are measured on noise, because their cost does not depend on what the images show. So the plan is complete
+before the hours in which slices are stored.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kprism_model.data.case_slices import Selection
+from kprism_model.data.datasets import Dataset
+from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.structures import StructureMap
+from kprism_model.network.kprism import KPrism
+from kprism_model.published.measuring import measure
+from kprism_model.published.plan import Plan, make_plan
+from kprism_model.published.recipe import PublishedRecipe
+from kprism_model.published.sampling import PublishedSampler
+from kprism_model.published.sets import published_sets
+from kprism_model.published.training import PublishedTraining, RunOptions, parts_of_batch
+from kprism_model.training.distributed import Workers
+
+_CASES, _SLICES = 2, 2
+_STATE_COPIES = 6  # weights and two moments, of the old state and the new one beside it
+_NOISE = "noise"
+
+
+def used_structures(dataset: Dataset) -> StructureMap:
+    """What the experiment uses of a data set; all of one that it does not have."""
+    known = published_sets().get(dataset.name)
+    return StructureMap.unchanged(dataset.classes) if known is None else known.structure_map(dataset.classes)
+
+
+def plan_training(
+    selections: Sequence[Selection],
+    run_folder: Path,
+    recipe: PublishedRecipe,
+    options: RunOptions,
+    weights: Mapping[str, float],
+    workers: Workers,
+    *,
+    checkpoints: int,
+    known: Plan | None = None,
+) -> Plan:
+    """The plan of a training that writes so many `checkpoints`; all processes must call it.
+
+    Step and network are measured unless an earlier plan is `known`.
+    """
+    names = {name.casefold() for one in selections for name in one.structures.classes.values()}
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in KPrism(recipe.network(num_classes=len(names))).parameters())
+    plan = make_plan(
+        selections,
+        run_folder / "slices",
+        batch=recipe.batch,
+        epochs=recipe.epochs,
+        weights=weights,
+        processes=workers.count,
+        other_bytes=4 * parameters * (_STATE_COPIES + checkpoints),
+        parameters=parameters,
+        device_bytes=_device_bytes(workers.device(options.device)),
+        measure=None if known is not None else lambda rounds: _cost(recipe, options, workers, len(names), rounds),
+    )
+    if known is None:
+        return plan
+    return replace(plan, seconds=known.seconds, peak_bytes=known.peak_bytes, out_of_memory=known.out_of_memory)
+
+
+def _cost(
+    recipe: PublishedRecipe, options: RunOptions, workers: Workers, classes: int, rounds: int
+) -> tuple[float, int | None]:
+    """Seconds of a step, and the most bytes of memory in it.
+
+    On a CPU, where a step of the large network takes minutes, it is one image that is measured, and no memory.
+    """
+    on_gpu = workers.device(options.device).type == "cuda"
+    passes, images = parts_of_batch(recipe.batch, workers.count, options.images_at_once if on_gpu else 1)
+    small = replace(recipe, batch=images * workers.count)
+    quiet = replace(options, images_at_once=None, save_minutes=1e9)
+    with tempfile.TemporaryDirectory(prefix="kprism-plan-") as folder:
+        sampler = PublishedSampler(_noise(Path(folder), recipe.size), small, {_NOISE: 1.0}, seed=0)
+        training = PublishedTraining(
+            recipe.network(num_classes=max(classes, len(sampler.registry))),
+            sampler,
+            Path(folder),
+            quiet,
+            workers=workers,
+        )
+        seconds, peak = measure(training, rounds if on_gpu else 1)
+    return seconds * passes, peak if on_gpu else None
+
+
+def _noise(folder: Path, size: int) -> SliceStore:
+    """Slices of noise with one bright structure."""
+    rng = np.random.default_rng(0)
+    count = _CASES * _SLICES
+    labels = np.zeros((count, size, size), np.uint8)
+    labels[:, size // 4 : size // 2, size // 4 : size // 2] = 1
+    images = (rng.integers(0, 120, labels.shape, dtype=np.uint8) + 60 * labels)[..., None]
+    slices = SliceSet(
+        name=_NOISE,
+        modality="MRI",
+        anatomy="",
+        classes={1: _NOISE},
+        case_names=tuple(map(str, range(_CASES))),
+        patients=tuple(map(str, range(_CASES))),
+        images=images,
+        labels=labels,
+        case=np.repeat(np.arange(_CASES), _SLICES),
+        number=np.tile(np.arange(_SLICES), _CASES),
+        content=np.full((count, 2), size),
+        pixels=labels.sum(axis=(1, 2), dtype=np.int64)[:, None],
+    )
+    return SliceStore(folder, "training", size, (slices,))
+
+
+def _device_bytes(device: torch.device) -> int:
+    """Memory of a GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
