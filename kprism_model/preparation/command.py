@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{entry.title} -> {arguments.out}\n")
     print(describe(cases, records, lists, classes, findings, notes))
     print(f"\nLicence: {findings.about.get('licence', entry.licence)}")
-    print(f"Cite: {findings.about.get('reference', entry.citation)}")
+    if citation := findings.about.get("reference", entry.citation):
+        print(f"Cite: {citation}")
     if faulty := findings.remarks.get("faulty"):
         print(f"error: {len(faulty)} cases are faulty and were left out; they are named above", file=sys.stderr)
     return 1 if faulty else 0

@@ -41,7 +41,7 @@ from kprism_model.preparation.own_description import (
     read_description,
     text_of,
 )
-from kprism_model.preparation.own_exports import exported_cases
+from kprism_model.preparation.own_exports import ExportedCase, classes_of_most, exported_cases
 
 OPTIONS = frozenset({"channel"})
 
@@ -72,9 +72,11 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     classes = own_classes(description, content.get("labels"))
     if classes.regions or classes.ignored is not None:
         raise ValueError(f'{description}: "labels" has regions or ignored voxels; `prepare nnunet` reads these')
+    exported = exported_cases(root)
+    classes = classes_of_most(findings, classes, exported)
     _describe(findings, entry, content, root, list(images), channels, channel, classes)
     lists = _lists(findings, description, content, set(images))
-    _add_cases(findings, root, images, labels, lists, classes, (channels, channel))
+    _add_cases(findings, exported, images, labels, lists, classes, (channels, channel))
     test = image_files(findings, root / "imagesTs")
     if test:
         findings.remark("unlabelled", f"{root / 'imagesTs'}: {len(test)} images, of which nobody has the labels")
@@ -162,14 +164,13 @@ def _name(image: str) -> str:
 
 def _add_cases(
     findings: Findings,
-    root: Path,
+    exported: Mapping[str, ExportedCase],
     images: Mapping[str, Path],
     labels: Mapping[str, Path],
     lists: Mapping[str, _Listed],
     classes: OwnClasses,
     channels: tuple[list[str], int],
 ) -> None:
-    exported = exported_cases(root)
     for name in sorted(set(labels) - set(images)):
         findings.remark("missing", f"the image of {labels[name]}")
     for name, path in images.items():
@@ -178,7 +179,7 @@ def _add_cases(
             continue
         export = exported.get(name)
         if export and (untold := export.untold(list(classes.names.values()))):
-            findings.remark("unlabelled", f"{path}: its label says nothing about {', '.join(untold)}")
+            findings.remark("unlabelled", f"{name}: its label says nothing about {', '.join(untold)}")
             continue
         try:
             image = _image(path, *channels)

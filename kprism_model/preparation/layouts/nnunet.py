@@ -46,7 +46,7 @@ from kprism_model.preparation.own_description import (
     read_description,
     text_of,
 )
-from kprism_model.preparation.own_exports import exported_cases
+from kprism_model.preparation.own_exports import classes_of_most, exported_cases
 from kprism_model.preparation.value_pictures import UNKNOWN, WithoutUnknown, is_colour
 
 OPTIONS = frozenset({"channel"})
@@ -79,9 +79,9 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     if _has_colour_pictures(cases, channels):
         channels = ["RGB"]
     channel = chosen_channel(channels, options.channel)
-    classes = own_classes(description, content.get("labels"))
-    _describe(findings, content, root, channels, channel, classes)
     exported = exported_cases(root)
+    classes = classes_of_most(findings, own_classes(description, content.get("labels")), exported)
+    _describe(findings, content, root, channels, channel, classes)
     lists = validation_lists(findings, root, {name for name, files in cases.items() if files.split == "training"})
     count = content.get("numTraining")
     found = sum(files.split == "training" for files in cases.values())

@@ -183,6 +183,34 @@ def test_a_folder_of_export_dataset_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "classes", "kept"),
+    [
+        (["ab", "ab", "ab", "ac"], ["a", "b"], [0, 1, 2]),  # one label with another structure
+        (["a", "a", "a", "abc", "ab"], ["a"], [0, 1, 2, 3, 4]),
+        (["b", "b", "a", "c"], ["b"], [0, 1]),
+    ],
+)
+def test_structures_that_few_exported_labels_tell_of_are_no_classes(
+    tmp_path: Path, told: list[str], classes: list[str], kept: list[int]
+) -> None:
+    folder = tmp_path / "Dataset501_site"
+    names = [f"case_{number:04d}" for number in range(1, len(told) + 1)]
+    add_cases(folder, names, (1, 2, 3))
+    describe(folder, 2, {"background": 0, "a": 1, "b": 2, "c": 3})
+    cases = [{"case": n, "patient": n, "structures": list(text)} for n, text in zip(names, told, strict=True)]
+    (folder / "provenance.json").write_text(json.dumps({"cases": cases}))
+    made = prepare("nnunet", folder, tmp_path / "out")
+    assert made.dataset.classes == dict(enumerate(classes, start=1))
+    assert {case.name for cases in made.dataset.splits.values() for case in cases} == {names[place] for place in kept}
+    for place in kept:
+        expected = blocks(place + 1, (1, 2, 3))
+        for index, name in made.dataset.classes.items():
+            assert ((made.label(names[place]) == index) == (expected == "abc".index(name) + 1)).all()
+    dropped = [name for name in "abc" if name not in classes]
+    assert [sentence[0] for sentence in made.remarks("ignored")] == dropped
+
+
+@pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"labels": {"background": 0, "liver": -1}}, "must map names to whole values of 0 or more, got 'liver': -1"),

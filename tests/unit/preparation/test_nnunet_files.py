@@ -16,19 +16,25 @@ from PIL import Image
 from tests.unit.preparation.downloads import blocks, colour_noise, disc, noise, picture, prepare
 from tests.unit.preparation.nnunet_folders import LABELS, NAMES, TURNED, add_cases, describe, write
 
+SHEARED = np.array([[0.8, 0, 0, -20], [0, 0.8, 0.7, 10], [0, 0, 2.5, 3], [0, 0, 0, 1]])
+"""As of a CT with a tilted gantry."""
+
 
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
-@pytest.mark.parametrize("affine", [TURNED, np.diag([0.5, 0.5, 2.0, 1.0])], ids=["turned", "straight"])
+@pytest.mark.parametrize(
+    "affine", [TURNED, np.diag([0.5, 0.5, 2.0, 1.0]), SHEARED], ids=["turned", "straight", "sheared"]
+)
 def test_volumes_of_other_formats(tmp_path: Path, ending: str, affine: NDArray[np.float64]) -> None:
     folder = tmp_path / "Dataset008_Other"
-    for number, kind in ((1, np.int16), (2, np.float32), (3, np.uint8)):
+    kinds = (np.int16, np.float32, np.uint8 if ending == ".nii" else np.int64)  # 64 bits are rare in NIfTI
+    for number, kind in enumerate(kinds, start=1):
         image = noise(number).astype(kind)
         write(folder / "imagesTr" / f"x{number}_0000{ending}", image, affine)
         write(folder / "labelsTr" / f"x{number}{ending}", blocks(number, (1, 2)), affine)
     describe(folder, 2, LABELS, file_ending=ending)
     made = prepare("nnunet", folder, tmp_path / "out")
     assert made.status == 0
-    for number, kind in ((1, np.int16), (2, np.float32), (3, np.uint8)):
+    for number, kind in enumerate(kinds, start=1):
         assert (made.image(f"x{number}") == noise(number).astype(kind)).all()
         assert (made.label(f"x{number}") == blocks(number, (1, 2))).all()
         for file in (made.case(f"x{number}").image, made.case(f"x{number}").label):
