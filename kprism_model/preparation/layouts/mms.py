@@ -69,7 +69,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     for code in sorted(set(images) | set(labels)):
         if code not in images:
             findings.remark("missing", f"the image of {labels[code]}")
-        elif code not in labels or "unlabeled" in _folders(images[code], folder):
+        elif code not in labels or {"unlabeled", "unlabelled"} & set(_folders(images[code], folder)):
             findings.remark("unlabelled", str(images[code]))
         else:
             _add_patient(findings, code, images[code], labels[code], phases, indices, _list(images[code], folder))

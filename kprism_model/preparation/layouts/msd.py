@@ -108,7 +108,7 @@ def _describe(
     """Set classes and description, with our names for the tasks of the Decathlon."""
     task = known_task(cases, classes.names.values())
     findings.classes = {index: name if task is None else task.class_name(name) for index, name in classes.names.items()}
-    name = data_set_name(text_of(content, "name") or root.name)
+    name = data_set_name(text_of(content, "name") or root.name) or entry.name
     licence = text_of(content, "licence", "license") or (entry.licence if task else "not stated")
     findings.about = {
         "name": name,

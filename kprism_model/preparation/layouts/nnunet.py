@@ -179,7 +179,7 @@ def _has_colour_pictures(cases: Mapping[str, _Files], channels: list[str]) -> bo
 def _describe(
     findings: Findings, content: Mapping[str, Any], root: Path, channels: list[str], channel: int, classes: OwnClasses
 ) -> None:
-    name = data_set_name(text_of(content, "name") or re.sub(r"^(Dataset|Task)\d{3}_", "", root.name))
+    name = data_set_name(text_of(content, "name") or re.sub(r"^(Dataset|Task)\d{3}_", "", root.name)) or "nnunet"
     findings.classes = classes.names
     findings.about = {
         "name": name,

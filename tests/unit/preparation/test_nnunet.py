@@ -147,6 +147,20 @@ def test_fold_0_is_the_validation_list(tmp_path: Path, place: str) -> None:
     assert "d is not in fold 0 of splits_final.json; it counts as training" in made.remarks("note")
 
 
+def test_validation_and_test_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset018_Folders"
+    add_cases(folder, NAMES)
+    add_cases(folder, ["v1", "v2"], part="Val")
+    write(folder / "imagesTs" / "t1_0000.nii.gz", noise(1))
+    (folder / "splits_final.pkl").write_bytes(b"never opened")
+    describe(folder, 2, LABELS, name="肝")
+    made = prepare("nnunet", folder, tmp_path / "out")
+    assert made.dataset.name == "nnunet" and made.names("validation") == {"v1", "v2"}
+    assert (made.label("v2") == blocks(2, (1, 2))).all() and (made.image("v2") == noise(20)).all()
+    assert made.remarks("unlabelled") == [f"{folder / 'imagesTs'}: 1 files, without labels"]
+    assert "a pickle may run any program" in made.remarks("ignored")[0]
+
+
 def test_files_that_the_description_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "Dataset013_Named"
     monkeypatch.setenv("SCANS", str(tmp_path / "elsewhere"))
