@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -31,6 +32,24 @@ SAMPLES = 1 << 22
 
 _VALUES_AT_ONCE = 1 << 20  # in float64, so that a large volume needs little more memory
 _NO_RESCALE = (1.0, 0.0)
+
+
+class Stack(Protocol):
+    """Values that are read some slices at a time; an array is one too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all slices together."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the values."""
+
+    def __len__(self) -> int:
+        """Number of slices."""
+
+    def __getitem__(self, part: slice, /) -> NDArray[Any]:
+        """Some slices, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +85,21 @@ class IntensityRange:
         ValueError for other than real numbers, fewer than two axes, no finite value, or a window that is not finite
         and increasing.
         """
-        image = np.asarray(image)
+        return cls.of_stack(np.asarray(image), modality=modality, units=units, window=window)
+
+    @classmethod
+    def of_stack(
+        cls,
+        image: Stack,
+        *,
+        modality: str | None = None,
+        units: str | None = None,
+        window: tuple[float, float] | None = None,
+    ) -> IntensityRange:
+        """As `of`, with the same results, for values that are read some slices at a time."""
         if image.dtype.kind not in "buif":
             raise ValueError(f"an image must hold real numbers, got dtype {image.dtype}")
-        if image.ndim < 2 or image.size == 0:
+        if len(image.shape) < 2 or math.prod(image.shape) == 0:
             raise ValueError(f"an image needs at least two axes and one pixel, got shape {image.shape}")
         bottom, top = _finite_range(image)
         if window is not None:
@@ -156,7 +186,7 @@ def _table(intensities: IntensityRange, dtype: np.dtype[Any], rescale: tuple[flo
     return intensities._scaled(rescaled(bits.view(dtype.newbyteorder("=")), rescale))
 
 
-def looks_like_hounsfield(image: NDArray[Any]) -> bool:
+def looks_like_hounsfield(image: Stack) -> bool:
     """Whether the values can only be CT numbers: integers, some near air, and at least a tenth near water.
 
     The last condition excludes signed MR phase images, which are spread evenly over their range.
@@ -173,7 +203,7 @@ def looks_like_hounsfield(image: NDArray[Any]) -> bool:
     return image.dtype.kind == "i" or bool((np.abs(values - values.round()) < 0.05).mean() >= 0.9)
 
 
-def _is_hounsfield(image: NDArray[Any], modality: str | None, units: str | None) -> bool:
+def _is_hounsfield(image: Stack, modality: str | None, units: str | None) -> bool:
     if units is not None:
         return units.strip().casefold() in ("hu", "hounsfield")
     if modality is not None:
@@ -181,33 +211,55 @@ def _is_hounsfield(image: NDArray[Any], modality: str | None, units: str | None)
     return looks_like_hounsfield(image)
 
 
-def _is_colour_8bit(image: NDArray[Any]) -> bool:
-    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] not in (3, 4):
+def _is_colour_8bit(image: Stack) -> bool:
+    if image.dtype != np.uint8 or len(image.shape) not in (3, 4) or image.shape[-1] not in (3, 4):
         return False
-    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    return not (np.array_equal(red, green) and np.array_equal(red, blue))
+    for part in _parts(image):
+        red, green, blue = part[..., 0], part[..., 1], part[..., 2]
+        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+            return True
+    return False
 
 
-def _sample(image: NDArray[Any]) -> NDArray[Any]:
-    flat = image.reshape(-1)
-    return flat[:: max(1, flat.size // SAMPLES)]
+def _parts(image: Stack) -> Iterator[NDArray[Any]]:
+    """The values from the first slice to the last, so many at once that a copy of them is small."""
+    slab = max(1, _VALUES_AT_ONCE // math.prod(image.shape[1:]))
+    return (image[start : start + slab] for start in range(0, len(image), slab))
 
 
-def _finite_range(image: NDArray[Any]) -> tuple[float, float]:
-    if image.dtype.kind != "f":
-        return float(image.min()), float(image.max())
-    finite = np.isfinite(image)
-    if not finite.any():
+def _sample(image: Stack) -> NDArray[Any]:
+    """About `SAMPLES` values, evenly spaced in the order of the axes; a large image is not copied for it."""
+    step = max(1, math.prod(image.shape) // SAMPLES)
+    if isinstance(image, np.ndarray) and (step == 1 or image.flags.c_contiguous):
+        every: NDArray[Any] = image.reshape(-1)[::step]
+        return every
+    sampled, before = [], 0
+    for part in _parts(image):
+        sampled.append(part.reshape(-1)[-before % step :: step].copy())
+        before += part.size
+    return np.concatenate(sampled)
+
+
+def _finite_range(image: Stack) -> tuple[float, float]:
+    bottom, top = math.inf, -math.inf
+    for part in [image] if isinstance(image, np.ndarray) and image.dtype.kind != "f" else _parts(image):
+        if part.dtype.kind != "f":
+            bottom, top = min(bottom, float(part.min())), max(top, float(part.max()))
+            continue
+        finite = np.isfinite(part)
+        bottom = min(bottom, float(part.min(where=finite, initial=np.inf)))
+        top = max(top, float(part.max(where=finite, initial=-np.inf)))
+    if bottom > top:
         raise ValueError(f"the image of shape {image.shape} holds no finite value")
-    return float(image.min(where=finite, initial=np.inf)), float(image.max(where=finite, initial=-np.inf))
+    return bottom, top
 
 
-def _robust_range(image: NDArray[Any], bottom: float, top: float) -> tuple[float, float]:
+def _robust_range(image: Stack, bottom: float, top: float) -> tuple[float, float]:
     if bottom == top:
         return bottom, top
     values = _sample(image).astype(np.float64)
-    values = np.nan_to_num(values, nan=bottom, posinf=top, neginf=bottom)
+    np.nan_to_num(values, copy=False, nan=bottom, posinf=top, neginf=bottom)
     raised = values[values > bottom]
-    high = float(np.percentile(raised, PERCENTILES[1])) if len(raised) else top
-    low = float(np.percentile(values, PERCENTILES[0]))
+    high = float(np.percentile(raised, PERCENTILES[1], overwrite_input=True)) if len(raised) else top
+    low = float(np.percentile(values, PERCENTILES[0], overwrite_input=True))
     return (low, high) if low < high else (bottom, high)

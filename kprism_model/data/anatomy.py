@@ -17,6 +17,7 @@ BODY_PARTS: dict[str, frozenset[str]] = {
         "hippocampus": {"head"},
         "neck": {"neck"},
         "peripheral nerves and vessels": {"neck", "limbs"},
+        "knee": {"limbs"},
         "limbs and trunk": {"limbs", "chest", "abdomen", "pelvis"},
         "trunk": {"chest", "abdomen", "pelvis"},
         "chest": {"chest", "abdomen"},

@@ -1,51 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building a slice store from image files; a data set is built again only if it has changed."""
+"""Building a slice store from image files; a data set is built again only if it has changed.
+
+A build that was killed goes on where it stopped (see `set_building`); labels are read before images (see
+`case_slices`).
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kprism_model.data.datasets import Case, Dataset, load_case, read_dataset, slice_counts
-from kprism_model.data.slices import FORMAT_VERSION, INDEX_NAME, STORE_NAME, SliceStore, to_canvas
+from kprism_model.data.case_slices import Selection
+from kprism_model.data.datasets import Dataset, read_dataset
+from kprism_model.data.processes import Processes
+from kprism_model.data.set_building import SetBuild, check_room
+from kprism_model.data.slices import FORMAT_VERSION, INDEX_NAME, STORE_NAME, SliceStore
+from kprism_model.data.structures import StructureMap
 from kprism_model.files import write_bytes
 from kprism_model.network.config import SIZE_MULTIPLE
-from kprism_model.preprocess import Geometry
-from kprism_model.progress import progress_bar
+
+StructureChoice = Callable[[Dataset], StructureMap] | Mapping[str, StructureMap] | None
+"""The structures of each data set, by a function or by its name; a set that is not named keeps its classes."""
 
 
 def build_store(
-    datasets: Sequence[Path], out: Path, *, split: str = "training", size: int = 256, progress: bool = True
+    datasets: Sequence[Path],
+    out: Path,
+    *,
+    split: str = "training",
+    size: int = 256,
+    structures: StructureChoice = None,
+    only_shown: bool = False,
+    workers: int = 1,
+    progress: bool = True,
 ) -> SliceStore:
     """Build or complete the store in the folder `out`, and open it.
 
-    `datasets` are folders with a dataset.json; those without cases in `split` are left out. A data set is built again
-    only if its dataset.json, one of its files (size or modification time), the split or `size` has changed. ValueError
-    for missing labels, no cases, two data sets with one name, or a `size` that is not a multiple of 32; errors of
-    `read_dataset` and `load_case` pass through.
+    `datasets` are folders with a dataset.json; those without cases in `split` are left out. Labels are mapped to
+    `structures` before they are resized; with `only_shown`, slices that show none of them are left out. A data set is
+    built again only if its dataset.json, one of its files (size or modification time) or one of these options has
+    changed. `workers` processes share the cases; the result does not depend on their number. Another process that
+    builds in `out` is waited for.
+
+    ValueError for missing labels, no cases, no slice that shows a structure, two data sets with one name, or a `size`
+    that is not a multiple of 32; errors of `read_dataset`, `open_images` and `open_labels` pass through. NoRoomError,
+    an OSError, if the disk is too small.
     """
-    labelled = labelled_datasets(datasets, split, size)
+    selections = select(datasets, split=split, size=size, structures=structures, only_shown=only_shown)
     out.mkdir(parents=True, exist_ok=True)
-    for dataset in labelled:
-        key = _content_key(dataset, split, size)
-        if not _is_current(out / dataset.name, key):
-            _build_set(dataset, out / dataset.name, split, size, key, progress)
-    content = {
-        "format_version": FORMAT_VERSION,
-        "split": split,
-        "size": size,
-        "sets": [dataset.name for dataset in labelled],
-    }
-    write_bytes(out / STORE_NAME, json.dumps(content).encode())
-    return SliceStore.open(out)
+    with _locked(out), Processes(workers) as processes:
+        builds = [SetBuild(one, content_key(one), out) for one in selections if stored_slices(one, out) is None]
+        if not only_shown:
+            check_room(out, sum(build.missing_bytes for build in builds))
+        for build in builds:  # the labels of all first: a fault in one is found in minutes
+            build.store_labels(processes, progress)
+        check_room(out, sum(build.missing_bytes for build in builds))
+        for build in builds:
+            build.store_slices(processes, progress)
+        content = {
+            "format_version": FORMAT_VERSION,
+            "split": split,
+            "size": size,
+            "sets": [one.name for one in selections],
+        }
+        write_bytes(out / STORE_NAME, json.dumps(content).encode())
+        return SliceStore.open(out)
+
+
+def select(
+    datasets: Sequence[Path],
+    *,
+    split: str = "training",
+    size: int = 256,
+    structures: StructureChoice = None,
+    only_shown: bool = False,
+) -> list[Selection]:
+    """What `build_store` stores of each data set; the arguments and errors are its own."""
+    chosen = []
+    for dataset in labelled_datasets(datasets, split, size):
+        found = structures(dataset) if callable(structures) else (structures or {}).get(dataset.name)
+        chosen.append(Selection(dataset, split, size, found or StructureMap.unchanged(dataset.classes), only_shown))
+    return chosen
+
+
+def stored_slices(selection: Selection, out: Path) -> int | None:
+    """The number of slices of a data set in the store `out`; None if they must be built, or built again."""
+    try:
+        index = json.loads((out / selection.name / INDEX_NAME).read_text(encoding="utf-8"))
+        return int(index["slices"]) if index["key"] == content_key(selection) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def labelled_datasets(folders: Sequence[Path], split: str, size: int) -> list[Dataset]:
@@ -67,10 +116,14 @@ def labelled_datasets(folders: Sequence[Path], split: str, size: int) -> list[Da
     return filled
 
 
-def _content_key(dataset: Dataset, split: str, size: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {split} {size}\n".encode())
-    digest.update((dataset.folder / "dataset.json").read_bytes())
-    for case in dataset.cases(split):
+def content_key(selection: Selection) -> str:
+    """A digest of all that decides what is stored: files by size and modification time, structures, options."""
+    structures = selection.structures
+    options = [FORMAT_VERSION, selection.split, selection.size, selection.only_shown, list(structures.classes.items())]
+    digest = hashlib.sha256(f"{json.dumps(options)}\n".encode())
+    digest.update(structures.table.tobytes())
+    digest.update((selection.dataset.folder / "dataset.json").read_bytes())
+    for case in selection.cases:
         for file in (case.image, case.label):
             if file is not None:
                 status = file.stat()
@@ -78,75 +131,13 @@ def _content_key(dataset: Dataset, split: str, size: int) -> str:
     return digest.hexdigest()
 
 
-def _is_current(folder: Path, key: str) -> bool:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process builds in `folder`; file systems without locks are not waited for."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        return bool(json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))["key"] == key)
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _build_set(dataset: Dataset, folder: Path, split: str, size: int, key: str, progress: bool) -> None:
-    """Write the slices of one data set to a temporary folder, and move it to `folder`."""
-    cases = dataset.cases(split)
-    counts, channels = zip(*(slice_counts(case) for case in cases), strict=True)
-    shape = (sum(counts), size, size)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        images = _new_array(temporary / "images.npy", (*shape, max(channels)))
-        labels = _new_array(temporary / "labels.npy", shape)
-        rows: list[list[int]] = []
-        for number, case in enumerate(progress_bar(cases, f"slices of {dataset.name}", shown=progress)):
-            rows += _add_case(dataset, case, number, images[len(rows) :], labels[len(rows) :])
-        images.flush()
-        labels.flush()
-        index = {
-            "key": key,
-            "name": dataset.name,
-            "modality": dataset.modality,
-            "anatomy": dataset.anatomy,
-            "classes": dataset.classes,
-            "cases": [case.name for case in cases],
-            "patients": [case.patient for case in cases],
-            "columns": ["case", "slice", "content rows", "content columns", *map(str, dataset.classes)],
-            "slices": rows,
-        }
-        write_bytes(temporary / INDEX_NAME, json.dumps(index).encode())
-        _move_into_place(temporary, folder)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """A memory-mapped .npy file of zeros."""
-    array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        path, "w+", np.uint8, shape
-    )
-    return array
-
-
-def _add_case(
-    dataset: Dataset, case: Case, number: int, images: NDArray[np.uint8], labels: NDArray[np.uint8]
-) -> list[list[int]]:
-    """Write a case's slices to the start of `images` and `labels`; returns an index row for each slice."""
-    loaded = load_case(dataset, case)
-    assert loaded.labels is not None  # labelled_datasets has checked it
-    _, rows_before, columns_before = loaded.labels.shape
-    geometry = Geometry.fit((rows_before, columns_before), images.shape[1])
-    height, width = geometry.resized
-    rows = []
-    for position, (image, label) in enumerate(zip(loaded.images, loaded.labels, strict=True)):
-        picture, small, pixels = to_canvas(image, label, list(dataset.classes), geometry)
-        images[position, :height, :width] = picture[..., : images.shape[3]]
-        labels[position, :height, :width] = small
-        rows.append([number, position, height, width, *pixels])
-    return rows
-
-
-def _move_into_place(temporary: Path, folder: Path) -> None:
-    """Replace `folder`. This takes more than one step: the old folder is renamed first and deleted last."""
-    old = temporary.with_name(f"{temporary.name}.old")
-    if folder.exists():
-        folder.replace(old)
-    temporary.chmod(0o755)
-    temporary.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        os.close(descriptor)

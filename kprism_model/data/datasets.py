@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from kprism_model.intensity import scale_intensity
-from kprism_model.orientation import SliceOrientation, stored_slice_axis
+from kprism_model.data.volume_files import open_slices, volume_orientation
+from kprism_model.intensity import IntensityRange, Stack
+from kprism_model.orientation import SliceOrientation
 
 SPLITS = ("training", "validation", "test")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
@@ -102,24 +101,86 @@ def read_dataset(folder: Path) -> Dataset:
     return Dataset(path.parent, name, _read_modality(path, content), anatomy, classes, splits)
 
 
+@dataclass(frozen=True)
+class CaseImages:
+    """The images of a case as they are stored, (slice, row, column[, 3]), and the range that scales them."""
+
+    stored: Stack
+    intensities: IntensityRange
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def scaled(self, part: slice) -> NDArray[np.float32]:
+        """Some slices in [0, 1]."""
+        return self.intensities.scale(self.stored[part])
+
+
+@dataclass(frozen=True)
+class CaseLabels:
+    """The label map of a case (slice, row, column) as it is stored; `known` are the label indices that it may hold."""
+
+    path: Path
+    stored: Stack
+    known: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def checked(self, part: slice) -> NDArray[np.uint8]:
+        """The label indices of some slices; ValueError that names the file for one without a class."""
+        labels = self.stored[part]
+        checked = np.empty(labels.shape, np.uint8)
+        for number, one in enumerate(labels):
+            unknown = [value for value in _label_values(one) if value not in self.known]
+            if unknown:
+                expected = sorted(self.known - {0})
+                raise ValueError(f"{self.path} holds label {unknown[0]}, expected 0 or one of {expected}")
+            checked[number] = one
+        return checked
+
+
 def load_case(dataset: Dataset, case: Case) -> LoadedCase:
     """Read a case's pixels, scaled to [0, 1] over the whole case, and check its labels against the data set's classes.
 
     ValueError that names the file if it cannot be read, shapes differ, or a label index has no class.
     """
+    every = slice(None)
+    images = open_images(dataset, case).scaled(every)
+    labels = None if case.label is None else open_labels(dataset, case).checked(every)
+    orientation = volume_orientation(case.image) if case.is_volume else None
+    return LoadedCase(images, labels, None if orientation is None else orientation.spacing, orientation)
+
+
+def open_images(dataset: Dataset, case: Case, scratch: Path | None = None) -> CaseImages:
+    """The images of a case, to be read some slices at a time; `scratch` and errors are those of `open_slices`."""
+    stack: Stack
+    values: Stack
     if case.is_volume:
-        volume, orientation = _read_volume(case.image), _orientation(case)
-        images, spacing = orientation.to_slices(volume), orientation.spacing
-        labels = None if case.label is None else orientation.to_slices(_read_volume(case.label, like=volume.shape))
-        scaled = _scaled(images, dataset, case)
-        return LoadedCase(scaled, _checked_labels(labels, dataset, case), spacing, orientation)
-    scaled = _scaled(read_picture(case.image), dataset, case)[None]
-    labels = None if case.label is None else read_picture(case.label)[None]
-    if labels is not None and labels.shape != scaled.shape[:3]:
-        raise ValueError(
-            f"{case.label} has shape {labels.shape[1:]}, but its image {case.image} has {scaled.shape[1:3]}"
-        )
-    return LoadedCase(scaled, _checked_labels(labels, dataset, case), None, None)
+        stack = values = open_slices(case.image, volume_orientation(case.image), scratch)
+    else:
+        picture = read_picture(case.image)
+        stack, values = picture[None], picture
+    try:
+        return CaseImages(stack, IntensityRange.of_stack(values, modality=dataset.modality))
+    except ValueError as error:
+        raise ValueError(f"{case.image}: {error}") from error
+
+
+def open_labels(dataset: Dataset, case: Case, scratch: Path | None = None) -> CaseLabels:
+    """The label map of a case that has one, to be read some slices at a time; its shape is that of the image.
+
+    `scratch` and errors are those of `open_slices`.
+    """
+    assert case.label is not None
+    known = frozenset({0, *dataset.classes})
+    if case.is_volume:
+        stack: Stack = open_slices(case.label, volume_orientation(case.image), scratch)
+        return CaseLabels(case.label, stack, known)
+    labels, size = read_picture(case.label), _picture_header(case.image)[:2]
+    if labels.shape != size:
+        raise ValueError(f"{case.label} has shape {labels.shape}, but its image {case.image} has {size}")
+    return CaseLabels(case.label, labels[None], known)
 
 
 def load_scribble(case: Case) -> NDArray[np.uint8]:
@@ -128,8 +189,7 @@ def load_scribble(case: Case) -> NDArray[np.uint8]:
         raise ValueError(f"case {case.name} has no scribbles")
     if not case.is_volume:
         return read_picture(case.scribble)[None].astype(np.uint8)
-    orientation = _orientation(case)
-    return orientation.to_slices(_read_volume(case.scribble, like=orientation.shape)).astype(np.uint8)
+    return open_slices(case.scribble, volume_orientation(case.image))[:].astype(np.uint8)
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -146,12 +206,17 @@ def read_picture(path: Path) -> NDArray[Any]:
 def slice_counts(case: Case) -> tuple[int, int]:
     """The number of slices and of channels (1 or 3) of a case, from the file headers alone."""
     if case.is_volume:
-        return _orientation(case).stack_shape[0], 1
+        return volume_orientation(case.image).stack_shape[0], 1
+    return 1, _picture_header(case.image)[2]
+
+
+def _picture_header(path: Path) -> tuple[int, int, int]:
+    """Rows, columns and channels (1 or 3) of a picture."""
     try:
-        with Image.open(case.image) as picture:
-            return 1, 1 if picture.mode in _GREY_MODES else 3
+        with Image.open(path) as picture:
+            return picture.height, picture.width, 1 if picture.mode in _GREY_MODES else 3
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{case.image} cannot be read as a picture: {error}") from error
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def _read_modality(path: Path, content: Mapping[str, Any]) -> str:
@@ -198,46 +263,15 @@ def _read_case(path: Path, where: str, entry: Any) -> Case:
     return Case(name, str(entry.get("patient", name)), files["image"], files.get("label"), files.get("scribble"))
 
 
-def _open_volume(path: Path) -> Any:
-    try:
-        image: Any = nib.load(path)
-    except (ImageFileError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
-    if len(image.shape) != 3 or image.get_data_dtype().kind not in "buif":
-        raise ValueError(f"{path} must be a volume of three axes and one channel, got {image.shape}")
-    return image
-
-
-def _orientation(case: Case) -> SliceOrientation:
-    """How the image of a case is cut into slices, from its header alone; its label and scribbles are cut alike."""
-    image = _open_volume(case.image)
-    return SliceOrientation.of(image.affine, image.shape, slice_axis=stored_slice_axis(image.header))
-
-
-def _read_volume(path: Path, like: tuple[int, ...] | None = None) -> NDArray[Any]:
-    image = _open_volume(path)
-    if like is not None and image.shape != like:
-        raise ValueError(f"{path} has shape {image.shape}, but its image has {like}")
-    try:
-        return np.asarray(image.dataobj)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
-
-
-def _scaled(images: NDArray[Any], dataset: Dataset, case: Case) -> NDArray[np.float32]:
-    try:
-        return scale_intensity(images, modality=dataset.modality)
-    except ValueError as error:
-        raise ValueError(f"{case.image}: {error}") from error
-
-
-def _checked_labels(labels: NDArray[Any] | None, dataset: Dataset, case: Case) -> NDArray[np.uint8] | None:
-    if labels is None:
-        return None
-    unknown = [value for value in np.unique(labels).tolist() if value != 0 and value not in dataset.classes]
-    if unknown:
-        raise ValueError(f"{case.label} holds label {unknown[0]}, expected 0 or one of {sorted(dataset.classes)}")
-    return labels.astype(np.uint8)
+def _label_values(labels: NDArray[Any]) -> list[Any]:
+    """The different values, sorted. Counting is much faster than sorting, where the values are few whole numbers."""
+    low, high = labels.min(), labels.max()
+    if low >= 0 and high <= 255:
+        small = labels.astype(np.uint8, copy=False)
+        if labels.dtype.kind in "bui" or np.array_equal(small, labels):
+            found = np.flatnonzero(np.bincount(small.reshape(-1)))
+            return list(found.astype(labels.dtype).tolist())
+    return list(np.unique(labels).tolist())
 
 
 CLASS_NAMES: dict[str, dict[str, str]] = {

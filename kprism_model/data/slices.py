@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store of slices on disk, resized once and memory-mapped: training reads a few kilobytes a slice, no volumes."""
+"""A store of slices on disk, resized once and memory-mapped: training reads a few kilobytes a slice, no volumes.
+
+What is read stays in the page cache of the kernel, which gives it up when memory is needed: a store may be much larger
+than memory, and processes share what they read. Tools that count mapped pages as memory of a process (RSS, RES in
+`top`) show it growing up to the size of the store; its own memory (`RssAnon` in /proc/PID/status) does not grow.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +21,13 @@ from numpy.typing import NDArray
 
 from kprism_model.preprocess import Geometry, resize
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INDEX_NAME = "index.json"
-"""File in the folder of a data set that lists its slices."""
+"""File in the folder of a data set that describes it."""
+TABLE_NAME = "slices.npy"
+"""File in the folder of a data set with a row for each slice: int64 case, slice, content rows and columns, pixels."""
+IMAGES_NAME, LABELS_NAME = "images.npy", "labels.npy"
+"""Files in the folder of a data set: its slices, and their labels."""
 STORE_NAME = "store.json"
 """File in the folder of the store that lists its data sets."""
 
@@ -102,22 +111,28 @@ def to_canvas(
     """
     picture = resize_picture(image, geometry)
     small = resize_labels(label, geometry.resized)
+    return picture, small, count_pixels(small, values, geometry)
+
+
+def count_pixels(small: NDArray[np.uint8], values: Sequence[int], geometry: Geometry) -> list[int]:
+    """The pixels of each of `values` in resized labels, counted as in `SliceSet.pixels`."""
     finer = max(1.0, geometry.scale[0] * geometry.scale[1])
-    pixels = (small.reshape(-1, 1) == np.array(values)).sum(axis=0) / finer
-    return picture, small, np.ceil(pixels).astype(int).tolist()
+    pixels = np.bincount(small.reshape(-1), minlength=256)[list(values)] / finer
+    counted: list[int] = np.ceil(pixels).astype(int).tolist()
+    return counted
 
 
 def resize_picture(image: NDArray[Any], geometry: Geometry) -> NDArray[np.uint8]:
     """A slice in [0, 1], grey or colour, in the format of a store: uint8 (rows, columns, 3), resized."""
     height, width = geometry.resized
-    canvas = geometry.image_to_model(image)[:, :height, :width]
+    canvas = geometry.image_to_model(image)[: 1 if len(image.shape) == 2 else 3, :height, :width]
     picture: NDArray[np.uint8] = (canvas * 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
-    return picture
+    return np.repeat(picture, 3, axis=2) if len(image.shape) == 2 else picture
 
 
 def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """The index that covers most of each new pixel: smoother than nearest, and thin structures stay connected."""
-    values = np.unique(labels)
+    values = np.flatnonzero(np.bincount(labels.reshape(-1))).astype(np.uint8)
     if len(values) == 1:
         return np.full(size, values[0], np.uint8)
     one_hot = torch.from_numpy((labels[None] == values[:, None, None]).astype(np.float32))
@@ -131,9 +146,9 @@ def resize_labels(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[n
 
 def _open_set(folder: Path) -> SliceSet:
     index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-    table = np.array(index["slices"], dtype=np.int64)
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    labels = np.load(folder / "labels.npy", mmap_mode="r")
+    table = np.asarray(np.load(folder / TABLE_NAME, mmap_mode="c"))  # torch wants arrays that can be written to
+    images = np.load(folder / IMAGES_NAME, mmap_mode="r")
+    labels = np.load(folder / LABELS_NAME, mmap_mode="r")
     if not len(table) == len(images) == len(labels):
         raise ValueError(f"{folder} holds {len(images)} images, {len(labels)} labels and {len(table)} index rows")
     return SliceSet(

@@ -124,12 +124,20 @@ def _instances_note(dataset: Dataset, protocol: Protocol, instances: InstanceSam
 def choose_cases(dataset: Dataset, protocol: Protocol) -> tuple[tuple[Case, ...], str]:
     """The labelled cases of the split, or a seeded sample of at most `max_slices`; and a sentence that describes it."""
     labelled = [case for case in dataset.cases(protocol.split) if case.label is not None]
-    slices = [slice_counts(case)[0] for case in labelled]
-    chosen = list(range(len(labelled)))
-    if protocol.max_slices is not None and sum(slices) > protocol.max_slices:
-        order = np.random.default_rng(protocol.seed).permutation(len(labelled)).tolist()
+    return sample_cases(labelled, protocol.max_slices, protocol.seed)
+
+
+def sample_cases(cases: Sequence[Case], max_slices: int | None, seed: int) -> tuple[tuple[Case, ...], str]:
+    """The cases, or whole ones in an order drawn by `seed` as long as at most `max_slices` slices fit, at least one.
+
+    The second result is a sentence that describes the sample.
+    """
+    slices = [slice_counts(case)[0] for case in cases]
+    chosen = list(range(len(cases)))
+    if max_slices is not None and sum(slices) > max_slices:
+        order = np.random.default_rng(seed).permutation(len(cases)).tolist()
         total = np.cumsum([slices[number] for number in order])
-        chosen = sorted(order[: max(1, int((total <= protocol.max_slices).sum()))])
+        chosen = sorted(order[: max(1, int((total <= max_slices).sum()))])
     taken = sum(slices[number] for number in chosen)
-    sample = f"{len(chosen)} of {len(labelled)} cases, {taken} of {sum(slices)} slices"
-    return tuple(labelled[number] for number in chosen), sample
+    sample = f"{len(chosen)} of {len(cases)} cases, {taken} of {sum(slices)} slices"
+    return tuple(cases[number] for number in chosen), sample

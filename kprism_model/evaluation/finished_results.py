@@ -65,6 +65,11 @@ class FinishedResults:
         return self._folder / f"{dataset.name}.json"
 
     def _key(self, dataset: Dataset) -> str:
-        digest = hashlib.sha256(json.dumps([_FORMAT_VERSION, self._protocol], sort_keys=True).encode())
-        digest.update((dataset.folder / "dataset.json").read_bytes())
-        return digest.hexdigest()
+        return measurement_key(dataset, [_FORMAT_VERSION, self._protocol])
+
+
+def measurement_key(dataset: Dataset, settings: object) -> str:
+    """A hash of dataset.json and of `settings` (JSON-ready): all that a measurement of the data set depends on."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update((dataset.folder / "dataset.json").read_bytes())
+    return digest.hexdigest()

@@ -44,7 +44,7 @@ def plot_clicks(report: EvaluationReport) -> bytes | None:
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(fontsize=8, title="dotted: after a semantic mask", title_fontsize=8, loc="lower right")
-    return _png(canvas)
+    return png_bytes(canvas)
 
 
 def plot_modes(report: EvaluationReport) -> bytes | None:
@@ -65,7 +65,7 @@ def plot_modes(report: EvaluationReport) -> bytes | None:
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     canvas.legend(loc="outside upper center", ncols=len(bars), fontsize=8, frameon=False)
-    return _png(canvas)
+    return png_bytes(canvas)
 
 
 def _mean_curves(report: EvaluationReport, mode: str) -> dict[str, tuple[list[float], list[float]]]:
@@ -96,7 +96,8 @@ def _bars(report: EvaluationReport) -> Sequence[tuple[str, dict[str, float]]]:
     return [(title, by_dataset) for title, by_dataset in values if by_dataset][:_MAXIMUM_BARS]
 
 
-def _png(canvas: Canvas) -> bytes:
+def png_bytes(canvas: Canvas) -> bytes:
+    """A figure as a PNG."""
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -29,6 +29,12 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(top, name) for name in sorted(names) if not is_trace(name))
 
 
+def folders_above(path: Path, top: Path) -> list[str]:
+    """Names in lower case of the folders that a file below `top` lies in, the innermost first and `top` last."""
+    names = [*reversed(path.relative_to(top).parts[:-1]), top.resolve().name]
+    return [name.casefold() for name in names]
+
+
 def entries(folder: Path) -> list[Path]:
     """The files and folders in a folder, in alphabetical order, without traces; empty if there is no such folder."""
     if not folder.is_dir():

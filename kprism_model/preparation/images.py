@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 NIFTI = (".nii.gz", ".nii")
+PICTURE_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # all that Pillow raises for a damaged picture
 _AT_ONCE = 1 << 22
 _LARGEST_SHEAR = 1e-3
 
@@ -77,7 +78,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
-    except (UnidentifiedImageError, OSError) as error:
+    except PICTURE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
@@ -164,7 +165,7 @@ def _check_whole(path: Path) -> None:
             with Image.open(path) as picture:
                 picture.load()
             return
-    except (OSError, EOFError, zlib.error, UnidentifiedImageError) as error:
+    except (*PICTURE_ERRORS, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is damaged or cut off: {error}") from error
     image = open_nifti(path)
     expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from kprism_model.preparation.dicom import require_simpleitk
 from kprism_model.preparation.images import Grid
 from kprism_model.preparation.labels import LabelMap, mapped_values
 
@@ -35,7 +36,7 @@ class ItkImage:
 
     def grid(self) -> Grid:
         """The grid, from the header; ValueError for another number of axes or channels."""
-        reader = _sitk(self.path).ImageFileReader()
+        reader = require_simpleitk(str(self.path)).ImageFileReader()
         reader.SetFileName(str(self.path))
         try:
             reader.ReadImageInformation()
@@ -82,20 +83,12 @@ class ItkLabel:
 
 def itk_values(path: Path) -> NDArray[Any]:
     """The values of a volume, (i, j, k); ValueError that names the file."""
-    sitk = _sitk(path)
+    sitk = require_simpleitk(str(path))
     try:
         values: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
         raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
     return values.transpose()
-
-
-def _sitk(path: Path) -> Any:
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise ValueError(f"{path} needs SimpleITK, which is not installed; `pip install SimpleITK`") from error
-    return SimpleITK
 
 
 def _reason(error: RuntimeError) -> str:

@@ -6,16 +6,17 @@ Original values are mapped by a table. A value that the table does not have is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from kprism_model.preparation.images import Grid, open_nifti
+from kprism_model.preparation.images import PICTURE_ERRORS, Grid, open_nifti
 
 LabelMap = NDArray[np.uint8]
 
@@ -131,35 +132,6 @@ class MaskPictures:
         return labels
 
 
-@dataclass(frozen=True)
-class ColourMask:
-    """A coloured picture, `colours` maps (red, green, blue) to a label index; black is background.
-
-    A pixel gets the nearest colour, because JPEG changes colours at edges.
-    """
-
-    path: Path
-    colours: Mapping[tuple[int, int, int], int]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
-
-    def read(self, grid: Grid) -> LabelMap:
-        """Read the picture and give each pixel the index of the nearest colour."""
-        colours = {(0, 0, 0): 0, **self.colours}
-        palette = np.array(list(colours), np.int32)
-        pixels = read_rgb(self.path, grid).astype(np.int32)
-        best = np.full(grid.shape, np.iinfo(np.int32).max)
-        labels = np.zeros(grid.shape, np.uint8)
-        for colour, index in zip(palette, colours.values(), strict=True):
-            distance = ((pixels - colour) ** 2).sum(axis=-1)
-            labels[distance < best] = index
-            best = np.minimum(best, distance)
-        return labels
-
-
 def mapped_values(values: NDArray[Any], indices: Mapping[int, int], path: Path) -> LabelMap:
     """Values of a label file (any shape) -> label indices; ValueError names a value that is not whole or not known."""
     flat = values.reshape(-1)
@@ -178,27 +150,51 @@ def mapped_values(values: NDArray[Any], indices: Mapping[int, int], path: Path) 
     return labels.reshape(values.shape)
 
 
+def label_counts(labels: LabelMap) -> NDArray[np.int64]:
+    """How many voxels have each of the label indices 0 to 255."""
+    flat = labels.reshape(-1)
+    parts = range(0, max(1, len(flat)), _VALUES_AT_ONCE)  # all at once, bincount would need eight bytes for each voxel
+    counts = [np.bincount(flat[start : start + _VALUES_AT_ONCE], minlength=256) for start in parts]
+    total: NDArray[np.int64] = np.sum(counts, axis=0, dtype=np.int64)
+    return total
+
+
 def mask_values(path: Path, grid: Grid) -> NDArray[np.uint8]:
     """The brightest channel of a mask, 8-bit (rows, columns); ValueError if it is not a picture of this size."""
-    values: NDArray[np.uint8] = read_rgb(path, grid).max(axis=-1)
+    values: NDArray[np.uint8]
+    with _opened(path, grid) as picture:
+        if picture.mode in ("1", "L"):
+            return np.asarray(picture.convert("L"))
+        if picture.mode == "P" and (palette := picture.getpalette("RGB")):
+            brightest = np.zeros(256, np.uint8)
+            brightest[: len(palette) // 3] = np.reshape(palette, (-1, 3)).max(axis=-1)
+            values = brightest[np.asarray(picture)]
+            return values
+    values = read_rgb(path, grid).max(axis=-1)
     return values
 
 
 def read_rgb(path: Path, grid: Grid) -> NDArray[np.uint8]:
     """A picture as 8-bit (rows, columns, 3), whatever its mode; ValueError if it cannot be read or has another size."""
+    with _opened(path, grid) as picture:
+        if picture.mode.startswith("I") or picture.mode == "F":
+            values = np.asarray(picture, np.float32)
+            scale = 255 / 65535 if values.max() > 255 else 1.0
+            grey = (values * scale).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        if picture.mode == "1":
+            return np.asarray(picture.convert("L").convert("RGB"))
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path, grid: Grid) -> Iterator[Image.Image]:
+    """A picture whose size was checked; what goes wrong while it is read becomes a ValueError that names it."""
     try:
         with Image.open(path) as picture:
-            if picture.mode.startswith("I") or picture.mode == "F":
-                values = np.asarray(picture, np.float64)
-                scale = 255 / 65535 if values.max() > 255 else 1.0
-                grey = (values * scale).clip(0, 255).astype(np.uint8)
-                pixels = np.repeat(grey[..., None], 3, axis=-1)
-            elif picture.mode == "1":
-                pixels = np.asarray(picture.convert("L").convert("RGB"))
-            else:
-                pixels = np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+            shape = (picture.height, picture.width)
+            if shape != grid.shape:
+                raise ValueError(f"{path} has {shape} rows and columns, but its image {grid.shape}")
+            yield picture
+    except PICTURE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
-    if pixels.shape[:2] != grid.shape:
-        raise ValueError(f"{path} has {pixels.shape[:2]} rows and columns, but its image {grid.shape}")
-    return pixels

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from kprism_model.preparation.images import Grid, StoredImage
+from kprism_model.preparation.images import PICTURE_ERRORS, Grid, StoredImage
 from kprism_model.preparation.labels import LabelMap, LabelSource, mapped_values
 
 UNKNOWN = 255
@@ -22,7 +22,7 @@ def is_colour(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             return len(picture.getbands()) > 2 or picture.mode == "P"
-    except (UnidentifiedImageError, OSError) as error:
+    except PICTURE_ERRORS as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
@@ -57,7 +57,7 @@ class LabelPicture:
         try:
             with Image.open(self.path) as picture:
                 values = np.asarray(picture.convert("RGB") if picture.mode in ("RGBA", "LA") else picture)
-        except (UnidentifiedImageError, OSError) as error:
+        except PICTURE_ERRORS as error:
             raise ValueError(f"{self.path} cannot be read as a picture: {error}") from error
         if values.ndim == 3:
             if (values != values[..., :1]).any():

@@ -16,14 +16,13 @@ from itertools import islice
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 from PIL import Image
 
 from kprism_model.files import PART
 from kprism_model.orientation import SliceOrientation
 from kprism_model.preparation.findings import FoundCase
 from kprism_model.preparation.images import Grid
-from kprism_model.preparation.labels import LabelMap
+from kprism_model.preparation.labels import LabelMap, label_counts
 from kprism_model.preparation.records import CaseRecord, append_record, case_key, read_records
 from kprism_model.progress import progress_bar
 
@@ -102,7 +101,7 @@ def _write_case(case: FoundCase, key: str, classes: Mapping[int, str], out: Path
         out / label, "".join(label.suffixes[-2:] if grid.affine is not None else label.suffixes[-1:])
     ) as path:
         _write_label(path, labels, grid)
-    counts = np.bincount(labels.reshape(-1), minlength=256)
+    counts = label_counts(labels)
     return CaseRecord(
         name=case.name,
         key=key,

@@ -8,7 +8,8 @@ import pytest
 from matplotlib.path import Path as MatplotlibPath
 from numpy.typing import NDArray
 
-from lib.dicom.contours import Points, filled, outlines
+from kprism_model.polygons import Points, filled
+from lib.dicom.contours import outlines
 
 PICTURES = {
     "one pixel": ["."] * 2 + ["..#."] + ["."],

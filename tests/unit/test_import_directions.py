@@ -61,7 +61,18 @@ APP_RULES: Mapping[str, set[str]] = {
 }
 """Room or module of `apps/kprism/lib` -> those that it may import."""
 
-BASICS = {"classes", "components", "files", "intensity", "metrics", "orientation", "preprocess", "scribbles", "store"}
+BASICS = {
+    "classes",
+    "components",
+    "files",
+    "intensity",
+    "metrics",
+    "orientation",
+    "polygons",
+    "preprocess",
+    "scribbles",
+    "store",
+}
 PREDICTION = BASICS | {"network", "checkpoint", "image_kind", "queries", "predictor", "window", "windowed"}
 
 MODEL_RULES: Mapping[str, set[str]] = {
@@ -73,6 +84,7 @@ MODEL_RULES: Mapping[str, set[str]] = {
     "metrics": set(),
     "named_values": set(),
     "orientation": set(),
+    "polygons": set(),
     "progress": set(),
     "scribbles": set(),
     "store": set(),

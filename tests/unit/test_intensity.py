@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kprism_model import intensity
 from kprism_model.intensity import (
     CT_WINDOWS,
     IntensityRange,
@@ -149,3 +150,23 @@ def test_parts_are_scaled_as_the_whole_is_and_tables_give_the_same_bits(
         intensities.high / 2 - intensities.low / 2
     )
     np.testing.assert_array_equal(whole, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, ">i2", np.float32, np.float64, bool])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("modality", ["MR", None])
+def test_the_range_does_not_depend_on_how_values_lie_in_memory(
+    dtype: object, axes: tuple[int, int, int], modality: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evenly spaced values of the whole are found in parts of it, and in views that are no block of memory."""
+    monkeypatch.setattr(intensity, "SAMPLES", 700)
+    values = np.random.default_rng(4).normal(60, 40, (13, 17, 23)).astype(dtype)
+    if values.dtype.kind == "f":
+        values[3, 4, :2] = np.nan, np.inf
+    view = values.transpose(axes)[:, ::-1]
+    expected = IntensityRange.of(np.ascontiguousarray(view), modality=modality)
+    for at_once in (1 << 20, 900, 1):
+        monkeypatch.setattr(intensity, "_VALUES_AT_ONCE", at_once)
+        assert IntensityRange.of(view, modality=modality) == expected
+    sample = np.ascontiguousarray(view).reshape(-1)[:: values.size // 700]
+    np.testing.assert_array_equal(intensity._sample(view), sample)

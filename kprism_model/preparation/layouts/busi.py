@@ -8,6 +8,8 @@
 Sources: github.com/openmedlab/Awesome-Medical-Dataset, resources/BUSI.md; github.com/constantinpape/torch-em,
 torch_em/data/datasets/medical/busi.py. They differ over the further masks of 17 pictures, which the second leaves out,
 as the published code does; here all masks of a picture are joined. No patient numbers exist (600 women, 780 pictures).
+Some pictures are there twice, also as benign and malignant (Pawlowska et al., doi:10.1016/j.dib.2023.109247): equal
+ones count as one patient. Those that were cropped or scaled anew are not found.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.pictures import join_equal_pictures
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -38,6 +41,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
             findings.remark("ignored", str(kind))
             continue
         _add_folder(findings, kind, index)
+    join_equal_pictures(findings)
     return findings
 
 

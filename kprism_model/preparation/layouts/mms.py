@@ -24,17 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprism_model.preparation.catalogue import CatalogueEntry
-from kprism_model.preparation.csv_tables import read_table, whole_number
-from kprism_model.preparation.files import walk
+from kprism_model.preparation.files import folders_above, walk
 from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import Frame, nifti_suffix, open_nifti
 from kprism_model.preparation.labels import LabelVolume
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.tables import read_table, whole_number
 
 OPTIONS: frozenset[str] = frozenset()
 
 _FILE = re.compile(r"(?P<code>[A-Za-z0-9]+)_sa(?P<label>_gt)?$")
-_COLUMNS = ("External code", "ED", "ES")
+_COLUMNS = ("external code", "ed", "es")
 _LISTS: dict[str, Split] = {
     "training": "training",
     "validation": "validation",
@@ -58,7 +58,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
                 findings.remark("doubled", f"{path} and {files[match['code']]}; the second is taken")
             else:
                 files[match["code"]] = path
-        elif path.suffix.lower() == ".csv" and _is_table(path):
+        elif path.suffix.lower() == ".csv" and _has_columns(path):
             tables.append(path)
     if not images and not labels:
         raise ValueError(f"{folder} is not M&Ms: expected files such as Training/Labeled/A0S9V9/A0S9V9_sa.nii.gz")
@@ -69,38 +69,36 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     for code in sorted(set(images) | set(labels)):
         if code not in images:
             findings.remark("missing", f"the image of {labels[code]}")
-        elif code not in labels or {"unlabeled", "unlabelled"} & set(_folders(images[code], folder)):
+        elif code not in labels or {"unlabeled", "unlabelled"} & set(folders_above(images[code], folder)):
             findings.remark("unlabelled", str(images[code]))
         else:
             _add_patient(findings, code, images[code], labels[code], phases, indices, _list(images[code], folder))
     return findings
 
 
-def _is_table(path: Path) -> bool:
-    rows = read_table(path)
-    return bool(rows) and set(_COLUMNS) <= set(rows[0])
+def _has_columns(path: Path) -> bool:
+    try:
+        return bool(read_table(path, _COLUMNS))
+    except ValueError:
+        return False
 
 
 def _phases(findings: Findings, tables: list[Path]) -> dict[str, dict[str, int | None]]:
     """Code -> ED and ES of the table; None for a value that is not a number."""
     if not tables:
-        findings.remark("note", f"no table with the columns {', '.join(_COLUMNS)}: the frames are those with a label")
+        findings.remark("note", "no table with the columns External code, ED, ES: the frames are those with a label")
         return {}
     if len(tables) > 1:
         findings.remark("doubled", f"tables {', '.join(map(str, tables))}; the last one is taken")
     return {
-        row["External code"]: {"ED": whole_number(row.get("ED", "")), "ES": whole_number(row.get("ES", ""))}
-        for row in read_table(tables[-1])
-        if row.get("External code")
+        row["external code"]: {"ED": whole_number(row.get("ed", "")), "ES": whole_number(row.get("es", ""))}
+        for _, row in read_table(tables[-1], _COLUMNS)
+        if row.get("external code")
     }
 
 
-def _folders(path: Path, top: Path) -> list[str]:
-    return [name.casefold() for name in path.relative_to(top).parts[:-1]] + [top.name.casefold()]
-
-
 def _list(path: Path, top: Path) -> Split | None:
-    return next((_LISTS[name] for name in _folders(path, top) if name in _LISTS), None)
+    return next((_LISTS[name] for name in folders_above(path, top) if name in _LISTS), None)
 
 
 def _add_patient(

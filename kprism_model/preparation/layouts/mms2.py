@@ -20,12 +20,12 @@ import re
 from pathlib import Path
 
 from kprism_model.preparation.catalogue import CatalogueEntry
-from kprism_model.preparation.csv_tables import read_table, whole_number
 from kprism_model.preparation.files import entries, roots, walk
 from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import StoredImage, nifti_suffix
 from kprism_model.preparation.labels import LabelVolume
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.tables import read_table, whole_number
 
 OPTIONS = frozenset({"channel"})
 
@@ -74,8 +74,8 @@ def _numbers(folder: Path) -> set[str]:
     """The patients of the table, as folders are called; empty if there is no table."""
     found: set[str] = set()
     for path in walk(folder):
-        if path.suffix.lower() == ".csv":
-            codes = [whole_number(row.get("SUBJECT_CODE", "")) for row in read_table(path)]
+        if path.name.lower() == "dataset_information.csv":
+            codes = [whole_number(row["subject_code"]) for _, row in read_table(path, ("subject_code",))]
             found |= {f"{code:03d}" for code in codes if code is not None}
     return found
 

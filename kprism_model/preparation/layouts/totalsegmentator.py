@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 
 from kprism_model.preparation.catalogue import CatalogueEntry
-from kprism_model.preparation.csv_tables import read_table
 from kprism_model.preparation.files import entries, one_root
 from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import Grid, StoredImage, nifti_suffix
 from kprism_model.preparation.labels import LabelMap, MaskVolumes
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.tables import read_table
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -141,7 +141,7 @@ def _lists(findings: Findings, path: Path, cases: set[str]) -> dict[str, Split]:
     if not path.is_file():
         findings.remark("note", f"no {path.name}: the official lists are not known")
         return {}
-    told = {row.get("image_id", ""): row.get("split", "") for row in read_table(path)}
+    told = {row["image_id"]: row.get("split", "") for _, row in read_table(path, ("image_id", "split"))}
     for name in sorted(set(told) - cases):
         findings.remark("missing", f"the folder {name}, which is in {path.name}")
     for name in sorted(cases - set(told)):

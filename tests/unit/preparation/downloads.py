@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,46 @@ def disc(size: tuple[int, int] = (24, 32), centre: tuple[int, int] = (12, 16), r
     """A disc of 1 on 0, (rows, columns)."""
     rows, columns = np.ogrid[: size[0], : size[1]]
     return ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2).astype(np.uint8)
+
+
+def spreadsheet(path: Path, rows: Sequence[Sequence[object]], *, shared: bool = True, sheet: str = "sheet1") -> None:
+    """Write an .xlsx file; texts are in a table of their own, as Excel writes them, or in their cells."""
+    texts: list[str] = []
+
+    def cell(row: int, column: int, value: object) -> str:
+        place = f'r="{chr(ord("A") + column)}{row}"'
+        if isinstance(value, int):
+            return f"<c {place}><v>{value}</v></c>"
+        if not shared:
+            return f'<c {place} t="inlineStr"><is><t>{value}</t></is></c>'
+        texts.append(str(value))
+        return f'<c {place} t="s"><v>{len(texts) - 1}</v></c>'
+
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        cells = [cell(number, column, value) for column, value in enumerate(row) if value is not None]
+        lines.append(f'<row r="{number}">{"".join(cells)}</row>')
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    documents = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    packages = "http://schemas.openxmlformats.org/package/2006/relationships"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as book:
+        book.writestr(
+            "xl/workbook.xml",
+            f'<workbook {main} xmlns:r="{documents}"><sheets><sheet name="a" r:id="rId1"/></sheets></workbook>',
+        )
+        book.writestr(
+            "xl/_rels/workbook.xml.rels",
+            f'<a:Relationships xmlns:a="{packages}">'
+            f'<a:Relationship Id="rId1" Target="worksheets/{sheet}.xml"/></a:Relationships>',
+        )
+        book.writestr(
+            f"xl/worksheets/{sheet}.xml", f"<worksheet {main}><sheetData>{''.join(lines)}</sheetData></worksheet>"
+        )
+        if shared:
+            # One text in two parts, as Excel writes it where a part is bold.
+            items = "".join(f"<si><r><t>{text[:2]}</t></r><r><t>{text[2:]}</t></r></si>" for text in texts)
+            book.writestr("xl/sharedStrings.xml", f"<sst {main}>{items}</sst>")
 
 
 @dataclass(frozen=True)

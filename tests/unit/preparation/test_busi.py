@@ -15,10 +15,10 @@ from tests.unit.preparation.downloads import colour_noise, disc, picture, prepar
 @pytest.fixture
 def download(tmp_path: Path) -> Path:
     root = tmp_path / "Dataset_BUSI_with_GT"
-    for kind, count in (("benign", 12), ("malignant", 3), ("normal", 2)):
+    for kind, count, seed in (("benign", 12, 0), ("malignant", 3, 20), ("normal", 2, 30)):
         for number in range(1, count + 1):
             stem = root / kind / f"{kind} ({number}).png"
-            picture(stem, colour_noise(number), "RGBA" if number == 2 else None)
+            picture(stem, colour_noise(seed + number), "RGBA" if number == 2 else None)
             mask = disc() * 255 if kind != "normal" else np.zeros((24, 32), np.uint8)
             picture(stem.with_name(f"{kind} ({number})_mask.png"), mask, "1" if number == 3 else "RGB")
     picture(root / "benign" / "benign (4)_mask_1.png", disc(centre=(3, 3), radius=2) * 255)
@@ -39,7 +39,7 @@ def test_masks_are_joined_and_normal_pictures_are_empty(download: Path, tmp_path
     assert (made.image("benign_001") == colour_noise(1)).all()
     assert sum(len(made.names(split)) for split in ("training", "validation", "test")) == 17
     with Image.open(tmp_path.parent / f"{tmp_path.name}_out" / "overview.png") as sheet:
-        assert sheet.width == 1024
+        assert sheet.size == (1056, 3 * 282 + 20)  # twelve tiles and a legend
 
 
 def test_pictures_and_masks_without_each_other_are_named(download: Path, tmp_path: Path) -> None:
@@ -64,3 +64,30 @@ def test_a_mask_of_another_size_is_faulty(download: Path, tmp_path: Path) -> Non
 def test_the_published_lists_go_by_picture(download: Path, tmp_path: Path) -> None:
     made = prepare("busi_us", download, tmp_path / "out", "--splits", "published")
     assert (len(made.names("training")), len(made.names("validation")), len(made.names("test"))) == (13, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mode", "with_labels"),
+    [
+        ("benign (1)", "benign (7)", None, ""),
+        ("benign (5)", "malignant (1)", "RGBA", " with different labels"),
+        ("malignant (2)", "normal (1)", None, " with different labels"),
+    ],
+)
+def test_equal_pictures_are_one_patient(
+    download: Path, tmp_path: Path, first: str, second: str, mode: str | None, with_labels: str
+) -> None:
+    def path_of(name: str) -> Path:
+        return download / name.split()[0] / f"{name}.png"
+
+    with Image.open(path_of(first)) as original:
+        picture(path_of(second), np.asarray(original.convert("RGB")), mode, compress_level=1)  # other bytes
+    made = prepare("busi_us", download, tmp_path / "out")
+    one, other = (f"{name.split()[0]}_{int(name.split()[1].strip('()')):03d}" for name in (first, second))
+    assert made.remarks("doubled") == [
+        f"{one} and {other} are the same picture{with_labels}; they count as one patient"
+    ]
+    assert made.case(one).patient == made.case(other).patient == one
+    assert len({case.patient for cases in made.dataset.splits.values() for case in cases}) == 16
+    lists = [{one, other} & made.names(split) for split in ("training", "validation", "test")]
+    assert sorted(map(len, lists)) == [0, 0, 2]

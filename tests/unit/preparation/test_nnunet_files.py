@@ -141,5 +141,5 @@ def test_a_missing_simpleitk_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     write(folder / "labelsTr" / "x.nrrd", blocks(1, (1, 2)))
     describe(folder, 2, LABELS)
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(ValueError, match="needs SimpleITK, which is not installed"):
+    with pytest.raises(ValueError, match="is read with SimpleITK, which is not installed"):
         prepare("nnunet", folder, tmp_path / "out")

@@ -17,7 +17,7 @@ def download(tmp_path: Path) -> Path:
     for kind in ("benign", "malignant"):
         for number in range(1, 6):
             path = tmp_path / "download" / kind / f"{kind} ({number}).png"
-            picture(path, colour_noise(number))
+            picture(path, colour_noise(number + 10 * (kind == "malignant")))
             picture(path.with_name(f"{path.stem}_mask.png"), 255 * disc())
     return tmp_path / "download"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from lib.dicom.contours import Points
+from kprism_model.polygons import Points
 from lib.dicom.series import Series
 from lib.imaging.medical_image import LPS_TO_RAS
 

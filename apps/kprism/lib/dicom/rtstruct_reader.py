@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from kprism_model.polygons import Points, filled
 from lib.dicom.contour_planes import ContourPlanes, closed_contours
-from lib.dicom.contours import Points, filled
 from lib.dicom.frames import whole_number
 from lib.dicom.rtstruct_writer import RTSTRUCT_SOP_CLASS
 from lib.dicom.seg_reader import SegLabels, unique_names
