@@ -11,6 +11,7 @@ from kprism_model.preparation.findings import Findings
 from kprism_model.preparation.images import NIFTI, ImageSource, StoredImage
 from kprism_model.preparation.itk_images import ITK_SUFFIXES, ItkImage, ItkLabel
 from kprism_model.preparation.labels import LabelSource, LabelVolume
+from kprism_model.preparation.pictures import add_file
 from kprism_model.preparation.value_pictures import LabelPicture, SinglePicture
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -24,17 +25,19 @@ def suffix_of(path: Path) -> str:
 
 
 def image_files(findings: Findings, folder: Path) -> dict[str, Path]:
-    """The images in a folder by their names without suffixes; the second of a name, and other files, are remarked."""
+    """The images in a folder by their names without suffixes; other files are remarked.
+
+    Of two copies one is taken. Two different files of one name, such as a.nii and a.nii.gz, are both left out.
+    """
     found: dict[str, Path] = {}
+    unclear: set[str] = set()
     for path in entries(folder):
         suffix = suffix_of(path)
         if not suffix or path.is_dir():
             findings.remark("ignored", str(path))
-        elif (name := path.name.removesuffix(suffix)) in found:
-            findings.remark("doubled", f"{path} and {found[name]}; the second is taken")
         else:
-            found[name] = path
-    return found
+            add_file(found, path.name.removesuffix(suffix), path, findings, unclear)
+    return {name: path for name, path in found.items() if name not in unclear}
 
 
 def image_source(path: Path) -> ImageSource:

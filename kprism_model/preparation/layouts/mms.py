@@ -29,6 +29,7 @@ from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import Frame, nifti_suffix, open_nifti
 from kprism_model.preparation.labels import LabelVolume
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.pictures import add_file
 from kprism_model.preparation.tables import read_table, whole_number
 
 OPTIONS: frozenset[str] = frozenset()
@@ -50,14 +51,11 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     tables: list[Path] = []
+    unclear: set[str] = set()
     for path in walk(folder):
         match = _FILE.fullmatch(path.name.removesuffix(nifti_suffix(path))) if nifti_suffix(path) else None
         if match:
-            files = labels if match["label"] else images
-            if match["code"] in files:
-                findings.remark("doubled", f"{path} and {files[match['code']]}; the second is taken")
-            else:
-                files[match["code"]] = path
+            add_file(labels if match["label"] else images, match["code"], path, findings, unclear)
         elif path.suffix.lower() == ".csv" and _has_columns(path):
             tables.append(path)
     if not images and not labels:
@@ -66,7 +64,7 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
     for code in sorted(set(phases) - set(images)):
         findings.remark("missing", f"{code}_sa.nii.gz, which is in the table")
     indices = {int(value): index for value, index in entry.indices.items()}
-    for code in sorted(set(images) | set(labels)):
+    for code in sorted((set(images) | set(labels)) - unclear):
         if code not in images:
             findings.remark("missing", f"the image of {labels[code]}")
         elif code not in labels or {"unlabeled", "unlabelled"} & set(folders_above(images[code], folder)):

@@ -45,18 +45,20 @@ def find(folder: Path, entry: CatalogueEntry, options: LayoutOptions) -> Finding
         raise ValueError(f"{folder} is not M&Ms-2: expected folders such as dataset/001 with 001_SA_ED.nii.gz")
     findings = Findings()
     patients: dict[str, Path] = {}
+    twice: set[str] = set()
     for path in (inner for parent in parents for inner in entries(parent)):
         if not path.is_dir() or not _NUMBER.fullmatch(path.name) or not 1 <= int(path.name) <= _LAST:
             if path.is_dir() and path not in parents:
                 findings.remark("ignored", str(path))
         elif path.name in patients:
-            findings.remark("doubled", f"{path} and {patients[path.name]}; the second is taken")
+            findings.remark("faulty", f"patient {path.name} is in {path} and {patients[path.name]}; left out")
+            twice.add(path.name)
         else:
             patients[path.name] = path
     for number in sorted(_numbers(folder) - set(patients)):
         findings.remark("missing", f"the folder {number}, which is in the table")
     indices = {int(value): index for value, index in entry.indices.items()}
-    for number, path in sorted(patients.items()):
+    for number, path in sorted((number, path) for number, path in patients.items() if number not in twice):
         files = {file.name.removesuffix(nifti_suffix(file)): file for file in entries(path) if nifti_suffix(file)}
         for view in views:
             for phase in _PHASES:

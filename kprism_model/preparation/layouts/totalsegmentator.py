@@ -30,6 +30,7 @@ from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import Grid, StoredImage, nifti_suffix
 from kprism_model.preparation.labels import LabelMap, MaskVolumes
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.pictures import add_file
 from kprism_model.preparation.tables import read_table
 
 OPTIONS: frozenset[str] = frozenset()
@@ -107,15 +108,14 @@ def _is_root(folder: Path) -> bool:
 
 def _masks(findings: Findings, folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
+    unclear: set[str] = set()
     for path in entries(folder):
         name = path.name.removesuffix(nifti_suffix(path))
         if not nifti_suffix(path):
             findings.remark("ignored", str(path))
-        elif name in found:
-            findings.remark("doubled", f"{path} and {found[name]}; the second is taken")
         else:
-            found[name] = path
-    return found
+            add_file(found, name, path, findings, unclear)
+    return {name: path for name, path in found.items() if name not in unclear}
 
 
 def _structures(findings: Findings, masks: dict[str, dict[str, Path]], entry: CatalogueEntry) -> list[str]:

@@ -90,7 +90,9 @@ def test_what_is_missing_or_doubled_is_named(download: Path, tmp_path: Path) -> 
     assert made.remarks("missing")[0] == "the folder 077, which is in the table"
     assert made.remarks("missing")[1].endswith("001/001_SA_ED.nii.gz, the image of a label")
     assert [Path(path).name for path in made.remarks("unlabelled")] == ["160_SA_ES.nii.gz"]
-    assert len(made.remarks("doubled")) == 1 and "training/161" in made.remarks("doubled")[0]
+    (faulty,) = made.remarks("faulty")
+    assert "patient 161 is in " in faulty and "training/161" in faulty and made.status == 1
+    assert made.names("validation") == {"200_SA_ED", "200_SA_ES"}
     assert [Path(path).name for path in made.remarks("ignored")] == ["361"]
     assert made.names("training") == {"001_SA_ES", "160_SA_ED"}
 

@@ -123,18 +123,20 @@ def test_lists_and_folders_that_differ_are_named(tmp_path: Path) -> None:
     (folder / "labelsTr" / "spleen_002.nii.gz").unlink()
     volume(folder / "imagesTr" / "spleen_077.nii.gz", noise(77))
     volume(folder / "labelsTr" / "spleen_077.nii.gz", blocks(77, (1,)))
-    volume(folder / "labelsTr" / "spleen_003.nii", blocks(3, (1,)))
+    volume(folder / "labelsTr" / "spleen_003.nii", blocks(4, (1,)))
     (folder / "imagesTs" / "spleen_900.nii.gz").unlink()
     made = prepare("msd", folder, tmp_path / "out")
     missing = made.remarks("missing")
     assert missing[0] == "./imagesTr/spleen_001.nii.gz of the training list of dataset.json"
     assert missing[1].startswith("the image of ") and missing[1].endswith("spleen_001.nii.gz")
     assert missing[2].startswith("the label of ") and missing[2].endswith("spleen_002.nii.gz")
-    assert missing[3] == "spleen_900 of the test list of dataset.json"
+    assert missing[3].startswith("the label of ") and missing[3].endswith("spleen_003.nii.gz")
+    assert missing[4] == "spleen_900 of the test list of dataset.json"
     assert made.remarks("note") == ["spleen_077 is on no list of dataset.json; it counts as training"]
-    assert len(made.remarks("doubled")) == 1
+    assert len(made.remarks("faulty")) == 1 and "spleen_003.nii.gz differs from" in made.remarks("faulty")[0]
+    assert made.status == 1
     assert {case.name for cases in made.dataset.splits.values() for case in cases} == {
-        *(f"spleen_{number:03d}" for number in (3, 4, 5, 6, 77))
+        *(f"spleen_{number:03d}" for number in (4, 5, 6, 77))
     }
 
 
