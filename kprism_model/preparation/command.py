@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of lists that are drawn (default: 0)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="OAI-ZIB: where the images are")
-    parser.add_argument("--channel", help="which sequence or channel becomes the image (BraTS, Decathlon, nnU-Net)")
+    parser.add_argument(
+        "--channel", help="which sequence, channel or view becomes the image (BraTS, M&Ms-2, Decathlon, nnU-Net)"
+    )
     parser.add_argument("--expert", help="PAPILA: whose contours (1, 2 or both)")
     parser.add_argument(
         "--workers", type=int, default=min(4, os.cpu_count() or 1), help="cases at a time (default: %(default)s)"
@@ -61,16 +63,20 @@ def run(arguments: argparse.Namespace) -> int:
     records, faults = write_cases(cases, classes, arguments.out, workers=arguments.workers, progress=True)
     for fault in faults:
         findings.remark("faulty", fault)
+    for sentence in (sentence for record in records.values() for sentence in record.remarks):
+        findings.remark("note", sentence)
     if not records:
         raise ValueError(f"{arguments.folder}: no case is whole; the first: {faults[0]}")
     write_dataset_json(arguments.out, entry, findings, classes, cases, records, lists, notes)
     write_overview(arguments.out, classes, list(records.values()), seed=arguments.seed)
     print(f"{entry.title} -> {arguments.out}\n")
     print(describe(cases, records, lists, classes, findings, notes))
-    print(f"\nLicence: {findings.about.get('licence', entry.licence)}\nCite: {entry.citation}")
-    if faults:
-        print(f"error: {len(faults)} cases are faulty and were left out; they are named above", file=sys.stderr)
-    return 1 if faults else 0
+    print(f"\nLicence: {findings.about.get('licence', entry.licence)}")
+    if citation := findings.about.get("reference", entry.citation):
+        print(f"Cite: {citation}")
+    if faulty := findings.remarks.get("faulty"):
+        print(f"error: {len(faulty)} cases are faulty and were left out; they are named above", file=sys.stderr)
+    return 1 if faulty else 0
 
 
 def find_cases(entry: CatalogueEntry, folder: Path, options: LayoutOptions) -> Findings:

@@ -35,6 +35,14 @@ class LabelSource(Protocol):
         """Label indices, uint8, on the grid of the image: (i, j, k) as stored, or (rows, columns)."""
 
 
+class RemarkingLabel(LabelSource, Protocol):
+    """A label whose reading may tell something worth knowing, such as masks that overlap."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences of the last `read`. They are no part of the `repr`, which tells how a label is read."""
+
+
 @dataclass(frozen=True)
 class LabelVolume:
     """A NIfTI file of values, `indices` maps them (without the background 0). `frame` of four axes, if it is given.

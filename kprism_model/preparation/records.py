@@ -20,7 +20,8 @@ _VERSION = 1  # prepared cases of another version are prepared again
 class CaseRecord:
     """A prepared case: `key` of its sources (`case_key`), file names, shape, spacing in mm, and voxels by class.
 
-    `slices` are those across the plane in which the network looks at a volume; 1 for pictures.
+    `slices` are those across the plane in which the network looks at a volume; 1 for pictures. `remarks` are sentences
+    about what was seen while the label was read.
     """
 
     name: str
@@ -31,6 +32,7 @@ class CaseRecord:
     spacing: tuple[float, ...]
     slices: int
     voxels: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
 
 
 def case_key(case: FoundCase, classes: Mapping[int, str]) -> str:
@@ -57,6 +59,7 @@ def read_records(folder: Path) -> dict[str, CaseRecord]:
         try:
             values = json.loads(line)
             values |= {"shape": tuple(values["shape"]), "spacing": tuple(values["spacing"])}
+            values["remarks"] = tuple(values.get("remarks", ()))
             records[values["name"]] = CaseRecord(**values)
         except (ValueError, TypeError, KeyError):
             continue

@@ -35,6 +35,15 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str
     raise ValueError(f"{path} has no columns {' and '.join(columns)}; its first row is {first!r}")
 
 
+def whole_number(text: str) -> int | None:
+    """A number of a table, which some programs write as 9.0; None if it is not a whole one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() else None
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     if path.suffix.lower() == ".csv":
         yield from enumerate(_csv_rows(path), start=1)

@@ -111,6 +111,7 @@ def _write_case(case: FoundCase, key: str, classes: Mapping[int, str], out: Path
         spacing=tuple(round(length, 4) for length in grid.spacing),
         slices=_slices(grid),
         voxels={name: int(counts[index]) for index, name in classes.items()},
+        remarks=tuple(getattr(case.label, "remarks", ())),  # of a `RemarkingLabel`
     )
 
 
