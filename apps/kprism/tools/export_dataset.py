@@ -146,8 +146,11 @@ def warnings(exported: Exported) -> Iterator[str]:
                 f"{plan.folder}: {overlapping} labels had more than one structure in a voxel, or lost something else: "
                 f"the smaller structure is on top; see warnings in {PROVENANCE}"
             )
-        if len(set(plan.folds)) < plan.options.folds:
-            yield f"{plan.folder}: {len(set(plan.owners))} patients give {_folds(plan)}, not {plan.options.folds}"
+        if not plan.splits:
+            yield f"{plan.folder}: all cases are of one patient, so there are no folds"
+        elif len(plan.splits) < plan.options.folds:
+            count = len(plan.splits)
+            yield f"{plan.folder}: there are {count} patients, so there are {count} folds, not {plan.options.folds}"
     known = [PATIENTS_BY[way].format(count) for way, count in exported.ways.items()]
     yield f"patients of the cases are known by {'; '.join(known)}"
 
@@ -159,8 +162,8 @@ def report(exported: Exported, keep_identifiers: bool) -> Iterator[str]:
         is_new = path in exported.new
         structures = ", ".join(f"{value} {name}" for name, value in plan.codes.items())
         yield (
-            f"{'Wrote' if is_new else 'Unchanged:'} {path}: {len(plan.cases)} {plan.kind} of "
-            f"{len(set(plan.owners))} patients; {structures}"
+            f"{'Wrote' if is_new else 'Unchanged:'} {path}: cases {len(plan.cases)}, patients {len(set(plan.owners))}; "
+            f"{plan.kind}; {structures}"
         )
     if not keep_identifiers and any(not case.origin.is_dicom for plan in exported.plans for case in plan.cases):
         yield f"{PROVENANCE} names the image files."
@@ -181,11 +184,6 @@ def _next_steps(plan: Plan, exported: Exported) -> Iterator[str]:
         yield f"       cp {path / SPLITS} ${PREPROCESSED}/{plan.folder}/"
     configuration = "2d" if plan.kind.form == PICTURE else "3d_fullres"
     yield f"       nnUNetv2_train {plan.number} {configuration} {0 if plan.splits else 'all'}"
-
-
-def _folds(plan: Plan) -> str:
-    count = len(plan.splits)
-    return f"{count} folds" if count else "no folds"
 
 
 if __name__ == "__main__":

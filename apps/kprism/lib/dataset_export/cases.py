@@ -18,6 +18,7 @@ from lib.dataset_export.kinds import Kind, kind_of
 from lib.dataset_export.origin import BY_CASE, BY_ID, BY_PATTERN, FOUND, SUBMITTED, Origin
 from lib.dataset_export.site import Site
 from lib.dicom.mixed_store import store_of
+from lib.imaging.label_names import listed_names
 from lib.imaging.mapped import mapped_in
 from lib.imaging.medical_image import MedicalImage
 from lib.imaging.reading import read_image
@@ -67,9 +68,10 @@ class CaseReader:
         recorded = self._site.submissions.get(image_id)
         digest = digest_of(file)
         info = case.info
-        if recorded is not None and recorded.sha256 == digest and not case.names:
+        if recorded is not None and recorded.sha256 == digest and not listed_names(info):
             info = {**info, **recorded.sent_names}
         label = self._reader.read(image_id, file, info)
+        self._site.registry.add(label.structures)  # the next case spells them alike
         is_recorded = recorded is not None and (recorded.sha256 == digest or recorded.content == label.digest())
         image, kind = self._image(image_id)
         facts, pattern = self._facts(image_id), self._site.config.patients

@@ -17,8 +17,8 @@ AIR_HOUNSFIELD = -500
 
 VOLUME, PICTURE = "volume", "picture"
 
-CT = "CT"
-"""nnU-Net's and our own name for Hounsfield units; images of other values never have it."""
+CT, UNKNOWN = "CT", "unknown"
+"""CT is nnU-Net's and our own name for Hounsfield units; images of other values never have it."""
 
 NAMES = {
     "MR": "MRI",
@@ -60,7 +60,7 @@ class Kind:
     @property
     def title(self) -> str:
         """The kind as a part of a data set's name: letters and digits."""
-        words = [self.modality, *(["colour"] if self.channels == 3 else [])]
+        words = ["volumes" if self.modality == UNKNOWN else self.modality, *(["colour"] if self.channels == 3 else [])]
         words += ["pictures"] if self.form == PICTURE and self.modality != PICTURE else []
         parts = re.findall(r"[A-Za-z0-9]+", " ".join(words))
         return "".join(part[0].upper() + part[1:] for part in parts)
@@ -68,6 +68,8 @@ class Kind:
     def __str__(self) -> str:
         """The kind in words."""
         colour = "colour " if self.channels == 3 else ""
+        if self.modality == UNKNOWN:
+            return f"{colour}{self.form}s of unknown modality"
         same = self.form == PICTURE and self.modality == PICTURE
         return f"{colour}{'' if same else f'{self.modality} '}{self.form}s"
 
@@ -83,7 +85,7 @@ def kind_of(image: MedicalImage, modality: str | None, unit: str = "", *, is_fil
     if is_picture and image.array.dtype in (np.uint8, np.uint16, np.bool_) and image.rescale == (1.0, 0.0):
         return Kind(PICTURE, NAMES.get(modality or PICTURE, modality or PICTURE), channels)
     if modality is None:
-        modality = CT if channels == 1 and looks_like_hounsfield(image.values) else "unknown"
+        modality = CT if channels == 1 and looks_like_hounsfield(image.values) else UNKNOWN
     elif modality == CT and not _is_hounsfield(image, unit):
         modality = "CT without Hounsfield units"
     return Kind(VOLUME, NAMES.get(modality, modality), channels)

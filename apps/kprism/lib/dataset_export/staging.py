@@ -8,6 +8,7 @@ import filecmp
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ WRITTEN = "written"
 """Key of `PROVENANCE` that differs between two exports of the same."""
 
 _PREFIX = ".kprism-export-"
+
+_LEFT_OVER_SECONDS = 60.0
+"""A folder that is older than this, and that nobody has locked, was left by a kill."""
 
 
 @contextmanager
@@ -51,6 +55,8 @@ def staging(out: Path) -> Iterator[Path]:
 
 def _remove_left_over(out: Path) -> None:
     for folder in out.glob(f"{_PREFIX}*"):
+        if time.time() - folder.stat().st_mtime < _LEFT_OVER_SECONDS:
+            continue
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,6 +74,7 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
+        time.sleep(0.05)
 
 
 def publish(made: Sequence[Path], out: Path) -> list[Path]:
