@@ -42,7 +42,7 @@ def make_site(studies: Path) -> None:
     (studies / "sent").mkdir(parents=True)
     sent: dict[str, Mapping[str, int]] = {}
     for name in ("pyradiomics_lung1", "pyradiomics_lung2"):
-        whole = nibabel.load(SAMPLES / f"{name}.nii.gz")
+        whole: Any = nibabel.load(SAMPLES / f"{name}.nii.gz")
         for number, (i, j) in enumerate(((40, 80), (60, 120), (130, 100), (150, 140), (100, 60))):
             part = whole.slicer[i : i + SIDE, j : j + SIDE, 4:20]
             values = np.asarray(part.dataobj)

@@ -21,7 +21,6 @@ from kprism_model.cli.settings import check_setting
 from kprism_model.cli.usage import UsageError
 from kprism_model.locations import app_folder
 from kprism_model.progress import progress_bar
-from lib.configs.app_config import apply_monailabel_settings
 from lib.dataset_export.cases import CaseReader
 from lib.dataset_export.export import SPLITS, Export, Exported
 from lib.dataset_export.kinds import PICTURE
@@ -112,7 +111,6 @@ def run(given: argparse.Namespace) -> Exported:
     out = Path(given.out).absolute()
     if not is_url(studies) and out.resolve().is_relative_to(studies):
         raise ValueError(f"--out {given.out} lies in the studies; expected a folder elsewhere")
-    apply_monailabel_settings()
     modality = given.modality or (None if is_url(studies) else described_modality(Path(studies)))
     preprocessed = Path(os.environ[PREPROCESSED]) if os.environ.get(PREPROCESSED) else None
     with staging(out) as folder:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.dataset_export.kinds import Kind, kind_of
+from lib.dataset_export.kinds import CT, Kind, kind_of
 from lib.dataset_export.origin import BY_CASE, BY_ID, BY_PATTERN, FOUND, SUBMITTED, Origin
 from lib.dataset_export.site import Site
 from lib.dicom.mixed_store import store_of
@@ -99,9 +99,9 @@ class CaseReader:
             return image, kind_of(image, self._modality, is_file=True)
         store.get_image_uri(image_id)  # waits for the voxels
         volume = store.volume(image_id)
-        modality, unit = self._facts(image_id).get("Modality"), volume.series.first.get("RescaleType")
-        image = volume.image(name)
-        return image, kind_of(image, str(modality or "OT"), str(unit or ""), is_file=False)
+        modality, image = str(self._facts(image_id).get("Modality") or "OT"), volume.image(name)
+        unit = volume.series.headers[0].get("RescaleType") if modality == CT else None
+        return image, kind_of(image, modality, str(unit or ""), is_file=False)
 
     def _read_file(self, path: Path, name: str) -> MedicalImage:
         """An image file; the last one is kept, as its label is read by its grid first."""

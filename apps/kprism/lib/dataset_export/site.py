@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from monailabel.datastore.dicom import DICOMwebClientX
 
 from kprism_model.addresses import is_url
 from kprism_model.checkpoint import load_checkpoint
-from lib.configs.app_config import AppConfig
+from lib.configs.app_config import AppConfig, apply_monailabel_settings
 from lib.dataset_export.snapshot import snapshot
 from lib.datastore import GuardedDatastore
 from lib.dicom.access import StoreAccess
@@ -60,6 +61,7 @@ def open_site(studies: str, conf: Mapping[str, str], app: Path, scratch: Path) -
     All that has to be written goes to the folder `scratch`. ValueError for a setting that cannot be used; RequestError
     (StoreDownError) if the studies cannot be read.
     """
+    apply_monailabel_settings()
     config = AppConfig.parse(conf, app, studies)
     submissions = _recorded(config.state / "intake" / "cases")
     by_age = sorted(submissions.values(), key=lambda entry: entry.at)
@@ -83,7 +85,9 @@ def _server(studies: str, conf: Mapping[str, str], config: AppConfig, scratch: P
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
     filters = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-    return _settled(DicomStore(client, scratch / "dicom", filters, volume_bytes=config.image_mb << 20), config)
+    with _unwatched():
+        store = DicomStore(client, scratch / "dicom", filters, volume_bytes=config.image_mb << 20)
+    return _settled(store, config)
 
 
 def _folder(studies: Path, config: AppConfig, scratch: Path) -> tuple[GuardedDatastore, list[str]]:
@@ -117,7 +121,20 @@ def _dicom_folder(studies: Path, config: AppConfig, scratch: Path) -> DicomFolde
     while files.changing and time.monotonic() < until:
         time.sleep(0.2)
         files.search()
-    return _settled(DicomFolderStore(files, scratch / "dicom", volume_bytes=config.image_mb << 20), config)
+    with _unwatched():
+        store = DicomFolderStore(files, scratch / "dicom", volume_bytes=config.image_mb << 20)
+    return _settled(store, config)
+
+
+@contextmanager
+def _unwatched() -> Iterator[None]:
+    """Datastores that are opened meanwhile do not watch their folders: nobody else writes to the scratch folder."""
+    before = settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD
+    settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = False
+    try:
+        yield
+    finally:
+        settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = before
 
 
 def _settled(store: Store, config: AppConfig) -> Store:
