@@ -58,10 +58,14 @@ class FolderSite:
         self.studies = studies
         studies.mkdir(parents=True)
         (studies.parent / "sent").mkdir()
+        self._store = FolderStore(str(studies), extensions=MONAI_LABEL_SETTINGS["MONAI_LABEL_DATASTORE_FILE_EXT"])
+        intake = SubmissionStore(studies / ".kprism" / "intake")
+        self._service = SubmissionService(intake, self._store, LabelRegistry())
 
     def submit(self, image_id: str, file: Path, names: Mapping[str, int], by: str = "anna") -> None:
         """Submit a label file whose values have names."""
-        entry = self._service().submit(image_id, file, {"label_names": dict(names)} if names else {}, by=by)
+        self._store.refresh()
+        entry = self._service.submit(image_id, file, {"label_names": dict(names)} if names else {}, by=by)
         assert entry is not None
 
     def sent(self, image_id: str, labels: np.ndarray, affine: np.ndarray) -> Path:
@@ -87,12 +91,6 @@ class FolderSite:
         image.header["descrip"] = b"Mueller, Hans"
         nibabel.save(image, self.studies / f"{image_id}.nii.gz")
         self.submit(image_id, self.sent(image_id, labels, affine), names)
-
-    def _service(self) -> SubmissionService:
-        store = FolderStore(str(self.studies), extensions=MONAI_LABEL_SETTINGS["MONAI_LABEL_DATASTORE_FILE_EXT"])
-        intake = SubmissionStore(self.studies / ".kprism" / "intake")
-        known = [name for entry in intake.submissions() for name in entry.structures]
-        return SubmissionService(intake, store, LabelRegistry(known))
 
 
 def ct(seed: int) -> np.ndarray:
