@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -70,20 +69,21 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return studies
 
 
-def begun(process: subprocess.Popen[str], out: Path) -> Iterator[Path]:
-    """The folder in which an export is made, once its first image is written."""
+def begun(process: subprocess.Popen[str], out: Path, *known: Path) -> Path:
+    """The folder in which an export is made, other than the `known` ones, once its first image is written."""
     deadline = time.monotonic() + PATIENCE
-    while not list(out.glob(".kprism-export-*/image_*")):
+    while not (found := {image.parent for image in out.glob(".kprism-export-*/image_*")}.difference(known)):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
         time.sleep(0.01)
-    yield from out.glob(".kprism-export-*")
+    [folder] = found
+    return folder
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_that_is_stopped_leaves_nothing(number: signal.Signals, many: Path, tmp_path: Path) -> None:
     before, out = tree(many), tmp_path / "deep" / "out"
     with subprocess.Popen(command(many, out), stderr=subprocess.PIPE, text=True) as process:
-        assert list(begun(process, out))
+        begun(process, out)
         process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
@@ -95,14 +95,14 @@ def test_one_that_is_stopped_leaves_nothing(number: signal.Signals, many: Path, 
 def test_what_a_kill_leaves_is_removed_by_the_next(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with subprocess.Popen(command(many, out), stderr=subprocess.PIPE, text=True) as process:
-        [left] = begun(process, out)
+        left = begun(process, out)
         process.kill()
     assert list(out.iterdir()) == [left]
     os.utime(left, (time.time() - 3600,) * 2)
     with subprocess.Popen(command(many, out, "--name", "Other"), stderr=subprocess.PIPE, text=True) as process:
-        alive = list(begun(process, out))
-        assert len(alive) == 1 and alive[0] != left
-        os.utime(alive[0], (time.time() - 3600,) * 2)
+        alive = begun(process, out, left)
+        assert not left.exists()
+        os.utime(alive, (time.time() - 3600,) * 2)
         done = subprocess.run(command(many, out, "--id", "7"), capture_output=True, text=True, timeout=600)
         _, errors = process.communicate(timeout=600)
     assert (done.returncode, process.returncode) == (0, 0), (done.stderr, errors)
