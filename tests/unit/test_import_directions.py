@@ -56,6 +56,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "infers": SERVICES | {"learning"},
     "trainers": SERVICES | {"learning"},
     "configs": GROUND | {"dicom", "learning", "trainers", "worklist"},
+    "dataset_export": SERVICES | {"learning", "dicom", "configs", "folder_store"},
     "learning_loop": SERVICES | {"learning", "trainers", "configs"},
     "api": SERVICES | {"dicom", "learning", "infers", "trainers", "not_served"},
 }

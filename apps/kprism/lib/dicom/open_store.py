@@ -52,7 +52,7 @@ def open_folder(studies: Path, state: Path, volume_bytes: int, worklist: Worklis
 
     A folder that holds nothing yet is watched for both. `worklist` is what is served of it.
     """
-    has_files = _has_files(studies)
+    has_files = has_images(studies)
     has_dicom = next(dicom_files_in(studies), None) is not None
     options = {
         "extensions": settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -82,14 +82,15 @@ def check_folder(studies: Path) -> None:
     """ValueError for a folder that cannot be written to, unless it holds DICOM alone, whose labels may be elsewhere."""
     if os.access(studies, os.W_OK) or not studies.is_dir():
         return
-    if _has_files(studies) or next(dicom_files_in(studies), None) is None:
+    if has_images(studies) or next(dicom_files_in(studies), None) is None:
         raise ValueError(
             f"the folder of studies {studies} cannot be written to, but the labels of images other than DICOM are kept "
             "in it; expected a folder that can be written to, such as a copy, or one of DICOM files alone"
         )
 
 
-def _has_files(studies: Path) -> bool:
+def has_images(studies: Path) -> bool:
+    """Whether image files other than DICOM lie directly in a folder of studies."""
     return any(file.name.lower().endswith(SUFFIXES) and file.is_file() for file in studies.iterdir())
 
 
