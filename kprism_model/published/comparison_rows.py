@@ -13,7 +13,7 @@ from kprism_model.published.evaluation import SetResult
 from kprism_model.published.printed_figures import OURS, Printed, PrintedFigure
 from kprism_model.published.protocol import PublishedProtocol
 from kprism_model.published.set_measurement import AFTER_IN_CONTEXT, AFTER_SEMANTIC, IN_CONTEXT, INTERACTIVE, SEMANTIC
-from kprism_model.published.sets import published_sets
+from kprism_model.published.sets import SAME_PATIENTS, published_sets
 
 ROLES = {
     "trained": ("trained sets", 12),
@@ -23,7 +23,6 @@ ROLES = {
 }
 """Role -> its title, and how many sets the paper has; "other" are sets that are not in the paper."""
 
-_SAME_PATIENTS = ("kits19_ct", "kits23_ct")  # the paper has one of them
 
 COLUMNS = (
     ("semantic", SEMANTIC, "dice"),
@@ -104,7 +103,7 @@ class Comparison:
         """What was left out, and why."""
         for result in self.results:
             yield from result.notes
-        if all(self.result(name) for name in _SAME_PATIENTS):
+        if all(self.result(name) for name in SAME_PATIENTS):
             yield "kits19_ct is not in the mean of the trained sets: 210 of its patients are in kits23_ct too"
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,5 +135,5 @@ class Comparison:
 
     def _averaged(self, role: str) -> list[SetResult]:
         """The measured sets of a role, each patient in one of them."""
-        doubled = _SAME_PATIENTS[0] if all(self.result(name) for name in _SAME_PATIENTS) else ""
+        doubled = SAME_PATIENTS[0] if all(self.result(name) for name in SAME_PATIENTS) else ""
         return [result for result in self.results if result.role == role and result.name != doubled]

@@ -19,7 +19,7 @@ from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.published.augmentation import Draw
 from kprism_model.published.batch import RawBatch
 from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.sets import published_sets
+from kprism_model.published.sets import SAME_PATIENTS, published_sets
 from kprism_model.published.slice_index import SliceIndex
 from kprism_model.training.schedule import MODES
 
@@ -48,6 +48,8 @@ def sampling_weights(names: Sequence[str], given: Mapping[str, float]) -> dict[s
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise ValueError(f"--weight names {', '.join(unknown)}, but the data sets are {', '.join(names)}")
+    if set(SAME_PATIENTS) <= set(names):
+        raise ValueError(f"{' and '.join(SAME_PATIENTS)} have 210 patients in common: train on one of them")
     weights = {}
     for name in names:
         known = published_sets().get(name)

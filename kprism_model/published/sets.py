@@ -14,6 +14,9 @@ from kprism_model.data.structures import StructureMap, Structures
 
 Role = Literal["trained", "external", "unseen"]
 
+SAME_PATIENTS = ("kits19_ct", "kits23_ct")
+"""Two editions of one set, with 210 patients in common; the paper has one of them."""
+
 TABLE = Path(__file__).with_name("sets.toml")
 
 

@@ -136,6 +136,52 @@ def test_a_set_that_is_only_measured_is_refused(
     assert "data set acdc_mr is only measured (external): leave it out" in capsys.readouterr().err
 
 
+def test_the_plan_comes_before_the_slices_and_the_training(
+    data: list[Path], tmp_path: Path, short_fits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(data, tmp_path, "--plan")) == 0
+    printed = capsys.readouterr().out
+    assert "~: estimated from the label maps of a few cases" in printed and "hours with 8 processes" in printed
+    assert not (tmp_path / "run" / "slices").exists() and not (tmp_path / "new.json").exists()
+    planned = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert (planned["slices"], planned["steps"]) == (22, STEPS)
+    assert planned["seconds"] > 0 and planned["hours"]["1"] == pytest.approx(STEPS * planned["seconds"] / 3600)
+
+    assert main(words(data, tmp_path)) == 0
+    exact = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert [part["stored"] for part in exact["sets"]] == [True, True]
+    assert exact["missing_bytes"] == exact["other_bytes"] < planned["missing_bytes"]
+    training = load_checkpoint(tmp_path / "new").metadata["training"]
+    assert (training["slices"], training["steps"]) == (exact["slices"], exact["steps"])
+
+
+def test_only_what_the_experiment_uses_is_trained(tmp_path: Path, short_fits: None) -> None:
+    """Of LiTS the tumour alone, and benign and malignant lesions as one structure."""
+    livers, lesions = [], []
+    for row in (2, 10, 20):
+        volume = np.zeros((48, 64, 9), np.uint8)
+        volume[row : row + 20, 10:40] = 1
+        volume[row : row + 10, 20:35, 4:7] = 2
+        livers.append(volume)
+        lesions.append((1 + row % 4 // 2) * rectangle((64, 48), slice(row, row + 20), slice(5, 30)))
+    grey = [(60 * volume + 10).astype(np.float32) for volume in livers]
+    lits = write_dataset(tmp_path / "lits_ct", livers, classes=["liver", "liver tumour"], images=grey, modality="CT")
+    busi = write_dataset(tmp_path / "busi_us", lesions, classes=["benign lesion", "malignant lesion"])
+    assert main(words([lits, busi], tmp_path)) == 0
+    checkpoint = load_checkpoint(tmp_path / "new")
+    assert checkpoint.registry.names == ("liver tumour", "breast lesion")
+    assert checkpoint.metadata["training"]["slices"] == 3 * 3 + 3
+
+
+def test_two_editions_of_the_same_patients_are_refused(
+    data: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kidney = rectangle((64, 64), slice(5, 30), slice(5, 30))
+    both = [write_dataset(tmp_path / name, [kidney], classes=["kidney tumour"]) for name in ("kits19_ct", "kits23_ct")]
+    assert main(words(both, tmp_path)) == 2
+    assert "kits19_ct and kits23_ct have 210 patients in common: train on one of them" in capsys.readouterr().err
+
+
 def test_two_processes_stop_and_go_on(data: list[Path], tmp_path: Path) -> None:
     """As in the documentation: torchrun, stopped by SIGTERM, started again."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
