@@ -29,9 +29,9 @@ import torch
 from kprism_model.data.sampling import Mixture, Sampler
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.losses import mask_loss
-from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.sampling import PublishedSampler
-from kprism_model.published.training import PublishedTraining, RunOptions
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.run import PublishedTraining, RunOptions
+from kprism_model.published.training.sampling import PublishedSampler
 from kprism_model.training import training_step
 from kprism_model.training.plan import TrainingPlan
 from kprism_model.training.trainer import Trainer

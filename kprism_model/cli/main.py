@@ -44,11 +44,11 @@ So each needs its own packages alone: training reads neither NIfTI files nor dra
 
 VARIANTS = {
     ("train", "--recipe", "published"): (
-        "kprism_model.published.training_command",
+        "kprism_model.published.training.command",
         "train the network of the paper as the paper does",
     ),
     ("evaluate", "--protocol", "published"): (
-        "kprism_model.published.evaluation_command",
+        "kprism_model.published.evaluation.command",
         "measure a checkpoint as the paper does, beside the figures of the paper",
     ),
 }

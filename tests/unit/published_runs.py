@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.interaction.simulated_user import CentralClicks
-from kprism_model.published.batch import RawBatch, StepBatch
-from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.sampling import PublishedSampler
-from kprism_model.published.training import PublishedTraining, RunOptions
+from kprism_model.published.training.batch import RawBatch, StepBatch
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.run import PublishedTraining, RunOptions
+from kprism_model.published.training.sampling import PublishedSampler
 from kprism_model.training.distributed import Workers
 from kprism_model.training.schedule import MODES
 

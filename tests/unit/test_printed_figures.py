@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kprism_model.published.printed_figures import FIGURES, METRICS, OURS, read_printed
+from kprism_model.published.evaluation.printed_figures import FIGURES, METRICS, OURS, read_printed
 from kprism_model.published.sets import published_sets
 
 ENTRY = '{ method = "K-Prism", mode = "semantic", sets = "trained", metric = "dice", value = 86.21, source = "here" }'

@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from kprism_model.published.augmentation import BLUR_SIDES, Draw, augment
+from kprism_model.published.training.augmentation import BLUR_SIDES, Draw, augment
 
 SIZE = 60
 

@@ -14,7 +14,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Prediction, Predictor
-from kprism_model.published.clicks import (
+from kprism_model.published.evaluation.clicks import (
     CLICK_LIMIT,
     CLICK_RULES,
     ClickRule,
@@ -23,7 +23,7 @@ from kprism_model.published.clicks import (
     published_click,
     refine,
 )
-from kprism_model.published.pairs import as_canvas, nearest
+from kprism_model.published.evaluation.pairs import as_canvas, nearest
 from kprism_model.queries import ImageEmbedding, Query
 
 SIDE = 32

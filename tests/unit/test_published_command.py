@@ -21,7 +21,7 @@ from benchmarks.live_server import free_port
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.cli.main import main
 from kprism_model.predictor import Predictor
-from kprism_model.published.curves import EXPERIMENT
+from kprism_model.published.training.curves import EXPERIMENT
 from kprism_model.training import heads
 from kprism_model.training.kinds import fit_kinds
 from kprism_model.training.presence import fit_presence

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kprism_model.published.clicks import CLICK_LIMIT
-from kprism_model.published.pair_counts import NO_MASK, Figure, ModeCounts, PairCounts, clicks_needed
+from kprism_model.published.evaluation.clicks import CLICK_LIMIT
+from kprism_model.published.evaluation.pair_counts import NO_MASK, Figure, ModeCounts, PairCounts, clicks_needed
 
 
 def pair_counts(modes: dict[str, ModeCounts], *, volumes: bool = True) -> PairCounts:

@@ -18,11 +18,11 @@ from kprism_model.cli.main import main
 from kprism_model.data.datasets import read_dataset
 from kprism_model.data.structures import StructureMap
 from kprism_model.predictor import Predictor
-from kprism_model.published.evaluation import measure_set
-from kprism_model.published.fixed_references import draw_references
-from kprism_model.published.pairs import Pair, pair_blocks
-from kprism_model.published.protocol import PublishedProtocol
-from kprism_model.published.table import NOT_AVAILABLE
+from kprism_model.published.evaluation.evaluate import measure_set
+from kprism_model.published.evaluation.fixed_references import draw_references
+from kprism_model.published.evaluation.pairs import Pair, pair_blocks
+from kprism_model.published.evaluation.protocol import PublishedProtocol
+from kprism_model.published.evaluation.table import NOT_AVAILABLE
 from tests.tiny_network import SIDE, copy_weights, drawn
 from tests.unit.dataset_files import write_dataset
 

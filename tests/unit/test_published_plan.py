@@ -17,7 +17,7 @@ import torch
 from kprism_model.data.building import build_store, select
 from kprism_model.data.case_slices import Selection
 from kprism_model.data.structures import StructureMap
-from kprism_model.published.plan import PARAMETER_BYTES, Plan, make_plan
+from kprism_model.published.training.plan import PARAMETER_BYTES, Plan, make_plan
 from tests.unit.dataset_files import rectangle, write_dataset
 
 SIZE = 32

@@ -19,9 +19,9 @@ from kprism_model.network import decoder
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import Decoded, KPrism
 from kprism_model.network.prompts import Prompts
-from kprism_model.published.batch import StepBatch
-from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.step import PublishedStep
+from kprism_model.published.training.batch import StepBatch
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.step import PublishedStep
 from kprism_model.training.schedule import MODES
 from tests.unit.published_runs import RECIPE, SIZE
 from tests.unit.unsynchronised import Unsynchronised

@@ -13,8 +13,8 @@ import torch
 from scipy.stats import chisquare
 
 from kprism_model.data.slices import SliceSet, SliceStore
-from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.sampling import Place, PublishedSampler, sampling_weights
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.sampling import Place, PublishedSampler, sampling_weights
 from kprism_model.training.schedule import MODES
 from tests.unit.published_runs import RECIPE, SIZE, slice_set
 

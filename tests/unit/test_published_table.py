@@ -6,13 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kprism_model.published.comparison_rows import Comparison, Measured
-from kprism_model.published.evaluation import SetResult
-from kprism_model.published.pair_counts import ModeCounts, PairCounts
-from kprism_model.published.printed_figures import OURS, read_printed
-from kprism_model.published.protocol import PublishedProtocol
+from kprism_model.published.evaluation.comparison_rows import Comparison, Measured
+from kprism_model.published.evaluation.evaluate import SetResult
+from kprism_model.published.evaluation.pair_counts import ModeCounts, PairCounts
+from kprism_model.published.evaluation.printed_figures import OURS, read_printed
+from kprism_model.published.evaluation.protocol import PublishedProtocol
+from kprism_model.published.evaluation.table import Footnotes, to_markdown
 from kprism_model.published.sets import published_sets
-from kprism_model.published.table import Footnotes, to_markdown
 
 
 def result(name: str, overlap: int, *, known: int = 2) -> SetResult:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kprism_model.published.measuring import measure
-from kprism_model.published.training import RunOptions, parts_of_batch
+from kprism_model.published.training.measuring import measure
+from kprism_model.published.training.run import RunOptions, parts_of_batch
 from tests.unit import published_runs
 from tests.unit.published_runs import RECIPE, training
 

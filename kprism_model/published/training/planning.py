@@ -21,12 +21,12 @@ from kprism_model.data.datasets import Dataset
 from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.structures import StructureMap
 from kprism_model.network.kprism import KPrism
-from kprism_model.published.measuring import measure
-from kprism_model.published.plan import Plan, make_plan
-from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.sampling import PublishedSampler
 from kprism_model.published.sets import published_sets
-from kprism_model.published.training import PublishedTraining, RunOptions, parts_of_batch
+from kprism_model.published.training.measuring import measure
+from kprism_model.published.training.plan import Plan, make_plan
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.run import PublishedTraining, RunOptions, parts_of_batch
+from kprism_model.published.training.sampling import PublishedSampler
 from kprism_model.training.distributed import Workers
 
 _CASES, _SLICES = 2, 2

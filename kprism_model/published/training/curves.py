@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kprism_model.files import write_bytes
-from kprism_model.published.training import PublishedTraining
+from kprism_model.published.training.run import PublishedTraining
 from kprism_model.training.loop import HANDLER_PACKAGES, attach_tensorboard, run_engine, training_engine
 
 logger = logging.getLogger(__name__)

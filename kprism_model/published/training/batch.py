@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from kprism_model.published.augmentation import Draws, augment
+from kprism_model.published.training.augmentation import Draws, augment
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from kprism_model.data.datasets import SPLITS
 from kprism_model.evaluation.protocol import MODES
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.published.chart import plot_comparison
-from kprism_model.published.clicks import CLICK_RULES
-from kprism_model.published.comparison_rows import Comparison
-from kprism_model.published.evaluation import evaluate_published
-from kprism_model.published.printed_figures import FIGURES, read_printed
-from kprism_model.published.protocol import PAPER_SIZE, READINGS, REFERENCE_LISTS, PublishedProtocol
-from kprism_model.published.table import to_markdown
+from kprism_model.published.evaluation.chart import plot_comparison
+from kprism_model.published.evaluation.clicks import CLICK_RULES
+from kprism_model.published.evaluation.comparison_rows import Comparison
+from kprism_model.published.evaluation.evaluate import evaluate_published
+from kprism_model.published.evaluation.printed_figures import FIGURES, read_printed
+from kprism_model.published.evaluation.protocol import PAPER_SIZE, READINGS, REFERENCE_LISTS, PublishedProtocol
+from kprism_model.published.evaluation.table import to_markdown
 
 FORMAT_VERSION = 1
 """Of published.json."""

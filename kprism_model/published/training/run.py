@@ -28,9 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 from kprism_model.data.prefetch import prefetched
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
-from kprism_model.published.batch import RawBatch, StepBatch
-from kprism_model.published.sampling import PublishedSampler
-from kprism_model.published.step import PublishedStep
+from kprism_model.published.training.batch import RawBatch, StepBatch
+from kprism_model.published.training.sampling import PublishedSampler
+from kprism_model.published.training.step import PublishedStep
 from kprism_model.training.distributed import Workers
 from kprism_model.training.optimization import step_if_finite
 from kprism_model.training.plan import Precision, autocast_type

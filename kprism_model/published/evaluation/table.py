@@ -5,10 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kprism_model.published.comparison_rows import COLUMNS, ROLES, Comparison, Measured, Row
-from kprism_model.published.printed_figures import OURS, Printed, PrintedFigure
-from kprism_model.published.protocol import PAPER_SIZE, READINGS
-from kprism_model.published.set_measurement import AFTER_IN_CONTEXT, AFTER_SEMANTIC, IN_CONTEXT, INTERACTIVE, SEMANTIC
+from kprism_model.published.evaluation.comparison_rows import COLUMNS, ROLES, Comparison, Measured, Row
+from kprism_model.published.evaluation.printed_figures import OURS, Printed, PrintedFigure
+from kprism_model.published.evaluation.protocol import PAPER_SIZE, READINGS
+from kprism_model.published.evaluation.set_measurement import (
+    AFTER_IN_CONTEXT,
+    AFTER_SEMANTIC,
+    IN_CONTEXT,
+    INTERACTIVE,
+    SEMANTIC,
+)
 
 NOT_AVAILABLE = "–"
 """In place of a published figure that is not in the table of published figures."""

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from kprism_model.evaluation.plots import COLOURS, png_bytes
-from kprism_model.published.comparison_rows import COLUMNS, ROLES, Comparison, Row
-from kprism_model.published.printed_figures import OURS
+from kprism_model.published.evaluation.comparison_rows import COLUMNS, ROLES, Comparison, Row
+from kprism_model.published.evaluation.printed_figures import OURS
 
 _PANELS = ("semantic", "in-context", "Dice(5)", "NoC90")
 _CHECKPOINT, _PART = "this checkpoint", "this checkpoint, a part of the sets or structures"

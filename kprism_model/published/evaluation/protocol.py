@@ -14,7 +14,7 @@ from typing import Any
 
 from kprism_model.data.datasets import SPLITS
 from kprism_model.evaluation.protocol import MODES
-from kprism_model.published.clicks import CLICK_LIMIT, CLICK_RULES
+from kprism_model.published.evaluation.clicks import CLICK_LIMIT, CLICK_RULES
 
 PAPER_SIZE = 512
 """The long side in pixels to which the paper resizes images."""

@@ -28,12 +28,12 @@ from kprism_model.data.slices import SliceStore
 from kprism_model.files import write_bytes
 from kprism_model.named_values import named_values
 from kprism_model.network.kprism import KPrism
-from kprism_model.published.curves import MlflowTracker, check_mlflow, watch
-from kprism_model.published.plan import Plan
-from kprism_model.published.planning import plan_training, used_structures
-from kprism_model.published.recipe import PublishedRecipe
-from kprism_model.published.sampling import PublishedSampler, sampling_weights
-from kprism_model.published.training import PublishedTraining, RunOptions, parts_of_batch
+from kprism_model.published.training.curves import MlflowTracker, check_mlflow, watch
+from kprism_model.published.training.plan import Plan
+from kprism_model.published.training.planning import plan_training, used_structures
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.run import PublishedTraining, RunOptions, parts_of_batch
+from kprism_model.published.training.sampling import PublishedSampler, sampling_weights
 from kprism_model.training.distributed import Workers
 from kprism_model.training.heads import fit_heads
 from kprism_model.training.kinds import config_with_kinds

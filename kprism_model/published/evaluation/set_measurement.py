@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from kprism_model.data.structures import StructureMap
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor, predict_batch
-from kprism_model.published.clicks import CLICK_LIMIT, CLICK_RULES, Counts, Refinement, refine
-from kprism_model.published.pair_counts import NO_MASK, ModeCounts, PairCounts
-from kprism_model.published.pairs import Pair
-from kprism_model.published.protocol import PublishedProtocol
+from kprism_model.published.evaluation.clicks import CLICK_LIMIT, CLICK_RULES, Counts, Refinement, refine
+from kprism_model.published.evaluation.pair_counts import NO_MASK, ModeCounts, PairCounts
+from kprism_model.published.evaluation.pairs import Pair
+from kprism_model.published.evaluation.protocol import PublishedProtocol
 from kprism_model.queries import Query
 
 SEMANTIC, IN_CONTEXT, INTERACTIVE = "semantic", "in_context", "interactive"

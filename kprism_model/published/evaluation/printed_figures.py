@@ -9,8 +9,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from kprism_model.published.clicks import DICE_CLICKS, NOC_THRESHOLDS
-from kprism_model.published.set_measurement import AFTER_IN_CONTEXT, AFTER_SEMANTIC, IN_CONTEXT, INTERACTIVE, SEMANTIC
+from kprism_model.published.evaluation.clicks import DICE_CLICKS, NOC_THRESHOLDS
+from kprism_model.published.evaluation.set_measurement import (
+    AFTER_IN_CONTEXT,
+    AFTER_SEMANTIC,
+    IN_CONTEXT,
+    INTERACTIVE,
+    SEMANTIC,
+)
 from kprism_model.published.sets import Role, published_sets
 
 FIGURES = Path(__file__).with_name("figures.toml")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from kprism_model.published.training import PublishedTraining
+from kprism_model.published.training.run import PublishedTraining
 from kprism_model.training.schedule import MODES
 
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from kprism_model.classes import ClassRegistry
 from kprism_model.data.slices import SliceSet, SliceStore
-from kprism_model.published.augmentation import Draw
-from kprism_model.published.batch import RawBatch
-from kprism_model.published.recipe import PublishedRecipe
 from kprism_model.published.sets import SAME_PATIENTS, published_sets
-from kprism_model.published.slice_index import SliceIndex
+from kprism_model.published.training.augmentation import Draw
+from kprism_model.published.training.batch import RawBatch
+from kprism_model.published.training.recipe import PublishedRecipe
+from kprism_model.published.training.slice_index import SliceIndex
 from kprism_model.training.schedule import MODES
 
 IN_CONTEXT = "in_context"

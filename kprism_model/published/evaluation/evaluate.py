@@ -20,11 +20,11 @@ from kprism_model.evaluation.evaluate import sample_cases
 from kprism_model.evaluation.finished_results import measurement_key
 from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
-from kprism_model.published.fixed_references import FixedReferences, draw_references
-from kprism_model.published.pair_counts import Figure, ModeCounts, PairCounts
-from kprism_model.published.pairs import pair_blocks
-from kprism_model.published.protocol import PublishedProtocol
-from kprism_model.published.set_measurement import SetMeasurement
+from kprism_model.published.evaluation.fixed_references import FixedReferences, draw_references
+from kprism_model.published.evaluation.pair_counts import Figure, ModeCounts, PairCounts
+from kprism_model.published.evaluation.pairs import pair_blocks
+from kprism_model.published.evaluation.protocol import PublishedProtocol
+from kprism_model.published.evaluation.set_measurement import SetMeasurement
 from kprism_model.published.sets import published_sets
 
 _FORMAT_VERSION = 1

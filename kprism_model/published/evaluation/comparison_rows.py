@@ -9,10 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from kprism_model.published.evaluation import SetResult
-from kprism_model.published.printed_figures import OURS, Printed, PrintedFigure
-from kprism_model.published.protocol import PublishedProtocol
-from kprism_model.published.set_measurement import AFTER_IN_CONTEXT, AFTER_SEMANTIC, IN_CONTEXT, INTERACTIVE, SEMANTIC
+from kprism_model.published.evaluation.evaluate import SetResult
+from kprism_model.published.evaluation.printed_figures import OURS, Printed, PrintedFigure
+from kprism_model.published.evaluation.protocol import PublishedProtocol
+from kprism_model.published.evaluation.set_measurement import (
+    AFTER_IN_CONTEXT,
+    AFTER_SEMANTIC,
+    IN_CONTEXT,
+    INTERACTIVE,
+    SEMANTIC,
+)
 from kprism_model.published.sets import SAME_PATIENTS, published_sets
 
 ROLES = {

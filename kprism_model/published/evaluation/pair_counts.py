@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kprism_model.published.clicks import CLICK_LIMIT, DICE_CLICKS, NOC_THRESHOLDS
+from kprism_model.published.evaluation.clicks import CLICK_LIMIT, DICE_CLICKS, NOC_THRESHOLDS
 
 NO_MASK = -1
 """In place of a mask's pixels if there is no mask: before the first click of a series that starts from nothing."""

@@ -16,7 +16,7 @@ from kprism_model.data.datasets import Case, Dataset, load_case
 from kprism_model.data.structures import StructureMap
 from kprism_model.predictor import Predictor
 from kprism_model.preprocess import Geometry
-from kprism_model.published.clicks import Counts
+from kprism_model.published.evaluation.clicks import Counts
 from kprism_model.queries import ImageEmbedding
 
 BLOCK_SLICES = 32

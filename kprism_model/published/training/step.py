@@ -15,8 +15,8 @@ from kprism_model.losses import full_size_mask_loss
 from kprism_model.network.encoder import ImageFeatures
 from kprism_model.network.kprism import KPrism
 from kprism_model.network.prompts import Prompts, click_discs
-from kprism_model.published.batch import StepBatch
-from kprism_model.published.recipe import PublishedRecipe
+from kprism_model.published.training.batch import StepBatch
+from kprism_model.published.training.recipe import PublishedRecipe
 from kprism_model.training.mask_scores import mask_probability, row_dice
 from kprism_model.training.prompts import with_next_click
 

@@ -13,8 +13,8 @@ from kprism_model.data.datasets import Case, Dataset
 from kprism_model.data.structures import StructureMap
 from kprism_model.network.references import References
 from kprism_model.predictor import Predictor
-from kprism_model.published.pairs import load_structures
-from kprism_model.published.protocol import PublishedProtocol
+from kprism_model.published.evaluation.pairs import load_structures
+from kprism_model.published.evaluation.protocol import PublishedProtocol
 
 Picture = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """A slice and the mask of a structure in it, (row, column)."""
