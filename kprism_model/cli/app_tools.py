@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kprism viewer`, `import` and `versions`: modules of the app's folder `tools`."""
+"""`kprism viewer`, `import`, `versions` and `federate`: modules of the app's folder `tools`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import NoReturn
 from kprism_model.cli.processes import become
 from kprism_model.locations import app_folder
 
-MODULES = {"viewer": "tools.viewer", "import": "tools.import_folder", "versions": "tools.versions"}
+MODULES = {
+    "viewer": "tools.viewer",
+    "import": "tools.import_folder",
+    "versions": "tools.versions",
+    "federate": "tools.federate",
+}
 
 
 def run(name: str, words: Sequence[str]) -> NoReturn:

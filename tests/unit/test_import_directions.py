@@ -57,6 +57,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "trainers": SERVICES | {"learning"},
     "configs": GROUND | {"dicom", "learning", "trainers", "worklist"},
     "learning_loop": SERVICES | {"learning", "trainers", "configs"},
+    "federation": GROUND | {"configs", "dicom", "learning", "learning_loop", "trainers"},
     "api": SERVICES | {"dicom", "learning", "infers", "trainers", "not_served"},
 }
 """Room or module of `apps/kprism/lib` -> those that it may import."""

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What FLARE's server reads at the start and writes after each round: our tensors as safetensors files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
+from nvflare.app_common.abstract.model_persistor import ModelPersistor
+from nvflare.app_common.app_constant import AppConstants
+
+from kprism_model.files import write_bytes
+
+
+class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
+    """Reads `source`; writes `target`, whose metadata say how many rounds are done.
+
+    Both are names of files. FLARE writes the arguments into its job's configuration, so they are strings.
+    """
+
+    def __init__(self, source: str, target: str) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+
+    def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
+        """The start of the first round."""
+        return make_model_learnable(safetensors.numpy.load_file(self.source), {})
+
+    def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
+        """Write the aggregate of a round."""
+        arrays: dict[str, Any] = dict(model[ModelLearnableKey.WEIGHTS])
+        done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)) + 1
+        write_bytes(Path(self.target), safetensors.numpy.save(arrays, {"rounds": str(done)}))
