@@ -73,7 +73,8 @@ def take_in(model: KPrism, registry: ClassRegistry, structures: Iterable[str], a
     """Put the arrays into the network; structures of them that `registry` does not know are left out."""
     for name, tensor in _travelling(model, registry, structures):
         if name in arrays:
-            tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+            value = np.asarray(arrays[name], np.float32).reshape(tensor.shape)  # an average of numbers may be a scalar
+            tensor.copy_(torch.from_numpy(value))
 
 
 def assembled(shipped: Checkpoint, structures: Collection[str], arrays: Arrays) -> tuple[KPrism, ClassRegistry]:

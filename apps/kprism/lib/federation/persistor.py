@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import safetensors.numpy
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
@@ -31,6 +31,9 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
 
     def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
         """Write the aggregate of a round."""
-        arrays: dict[str, Any] = dict(model[ModelLearnableKey.WEIGHTS])
+        weights = model[ModelLearnableKey.WEIGHTS]
+        arrays = {
+            name: np.ascontiguousarray(value, np.float32).reshape(np.shape(value)) for name, value in weights.items()
+        }
         done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)) + 1
         write_bytes(Path(self.target), safetensors.numpy.save(arrays, {"rounds": str(done)}))
