@@ -37,6 +37,7 @@ SLOW_FILES = (
     "unit/test_training.py",
     "unit/test_finetune.py",
     "unit/test_pretraining.py",
+    "unit/test_federation.py",
     "contract/test_batch.py",
     "interop/test_matrix.py",
 )

@@ -41,7 +41,7 @@ def adopt(site: Site, federated: Federated, *, in_context: bool = True) -> Publi
     FederationError if no patient of the site is in a fold that was held back.
     """
     plan, folder = federated.plan, site.state / "training"
-    folder.mkdir(parents=True, exist_ok=True)
+    site.folder.mkdir(parents=True, exist_ok=True)
     progress = Progress(site.folder)
     with locked(folder):  # no training of the site's own at the same time
         progress.begin("reading labels")
