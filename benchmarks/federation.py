@@ -39,7 +39,7 @@ from kprism_model.files import write_bytes
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.validation import ValidationSettings, mean_dice, validate
-from lib.federation.adoption import Federated, adopt
+from lib.federation.adoption import adopt
 from lib.federation.exchange import assembled
 from lib.federation.plan import FederationPlan
 from lib.federation.simulation import Place, simulate
@@ -154,11 +154,10 @@ def run_part(name: str, given: argparse.Namespace, work: Path) -> dict[str, Any]
     else:
         plan = plan_of(given, dataset, 1, fold=HELD_BACK if name == "held-back" else None)
         shipped = load_checkpoint(SHIPPED_WEIGHTS)
-        arrays = simulate(plan, places, sites, shipped, folder / "flare")
-        network = assembled(shipped, plan.structures, arrays)
+        aggregate = simulate(plan, places, sites, shipped, folder / "flare")
+        network = assembled(shipped, plan.structures, aggregate.arrays)
         if plan.fold is not None:
-            federated = Federated(plan, len(sites), {plan.fold: arrays})
-            verdicts = {hospital: adopt(site, federated).message for hospital, site in sites.items()}
+            verdicts = {hospital: adopt(site, {plan.fold: aggregate}).message for hospital, site in sites.items()}
     save_checkpoint(folder / "weights", *network, metadata={"part": name})
     counts = {hospital: [len(patients[hospital]), len(site.labelled())] for hospital, site in sites.items()}
     dice = {split: measured(network, renamed(annotated(given.data, split, given.measured))) for split in LISTS}

@@ -28,16 +28,16 @@ def make_site(folder: Path, name: str, count: int, names: Mapping[str, int], con
     """
     studies = folder / name
     studies.mkdir(parents=True)
-    site = open_site(name, studies, conf)
     rng = np.random.default_rng(list(name.encode()))
-    for number in range(count):
-        case = f"{name}-patient{number}"
+    cases = [f"{name}-patient{number}" for number in range(count)]
+    for case in cases:
         values = _volume(rng)
         image = np.array([100, 150, 190], np.float32)[values] + rng.normal(0, 5, values.shape).astype(np.float32)
         labels = np.where(np.isin(values, list(names.values())), values, 0).astype(np.uint8)
         nibabel.save(nibabel.Nifti1Image(image, AFFINE), studies / f"{case}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(labels, AFFINE), folder / f"{case}-label.nii.gz")
-        site.submissions.datastore.refresh()  # type: ignore[attr-defined]
+    site = open_site(name, studies, conf)
+    for case in cases:
         label = folder / f"{case}-label.nii.gz"
         site.submissions.submit(case, label, {"label_names": dict(names)}, by="anna")
     return site

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from kprism_model.checkpoint import Checkpoint, load_checkpoint
@@ -16,7 +17,8 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.config import KPrismConfig
 from kprism_model.network.kprism import KPrism
 from kprism_model.training.weights import CLASS_TABLES
-from lib.federation.adoption import Federated, adopt
+from lib.federation.adoption import adopt
+from lib.federation.aggregate import Aggregate, by_fold, read_aggregate
 from lib.federation.exchange import assembled, check, expected_names, row_name, sent, take_in
 from lib.federation.local_site import ERROR_NAME, SITES_VARIABLE, LocalSite
 from lib.federation.plan import FederationError, FederationPlan
@@ -216,8 +218,9 @@ def test_the_gate_judges_what_comes_back_on_patients_that_nobody_trained_on(tmp_
     aggregates = {}
     for fold in (0, 1, 2):
         training = SiteTraining(site, agreed.without_fold(fold))
-        aggregates[fold] = training.train(sent(*shipped_pair(), ()), 0)
-    published = adopt(site, Federated(agreed, 3, aggregates), in_context=False)  # type: ignore[arg-type]
+        arrays = training.train(sent(*shipped_pair(), ()), 0)
+        aggregates[fold] = Aggregate(agreed.without_fold(fold), 3, arrays)  # type: ignore[arg-type]
+    published = adopt(site, aggregates, in_context=False)
     assert published.number == 1, published.message
     [semantic] = [one for one in published.metadata["gate"] if one["mode"] == "semantic"]
     assert semantic["patients"] == 6 and semantic["dice"]["new"] > semantic["dice"]["base"]
@@ -240,7 +243,52 @@ def shipped_pair() -> tuple[KPrism, ClassRegistry]:
 def test_a_site_without_patients_that_were_held_back_cannot_judge(tmp_path: Path) -> None:
     site = make_site(tmp_path, "north", 3, {"tumour": 1}, shipped_in(tmp_path))
     with pytest.raises(FederationError, match=r"no patients that the federation did not train on \(folds none\)"):
-        adopt(site, Federated(plan(structures=("tumour",)), 3, {}))
+        adopt(site, {})
+
+
+def written(path: Path, agreed: FederationPlan, **changed: str) -> Path:
+    """A file with an aggregate of the tiny network."""
+    model, registry = network((*STRUCTURES, "tumour", "cyst"), 1.0)
+    metadata = {"rounds": "2", "sites": "3", "plan": agreed.encoded(), **changed}
+    safetensors.numpy.save_file(dict(sent(model, registry, agreed.structures)), path, metadata)
+    return path
+
+
+def test_a_received_aggregate_is_checked(tmp_path: Path) -> None:
+    model, registry = shipped_pair()
+    shipped = Checkpoint(model, registry, {}, plan().base, WEIGHTS)
+    good = read_aggregate(written(tmp_path / "good", plan(fold=1)), shipped)
+    assert (good.plan, good.sites, by_fold([good])) == (plan(fold=1), 3, {1: good})
+    for changed, message in (
+        ({"rounds": "1"}, "has 1 of 2 rounds"),
+        ({"rounds": "x"}, "cannot be used"),
+        ({"plan": "x"}, "is no plan of a federation"),
+        ({"plan": plan(base="other").encoded()}, "started from the shipped weights other; here are"),
+        ({"plan": plan(structures=("tumour", "cyst", "stone")).encoded()}, r"lacks decoder\.\w+\[stone\]"),
+    ):
+        with pytest.raises(FederationError, match=f"the aggregate .*wrong.*{message}"):
+            read_aggregate(written(tmp_path / "wrong", plan(), **changed), shipped)
+    for content in (b"", b"PK"):
+        (tmp_path / "damaged").write_bytes(content)
+        with pytest.raises(FederationError, match="damaged cannot be used"):
+            read_aggregate(tmp_path / "damaged", shipped)
+    with pytest.raises(FederationError, match="nowhere cannot be used"):
+        read_aggregate(tmp_path / "nowhere", shipped)
+
+
+def test_aggregates_that_do_not_belong_together_are_refused() -> None:
+    def one(fold: int | None, **values: object) -> Aggregate:
+        return Aggregate(plan(fold=fold, **values), 3, {})
+
+    assert list(by_fold([one(2), one(0)])) == [2, 0]
+    with pytest.raises(FederationError, match="two aggregates of fold 1"):
+        by_fold([one(1), one(1)])
+    with pytest.raises(FederationError, match="different plans"):
+        by_fold([one(0), one(1, seed=5)])
+    with pytest.raises(FederationError, match="was trained on all patients, so no site can judge it"):
+        by_fold([one(None)])
+    with pytest.raises(FederationError, match="there is no aggregate"):
+        by_fold([])
 
 
 @pytest.mark.parametrize(
@@ -249,6 +297,7 @@ def test_a_site_without_patients_that_were_held_back_cannot_judge(tmp_path: Path
         (["--site", "a=x", "--site", "a=y"], "a name of a site is given twice: a, a"),
         (["--site", "a=x"], "a federation has 2 sites or more; got 1"),
         (["--site", "a=nowhere", "--site", "b=nothing"], "site a: there is no folder nowhere"),
+        (["--site", "a=nowhere", "--received", "x"], "site a: there is no folder nowhere"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kprism_model.locations import data_folder
-from lib.federation.adoption import Federated, adopt
+from lib.federation.adoption import adopt
+from lib.federation.aggregate import Aggregate, by_fold, read_aggregate
 from lib.federation.plan import FederationError, FederationPlan
 from lib.federation.simulation import Place, check_flare, check_places, export_job, simulate
 from lib.federation.site import Site, check_sites, open_site
 from lib.learning.submission_store import FOLDS
-from lib.learning.version_files import SHIPPED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,17 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(given: argparse.Namespace) -> int:
     """All federations that are asked for, then the gate of each site; FederationError if one fails."""
-    check_flare()
     places = {name: Place(folder, dict(given.conf)) for name, folder in given.site}
     if len(places) < len(given.site):
         raise FederationError(f"a name of a site is given twice: {', '.join(name for name, _ in given.site)}")
+    if given.received:
+        return receive(places, given.received)
+    check_flare()
     check_places(places)
-    sites = {name: open_site(name, place.studies, place.conf) for name, place in places.items()}
+    sites = _opened(places)
     first = next(iter(sites.values()))
+    shipped = first.versions.load(device=first.device).shipped
     plan = FederationPlan(
         structures=tuple(given.structures),
         rounds=given.rounds,
-        base=first.versions.version(SHIPPED).weights_version,
+        base=shipped.weights_version,
         steps=given.steps,
         minutes=given.minutes,
         batch_size=given.batch_size,
@@ -52,26 +55,37 @@ def run(given: argparse.Namespace) -> int:
     )
     for fold in given.folds:
         check_sites(list(sites.values()), plan.without_fold(fold))
-    shipped = first.versions.load(device=first.device).shipped
     if given.export:
         for fold in given.folds:
             folder = given.export / f"fold{fold}"
             export_job(plan.without_fold(fold), list(places), shipped, folder)
-            print(f"{folder / 'job'}: the job for FLARE; its server needs {folder}")
+            print(f"{folder / 'job'}: the job for FLARE, whose server needs {folder}")
         return 0
     aggregates = {}
     for fold in given.folds:
         print(f"training without the patients of fold {fold}: {plan.rounds} rounds of {plan.budget}", flush=True)
         folder = given.workspace / f"fold{fold}"
         aggregates[fold] = simulate(plan.without_fold(fold), places, sites, shipped, folder)
-    return judge(sites, Federated(plan, len(sites), aggregates))
+    return judge(sites, aggregates)
 
 
-def judge(sites: Mapping[str, Site], federated: Federated) -> int:
+def receive(places: Mapping[str, Place], files: Sequence[Path]) -> int:
+    """Let the gate of each site judge the aggregates in files; FederationError if one cannot be used."""
+    sites = _opened(places)
+    first = next(iter(sites.values()))
+    shipped = first.versions.load(device=first.device).shipped
+    return judge(sites, by_fold(read_aggregate(file, shipped) for file in files))
+
+
+def judge(sites: Mapping[str, Site], aggregates: Mapping[int, Aggregate]) -> int:
     """Let the gate of each site judge, and print what it says."""
     for name, site in sites.items():
-        print(f"{name}: {adopt(site, federated).message}", flush=True)
+        print(f"{name}: {adopt(site, aggregates).message}", flush=True)
     return 0
+
+
+def _opened(places: Mapping[str, Place]) -> dict[str, Site]:
+    return {name: open_site(name, place.studies, place.conf) for name, place in places.items()}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=STUDIES",
         help="a site and the folder that its server serves, with its labels in .kprism there; twice or more",
     )
-    parser.add_argument("--structures", nargs="+", required=True, metavar="NAME", help="what the sites have agreed on")
+    parser.add_argument("--structures", nargs="+", default=[], metavar="NAME", help="what the sites have agreed on")
     parser.add_argument("--rounds", type=int, default=5, help="how often weights are averaged (%(default)s)")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=int, help="of each site in each round")
@@ -117,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help="write the jobs for a running FLARE federation instead"
+    )
+    parser.add_argument(
+        "--received",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="let the gates judge these aggregates, one of each fold, instead of training",
     )
     return parser
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from kprism_model.training.distributed import Workers
-from lib.federation.exchange import Arrays, assembled
-from lib.federation.plan import FederationError, FederationPlan
+from lib.federation.aggregate import Aggregate
+from lib.federation.exchange import assembled
+from lib.federation.plan import FederationError
 from lib.federation.site import Site
 from lib.files import locked
 from lib.trainers.finetune_run import FinetuneRun
@@ -26,38 +27,32 @@ from lib.trainers.report_page import write_report
 from lib.trainers.working_weights import fold_name
 
 
-@dataclass(frozen=True)
-class Federated:
-    """The aggregates of a plan by the fold that no site has trained on, and the number of sites."""
-
-    plan: FederationPlan
-    sites: int
-    aggregates: Mapping[int, Arrays]
-
-
-def adopt(site: Site, federated: Federated, *, in_context: bool = True) -> Published:
+def adopt(site: Site, aggregates: Mapping[int, Aggregate], *, in_context: bool = True) -> Published:
     """Judge at a site, and publish a version there if it answers anything; writes a report as a training does.
 
-    FederationError if no patient of the site is in a fold that was held back.
+    `aggregates` are of one plan, by the fold that no site has trained on. FederationError if there is none of a fold
+    with patients of the site.
     """
-    plan, folder = federated.plan, site.state / "training"
     site.folder.mkdir(parents=True, exist_ok=True)
+    folder = site.state / "training"
     progress = Progress(site.folder)
     with locked(folder):  # no training of the site's own at the same time
         progress.begin("reading labels")
-        options = {"max_minutes": plan.minutes * plan.rounds, "federation": plan.encoded()}
+        options = {"max_minutes": 0.0, "federation": [one.plan.encoded() for one in aggregates.values()]}
         run = FinetuneRun(site.versions, folder, site.labelled(), options, device=site.device, workers=Workers())
         dataset = run.build_dataset(site.cases.get, SETTINGS)
-        judging = [fold for fold in dataset.folds if fold in federated.aggregates]
+        judging = [fold for fold in dataset.folds if fold in aggregates]
         if not judging:
             raise FederationError(
                 f"site {site.name} has no patients that the federation did not train on "
-                f"(folds {', '.join(map(str, federated.aggregates)) or 'none'}); nothing can be judged there"
+                f"(folds {', '.join(map(str, aggregates)) or 'none'}); nothing can be judged there"
             )
-        training = Training(dataset, minutes=0.0, steps=(plan.steps or 0) * plan.rounds)
-        for fold, arrays in federated.aggregates.items():
+        training = Training(dataset)
+        for fold, one in aggregates.items():
             name = fold_name(fold)
-            training.models[name], training.registries[name] = assembled(run.served.shipped, plan.structures, arrays)
+            shipped, names = run.served.shipped, one.plan.structures
+            training.models[name], training.registries[name] = assembled(shipped, names, one.arrays)
+            training.steps = (one.plan.steps or 0) * one.plan.rounds
             run.seen[name] = set()
         judge = Judge(
             dataset,
@@ -67,16 +62,21 @@ def adopt(site: Site, federated: Federated, *, in_context: bool = True) -> Publi
             in_context=in_context,
             report=progress.update,
         )
-        note = {
-            "sites": federated.sites,
-            "rounds": plan.rounds,
-            "each_round": plan.budget,
-            "structures": list(plan.structures),
-            "folds": sorted(federated.aggregates),
-            "received": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
-        published = publish(training, judge, run, site.versions, progress, extra={"federated": note})
+        published = publish(training, judge, run, site.versions, progress, extra={"federated": _note(aggregates)})
         write_report(folder / "reports", published.report, run.folder / "log.jsonl")
         progress.end(published.message, published=published.number)
         run.remove()
     return published
+
+
+def _note(aggregates: Mapping[int, Aggregate]) -> dict[str, Any]:
+    """What a version's description says of its federation."""
+    first = next(iter(aggregates.values()))
+    return {
+        "sites": first.sites,
+        "rounds": first.plan.rounds,
+        "each_round": first.plan.budget,
+        "structures": list(first.plan.structures),
+        "folds": sorted(aggregates),
+        "received": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }

@@ -39,7 +39,7 @@ def recipe(plan: FederationPlan, sites: int, source: Path, target: Path) -> FedA
         train_args=plan.encoded(),
         framework=FrameworkType.NUMPY,
         server_expected_format=ExchangeFormat.NUMPY,
-        model_persistor=SafetensorsPersistor(str(source), str(target)),
+        model_persistor=SafetensorsPersistor(str(source), str(target), plan.encoded(), sites),
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from pathlib import Path
@@ -49,6 +50,7 @@ class LocalSite:
 
 def opened(name: str) -> Site:
     """The site of this name in the file of `SITES_VARIABLE`; FederationError if it is not there."""
+    _log_nothing()
     path = os.environ.get(SITES_VARIABLE)
     content = None if path is None else read_json(Path(path))
     entry = (content or {}).get(name)
@@ -58,3 +60,12 @@ def opened(name: str) -> Site:
             f'{{"{name}": {{"studies": FOLDER, "conf": {{}}}}}}; it is {path!r}'
         )
     return open_site(name, Path(entry["studies"]), entry.get("conf", {}))
+
+
+def _log_nothing() -> None:
+    """Keep our own messages, which name cases, out of FLARE's log: FLARE can be set up to send that to its server."""
+    for name in ("lib", "kprism_model"):
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())

@@ -16,14 +16,14 @@ from kprism_model.files import write_bytes
 
 
 class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
-    """Reads `source`; writes `target`, whose metadata say how many rounds are done.
+    """Reads the file `source`; writes `target` (see `aggregate`) of so many `sites`, with the `plan` as one word.
 
-    Both are names of files. FLARE writes the arguments into its job's configuration, so they are strings.
+    FLARE writes the arguments into its job's configuration, so they are plain values.
     """
 
-    def __init__(self, source: str, target: str) -> None:
+    def __init__(self, source: str, target: str, plan: str, sites: int) -> None:
         super().__init__()
-        self.source, self.target = source, target
+        self.source, self.target, self.plan, self.sites = source, target, plan, sites
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """The start of the first round."""
@@ -36,4 +36,5 @@ class SafetensorsPersistor(ModelPersistor):  # type: ignore[misc]
             name: np.ascontiguousarray(value, np.float32).reshape(np.shape(value)) for name, value in weights.items()
         }
         done = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)) + 1
-        write_bytes(Path(self.target), safetensors.numpy.save(arrays, {"rounds": str(done)}))
+        metadata = {"rounds": str(done), "plan": self.plan, "sites": str(self.sites)}
+        write_bytes(Path(self.target), safetensors.numpy.save(arrays, metadata))

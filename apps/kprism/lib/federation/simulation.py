@@ -17,16 +17,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors
 import safetensors.numpy
 
 import kprism_model
 from kprism_model.checkpoint import Checkpoint
 from kprism_model.files import write_bytes
 from kprism_model.locations import app_folder
-from lib.federation.exchange import Arrays, check, expected_names, sent
+from lib.federation.aggregate import Aggregate, read_aggregate
+from lib.federation.exchange import sent
 from lib.federation.local_site import ERROR_NAME, SITES_VARIABLE
 from lib.federation.plan import FederationError, FederationPlan
 from lib.federation.site import Site, check_sites
@@ -75,7 +74,7 @@ def check_places(places: Mapping[str, Place]) -> None:
 
 def simulate(
     plan: FederationPlan, places: Mapping[str, Place], sites: Mapping[str, Site], shipped: Checkpoint, folder: Path
-) -> Arrays:
+) -> Aggregate:
     """Run all rounds in `folder`, which is emptied first; returns the aggregate of the last one.
 
     FederationError that names the sites that failed and why, or what is wrong with the aggregate.
@@ -101,7 +100,7 @@ def simulate(
     if failed:
         reasons = "; ".join(f"site {name}: {reason}" for name, reason in failed.items())
         raise FederationError(f"the federation failed at {reasons}")
-    return _aggregate(plan, shipped, folder, status)
+    return _aggregate(shipped, folder, status)
 
 
 def write_start(plan: FederationPlan, shipped: Checkpoint, path: Path) -> None:
@@ -152,25 +151,15 @@ def _job(action: str, plan: FederationPlan, names: Sequence[str], folder: Path, 
             raise
 
 
-def _aggregate(plan: FederationPlan, shipped: Checkpoint, folder: Path, status: int) -> Arrays:
+def _aggregate(shipped: Checkpoint, folder: Path, status: int) -> Aggregate:
     path = folder / AGGREGATE_NAME
-    what = f"the aggregate {path}"
+    log = f"FLARE ended with status {status}; its log ends with\n{_log_end(folder)}"
     if not path.exists():
-        raise FederationError(
-            f"FLARE ended with status {status} and aggregated nothing; its log ends with\n{_log_end(folder)}"
-        )
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata: dict[str, Any] = file.metadata() or {}
-    if metadata.get("rounds") != str(plan.rounds):
-        raise FederationError(
-            f"{what} has {metadata.get('rounds')} of {plan.rounds} rounds; FLARE's log ends with\n{_log_end(folder)}"
-        )
-    arrays: Arrays = safetensors.numpy.load_file(path)
-    check(arrays, shipped.model, plan.structures, what)
-    missing = sorted(expected_names(shipped.model, plan.structures) - set(arrays))
-    if missing:
-        raise FederationError(f"{what} lacks {', '.join(missing[:3])} ({len(missing)} tensors in all)")
-    return arrays
+        raise FederationError(f"nothing was aggregated. {log}")
+    try:
+        return read_aggregate(path, shipped)
+    except FederationError as error:
+        raise FederationError(f"{error}. {log}") from error
 
 
 def _log_end(folder: Path) -> str:
