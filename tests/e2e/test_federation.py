@@ -119,7 +119,7 @@ def test_the_gate_of_each_site_judges_and_a_version_says_where_it_is_from(
     shipped = str(federated.folder / "shipped.safetensors")
     folder = str(federated.sites["north"].state / "versions")
     assert versions.main(["--folder", folder, "--shipped", shipped, "list"]) == 0
-    assert "* " in (listed := capsys.readouterr().out) and "federated: 3 sites, 2 rounds" in listed
+    assert "* " in (listed := capsys.readouterr().out) and "federated: 3 sites, rounds: 2" in listed
     note = federated.sites["north"].versions.version(1).metadata
     assert note["federated"]["structures"] == ["tumour", "cyst"] and note["federated"]["folds"] == [0]
     assert all(one["patients"] <= 2 for one in note["gate"])  # those of fold 0 alone

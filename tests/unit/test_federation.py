@@ -169,7 +169,7 @@ def test_sites_that_cannot_take_part_are_named(tmp_path: Path) -> None:
         check_sites([north, south], plan(structures=("tumour", "kidney")))
     with pytest.raises(FederationError, match="site north has 0 labelled cases of cyst; expected 2 or more"):
         check_sites([south, north], plan(structures=("cyst",)))
-    with pytest.raises(FederationError, match=r"site south has 1 labelled cases of tumour, cyst outside .* fold 0"):
+    with pytest.raises(FederationError, match=r"site south has 1 labelled case of tumour, cyst outside .* fold 0"):
         check_sites([north, south], plan(fold=0))
     with pytest.raises(FederationError, match=r"site north has the shipped weights \w+; expected other at every site"):
         check_sites([north, south], plan(base="other"))
@@ -227,7 +227,7 @@ def test_the_gate_judges_what_comes_back_on_patients_that_nobody_trained_on(tmp_
     version = site.versions.current()
     facts = version.metadata["federated"]
     assert (facts["sites"], facts["rounds"], facts["folds"]) == (3, 1, [0, 1, 2]) and "federated" in EXPORTED
-    assert "federated: 3 sites, 1 rounds" in describe(version)
+    assert "federated: 3 sites, rounds: 1" in describe(version)
     working = site.state / "training" / "working"  # the next training of the site goes on from here
     seen = {fold: json.loads((working / f"fold{fold}.json").read_text())["metadata"] for fold in (0, 1, 2)}
     for fold, metadata in seen.items():

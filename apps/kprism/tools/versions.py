@@ -82,7 +82,7 @@ def describe(version: Version) -> str:
     trained = "" if count is None else f"  {count} cases"
     origin, federated = version.metadata.get("origin"), version.metadata.get("federated")
     source = f"version {origin['version']} of {origin['archive']}" if origin else version.parent
-    together = f"  federated: {federated['sites']} sites, {federated['rounds']} rounds" if federated else ""
+    together = f"  federated: {federated['sites']} sites, rounds: {federated['rounds']}" if federated else ""
     network = "  of an earlier network: cannot serve" if version.earlier else ""
     answers = "".join(f"  {mode}: {', '.join(names)}" for mode, names in _answers(version).items())
     warning = f"  ({version.warning})" if version.warning else ""

@@ -10,12 +10,13 @@ import sys
 
 import nvflare.client as flare
 
-from lib.federation.local_site import LocalSite
+from lib.federation.local_site import LocalSite, keep_messages
 from lib.federation.plan import FederationPlan
 
 
 def main() -> None:
     """Answer FLARE's rounds until there are no more."""
+    keep_messages()
     flare.init()
     site = LocalSite(flare.get_site_name(), FederationPlan.decoded(sys.argv[1]))
     while flare.is_running():

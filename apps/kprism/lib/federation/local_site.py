@@ -28,6 +28,7 @@ class LocalSite:
 
     def __init__(self, name: str, plan: FederationPlan) -> None:
         self._name, self._plan = name, plan
+        self._site: Site | None = None
         self._training: SiteTraining | None = None
 
     @property
@@ -37,7 +38,7 @@ class LocalSite:
 
     def train(self, weights: Arrays, number: int) -> dict[str, Any]:
         """Train a round; returns the tensors to send. FederationError without any detail of the site's cases."""
-        site = opened(self._name)
+        site = self._site = self._site or opened(self._name)
         try:
             if self._training is None:
                 self._training = SiteTraining(site, self._plan)
@@ -50,7 +51,6 @@ class LocalSite:
 
 def opened(name: str) -> Site:
     """The site of this name in the file of `SITES_VARIABLE`; FederationError if it is not there."""
-    _log_nothing()
     path = os.environ.get(SITES_VARIABLE)
     content = None if path is None else read_json(Path(path))
     entry = (content or {}).get(name)
@@ -62,7 +62,7 @@ def opened(name: str) -> Site:
     return open_site(name, Path(entry["studies"]), entry.get("conf", {}))
 
 
-def _log_nothing() -> None:
+def keep_messages() -> None:
     """Keep our own messages, which name cases, out of FLARE's log: FLARE can be set up to send that to its server."""
     for name in ("lib", "kprism_model"):
         logger = logging.getLogger(name)

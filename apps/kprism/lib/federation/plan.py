@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from urllib.parse import quote, unquote
 
 from kprism_model.classes import ClassRegistry
 
@@ -58,14 +58,14 @@ class FederationPlan:
         return replace(self, fold=fold)
 
     def encoded(self) -> str:
-        """The plan as one word, in which it travels with FLARE's job."""
-        return base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode().rstrip("=")
+        """The plan as one word, JSON with percent signs, in which it travels with FLARE's job."""
+        return quote(json.dumps(asdict(self), ensure_ascii=False), safe="")
 
     @classmethod
     def decoded(cls, word: str) -> FederationPlan:
         """From `encoded`; FederationError if it is no plan."""
         try:
-            content: dict[str, Any] = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
+            content: dict[str, Any] = json.loads(unquote(word))
             return cls(**{**content, "structures": tuple(content["structures"])})
         except FederationError:
             raise

@@ -54,7 +54,7 @@ def check_flare() -> None:
     if importlib.util.find_spec("nvflare") is None:
         raise FederationError(
             "NVIDIA FLARE is not installed; it moves and averages the weights: "
-            "pip install 'kprism[federation]', or .venv/bin/pip install nvflare==2.9.0"
+            "pip install nvflare==2.9.0, in a checkout .venv/bin/pip install nvflare==2.9.0"
         )
 
 

@@ -83,7 +83,8 @@ def check_site(site: Site, plan: FederationPlan) -> list[Submission]:
     if len(usable) < MIN_LABELS:
         kept = "" if plan.fold is None else f" outside the patients of fold {plan.fold}, which judge the result"
         raise FederationError(
-            f"site {site.name} has {len(usable)} labelled cases of {', '.join(plan.structures)}{kept}; "
+            f"site {site.name} has {len(usable)} labelled case{'' if len(usable) == 1 else 's'} of "
+            f"{', '.join(plan.structures)}{kept}; "
             f"expected {MIN_LABELS} or more"
         )
     return usable
