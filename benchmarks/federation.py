@@ -198,10 +198,13 @@ def plan_of(given: argparse.Namespace, dataset: Dataset, budgets: int, *, fold: 
 
 
 def trained_alone(site: Site, plan: FederationPlan) -> Trained:
-    """What a training at one site makes of its labels: the moving average of the weights, as in a local training."""
+    """What a training at one site makes of its labels: the weights after the last step, as sites send them too.
+
+    A local training publishes their moving average instead, which lags behind after few steps.
+    """
     training = SiteTraining(site, plan)
     training.finish()
-    return training.tuner.averaged(), training.tuner.registry
+    return training.tuner.model.eval(), training.tuner.registry
 
 
 def renamed(cases: Sequence[AnnotatedCase]) -> list[AnnotatedCase]:

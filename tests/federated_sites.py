@@ -22,20 +22,20 @@ def shipped_in(folder: Path) -> dict[str, str]:
 
 
 def make_site(folder: Path, name: str, count: int, names: Mapping[str, int], conf: Mapping[str, str]) -> Site:
-    """A site with so many labelled volumes, each with a block of the value 1 and a bright ball of the value 2.
+    """A site with so many labelled volumes of a block (value 1) and a brighter rod (value 2), where they have names.
 
-    `names` are those of the values; a value that has no name is not labelled. Cases are called NAME-patient0, ...
+    `names` are those of the values. Cases are called NAME-patient0, NAME-patient1, ...
     """
     studies = folder / name
     studies.mkdir(parents=True)
     rng = np.random.default_rng(list(name.encode()))
     cases = [f"{name}-patient{number}" for number in range(count)]
     for case in cases:
-        values = _volume(rng)
+        drawn = _volume(rng)
+        values = np.where(np.isin(drawn, list(names.values())), drawn, 0).astype(np.uint8)
         image = np.array([100, 150, 190], np.float32)[values] + rng.normal(0, 5, values.shape).astype(np.float32)
-        labels = np.where(np.isin(values, list(names.values())), values, 0).astype(np.uint8)
         nibabel.save(nibabel.Nifti1Image(image, AFFINE), studies / f"{case}.nii.gz")
-        nibabel.save(nibabel.Nifti1Image(labels, AFFINE), folder / f"{case}-label.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(values, AFFINE), folder / f"{case}-label.nii.gz")
     site = open_site(name, studies, conf)
     for case in cases:
         label = folder / f"{case}-label.nii.gz"

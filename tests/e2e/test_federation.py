@@ -26,8 +26,8 @@ from tools import federate, versions
 LABELS = {"north": {"tumour": 1, "cyst": 2}, "south": {"cyst": 2, "Tumour": 1}, "east": {"tumour": 1}}
 """Site -> names of values: south names the structures in another order and spelling, east does not label one."""
 
-CASES = {"north": 6, "south": 4, "east": 3}
-TRAINED = {"north": 4, "south": 2, "east": 2}
+CASES = {"north": 3, "south": 4, "east": 6}
+TRAINED = {"north": 2, "south": 2, "east": 4}
 """Cases outside fold 0, which takes every third patient."""
 
 ROUNDS = 2
@@ -114,13 +114,13 @@ def test_the_gate_of_each_site_judges_and_a_version_says_where_it_is_from(
     lines = federated.printed.splitlines()
     assert lines[0] == f"training without the patients of fold 0: {ROUNDS} rounds of 40 steps"
     assert [line.partition(":")[0] for line in lines[1:]] == ["north", "south", "east"]
-    assert "tumour (semantic)" in lines[1] and "not enough cases to tell (1 patient)" in lines[3]
-    assert lines[1].startswith("north: published as version 1: "), lines[1]
+    assert "not enough cases to tell (1 patient)" in lines[1] and "Tumour (semantic)" in lines[2]
+    assert lines[3].startswith("east: published as version 1: tumour (semantic) 0."), lines[3]
     shipped = str(federated.folder / "shipped.safetensors")
-    folder = str(federated.sites["north"].state / "versions")
+    folder = str(federated.sites["east"].state / "versions")
     assert versions.main(["--folder", folder, "--shipped", shipped, "list"]) == 0
     assert "* " in (listed := capsys.readouterr().out) and "federated: 3 sites, rounds: 2" in listed
-    note = federated.sites["north"].versions.version(1).metadata
+    note = federated.sites["east"].versions.version(1).metadata
     assert note["federated"]["structures"] == ["tumour", "cyst"] and note["federated"]["folds"] == [0]
     assert all(one["patients"] <= 2 for one in note["gate"])  # those of fold 0 alone
 
@@ -128,17 +128,17 @@ def test_the_gate_of_each_site_judges_and_a_version_says_where_it_is_from(
 def test_a_site_judges_a_file_that_it_was_given_as_the_simulation_did(
     federated: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_site(tmp_path, "north", CASES["north"], LABELS["north"], shipped_in(tmp_path))
+    make_site(tmp_path, "east", CASES["east"], LABELS["east"], shipped_in(tmp_path))
     file = federated.folder / "w" / "fold0" / "aggregate.safetensors"
     given = ["--conf", "model_path", str(tmp_path / "shipped.safetensors"), "--received", str(file)]
-    assert federate.main(["--site", f"north={tmp_path / 'north'}", *given]) == 0
-    assert capsys.readouterr().out == federated.printed.splitlines()[1] + "\n"
+    assert federate.main(["--site", f"east={tmp_path / 'east'}", *given]) == 0
+    assert capsys.readouterr().out == federated.printed.splitlines()[3] + "\n"
 
 
 def test_a_site_that_fails_is_named_with_its_reason(tmp_path: Path) -> None:
     run = made(tmp_path, ("north", "east"))
-    for case in ("east-patient1", "east-patient2"):
-        (tmp_path / "east" / f"{case}.nii.gz").write_bytes(b"damaged")
+    for number in range(1, CASES["east"]):
+        (tmp_path / "east" / f"east-patient{number}.nii.gz").write_bytes(b"damaged")
     run.federate("--rounds", "1", "--steps", "1")
     assert run.status == 1
     assert "kprism federate: the federation failed at site east: training needs 2 labelled cases" in run.printed

@@ -16,8 +16,9 @@ from kprism_model.files import write_bytes
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import FinetunePlan, Finetuner
 from lib.federation.exchange import Arrays, check, sent, take_in
-from lib.federation.plan import FederationPlan
+from lib.federation.plan import FederationError, FederationPlan
 from lib.federation.site import Site, check_site, known_here, trained_on
+from lib.learning.training_schedule import MIN_LABELS
 from lib.trainers.finetune_dataset import build_dataset
 from lib.trainers.judged_scores import SETTINGS
 
@@ -44,6 +45,9 @@ class SiteTraining:
         )
         usable = trained_on(dataset.used, plan.fold)
         self.cases = len(usable)
+        if self.cases < MIN_LABELS:
+            reasons = "; ".join(dataset.skipped.values())
+            raise FederationError(f"{self.cases} labelled cases can be trained on, expected {MIN_LABELS}: {reasons}")
         self.structures = known_here(plan.structures, usable)
         unseen = [] if plan.fold is None else dataset.patients_in(plan.fold)
         shutil.rmtree(site.folder / "run", ignore_errors=True)
