@@ -6,10 +6,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import safetensors
 import safetensors.numpy
@@ -17,6 +22,7 @@ import safetensors.numpy
 from kprism_model.checkpoint import load_checkpoint
 from kprism_model.training.weights import CLASS_TABLES
 from lib.federation.exchange import expected_names, row_name
+from lib.federation.simulation import environment
 from lib.federation.site import Site
 from lib.federation.site_training import SENT_NAME
 from tests.federated_sites import make_site, shipped_in
@@ -158,3 +164,35 @@ def test_a_job_for_real_sites_holds_the_plan_and_no_folder_of_a_site(tmp_path: P
     for path in meta.parent.rglob("*"):
         if path.is_file():
             assert str(tmp_path / "north").encode() not in path.read_bytes()
+
+
+def test_nothing_of_flare_outlives_a_command_that_is_ended(tmp_path: Path) -> None:
+    run = made(tmp_path, ("north", "south"))
+    words = [word for name in run.sites for word in ("--site", f"{name}={tmp_path / name}")]
+    given = ["--conf", "model_path", str(tmp_path / "shipped.safetensors"), "--workspace", str(tmp_path / "w")]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "tools.federate", *words, *given, "--structures", "tumour", "--steps", "100000"],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        logs = [tmp_path / name / ".kprism" / "federation" / "run" / "log.jsonl" for name in run.sites]
+        wait_until(lambda: all(log.exists() for log in logs) or command.poll() is not None)
+        assert command.poll() is None and len(processes_in(tmp_path)) > 3
+    finally:
+        command.terminate()
+        command.wait()
+    wait_until(lambda: not processes_in(tmp_path))
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Processes whose command line names the folder."""
+    found = psutil.process_iter(["cmdline"])
+    return [one.pid for one in found if any(str(folder) in word for word in one.info["cmdline"] or ())]

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
@@ -22,11 +20,10 @@ from nvflare.recipe.sim_env import SimEnv
 
 from lib.federation.persistor import SafetensorsPersistor
 from lib.federation.plan import FederationPlan
+from lib.federation.processes import end_with
 
 NAME = "kprism"
 """Name of the job."""
-
-_WATCH_SECONDS = 1.0
 
 
 def recipe(plan: FederationPlan, sites: int, source: Path, target: Path) -> FedAvgRecipe:
@@ -43,13 +40,6 @@ def recipe(plan: FederationPlan, sites: int, source: Path, target: Path) -> FedA
     )
 
 
-def _end_with(parent: int) -> None:
-    """End this process and its group as soon as `parent` has ended; FLARE's clients see to themselves."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    os.killpg(0, signal.SIGKILL)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the simulation, or write the job for a running federation; returns the exit status."""
     parser = argparse.ArgumentParser(prog="lib.federation.job", description=__doc__)
@@ -61,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="FLARE's workspace, or the folder of the job")
     given = parser.parse_args(arguments)
     sys.argv = sys.argv[:1]  # FLARE reads it too
-    Thread(target=_end_with, args=(os.getppid(),), name="end with the command", daemon=True).start()
+    Thread(target=end_with, args=(os.getppid(),), name="end with the command", daemon=True).start()
     made = recipe(FederationPlan.decoded(given.plan), len(given.sites), given.source, given.target)
     if given.action == "export":
         made.export(str(given.folder))

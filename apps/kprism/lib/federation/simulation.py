@@ -11,7 +11,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from lib.federation.aggregate import Aggregate, read_aggregate
 from lib.federation.exchange import sent
 from lib.federation.local_site import ERROR_NAME, SITES_VARIABLE
 from lib.federation.plan import FederationError, FederationPlan
+from lib.federation.processes import kill_tree
 from lib.federation.site import Site, check_sites
 from lib.files import write_json
 
@@ -146,7 +146,7 @@ def _job(action: str, plan: FederationPlan, names: Sequence[str], folder: Path, 
         try:
             return process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_tree(process.pid)
             process.wait()
             raise
 
