@@ -268,7 +268,7 @@ def plot(path: Path, found: Mapping[str, Any]) -> None:
         places = np.arange(len(columns)) + (number - (len(found) - 1) / 2) * width
         axes.bar(places, [result["dice"]["test"][column] for column in columns], width, label=PARTS[name].title)
     axes.set(xticks=range(len(columns)), xticklabels=columns, ylabel="Dice by name, test list", ylim=(0, 1))
-    axes.legend(fontsize=8, ncols=2, loc="lower right")
+    figure.legend(fontsize=8, ncols=3, loc="outside upper center")
     figure.savefig(path, dpi=100)
 
 
