@@ -40,6 +40,7 @@ SLOW_FILES = (
     "unit/test_published_command.py",
     "unit/test_published_processes.py",
     "unit/test_published_training.py",
+    "unit/test_federation.py",
     "contract/test_batch.py",
     "interop/test_matrix.py",
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kprism viewer`, `import`, `export-dataset` and `versions`: modules of the app's folder `tools`."""
+"""`kprism viewer`, `import`, `export-dataset`, `versions` and `federate`: modules of the app's folder `tools`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ MODULES = {
     "import": "tools.import_folder",
     "export-dataset": "tools.export_dataset",
     "versions": "tools.versions",
+    "federate": "tools.federate",
 }
 
 

@@ -16,6 +16,7 @@ SERVER_COMMANDS = {
     "import": "kprism_model.cli.app_tools",
     "versions": "kprism_model.cli.app_tools",
     "export-dataset": "kprism_model.cli.app_tools",
+    "federate": "kprism_model.cli.app_tools",
     "test": "kprism_model.cli.checks",
 }
 """Commands that need the app or a checkout. Their module has `run(name, words)`."""

@@ -53,7 +53,7 @@ _MIN_BATCH_SIZE = 2  # an image and its reference
 
 @dataclass(frozen=True)
 class FinetunePlan:
-    """Hyperparameters of a fine-tuning: `minutes` is its time budget.
+    """Hyperparameters of a fine-tuning: `minutes` is its time budget; `steps`, if given, are its budget instead.
 
     `in_context` and `interactive` are the chances of a step to train these modes too, besides semantic.
     """
@@ -65,6 +65,7 @@ class FinetunePlan:
     interactive: float = 0.6
     seed: int = 0
     save_minutes: float = 0.5
+    steps: int | None = None
 
     def training_plan(self, native: int) -> TrainingPlan:
         """The plan for a network that works at `native` pixels: smaller images and the full rate for most of the time.
@@ -81,6 +82,7 @@ class FinetunePlan:
             ema_decay=0.99,
             seed=self.seed,
             save_minutes=self.save_minutes,
+            steps=self.steps,
         )
 
 

@@ -19,11 +19,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class TrainingPlan:
     """Hyperparameters of a training run.
 
-    `minutes` is the time budget over all resumptions; learning rate and image size follow the share of it that is
-    spent. `sizes` are pairs (share of the budget from which it holds, side in pixels). A step takes the mean gradient
-    of `accumulate` batches of `batch_size` images in each process. `trunk_rate` is the learning rate of a pretrained
-    image encoder relative to that of the rest; from the share `decay_from` on, the learning rate falls to `final_rate`
-    of the peak. `precision`
+    `minutes` is the time budget over all resumptions, or `steps` if they are given; learning rate and image size follow
+    the share of it that is spent. `sizes` are pairs (share of the budget from which it holds, side in pixels). A step
+    takes the mean gradient of `accumulate` batches of `batch_size` images in each process. `trunk_rate` is the learning
+    rate of a pretrained image encoder relative to that of the rest; from the share `decay_from` on, the learning rate
+    falls to `final_rate` of the peak. `precision`
     "auto" is bfloat16 autocast where the device computes in it, else float32. With each batch, `sequences` of
     `sequence_length` neighbouring slices are propagated, with `propagation_weight` for that part of the loss.
     """
@@ -47,6 +47,7 @@ class TrainingPlan:
     propagation_weight: float = 1.0
     step: StepSettings = field(default_factory=StepSettings)
     save_minutes: float = 3.0
+    steps: int | None = None
 
     def size_at(self, share: float) -> int:
         """Side in pixels of the training images when `share` of the budget is spent."""

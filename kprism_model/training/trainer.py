@@ -82,7 +82,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=self.device.type in ("cpu", "cuda"))
         self._pending = PendingRecords(_FETCH_EVERY if self.device.type == "cuda" else 1)
         self.step = 0
-        self.budget = TimeBudget(plan.minutes)
+        self.budget = TimeBudget(plan.minutes, plan.steps)
         self._saved_step = -1
         self.recent: dict[str, deque[float]] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,8 @@ class Trainer:
             "average": self.average.state,
             "adam": optimizer_moments(self.optimizer),
         }
-        save_state(self.folder, self.step, parts, {"seconds": self.seconds, **self._identity()})
+        spent = {"seconds": self.seconds, "taken": self.budget.taken}
+        save_state(self.folder, self.step, parts, {**spent, **self._identity()})
         self._saved_step = self.step
 
     def _checkpoint(self) -> None:
@@ -196,6 +197,7 @@ class Trainer:
         step_if_finite(self.optimizer, norm)
         self.average.update(self.model, self.step)
         self.step += 1
+        self.budget.taken += 1
         return record
 
     def _batch_loss(self, batch: Batch, part: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -234,6 +236,7 @@ class Trainer:
         self.average.state = {name: value.to(self.device) for name, value in parts["average"].items()}
         restore_moments(self.optimizer, parts["adam"])
         self.step, self.budget.seconds = content["step"], content["seconds"]
+        self.budget.taken = content.get("taken", self.step)  # states of earlier versions do not have it
         self._saved_step = self.step
         if self.workers.rank == 0:
             truncate_log(self.folder, self.step)

@@ -342,3 +342,21 @@ def test_a_run_on_other_cases_is_not_resumed(published: Checkpoint, tmp_path: Pa
     first.save()
     with pytest.raises(ValueError, match=r"belongs to another run: its cases is \['c0', 'c1'\]"):
         Finetuner(published, store, plan, tmp_path / "run", identity={"cases": ["c0"]})
+
+
+def test_a_budget_of_steps_goes_on_after_an_interruption(published: Checkpoint, tmp_path: Path) -> None:
+    store = store_of(tmp_path, *(case(f"c{seed}", {"tumour": 1}, seed=seed) for seed in range(3)))
+    tuner = finetuner(published, tmp_path, store, minutes=0.0, steps=6)
+    take(tuner, 4)
+    tuner.save()
+    resumed = finetuner(published, tmp_path, store, minutes=0.0, steps=6)
+    assert resumed.share == 4 / 6
+    assert [record["step"] for record in resumed.steps()] == [4, 5] and resumed.share == 1
+    going_on = Finetuner(
+        published,
+        store,
+        FinetunePlan(minutes=0.0, steps=3, batch_size=4),
+        tmp_path / "next",
+        continued=EndState.read(tmp_path / "run"),
+    )
+    assert going_on.share == 0 and [record["step"] for record in going_on.steps()] == [6, 7, 8]

@@ -58,6 +58,7 @@ APP_RULES: Mapping[str, set[str]] = {
     "configs": GROUND | {"dicom", "learning", "trainers", "worklist"},
     "dataset_export": SERVICES | {"learning", "dicom", "configs", "folder_store"},
     "learning_loop": SERVICES | {"learning", "trainers", "configs"},
+    "federation": GROUND | {"configs", "dicom", "learning", "learning_loop", "trainers"},
     "api": SERVICES | {"dicom", "learning", "infers", "trainers", "not_served"},
 }
 """Room or module of `apps/kprism/lib` -> those that it may import."""

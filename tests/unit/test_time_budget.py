@@ -33,3 +33,20 @@ def test_steps_that_are_always_long_count() -> None:
 
 def test_no_minutes_are_spent_from_the_start() -> None:
     assert TimeBudget(minutes=0).share == 1
+
+
+def test_a_budget_of_steps_does_not_depend_on_how_long_they_take() -> None:
+    budget = TimeBudget(minutes=0.0, steps=4)
+    shares = []
+    for seconds in (0.1, 500.0, 3.0, 0.0):
+        budget.add_step(seconds)
+        budget.taken += 1
+        shares.append(budget.share)
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+    assert TimeBudget(minutes=1.0, steps=0).share == 1
+
+
+def test_minutes_do_not_end_with_steps() -> None:
+    budget = TimeBudget(minutes=1.0)
+    budget.taken = 10_000
+    assert budget.share == 0

@@ -80,13 +80,14 @@ def describe(version: Version) -> str:
     cases, count = version.metadata.get("trained_on"), version.metadata.get("cases")
     count = len(cases) if isinstance(cases, list) else count
     trained = "" if count is None else f"  {count} cases"
-    origin = version.metadata.get("origin")
+    origin, federated = version.metadata.get("origin"), version.metadata.get("federated")
     source = f"version {origin['version']} of {origin['archive']}" if origin else version.parent
+    together = f"  federated: {federated['sites']} sites, rounds: {federated['rounds']}" if federated else ""
     network = "  of an earlier network: cannot serve" if version.earlier else ""
     answers = "".join(f"  {mode}: {', '.join(names)}" for mode, names in _answers(version).items())
     warning = f"  ({version.warning})" if version.warning else ""
     start = f"{version.number:4d}  {made:16}  {version.weights_version}  from {source}"
-    return f"{start}{trained}{answers}{network}{warning}"
+    return f"{start}{trained}{together}{answers}{network}{warning}"
 
 
 def _answers(version: Version) -> dict[str, list[str]]:

@@ -28,7 +28,10 @@ from lib.learning.version_pointer import PointerFile
 from lib.learning.versions import Versions
 from lib.routes import Routes
 
-EXPORTED = ("base", "routes", "provisional", "kinds", "dice", "metrics", "gate", "minutes", "steps", "tuned_share")
+EXPORTED = (
+    *("base", "routes", "provisional", "kinds", "dice", "metrics", "gate", "minutes", "steps", "tuned_share"),
+    "federated",
+)
 """Keys of a version's note that are exported; others may name cases."""
 
 MANIFEST = "manifest.json"

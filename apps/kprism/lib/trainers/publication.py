@@ -14,6 +14,7 @@ from kprism_model.classes import ClassRegistry
 from kprism_model.network.kprism import KPrism
 from kprism_model.predictor import Predictor
 from kprism_model.training.finetune import Finetuner
+from kprism_model.training.run_state import has_state
 from kprism_model.training.validation import Score, mean_dice
 from kprism_model.training.weights import average_weights
 from lib.learning.versions import Versions
@@ -48,8 +49,9 @@ class Training:
         self.steps = max(self.steps, tuner.step)
 
     def folds(self) -> dict[int, Trained]:
-        """The network and classes of each fold."""
-        return {fold: (self.models[fold_name(fold)], self.registries[fold_name(fold)]) for fold in self.dataset.folds}
+        """The network and classes of each fold that was trained without its patients."""
+        trained = (fold for fold in self.dataset.folds if fold_name(fold) in self.models)
+        return {fold: (self.models[fold_name(fold)], self.registries[fold_name(fold)]) for fold in trained}
 
     def combined(self, shipped: Trained, share: float) -> Trained:
         """The network that can serve: `share` of the mean of all networks, the rest shipped weights."""
@@ -68,15 +70,23 @@ class Published:
     metadata: dict[str, Any]
 
 
-def publish(training: Training, judge: Judge, run: FinetuneRun, versions: Versions, progress: Progress) -> Published:
-    """Judge the new weights, and publish a version if it changes who answers."""
+def publish(
+    training: Training,
+    judge: Judge,
+    run: FinetuneRun,
+    versions: Versions,
+    progress: Progress,
+    *,
+    extra: Mapping[str, Any] | None = None,
+) -> Published:
+    """Judge the new weights, and publish a version if it changes who answers; `extra` is added to its metadata."""
     dataset = training.dataset
     progress.update("measuring the new weights")
     share, scores = judge.scores_of_folds(training.folds())
     shipped = run.served.shipped
     model, registry = training.combined((shipped.model, shipped.registry), share)
     decisions = judge.decide(scores, NEW)
-    metadata = {**_metadata(training, run, decisions, scores), "tuned_share": share}
+    metadata = {**_metadata(training, run, decisions, scores), "tuned_share": share, **(extra or {})}
     number = None
     routes, provisional = _routes(decisions, run)
     before = {mode: sorted(names) for mode, names in run.served.provisional.items()}
@@ -147,7 +157,8 @@ def _keep(training: Training, run: FinetuneRun, combined: Trained, serving: int)
     for name, model in training.models.items():
         unseen = next((dataset.patients_in(fold) for fold in dataset.folds if fold_name(fold) == name), [])
         patients = run.seen[name].union(dataset.patients).difference(unseen)
-        run.working.save(name, model, training.registries[name], patients, run.folder / name, serving=serving)
+        state = run.folder / name if has_state(run.folder / name) else None  # weights from elsewhere have none
+        run.working.save(name, model, training.registries[name], patients, state, serving=serving)
 
 
 def _seen(training: Training, run: FinetuneRun) -> list[str]:
