@@ -131,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         workers.leave()
         return 0
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)  # one that cannot be made is told before the training
     store = open_store(arguments, workers)
     if first is not None:
         make_plan(known=first)
