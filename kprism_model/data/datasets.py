@@ -95,7 +95,9 @@ def read_dataset(folder: Path) -> Dataset:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"{path} lists these images more than once: {', '.join(repeated[:5])}")
-    name = str(content.get("name") or path.parent.name)
+    name = str(content.get("name") or path.parent.name or path.parent.absolute().name)
+    if name.startswith(".") or not name.isprintable() or {"/", "\\"} & set(name):  # files and folders have this name
+        raise ValueError(f'{path}: "name" must be the name of a folder, without "/" and "." at its start, got {name!r}')
     classes = {value: class_name(name, given) for value, given in _read_classes(path, content).items()}
     anatomy = str(content.get("anatomy", ""))
     return Dataset(path.parent, name, _read_modality(path, content), anatomy, classes, splits)

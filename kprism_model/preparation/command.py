@@ -11,12 +11,14 @@ from pathlib import Path
 from types import ModuleType
 
 from kprism_model.preparation.catalogue import CatalogueEntry, catalogue
-from kprism_model.preparation.dataset_json import check_target, write_dataset_json
+from kprism_model.preparation.dataset_json import write_dataset_json
+from kprism_model.preparation.files import links_to_nowhere
 from kprism_model.preparation.findings import Findings, Split
 from kprism_model.preparation.options import LayoutOptions
 from kprism_model.preparation.overview import write_overview
 from kprism_model.preparation.splits import split_as_published, split_by_patient
 from kprism_model.preparation.summary import describe
+from kprism_model.preparation.target import claimed
 from kprism_model.preparation.writing import write_cases
 
 
@@ -54,21 +56,23 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.folder} is not a folder; expected the unpacked download of {entry.title}")
     if arguments.workers < 1:
         raise ValueError(f"--workers must be 1 or more, got {arguments.workers}")
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {arguments.seed}")
     findings = find_cases(entry, arguments.folder, LayoutOptions(arguments.images, arguments.channel, arguments.expert))
     classes = entry.classes if findings.classes is None else dict(findings.classes)
     name = str(findings.about.get("name", entry.name))
-    check_target(arguments.out, name)
     lists, notes = _lists(entry, findings, arguments.splits, arguments.seed)
     cases = [case for case in findings.cases if case.name in lists]
-    records, faults = write_cases(cases, classes, arguments.out, workers=arguments.workers, progress=True)
-    for fault in faults:
-        findings.remark("faulty", fault)
-    for sentence in (sentence for record in records.values() for sentence in record.remarks):
-        findings.remark("note", sentence)
-    if not records:
-        raise ValueError(f"{arguments.folder}: no case is whole; the first: {faults[0]}")
-    write_dataset_json(arguments.out, entry, findings, classes, cases, records, lists, notes)
-    write_overview(arguments.out, classes, list(records.values()), seed=arguments.seed)
+    with claimed(arguments.out, name):
+        records, faults = write_cases(cases, classes, arguments.out, workers=arguments.workers, progress=True)
+        for fault in faults:
+            findings.remark("faulty", fault)
+        for sentence in (sentence for record in records.values() for sentence in record.remarks):
+            findings.remark("note", sentence)
+        if not records:
+            raise ValueError(f"{arguments.folder}: no case is whole; the first: {faults[0]}")
+        write_dataset_json(arguments.out, entry, findings, classes, cases, records, lists, notes)
+        write_overview(arguments.out, classes, list(records.values()), seed=arguments.seed)
     print(f"{entry.title} -> {arguments.out}\n")
     print(describe(cases, records, lists, classes, findings, notes))
     print(f"\nLicence: {findings.about.get('licence', entry.licence)}")
@@ -83,8 +87,16 @@ def find_cases(entry: CatalogueEntry, folder: Path, options: LayoutOptions) -> F
     """The cases of a download; ValueError if `folder` is not this download, or for an option that it does not have."""
     layout: ModuleType = importlib.import_module(f"kprism_model.preparation.layouts.{entry.layout}")
     options.check(layout.OPTIONS, entry.name)
-    findings: Findings = layout.find(folder, entry, options)
-    findings.check(folder)
+    broken = [path for top in (folder, options.images) if top is not None for path in links_to_nowhere(top)]
+    try:
+        findings: Findings = layout.find(folder, entry, options)
+        for path in broken:
+            findings.remark("missing", f"{path} is a link to {path.readlink()}, which is not there")
+        findings.check(folder)
+    except ValueError as error:
+        if not broken:
+            raise
+        raise ValueError(f"{error}; links below it lead to no file ({len(broken)}), such as {broken[0]}") from error
     return findings
 
 

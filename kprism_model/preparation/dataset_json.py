@@ -15,19 +15,7 @@ from kprism_model.preparation.catalogue import CatalogueEntry
 from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.records import CaseRecord
 from kprism_model.preparation.splits import SPLITS
-
-DATASET_NAME = "dataset.json"
-
-
-def check_target(out: Path, name: str) -> None:
-    """ValueError if `out` is not empty and holds something else than the data set `name`, perhaps half prepared."""
-    if not out.exists() or (out / "preparation.jsonl").is_file():
-        path = out / DATASET_NAME
-        if path.is_file() and (other := json.loads(path.read_text(encoding="utf-8")).get("name")) != name:
-            raise ValueError(f"--out {out} holds the data set {other!r} already, expected an empty folder for {name!r}")
-        return
-    if not out.is_dir() or any(out.iterdir()):
-        raise ValueError(f"--out {out} holds other files, expected an empty folder")
+from kprism_model.preparation.target import DATASET_NAME
 
 
 def write_dataset_json(

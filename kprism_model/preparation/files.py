@@ -7,6 +7,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+RECORDS_NAME = "preparation.jsonl"
+"""File in the folder of a data set that is prepared, or half so."""
+
 _TRACES = {"__MACOSX", ".ipynb_checkpoints", ".git", "Thumbs.db", "desktop.ini"}
 _DEEPEST_ROOT = 4
 
@@ -17,7 +20,10 @@ def is_trace(name: str) -> bool:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in alphabetical order, without traces of other systems; links are followed once."""
+    """All files below a folder, in alphabetical order, without traces of other systems; links are followed once.
+
+    Prepared data sets, and links to nowhere, are left out.
+    """
     seen: set[tuple[int, int]] = set()
     for top, folders, names in os.walk(folder, followlinks=True):
         status = Path(top).stat()
@@ -26,7 +32,18 @@ def walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not is_trace(name))
-        yield from (Path(top, name) for name in sorted(names) if not is_trace(name))
+        if RECORDS_NAME in names:  # a data set that was prepared, perhaps from this download
+            folders.clear()
+            continue
+        yield from (path for name in sorted(names) if not is_trace(name) and (path := Path(top, name)).exists())
+
+
+def links_to_nowhere(folder: Path) -> list[Path]:
+    """The links below a folder whose file is not there, such as those of git-annex before `datalad get`."""
+    tops = os.walk(folder)
+    return sorted(
+        path for top, _, names in tops for name in names if (path := Path(top, name)).is_symlink() and not path.exists()
+    )
 
 
 def folders_above(path: Path, top: Path) -> list[str]:
@@ -36,10 +53,17 @@ def folders_above(path: Path, top: Path) -> list[str]:
 
 
 def entries(folder: Path) -> list[Path]:
-    """The files and folders in a folder, in alphabetical order, without traces; empty if there is no such folder."""
+    """The files and folders in a folder, in alphabetical order, without traces; empty if there is no such folder.
+
+    Prepared data sets, and links to nowhere, are left out.
+    """
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if not is_trace(path.name))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not is_trace(path.name) and path.exists() and not (path / RECORDS_NAME).is_file()
+    )
 
 
 def roots(folder: Path, is_root: Callable[[Path], bool]) -> list[Path]:

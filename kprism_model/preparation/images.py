@@ -66,11 +66,14 @@ def nifti_suffix(path: Path) -> str:
 def open_nifti(path: Path) -> Any:
     """A NIfTI image whose values are not read yet; ValueError that names the file."""
     try:
-        return nib.load(path)
+        image: Any = nib.load(path)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as NIfTI; it is damaged, cut off or of another format: {error}"
         ) from error
+    if image.get_data_dtype().kind not in "biuf":
+        raise ValueError(f"{path} holds values of the type {image.get_data_dtype()}, expected a number in each voxel")
+    return image
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kprism_model.preparation.files import RECORDS_NAME
 from kprism_model.preparation.findings import FoundCase
-
-RECORDS_NAME = "preparation.jsonl"
 
 _VERSION = 1  # prepared cases of another version are prepared again
 
@@ -49,7 +48,7 @@ def case_key(case: FoundCase, classes: Mapping[int, str]) -> str:
 
 
 def read_records(folder: Path) -> dict[str, CaseRecord]:
-    """The records of a folder by name; a line that was cut off by a kill counts as none."""
+    """The records of a folder by name; a line that is none, or was cut off by a kill, is left out."""
     records: dict[str, CaseRecord] = {}
     try:
         lines = (folder / RECORDS_NAME).read_text(encoding="utf-8").splitlines()

@@ -24,6 +24,7 @@ from kprism_model.preparation.findings import FoundCase
 from kprism_model.preparation.images import Grid
 from kprism_model.preparation.labels import LabelMap, label_counts
 from kprism_model.preparation.records import CaseRecord, append_record, case_key, read_records
+from kprism_model.preparation.target import DATASET_NAME
 from kprism_model.progress import progress_bar
 
 IMAGES, LABELS = "images", "labels"
@@ -54,7 +55,10 @@ def write_cases(
             done[case.name] = record
         else:
             waiting.append((case, key))
-    for name in set(known) - {case.name for case in cases}:
+    gone = set(known) - {case.name for case in cases}
+    if waiting or gone:
+        (out / DATASET_NAME).unlink(missing_ok=True)  # it does not describe what is half changed
+    for name in gone:
         _remove(out, known[name])
     with ThreadPoolExecutor(workers, thread_name_prefix="prepare") as threads:
         futures = _submitted(threads, waiting, classes, out, workers)
@@ -63,8 +67,11 @@ def write_cases(
                 record = future.result()
                 append_record(out, record)
                 done[case.name] = record
-            except ValueError as error:
-                faults[case.name] = str(error)
+            except Exception as error:  # whatever a library makes of a strange file, the other cases go on
+                if isinstance(error, OSError) and not _is_of_download(error, case):
+                    raise  # a full disk, not a faulty case
+                named = isinstance(error, ValueError)
+                faults[case.name] = str(error) if named else f"{case.image.files[0]} or its label: {error!r}"
     return {case.name: done[case.name] for case in cases if case.name in done}, [
         faults[case.name] for case in cases if case.name in faults
     ]
@@ -113,6 +120,12 @@ def _write_case(case: FoundCase, key: str, classes: Mapping[int, str], out: Path
         voxels={name: int(counts[index]) for index, name in classes.items()},
         remarks=tuple(getattr(case.label, "remarks", ())),  # of a `RemarkingLabel`
     )
+
+
+def _is_of_download(error: OSError, case: FoundCase) -> bool:
+    """Whether a file of the case could not be read; else its copy could not be written."""
+    files = {str(path) for path in (*case.image.files, *case.label.files)}
+    return error.filename2 is None and str(error.filename) in files
 
 
 def _write_label(path: Path, labels: LabelMap, grid: Grid) -> None:

@@ -136,7 +136,8 @@ def fit_space(pooled: Tensor, group: Tensor, groups: Sequence[int]) -> Space:
     centres = torch.stack([row.mean(dim=0) for row in rows])
     within = torch.stack([torch.cov(row.T) for row in rows]).mean(dim=0)
     within = torch.lerp(within, within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype), _SHRINKAGE)
-    widest = torch.linalg.eigh(within + torch.cov(centres.T)).eigenvectors[:, -KIND_WIDTH:]
+    between = torch.cov(centres.T, correction=min(1, len(centres) - 1))  # of a single centre 0, not NaN
+    widest = torch.linalg.eigh(within + between).eigenvectors[:, -KIND_WIDTH:]
     values, axes = torch.linalg.eigh(widest.T @ within @ widest)
     projection = (widest @ (axes / values.sqrt())).T
     offset = -projection @ centres.mean(dim=0)

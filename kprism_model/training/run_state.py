@@ -41,13 +41,19 @@ def save_state(folder: Path, step: int, parts: Mapping[str, Mapping[str, Tensor]
             old.unlink()
 
 
-def load_state(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """The JSON content and the tensors by part; ValueError where `identity` differs or the tensors are damaged."""
+def check_state(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON content of the state in `folder`; ValueError that names where it differs from `identity`."""
     path = folder / f"{STATE_NAME}.json"
     content: dict[str, Any] = json.loads(path.read_text())
-    for key, value in identity.items():
-        if content.get(key) != value:
-            raise ValueError(f"{path} belongs to another run: its {key} is {content.get(key)}, not {value}")
+    for key, value in json.loads(json.dumps(identity)).items():
+        if (stored := content.get(key)) != value:
+            raise ValueError(f"{path} belongs to another run: its {key}{_difference(stored, value)}")
+    return content
+
+
+def load_state(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """The JSON content and the tensors by part; ValueError where `identity` differs or the tensors are damaged."""
+    content = check_state(folder, identity)
     try:
         tensors = load_file(folder / content["tensors"])
     except SafetensorError as error:
@@ -97,6 +103,14 @@ def restore_moments(optimizer: torch.optim.Optimizer, moments: Mapping[str, Tens
             laid_out = value
         state["state"].setdefault(int(number), {})[moment] = laid_out
     optimizer.load_state_dict(state)
+
+
+def _difference(stored: Any, wanted: Any) -> str:
+    """What differs: of two mappings the entries alone, " epochs is 1, not 2"."""
+    if not isinstance(stored, dict) or not isinstance(wanted, dict):
+        return f" is {stored}, not {wanted}"
+    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+    return ", ".join(f" {name} is {stored.get(name)}, not {wanted.get(name)}" for name in names)
 
 
 def _sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ def test_the_decathlons_bare_test_entries_have_no_label(tmp_path: Path) -> None:
         ({"labels": {}}, '"labels" must map label indices to names'),
         ({"training": {}}, '"training" must be a list, got dict'),
         ({"training": [{"label": "x.png"}]}, r'training\[0\] must be a path or an object with "image"'),
+        ({"name": "../../elsewhere"}, "\"name\" must be the name of a folder, .* got '../../elsewhere'"),
+        ({"name": "a/b"}, "got 'a/b'"),
+        ({"name": "."}, "got '.'"),
+        ({"name": "a\nb"}, r"got 'a\\nb'"),
         ({"training": ["missing.png"]}, r"training\[0\] image 'missing.png' does not exist"),
         ({"training": ["dataset.json"]}, r"training\[0\] image 'dataset.json' is neither NIfTI nor"),
     ],
@@ -95,6 +100,15 @@ def test_a_description_that_is_missing_or_no_json_is_named(tmp_path: Path) -> No
     (tmp_path / "dataset.json").write_text("[]")
     with pytest.raises(ValueError, match="must hold a JSON object, got list"):
         read_dataset(tmp_path)
+
+
+def test_a_set_without_a_name_has_that_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_dataset(tmp_path / "hips", [np.ones((8, 9), np.uint8)])
+    content = json.loads((folder / "dataset.json").read_text())
+    del content["name"]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    monkeypatch.chdir(folder)
+    assert (read_dataset(folder).name, read_dataset(Path()).name) == ("hips", "hips")
 
 
 def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:

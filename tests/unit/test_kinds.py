@@ -125,6 +125,30 @@ def test_kinds_that_were_fitted_are_told_apart(fitted: KPrism) -> None:
         assert kind.likeliest == pytest.approx(kind.prior[known])
 
 
+@pytest.mark.parametrize("looks", [["fine"], ["dots"], ["fine", "fine"]])
+def test_a_single_set_and_two_of_one_kind_are_fitted(looks: list[str], tmp_path: Path) -> None:
+    label = np.zeros((SIZE, SIZE), np.uint8)
+    label[10:30, 10:30] = 1
+    sets = [
+        write_dataset(
+            tmp_path / f"set{place}",
+            [label] * 4,
+            images=[picture(look, 10 * place + number) for number in range(4)],
+            classes=["stripe"],
+            modality=LOOKS[look],
+        )
+        for place, look in enumerate(looks)
+    ]
+    store = build_store(sets, tmp_path / "slices", size=SIZE, progress=False)
+    model = with_kinds(network(), ClassRegistry(CLASSES), store)
+    fit_kinds(model, store, seed=0, images=16, augmentation=Augmentation.none(), progress=False)
+    assert model.kind_head is not None
+    assert all(bool(value.isfinite().all()) for value in model.kind_head.state_dict().values())
+    [embedding] = Predictor(model, ClassRegistry(CLASSES)).embed([picture(looks[0], 8) / 255.0])
+    kind = Predictor(model, ClassRegistry(CLASSES)).image_kind([embedding])
+    assert kind is not None and kind.name == LOOKS[looks[0]]
+
+
 def test_a_kind_has_a_centre_for_each_of_its_sets(folders: list[Path], store: SliceStore, tmp_path: Path) -> None:
     """Two sets of one modality that look different are one kind, and an image of either is told to be of it."""
     label = np.zeros((SIZE, SIZE), np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,69 @@ def test_folders_become_a_checkpoint(data: list[Path], tmp_path: Path, short_fit
     assert main(words(data, tmp_path, "--mlflow", uri)) == 0  # a finished training writes its result again
     assert load_checkpoint(tmp_path / "new").metadata["training"]["steps"] == STEPS
     assert len(client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(data: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of one epoch."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "fit_presence", partial(fit_presence, batches=2))
+        patch.setattr(heads, "fit_kinds", partial(fit_kinds, images=6))
+        assert main(words(data, folder, "--epochs", 1, "--iterations", 1)) == 0
+    return folder
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    """What tells whether slices and state were written again."""
+    files = [*folder.rglob("*.npy"), *folder.rglob("state*")]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--epochs", "3"], "its recipe epochs is 1, not 3"),
+        (["--batch", "2"], "its recipe batch is 4, not 2"),
+        (["--size", "96"], "its recipe size is 64, not 96"),
+        (["--seed", "1"], "its seed is 0, not 1"),
+        (["--data", "amos_ct"], "its data sets are amos_ct, isic2018_dermoscopy, not amos_ct"),
+        (["--weight", "amos_ct=1"], "its shares amos_ct is"),
+    ],
+)
+def test_another_run_is_refused_before_the_slices_of_the_first_are_touched(
+    data: list[Path], finished: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stamps(finished)
+    given = [str(data[0]) if word == "amos_ct" else word for word in more]
+    assert main(words(data, finished, "--epochs", "1", "--iterations", "1", *given)) == 2
+    error = capsys.readouterr().err
+    assert "belongs to another run" in error and message in error and "learning_rate" not in error
+    assert stamps(finished) == before
+
+
+def test_a_run_is_not_resumed_on_other_lists(
+    data: list[Path], tmp_path: Path, short_fits: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many slices, but of other cases: what was drawn anew for testing may have been trained on."""
+    folder = tmp_path / "isic2018_dermoscopy"
+    shutil.copytree(data[1], folder)
+    described = json.loads((folder / "dataset.json").read_text())
+    cases = described["training"]
+    for held, training in ((cases[3], cases[:3]), (cases[0], cases[1:])):
+        described |= {"training": training, "test": [held]}
+        (folder / "dataset.json").write_text(json.dumps(described))
+        status = main(words([data[0], folder], tmp_path, "--epochs", 1, "--iterations", 1))
+        assert status == (0 if held is cases[3] else 2)
+    error = capsys.readouterr().err
+    assert "its data isic2018_dermoscopy is 3 slices of 3 cases," in error and "amos_ct is" not in error
+
+
+def test_a_plan_of_a_run_that_has_begun_is_printed(
+    data: list[Path], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(data, finished, "--epochs", 1, "--iterations", 1, "--plan")) == 0
+    assert "steps   6: 1 epochs of 6 steps of 4 images of 64 x 64 pixels" in capsys.readouterr().out
 
 
 def test_a_training_goes_on_without_mlflow(

@@ -360,6 +360,18 @@ def test_bad_settings_are_named(
     assert sentence in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/report"])
+def test_a_place_that_cannot_be_written_is_told_before_the_measurement(
+    weights: Path, folders: list[Path], tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(
+        "kprism_model.published.evaluation.evaluate.measure_set", lambda *_, **__: pytest.fail("measured")
+    )
+    assert command(weights, tmp_path / place, *folders) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
 def test_bad_data_are_named(weights: Path, folders: list[Path], tmp_path: Path, capsys: Any) -> None:
     lacking = write_pictures(tmp_path / "lits_ct")
     for given, sentence in (

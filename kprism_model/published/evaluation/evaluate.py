@@ -89,6 +89,7 @@ def evaluate_published(
     names = [dataset.name for dataset, _ in described]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"data sets must have different names; listed twice: {', '.join(repeated)}")
+    keep.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is told before the measurement
     results = []
     for dataset, structures in described:
         path = keep / f"{dataset.name}.npz"

@@ -38,7 +38,7 @@ from kprism_model.training.distributed import Workers
 from kprism_model.training.heads import fit_heads
 from kprism_model.training.kinds import config_with_kinds
 from kprism_model.training.provenance import command_line, folder_provenance
-from kprism_model.training.run_state import has_state
+from kprism_model.training.run_state import check_state, has_state
 
 PLAN_NAME = "plan.json"
 """File in the folder of a run with its plan."""
@@ -124,10 +124,14 @@ def run(arguments: argparse.Namespace) -> int:
     parts_of_batch(recipe.batch, workers.count, options.images_at_once)
     selections = select(arguments.data, size=recipe.size, structures=used_structures, only_shown=True)
     make_plan = partial(_plan, arguments, selections, recipe, options, weights, workers)
-    first = None if has_state(arguments.run_folder) else make_plan()
+    is_resumed = has_state(arguments.run_folder)
+    if is_resumed:  # before the slices of that run are made anew for other options
+        _check_resumed(arguments, recipe, selections)
+    first = None if is_resumed and not arguments.plan else make_plan()
     if arguments.plan:
         workers.leave()
         return 0
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)  # one that cannot be made is told before the training
     store = open_store(arguments, workers)
     if first is not None:
         make_plan(known=first)
@@ -196,6 +200,17 @@ def _plan(
         write_bytes(arguments.run_folder / PLAN_NAME, (json.dumps(plan.to_dict(), indent=1) + "\n").encode())
     plan.refuse()
     return plan
+
+
+def _check_resumed(arguments: argparse.Namespace, recipe: PublishedRecipe, selections: Sequence[Selection]) -> None:
+    """ValueError if the folder holds a run with another recipe, seed or list of data sets."""
+    content = check_state(arguments.run_folder, {"recipe": asdict(recipe), "seed": arguments.seed})
+    stored, wanted = sorted(content.get("shares", {})), sorted(one.name for one in selections)
+    if stored != wanted:
+        raise ValueError(
+            f"{arguments.run_folder} belongs to another run: its data sets are {', '.join(stored)}, "
+            f"not {', '.join(wanted)}"
+        )
 
 
 def _recipe(arguments: argparse.Namespace) -> PublishedRecipe:

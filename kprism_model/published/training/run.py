@@ -11,7 +11,6 @@ which fits beside the activations on any GPU that can hold those.
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -291,13 +290,12 @@ class PublishedTraining:
 
     def _identity(self) -> Mapping[str, Any]:
         """What must not change when a run is resumed: network, classes, seed, recipe, and what is drawn from."""
-        identity = {
+        return {
             "config": self.model.config.to_dict(),
             "classes": self.sampler.registry.to_list(),
             "seed": self.sampler.seed,
             "recipe": asdict(self.recipe),
             "shares": self.sampler.shares(),
+            "data": self.sampler.contents(),
             "slices": self.sampler.slices,
         }
-        stored: dict[str, Any] = json.loads(json.dumps(identity))
-        return stored

@@ -7,6 +7,8 @@ does not depend on the number of processes, on who makes the batches, or on wher
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -102,6 +104,10 @@ class PublishedSampler:
         each = np.zeros(len(self.sets)) if cumulated is None else np.diff(cumulated, prepend=0)
         return {part.slice_set.name: float(share) for part, share in zip(self.sets, each, strict=True)}
 
+    def contents(self) -> dict[str, str]:
+        """What each data set is drawn from, in words and as a digest of its cases, patients and slices."""
+        return {part.slice_set.name: _content(part.slice_set) for part in self.sets}
+
     def mode(self, step: int) -> str:
         """The mode of a step, the same for all its places."""
         chosen = np.searchsorted(np.cumsum(self.recipe.mode_shares), self._rng(step).random(), side="right")
@@ -151,6 +157,13 @@ class PublishedSampler:
     def _cumulated(self, weights: Sequence[float], with_reference: bool) -> NDArray[np.float64] | None:
         each = np.array(weights) * [part.count(with_reference) for part in self.sets]
         return np.cumsum(each) / each.sum() if each.sum() > 0 else None
+
+
+def _content(slice_set: SliceSet) -> str:
+    digest = hashlib.sha256(json.dumps([slice_set.case_names, slice_set.patients]).encode())
+    for column in (slice_set.case, slice_set.number, slice_set.content, slice_set.pixels):
+        digest.update(np.ascontiguousarray(column, np.int64).tobytes())
+    return f"{len(slice_set)} slices of {len(slice_set.case_names)} cases, {digest.hexdigest()[:12]}"
 
 
 def _mask(slice_set: SliceSet, row: int, value: int) -> NDArray[np.bool_]:

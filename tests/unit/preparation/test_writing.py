@@ -43,7 +43,7 @@ def test_a_second_run_writes_what_changed(download: Path, tmp_path: Path, change
     mask = download / "benign" / "benign (2)_mask.png"
     records = out / "preparation.jsonl"
     lines = records.read_text().splitlines()
-    position = next(place for place, line in enumerate(lines) if json.loads(line)["name"] == "benign_002")
+    position = next(place for place, line in enumerate(lines) if json.loads(line).get("name") == "benign_002")
     if change == "changed":
         picture(mask, 255 * disc(radius=3))
     elif change == "removed":
