@@ -31,14 +31,16 @@ LARGE = 32 << 20
 
 _CHUNK = 4 << 20  # bytes that are unpacked at once
 
-_open_gzip: Any = gzip.open
-_damage: Any = (OSError, EOFError, ValueError, zlib.error)
+open_gzip: Any = gzip.open
+"""Opens a compressed file to read, by the fastest library that is installed."""
+DAMAGE: Any = (OSError, EOFError, ValueError, zlib.error)
+"""What reading of a damaged file raises."""
 if find_spec("isal") is not None:  # twice as fast or more
     from isal import igzip
     from isal.igzip_lib import IsalError
 
-    _open_gzip = igzip.open
-    _damage += (IsalError,)
+    open_gzip = igzip.open
+    DAMAGE += (IsalError,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +100,7 @@ def open_slices(path: Path, orientation: SliceOrientation, scratch: Path | None 
         stored = _unpacked(path, proxy, scratch) if compressed else np.asanyarray(proxy.get_unscaled())
     except NoRoomError:
         raise
-    except _damage as error:
+    except DAMAGE as error:
         raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
     return VolumeSlices(orientation.to_slices(stored), float(proxy.slope), float(proxy.inter))
 
@@ -106,7 +108,7 @@ def open_slices(path: Path, orientation: SliceOrientation, scratch: Path | None 
 def _open_volume(path: Path) -> Any:
     try:
         image: Any = nib.load(path)
-    except (ImageFileError, *_damage) as error:
+    except (ImageFileError, *DAMAGE) as error:
         raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
     if len(image.shape) != 3 or image.get_data_dtype().kind not in "buif":
         raise ValueError(f"{path} must be a volume of three axes and one channel, got {image.shape}")
@@ -118,7 +120,7 @@ def _unpacked(path: Path, proxy: Any, scratch: Path | None) -> NDArray[Any]:
     size = math.prod(proxy.shape) * proxy.dtype.itemsize
     memory: Any = np.empty(size, np.uint8) if scratch is None or size < LARGE else _mapped(size, path, scratch)
     target, filled = memoryview(memory), 0
-    with _open_gzip(path, "rb") as file:
+    with open_gzip(path, "rb") as file:
         file.seek(proxy.offset)
         while filled < size:
             read = file.readinto(target[filled : filled + _CHUNK])

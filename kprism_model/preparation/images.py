@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import shutil
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +14,11 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from PIL import Image
 
+from kprism_model.data.volume_files import DAMAGE, open_gzip
+
 NIFTI = (".nii.gz", ".nii")
 PICTURE_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # all that Pillow raises for a damaged picture
 _AT_ONCE = 1 << 22
-_LARGEST_SHEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _check_whole(path: Path) -> None:
     """
     try:
         if path.name.lower().endswith(".nii.gz"):
-            with gzip.open(path) as file:
+            with open_gzip(path, "rb") as file:
                 length = sum(iter(lambda: len(file.read(_AT_ONCE)), 0))
         elif path.name.lower().endswith(".nii"):
             length = path.stat().st_size
@@ -168,7 +167,7 @@ def _check_whole(path: Path) -> None:
             with Image.open(path) as picture:
                 picture.load()
             return
-    except (*PICTURE_ERRORS, EOFError, zlib.error) as error:
+    except (*PICTURE_ERRORS, *DAMAGE) as error:
         raise ValueError(f"{path} is damaged or cut off: {error}") from error
     image = open_nifti(path)
     expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
