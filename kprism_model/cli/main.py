@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_library(name: str, words: list[str]) -> int:
-    """A command of the library; bad input ends with a sentence and status 2."""
+    """A command of the library; bad input ends with a sentence and status 2, Ctrl-C with status 130."""
     command, (module, purpose), words = _variant(name, words)
     implementation = importlib.import_module(module)
     others = [
@@ -94,6 +94,9 @@ def _run_library(name: str, words: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130  # as shells count it
     return status
 
 

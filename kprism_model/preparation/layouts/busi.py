@@ -23,7 +23,7 @@ from kprism_model.preparation.findings import Findings, FoundCase
 from kprism_model.preparation.images import StoredImage
 from kprism_model.preparation.labels import MaskPictures
 from kprism_model.preparation.options import LayoutOptions
-from kprism_model.preparation.pictures import join_equal_pictures
+from kprism_model.preparation.pictures import add_file, join_equal_pictures
 
 OPTIONS: frozenset[str] = frozenset()
 
@@ -50,25 +50,24 @@ def _is_root(folder: Path) -> bool:
 
 
 def _add_folder(findings: Findings, folder: Path, index: int) -> None:
-    pictures: dict[str, Path] = {}
-    masks: dict[str, list[Path]] = {}
+    files: dict[str, dict[str, Path]] = {}
+    unclear: set[str] = set()
     for path in entries(folder):
         match = _NAME.fullmatch(path.name)
         if match is None:
             findings.remark("ignored", str(path))
             continue
         name = f"{match['kind'].casefold()}_{int(match['number']):03d}"
-        if match["mask"]:
-            masks.setdefault(name, []).append(path)
-        elif name in pictures:
-            findings.remark("doubled", f"{path} and {pictures[name]}")
+        of_name: set[str] = set()
+        add_file(files.setdefault(name, {}), (match["mask"] or "").casefold(), path, findings, of_name)
+        if of_name:
+            unclear.add(name)
+    for name in sorted(files.keys() - unclear):
+        masks = tuple(path for suffix, path in files[name].items() if suffix)
+        picture = files[name].get("")
+        if picture is None:
+            findings.remark("missing", f"the picture of {masks[0]}")
+        elif not masks:
+            findings.remark("missing", f"the mask of {picture}")
         else:
-            pictures[name] = path
-    for name in sorted(set(masks) - set(pictures)):
-        findings.remark("missing", f"the picture of {masks[name][0]}")
-    for name, path in sorted(pictures.items()):
-        if name not in masks:
-            findings.remark("missing", f"the mask of {path}")
-            continue
-        label = MaskPictures(tuple(masks[name]), index)
-        findings.cases.append(FoundCase(name, name, None, StoredImage(path), label))
+            findings.cases.append(FoundCase(name, name, None, StoredImage(picture), MaskPictures(masks, index)))

@@ -30,6 +30,7 @@ from kprism_model.preparation.files import walk
 from kprism_model.preparation.findings import Findings, FoundCase, Split
 from kprism_model.preparation.images import ImageSource, StoredImage
 from kprism_model.preparation.options import LayoutOptions
+from kprism_model.preparation.pairing import same_content
 
 OPTIONS = frozenset({"images"})
 
@@ -95,6 +96,7 @@ def _files_of_segmentation(folder: Path, findings: Findings) -> Sequence[Path]:
 
 def _masks(folder: Path, files: Sequence[Path], findings: Findings) -> dict[str, tuple[Path, Path]]:
     masks: dict[str, tuple[Path, Path]] = {}
+    unclear: set[str] = set()
     for path in files:
         if not (match := _MASK.fullmatch(path.name)):
             continue
@@ -102,7 +104,12 @@ def _masks(folder: Path, files: Sequence[Path], findings: Findings) -> dict[str,
         if not data.is_file():
             findings.remark("missing", f"{data}, the voxels of {path.name}")
         elif match["number"] in masks:
-            findings.remark("doubled", f"{path} and {masks[match['number']][0]}, which is taken")
+            first, first_data = masks[match["number"]]
+            if same_content(first_data, data) and same_content(first, path):
+                findings.remark("doubled", f"{path} is a copy of {first}, which is used")
+            else:
+                findings.remark("faulty", f"{path} differs from {first}, so the case is left out")
+                unclear.add(match["number"])
         else:
             masks[match["number"]] = (path, data)
     if not masks:
@@ -113,7 +120,7 @@ def _masks(folder: Path, files: Sequence[Path], findings: Findings) -> dict[str,
             f"{folder} is not OAI-ZIB: expected segmentation/segmentation_masks/9001104.segmentation_masks.mhd "
             f"with its .raw{': ' + reasons if reasons else ''}"
         )
-    return masks
+    return {number: found for number, found in masks.items() if number not in unclear}
 
 
 def _data_file(header: Path) -> Path:

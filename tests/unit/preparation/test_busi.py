@@ -54,6 +54,24 @@ def test_pictures_and_masks_without_each_other_are_named(download: Path, tmp_pat
     assert [Path(path).name for path in made.remarks("ignored")] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("other", ["MALIGNANT(1).png", "Malignant (1).PNG", "malignant (01).png"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_two_files_of_one_name_are_told_apart(download: Path, tmp_path: Path, other: str, mask: bool) -> None:
+    """A copy is left alone; of different files none is taken, the wrong one would be paired with the other's mask."""
+    folder = download / "malignant"
+    end = "_mask." if mask else "."
+    path, second = folder / f"malignant (1){end}png", folder / other.replace(".", end)
+    second.write_bytes(path.read_bytes())
+    first = prepare("busi_us", download, tmp_path / "copy")
+    assert first.status == 0 and [sentence for sentence in first.remarks("doubled") if "is a copy of" in sentence]
+    assert (first.label("malignant_001") == 2 * disc()).all()
+    picture(second, disc(radius=3) * 255 if mask else colour_noise(99))
+    made = prepare("busi_us", download, tmp_path / "out")
+    assert made.status == 1 and str(second) in made.remarks("faulty")[0]
+    assert sum(len(made.names(split)) for split in ("training", "validation", "test")) == 16
+    assert not [name for split in ("training", "validation", "test") for name in made.names(split) if "t_001" in name]
+
+
 def test_a_mask_of_another_size_is_faulty(download: Path, tmp_path: Path) -> None:
     picture(download / "benign" / "benign (1)_mask.png", disc((24, 31)) * 255)
     made = prepare("busi_us", download, tmp_path / "out")

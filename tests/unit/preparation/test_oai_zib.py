@@ -138,6 +138,23 @@ def test_nifti_images_of_any_orientation(tmp_path: Path, names: str, axes: str) 
     check(made, 9001105)
 
 
+@pytest.mark.parametrize("folder", ["0_before", "z_after", "segmentation_masks/again"])
+def test_two_masks_of_one_number_are_told_apart(tmp_path: Path, folder: str) -> None:
+    masks = download(tmp_path / "zib", [9001104], test=[9001105])
+    for number in (9001104, 9001105):
+        nifti(tmp_path / "images" / f"{number}.nii.gz", number, "LPS")
+    second = masks / "segmentation" / folder
+    mask(second, 9001104)
+    made = prepare("oai_zib_mr", masks, tmp_path / "copy", "--images", str(tmp_path / "images"))
+    assert made.status == 0 and "is a copy of" in made.remarks("doubled")[0]
+    check(made, 9001104)
+    mask(second, 9001104, mask_values(7))
+    made = prepare("oai_zib_mr", masks, tmp_path / "out", "--images", str(tmp_path / "images"))
+    assert made.status == 1 and "so the case is left out" in made.remarks("faulty")[0]
+    assert [len(made.names(split)) for split in ("training", "test")] == [0, 1]
+    check(made, 9001105)
+
+
 def test_without_images_it_says_which_are_needed(tmp_path: Path) -> None:
     masks = download(tmp_path / "zib", [9001104, 9001105])
     with pytest.raises(ValueError, match=r"expected --images FOLDER .* 2 knees.* 0\.C\.2/9001104/20041101/10001104"):

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from kprism_model.cli.main import main
 from kprism_model.preparation.overview import OVERVIEW_NAME
 from tests.unit.preparation.downloads import Prepared, prepare
 
@@ -133,7 +134,7 @@ def test_a_half_prepared_folder_is_not_taken_by_another_download(download: Path,
 
 
 def test_a_data_set_that_is_being_changed_has_no_description(
-    download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     prepare("kits23_ct", download, out)
@@ -146,8 +147,8 @@ def test_a_data_set_that_is_being_changed_has_no_description(
 
     with monkeypatch.context() as changed:
         changed.setattr("kprism_model.preparation.writing._write_label", killed)
-        with pytest.raises(KeyboardInterrupt):
-            prepare("kits23_ct", download, out)
+        assert main(["prepare", "kits23_ct", str(download), "--out", str(out)]) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
     assert not (out / "dataset.json").exists()
     assert (prepare("kits23_ct", download, out).label("case_00004") == labels).all()
 
