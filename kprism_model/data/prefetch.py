@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
@@ -55,8 +55,19 @@ def _outlast_termination(_: int) -> None:
 
 
 def _items(loader: DataLoader[T]) -> Generator[T]:
-    """The items of a loader, whose processes end when this generator is closed."""
-    yield from loader
+    """The items of a loader, whose processes end when this generator is closed or an item could not be made.
+
+    PyTorch ends them when its iterator is collected, which the traceback of an error can put off, and by SIGTERM, which
+    they ignore: Python would wait for them for ever at its end.
+    """
+    iterator: Any = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        iterator._shutdown_workers()
+        for process in iterator._workers:
+            process.kill()
+            process.join()
 
 
 class _Made(Dataset[T]):

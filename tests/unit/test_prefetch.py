@@ -73,5 +73,7 @@ def test_an_error_in_a_process_reaches_the_training() -> None:
 
     with prefetched(make, start=1, processes=1, pin=False) as items:
         assert not next(items).any()
-        with pytest.raises(ValueError, match="nothing to draw"):
+        with pytest.raises(ValueError, match="nothing to draw") as caught:
             next(items)
+        assert caught.value.__traceback__ is not None  # its frames keep the loader's iterator alive
+        assert not multiprocessing.active_children()
