@@ -82,7 +82,12 @@ def begun(process: subprocess.Popen[str], out: Path, *known: Path) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_that_is_stopped_leaves_nothing(number: signal.Signals, many: Path, tmp_path: Path) -> None:
     before, out = tree(many), tmp_path / "deep" / "out"
-    with subprocess.Popen(command(many, out), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(many, out),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a test run in the background ignores SIGINT
+    ) as process:
         begun(process, out)
         process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE)
