@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 
 from kprism_model.data.sampling import Mixture, Sampler
-from kprism_model.data.slices import SliceSet, SliceStore
+from kprism_model.data.slices import SliceStore
 from kprism_model.losses import mask_loss
+from kprism_model.published.training.noise import NOISE, noise_store
 from kprism_model.published.training.recipe import PublishedRecipe
 from kprism_model.published.training.run import PublishedTraining, RunOptions
 from kprism_model.published.training.sampling import PublishedSampler
@@ -54,39 +54,9 @@ def read_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def noise_store(folder: Path, size: int) -> SliceStore:
-    """Grey slices of noise with two bright structures, mapped from files."""
-    rng = np.random.default_rng(0)
-    count = CASES * SLICES
-    labels = np.zeros((count, size, size), np.uint8)
-    for row in range(count):
-        for value in (1, 2):
-            top, left = rng.integers(0, size // 2, 2)
-            labels[row, top : top + size // 3, left : left + size // 4] = value
-    images = (rng.integers(0, 120, labels.shape, dtype=np.uint8) + 60 * labels)[..., None]
-    for name, array in (("images", images), ("labels", labels)):
-        np.save(folder / f"{name}.npy", array)
-    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels")}
-    slices = SliceSet(
-        name="amos_mr",
-        modality="MRI",
-        anatomy="abdomen",
-        classes={1: "liver", 2: "spleen"},
-        case_names=tuple(map(str, range(CASES))),
-        patients=tuple(map(str, range(CASES))),
-        images=mapped["images"],
-        labels=mapped["labels"],
-        case=np.repeat(np.arange(CASES), SLICES),
-        number=np.tile(np.arange(SLICES), CASES),
-        content=np.full((count, 2), size),
-        pixels=np.stack([(labels == value).sum(axis=(1, 2)) for value in (1, 2)], axis=1),
-    )
-    return SliceStore(folder, "training", size, (slices,))
-
-
 def make_training(folder: Path, store: SliceStore, recipe: PublishedRecipe, options: RunOptions) -> PublishedTraining:
     """A training that has not begun."""
-    sampler = PublishedSampler(store, recipe, {"amos_mr": 1.0}, seed=0)
+    sampler = PublishedSampler(store, recipe, {NOISE: 1.0}, seed=0)
     return PublishedTraining(recipe.network(num_classes=2), sampler, folder, options)
 
 
@@ -101,7 +71,7 @@ def timed(steps: Iterator[Any], count: int) -> float:
 def compare_on_cpu(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both loops by turns, until the time is over."""
     torch.set_num_threads(arguments.threads)
-    store = noise_store(folder, arguments.size)
+    store = noise_store(folder, arguments.size, cases=CASES, slices=SLICES)
     recipe = PublishedRecipe(preset=arguments.preset, size=arguments.size, batch=arguments.batch, epochs=10**6)
     published = make_training(folder / "new", store, recipe, RunOptions(loaders=arguments.loaders, save_minutes=1e9))
     plan = TrainingPlan(minutes=1e9, batch_size=arguments.batch, sizes=((0.0, arguments.size),), save_minutes=1e9)
@@ -144,7 +114,7 @@ def compare_on_cpu(arguments: argparse.Namespace, folder: Path) -> dict[str, Any
 
 def measure_on_gpu(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """`small` and `base`, and `base` with activations computed twice; each as many images at once as fit."""
-    store = noise_store(folder, PublishedRecipe.size)
+    store = noise_store(folder, PublishedRecipe.size, cases=CASES, slices=SLICES)
     end = time.monotonic() + arguments.seconds
     kinds = [("small", False), ("base", False), ("base", True)]
     rows: list[dict[str, Any]] = []

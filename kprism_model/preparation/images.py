@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
 from PIL import Image
 
 from kprism_model.data.volume_files import DAMAGE, open_gzip
@@ -73,6 +74,14 @@ def open_nifti(path: Path) -> Any:
     if image.get_data_dtype().kind not in "biuf":
         raise ValueError(f"{path} holds values of the type {image.get_data_dtype()}, expected a number in each voxel")
     return image
+
+
+def nifti_values(image: Any, path: Path, frame: int | None = None) -> NDArray[Any]:
+    """The values of an open NIfTI image, or of one frame along its fourth axis; ValueError that names the file."""
+    try:
+        return np.asarray(image.dataobj if frame is None else image.dataobj[..., frame])
+    except DAMAGE as error:
+        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -144,11 +153,7 @@ class Frame:
     def write(self, path: Path) -> None:
         """Write the frame, with the values and scaling of the file."""
         image = open_nifti(self.path)
-        try:
-            values = np.asarray(image.dataobj[..., self.number])
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"{self.path} cannot be read as NIfTI: {error}") from error
-        frame = nib.Nifti1Image(values, image.affine)
+        frame = nib.Nifti1Image(nifti_values(image, self.path, self.number), image.affine)
         frame.header.set_xyzt_units(*image.header.get_xyzt_units())
         nib.save(frame, path)
 

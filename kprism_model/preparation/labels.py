@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kprism_model.preparation.images import PICTURE_ERRORS, Grid, open_nifti
+from kprism_model.preparation.images import PICTURE_ERRORS, Grid, nifti_values, open_nifti
 
 LabelMap = NDArray[np.uint8]
 
@@ -66,12 +66,7 @@ class LabelVolume:
         shape = image.shape if self.frame is None else image.shape[:3]
         if tuple(shape) != grid.shape or (self.frame is not None and len(image.shape) != 4):
             raise ValueError(f"{self.path} has the shape {tuple(image.shape)}, but its image {grid.shape}")
-        try:
-            stored = image.dataobj if self.frame is None else image.dataobj[..., self.frame]
-            values = np.asarray(stored)
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"{self.path} cannot be read as NIfTI: {error}") from error
-        return mapped_values(values, self.indices, self.path)
+        return mapped_values(nifti_values(image, self.path, self.frame), self.indices, self.path)
 
 
 @dataclass(frozen=True)
@@ -95,10 +90,7 @@ class MaskVolumes:
             image = open_nifti(path)
             if tuple(image.shape) != grid.shape:
                 raise ValueError(f"{path} has the shape {tuple(image.shape)}, but its image {grid.shape}")
-            try:
-                values = np.asarray(image.dataobj)
-            except (OSError, EOFError, ValueError) as error:
-                raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
+            values = nifti_values(image, path)
             positive = np.unique(values[values > 0])
             if len(positive) > 1 or values.min() < 0:
                 raise ValueError(f"{path} holds the values {positive[:5].tolist()}, expected 0 and one positive value")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 
 from kprism_model.data.datasets import read_picture
 from kprism_model.files import write_bytes
 from kprism_model.orientation import SliceOrientation
+from kprism_model.preparation.images import PICTURE_ERRORS
 from kprism_model.preparation.records import CaseRecord
 
 OVERVIEW_NAME = "overview.png"
+_KEY = "shows"  # of the text in the file that tells what it shows
 _TILES, _COLUMNS, _SIDE, _GAP, _CAPTION, _LEGEND = 12, 4, 256, 8, 18, 20
 _CAPTION_LENGTH = 38
 _SMALL = 4  # a label whose height and width are less than this part of the picture's is shown enlarged
@@ -31,12 +35,17 @@ _COLOURS = (
 
 
 def write_overview(out: Path, classes: Mapping[int, str], records: Sequence[CaseRecord], *, seed: int) -> None:
-    """Write `out`/overview.png: up to twelve cases, of a volume the slice with most of the label, and a legend."""
+    """Write `out`/overview.png: up to twelve cases, of a volume the slice with most of the label, and a legend.
+
+    A picture that shows the same already is left as it is, because whole volumes are read for it.
+    """
     shown = sorted((record for record in records if any(record.voxels.values())), key=lambda record: record.name)
     order = np.random.default_rng(seed).permutation(len(shown))[:_TILES]
-    tiles = [_tile(out, shown[number]) for number in sorted(order.tolist())]
-    if not tiles:
+    chosen = [shown[number] for number in sorted(order.tolist())]
+    content_key = json.dumps([list(classes.items()), [record.key for record in chosen]])
+    if not chosen or _written_key(out / OVERVIEW_NAME) == content_key:
         return
+    tiles = [_tile(out, record) for record in chosen]
     rows = -(-len(tiles) // _COLUMNS)
     width, height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
     entries_a_row = 3
@@ -53,8 +62,19 @@ def write_overview(out: Path, classes: Mapping[int, str], records: Sequence[Case
         draw.rectangle((left + 4, top + 4, left + 16, top + 16), fill=_colour(index))
         draw.text((left + 22, top + 4), name[:50], fill="white")
     content = io.BytesIO()
-    sheet.save(content, "png")
+    text = PngInfo()
+    text.add_text(_KEY, content_key)
+    sheet.save(content, "png", pnginfo=text)
     write_bytes(out / OVERVIEW_NAME, content.getvalue())
+
+
+def _written_key(path: Path) -> str | None:
+    """What a written overview shows; None if there is none."""
+    try:
+        with Image.open(path) as sheet:
+            return str(sheet.info.get(_KEY))
+    except PICTURE_ERRORS:
+        return None
 
 
 def _colour(index: int) -> tuple[int, int, int]:

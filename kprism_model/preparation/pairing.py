@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from kprism_model.data.volume_files import DAMAGE, open_gzip
 from kprism_model.preparation.findings import Findings
 from kprism_model.preparation.images import open_nifti
 
@@ -97,7 +97,7 @@ def same_content(one: Path, other: Path) -> bool:
                 if not part:
                     return True
         return False
-    except (OSError, EOFError):
+    except DAMAGE:
         return False
 
 
@@ -119,7 +119,7 @@ def _only(findings: Findings, files: Iterable[tuple[str, Path]]) -> tuple[dict[s
 
 
 def _unpacked(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    return cast(BinaryIO, open_gzip(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _order(key: str) -> tuple[int, str]:

@@ -6,7 +6,6 @@ Each file is written beside its place and renamed. dataset.json is written last,
 
 from __future__ import annotations
 
-import io
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,13 +99,11 @@ def _write_case(case: FoundCase, key: str, classes: Mapping[int, str], out: Path
     grid = case.image.grid()
     labels = case.label.read(grid)
     suffix = case.image.suffix
-    image = Path(IMAGES, case.name + suffix)
-    label = Path(LABELS, case.name + (".nii.gz" if grid.affine is not None else ".png"))
+    label_suffix = ".png" if grid.affine is None else ".nii.gz"
+    image, label = Path(IMAGES, case.name + suffix), Path(LABELS, case.name + label_suffix)
     with _renamed(out / image, suffix) as path:
         case.image.write(path)
-    with _renamed(
-        out / label, "".join(label.suffixes[-2:] if grid.affine is not None else label.suffixes[-1:])
-    ) as path:
+    with _renamed(out / label, label_suffix) as path:
         _write_label(path, labels, grid)
     counts = label_counts(labels)
     return CaseRecord(
@@ -130,9 +127,7 @@ def _is_of_download(error: OSError, case: FoundCase) -> bool:
 
 def _write_label(path: Path, labels: LabelMap, grid: Grid) -> None:
     if grid.affine is None:
-        content = io.BytesIO()
-        Image.fromarray(labels).save(content, "png")
-        path.write_bytes(content.getvalue())
+        Image.fromarray(labels).save(path, "png")
     else:
         nib.save(nib.Nifti1Image(labels, grid.affine), path)
 

@@ -28,7 +28,7 @@ import numpy as np
 from kprism_model.preparation.catalogue import CatalogueEntry
 from kprism_model.preparation.files import walk
 from kprism_model.preparation.findings import Findings, FoundCase
-from kprism_model.preparation.images import StoredImage, open_nifti
+from kprism_model.preparation.images import StoredImage, nifti_values, open_nifti
 from kprism_model.preparation.labels import MaskVolumes
 from kprism_model.preparation.options import LayoutOptions
 from kprism_model.preparation.pairing import pair, remark_other_affines
@@ -134,7 +134,7 @@ def _task(folder: Path, place: Path, files: dict[str, Path]) -> int:
 def _voxels(path: Path) -> str:
     """A digest of the values of an image, whatever their type; the path if it cannot be read."""
     try:
-        values = np.asarray(open_nifti(path).dataobj, np.float32)
-    except (OSError, EOFError, ValueError):
+        values = nifti_values(open_nifti(path), path).astype(np.float32, copy=False)
+    except ValueError:
         return str(path)
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from kprism_model.preparation.catalogue import CatalogueEntry
 from kprism_model.preparation.files import folders_above, walk
 from kprism_model.preparation.findings import Findings, FoundCase, Split
-from kprism_model.preparation.images import Frame, nifti_suffix, open_nifti
+from kprism_model.preparation.images import Frame, nifti_suffix, nifti_values, open_nifti
 from kprism_model.preparation.labels import LabelVolume
 from kprism_model.preparation.options import LayoutOptions
 from kprism_model.preparation.pictures import add_file
@@ -139,10 +139,7 @@ def _values(path: Path) -> NDArray[Any]:
     image = open_nifti(path)
     if len(image.shape) != 4:
         raise ValueError(f"{path} has the shape {tuple(image.shape)}, expected four axes with the frames last")
-    try:
-        return np.asarray(image.dataobj)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as NIfTI: {error}") from error
+    return nifti_values(image, path)
 
 
 def _frames(values: NDArray[Any], labelled: list[int], told: Mapping[str, int | None]) -> dict[str, int]:

@@ -23,14 +23,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kprism_model.preparation.catalogue import CatalogueEntry
 from kprism_model.preparation.files import walk
 from kprism_model.preparation.findings import Findings, FoundCase
-from kprism_model.preparation.images import StoredImage, open_nifti
+from kprism_model.preparation.images import StoredImage, nifti_values, open_nifti
 from kprism_model.preparation.labels import LabelVolume
 from kprism_model.preparation.options import LayoutOptions
 from kprism_model.preparation.pairing import Pair, by_number, pair, remark_other_affines, stored_affine
@@ -110,9 +109,8 @@ def _check_btcv(folder: Path, files: Sequence[Path], pairs: Sequence[Pair], find
 def _highest_value(path: Path) -> float | None:
     """The highest value of a label file; None if it cannot be read, which is said when the case is written."""
     try:
-        values: Any = np.asarray(open_nifti(path).dataobj)
-        return float(values.max())
-    except (OSError, EOFError, ValueError):
+        return float(nifti_values(open_nifti(path), path).max())
+    except ValueError:
         return None
 
 

@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from kprism_model.data.case_slices import Selection
 from kprism_model.data.datasets import Dataset
-from kprism_model.data.slices import SliceSet, SliceStore
 from kprism_model.data.structures import StructureMap
 from kprism_model.network.kprism import KPrism
 from kprism_model.published.sets import published_sets
 from kprism_model.published.training.measuring import measure
+from kprism_model.published.training.noise import NOISE, noise_store
 from kprism_model.published.training.plan import Plan, make_plan
 from kprism_model.published.training.recipe import PublishedRecipe
 from kprism_model.published.training.run import PublishedTraining, RunOptions, parts_of_batch
@@ -31,7 +30,6 @@ from kprism_model.training.distributed import Workers
 
 _CASES, _SLICES = 2, 2
 _STATE_COPIES = 6  # weights and two moments, of the old state and the new one beside it
-_NOISE = "noise"
 
 
 def used_structures(dataset: Dataset) -> StructureMap:
@@ -87,7 +85,9 @@ def _cost(
     small = replace(recipe, batch=images * workers.count)
     quiet = replace(options, images_at_once=None, save_minutes=1e9)
     with tempfile.TemporaryDirectory(prefix="kprism-plan-") as folder:
-        sampler = PublishedSampler(_noise(Path(folder), recipe.size), small, {_NOISE: 1.0}, seed=0)
+        sampler = PublishedSampler(
+            noise_store(Path(folder), recipe.size, cases=_CASES, slices=_SLICES), small, {NOISE: 1.0}, seed=0
+        )
         training = PublishedTraining(
             recipe.network(num_classes=max(classes, len(sampler.registry))),
             sampler,
@@ -97,30 +97,6 @@ def _cost(
         )
         seconds, peak = measure(training, rounds if on_gpu else 1)
     return seconds * passes, peak if on_gpu else None
-
-
-def _noise(folder: Path, size: int) -> SliceStore:
-    """Slices of noise with one bright structure."""
-    rng = np.random.default_rng(0)
-    count = _CASES * _SLICES
-    labels = np.zeros((count, size, size), np.uint8)
-    labels[:, size // 4 : size // 2, size // 4 : size // 2] = 1
-    images = (rng.integers(0, 120, labels.shape, dtype=np.uint8) + 60 * labels)[..., None]
-    slices = SliceSet(
-        name=_NOISE,
-        modality="MRI",
-        anatomy="",
-        classes={1: _NOISE},
-        case_names=tuple(map(str, range(_CASES))),
-        patients=tuple(map(str, range(_CASES))),
-        images=images,
-        labels=labels,
-        case=np.repeat(np.arange(_CASES), _SLICES),
-        number=np.tile(np.arange(_SLICES), _CASES),
-        content=np.full((count, 2), size),
-        pixels=labels.sum(axis=(1, 2), dtype=np.int64)[:, None],
-    )
-    return SliceStore(folder, "training", size, (slices,))
 
 
 def _device_bytes(device: torch.device) -> int:

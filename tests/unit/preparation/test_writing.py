@@ -31,8 +31,10 @@ def written(out: Path) -> dict[str, tuple[int, int]]:
 def test_a_second_run_writes_nothing_again(download: Path, tmp_path: Path) -> None:
     first = prepare("busi_us", download, tmp_path / "out")
     before = written(tmp_path / "out")
+    picture_before = (tmp_path / "out" / "overview.png").stat().st_mtime_ns
     assert prepare("busi_us", download, tmp_path / "out").content == first.content
     assert written(tmp_path / "out") == before
+    assert (tmp_path / "out" / "overview.png").stat().st_mtime_ns == picture_before
 
 
 @pytest.mark.parametrize("change", ["changed", "removed", "label deleted", "record cut off"])
